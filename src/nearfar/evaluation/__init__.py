@@ -1,0 +1,1 @@
+"""From anomaly scores to tables: the official metrics, the report's Table 1, figures."""

@@ -1,0 +1,1 @@
+"""From waveforms to embeddings: fbank, EAT, pooling, angular-margin head."""

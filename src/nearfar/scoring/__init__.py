@@ -1,0 +1,1 @@
+"""From embeddings to anomaly scores: memory banks, fusion, score files."""

@@ -1,0 +1,1 @@
+"""From clips to a fine-tuned embedder: composite labels, batches, one loop."""
