@@ -166,7 +166,12 @@ class Recipe(Table):
         decides speed or memory.
         """
         tree = self.model_dump(mode="json", exclude={"name", "description", "scoring"})
-        for speed_only in ("checkpoint_every", "loader_threads", "activation_checkpointing", "micro_batch_size"):
+        for speed_only in (
+            "checkpoint_every",
+            "loader_threads",
+            "activation_checkpointing",
+            "micro_batch_size",
+        ):
             del tree["training"][speed_only]
         if self.training.adaptation != "lora":
             del tree["lora"]
@@ -180,7 +185,9 @@ class Recipe(Table):
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("nearfar") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -212,7 +219,10 @@ def _read_tree(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
         return tree
     if not isinstance(parent, str):
         raise InputError(
-            name_or_path, found=f"extends = {parent!r}", expected="a recipe name or path", remedy="Correct the file"
+            name_or_path,
+            found=f"extends = {parent!r}",
+            expected="a recipe name or path",
+            remedy="Correct the file",
         )
     if parent not in recipe_names() and not Path(parent).is_absolute():
         parent = str(Path(name_or_path).parent / parent)

@@ -1,0 +1,122 @@
+"""Kaldi log-mel filter banks as EAT uses them, batched, in torch, on any device.
+
+Equal to ``torchaudio.compliance.kaldi.fbank(htk_compat=True, use_energy=False, window_type="hanning",
+num_mel_bins=128, dither=0.0, frame_shift=10)`` at 16 kHz after subtraction of the clip mean, which is EAT's front
+end (Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer", IJCAI 2024).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SAMPLE_RATE_HZ = 16_000
+FRAME_SAMPLES = 400
+FRAME_SHIFT = 160
+FFT_SAMPLES = 512
+MEL_BINS = 128
+LOW_HZ, HIGH_HZ = 20.0, 8_000.0
+PREEMPHASIS = 0.97
+LOG_FLOOR = 1.1920928955078125e-07
+"""Mel energies are clamped to float32's epsilon, so the lowest log-mel value is -15.942385."""
+
+PATCH_FRAMES = 16
+"""EAT looks at 16 frames at a time; a fbank is padded to a multiple of it."""
+
+
+def frame_count(samples: int) -> int:
+    """Number of 25 ms frames every 10 ms that fit whole into ``samples`` (Kaldi's ``snip_edges``)."""
+    return 0 if samples < FRAME_SAMPLES else 1 + (samples - FRAME_SAMPLES) // FRAME_SHIFT
+
+
+def padded_frame_count(samples: int) -> int:
+    """Frames after rounding up to whole patches: 256,000 samples (16 s) give 1598, padded to 1600."""
+    return -(-frame_count(samples) // PATCH_FRAMES) * PATCH_FRAMES
+
+
+def mel_bank() -> Tensor:
+    """Kaldi's triangular mel filters, (128, 256) float32 of unit height over the FFT bins below Nyquist.
+
+    Triangles are linear on the scale 1127 ln(1 + f / 700) between 20 Hz and 8 kHz. Filter 3 (62.96 to 93.01 Hz)
+    holds no FFT bin at 31.25 Hz spacing and is empty; its channel is constant.
+    """
+
+    def mel(hz: Tensor) -> Tensor:
+        return 1127.0 * torch.log1p(hz / 700.0)
+
+    edges_hz = torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64)
+    low, high = mel(edges_hz)
+    points = low + (high - low) / (MEL_BINS + 1) * torch.arange(MEL_BINS + 2, dtype=torch.float64)
+    left, centre, right = points[:-2, None], points[1:-1, None], points[2:, None]
+    bin_hz = SAMPLE_RATE_HZ / FFT_SAMPLES * torch.arange(FFT_SAMPLES // 2, dtype=torch.float64)
+    bins = mel(bin_hz)[None, :]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return torch.minimum(rising, falling).clamp_min(0.0).float()
+
+
+def mel_centres_hz() -> Tensor:
+    """Centre frequency of each of the 128 filters in hertz, (128,) float64."""
+    low, high = (1127.0 * math.log1p(hz / 700.0) for hz in (LOW_HZ, HIGH_HZ))
+    centres = low + (high - low) / (MEL_BINS + 1) * torch.arange(1, MEL_BINS + 1, dtype=torch.float64)
+    return 700.0 * torch.expm1(centres / 1127.0)
+
+
+class Fbank(nn.Module):
+    """Waveforms to EAT's normalised log-mel input.
+
+    Args:
+        mean, std: the output is ``(log_mel - mean) / (2 * std)``. EAT's AudioSet values are -4.268 and 4.569.
+
+    A padded frame is a zero *before* normalisation, hence ``-mean / (2 * std)`` = +0.467 after it, which is what
+    EAT saw behind its ten-second clips; it is not silence, which is -1.278.
+    """
+
+    window: Tensor
+    mel: Tensor
+
+    def __init__(self, mean: float = -4.268, std: float = 4.569) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+        window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64).float()
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("mel", mel_bank().T.contiguous(), persistent=False)
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """Raw log-mel energies.
+
+        Args:
+            waveform: (batch, samples) float32 in [-1, 1] at 16 kHz, at least 400 samples.
+
+        Returns:
+            (batch, frames, 128) float32, natural logarithm, not below -15.942385.
+
+        Raises:
+            ValueError: if the waveform is not two-dimensional or shorter than one frame.
+        """
+        if waveform.dim() != 2 or waveform.shape[1] < FRAME_SAMPLES:
+            raise ValueError(f"expected (batch, samples >= {FRAME_SAMPLES}), got {tuple(waveform.shape)}")
+        waveform = waveform - waveform.mean(dim=1, keepdim=True)
+        frames = waveform.unfold(1, FRAME_SAMPLES, FRAME_SHIFT)
+        frames = frames - frames.mean(dim=2, keepdim=True)
+        previous = F.pad(frames, (1, 0), mode="replicate")[..., :-1]
+        frames = (frames - PREEMPHASIS * previous) * self.window
+        spectrum = torch.fft.rfft(frames, n=FFT_SAMPLES)[..., : FFT_SAMPLES // 2]
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        return (power @ self.mel).clamp_min(LOG_FLOOR).log()
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Normalised log-mel, padded with zero frames to whole patches of 16 frames.
+
+        Args:
+            waveform: (batch, samples) float32 at 16 kHz.
+
+        Returns:
+            (batch, 1, frames, 128) float32 with ``frames = padded_frame_count(samples)``.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            log_mel = self.log_mel(waveform.float())
+            missing = padded_frame_count(waveform.shape[1]) - log_mel.shape[1]
+            return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)
