@@ -1,0 +1,69 @@
+"""Attentive statistics pooling: many tokens to one vector.
+
+Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018, in the form with one
+attention weight per channel (Desplanques et al., "ECAPA-TDNN", Interspeech 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+VARIANCE_FLOOR = 1e-10
+
+
+def attentive_statistics(tokens: Tensor, attention: Tensor) -> Tensor:
+    """Weighted mean and standard deviation over the token axis.
+
+    With weights a_t that sum to one over t: mu = sum_t a_t h_t and sigma = sqrt(sum_t a_t (h_t - mu)^2), the
+    variance floored at 1e-10 so that constant tokens have a gradient. The centred form is stable in float32.
+
+    Args:
+        tokens: (batch, tokens, channels) float32.
+        attention: (batch, tokens, channels) or (batch, tokens, 1) float32, summing to one over the tokens.
+
+    Returns:
+        (batch, 2 * channels): mean, then standard deviation.
+    """
+    mean = (attention * tokens).sum(dim=1)
+    variance = (attention * (tokens - mean.unsqueeze(1)).square()).sum(dim=1)
+    return torch.cat([mean, variance.clamp_min(VARIANCE_FLOOR).sqrt()], dim=1)
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """A score per token and channel, ``e = W2 tanh(W1 h + b1) + b2``, softmax over tokens, mean and deviation.
+
+    Args:
+        channels: D, the width of a token.
+        attention_dim: width of the bottleneck W1.
+    """
+
+    def __init__(self, channels: int, attention_dim: int = 128) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(channels, attention_dim)
+        self.linear2 = nn.Linear(attention_dim, channels)
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Pool over the token axis, in float32 whatever the input.
+
+        Args:
+            tokens: (batch, tokens, channels); patch tokens only, without CLS.
+            keep: (batch, tokens) bool, False for tokens to leave out, or None for all.
+
+        Returns:
+            (batch, 2 * channels) float32: weighted mean, then weighted standard deviation.
+
+        Raises:
+            ValueError: if the mask does not fit, or leaves a clip without a token.
+        """
+        if keep is not None and (keep.shape != tokens.shape[:2] or not bool(keep.any(dim=1).all())):
+            raise ValueError(
+                f"expected a mask of {tuple(tokens.shape[:2])} that keeps a token of every clip, "
+                f"got {tuple(keep.shape)}"
+            )
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = tokens.float()
+            scores = self.linear2(self.linear1(tokens).tanh())
+            if keep is not None:
+                scores = scores.masked_fill(~keep.unsqueeze(2), float("-inf"))
+            return attentive_statistics(tokens, scores.softmax(dim=1))
