@@ -1,0 +1,148 @@
+"""A figure per machine: how far the scores of normal and anomalous clips lie apart, and the ROC curve."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearfar.evaluation.metrics import DOMAINS, MAX_FPR, machine_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, told apart by every kind of colour vision; the domains differ in line style as well.
+_NORMAL, _ANOMALOUS = "#0072B2", "#D55E00"
+_CURVES = {"source": ("#009E73", "-"), "target": ("#CC79A7", "--")}
+_INK, _FAINT, _SHADE = "#222222", "#9a9a9a", "#EFEFEF"
+_BINS = 24
+_STYLE: Any = {
+    "font.size": 10.0,
+    "axes.titlesize": 11.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _FAINT,
+    "xtick.labelcolor": _INK,
+    "ytick.color": _FAINT,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+}
+
+
+def machine_figure(
+    machine: str, labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, title: str, path: Path
+) -> None:
+    """Draw one machine's score histograms by domain and label, and its ROC curves, to a PNG file.
+
+    The AUC of a domain sets its normal clips against the anomalies of both domains, as the official metric does;
+    the histograms show each domain's own clips. The file appears whole or not at all.
+
+    Args:
+        machine: the machine type, for the heading.
+        labels: (clips,) bool or 0/1, true for an anomaly.
+        domains: (clips,) of ``source`` and ``target``.
+        scores: (clips,) finite numbers, higher is more anomalous.
+        title: what made the scores, and on what data; stands behind the machine in the heading.
+        path: the PNG file to write; its folder is made if need be.
+
+    Raises:
+        ValueError: as :func:`nearfar.evaluation.metrics.machine_metrics`.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    anomalous = np.asarray(labels, dtype=bool)
+    domain, score = np.asarray(domains), np.asarray(scores, dtype=np.float64)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(f"{machine} – {title}", x=0.01, ha="left", fontsize=13, fontweight="bold")
+        axes = figure.subplot_mosaic([["source", "roc"], ["target", "roc"]], width_ratios=(1.15, 1))
+        _draw_histograms([axes[name] for name in DOMAINS], anomalous, domain, score)
+        _draw_roc(axes["roc"], anomalous, domain, score)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            figure.savefig(scratch, format="png")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1); tied clips move both at once.
+
+    Args:
+        labels: (clips,) bool or 0/1, true for an anomaly; both must occur.
+        scores: (clips,) finite numbers, higher is more anomalous.
+
+    Returns:
+        two arrays (distinct scores + 1,).
+    """
+    anomalous, score = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    order = np.argsort(-score, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
+    hits = np.cumsum(anomalous[order])[last_of_tie]
+    alarms = last_of_tie + 1 - hits
+    start = np.zeros(1)
+    return np.append(start, alarms / alarms[-1]), np.append(start, hits / hits[-1])
+
+
+def _draw_histograms(
+    panels: list[Axes], anomalous: NDArray[np.bool_], domain: NDArray[np.str_], score: NDArray[np.float64]
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    edges = np.histogram_bin_edges(score, bins=_BINS)
+    for panel, name in zip(panels, DOMAINS, strict=True):
+        normal, faulty = score[~anomalous & (domain == name)], score[anomalous & (domain == name)]
+        panel.hist(normal, edges.tolist(), color=_NORMAL, alpha=0.45, label=f"normal ({normal.size})")
+        # Only an outline, so that the two colours never mix; an empty bin is left out of it.
+        counts = np.histogram(faulty, edges)[0].astype(float)
+        counts[counts == 0] = np.nan
+        panel.stairs(counts, edges, color=_ANOMALOUS, linewidth=2, label=f"anomalous ({faulty.size})")
+        panel.set_title(f"{name.capitalize()} domain")
+        panel.set_ylabel("clips")
+        panel.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, handlelength=1.2)
+    top = max(panel.get_ylim()[1] for panel in panels)
+    for panel in panels:
+        panel.set_ylim(0, top)
+        panel.set_xlim(edges[0] - np.ptp(edges) / 50, edges[-1] + np.ptp(edges) / 50)
+    panels[0].tick_params(labelbottom=False)
+    panels[-1].set_xlabel("anomaly score (higher is more anomalous)")
+
+
+def _draw_roc(
+    panel: Axes, anomalous: NDArray[np.bool_], domain: NDArray[np.str_], score: NDArray[np.float64]
+) -> None:
+    metrics = machine_metrics(anomalous, domain, score)
+    panel.axvspan(0, MAX_FPR, color=_SHADE, linewidth=0)
+    panel.plot((0, 1), (0, 1), color=_FAINT, linewidth=1, linestyle=":")
+    panel.annotate("chance", (0.93, 0.9), rotation=45, color=_FAINT, ha="center", va="center", fontsize=9)
+    for name, area in zip(DOMAINS, metrics[:2], strict=True):
+        rows = anomalous | (domain == name)
+        colour, style = _CURVES[name]
+        panel.plot(
+            *roc_curve(anomalous[rows], score[rows]),
+            color=colour, linestyle=style, linewidth=1.8, label=f"{name}: AUC {100 * area:.2f} %",
+        )  # fmt: skip
+    alarms, hits = roc_curve(anomalous, score)
+    panel.plot(alarms, hits, color=_INK, linewidth=1.2, label="both domains")
+    inside = np.linspace(0, MAX_FPR, 200)
+    panel.fill_between(
+        inside, np.interp(inside, alarms, hits), color="#F0E442", alpha=0.8, linewidth=0,
+        label=f"pAUC {100 * metrics.pauc:.2f} % (up to {MAX_FPR})",
+    )  # fmt: skip
+    panel.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="false-positive rate", ylabel="true-positive rate")
+    panel.set_aspect("equal")
+    panel.set_title("ROC: normals of a domain, anomalies of both")
+    panel.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none")

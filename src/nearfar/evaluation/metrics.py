@@ -1,0 +1,231 @@
+"""The challenge's metrics: AUC per domain, partial AUC and the official score.
+
+A domain's AUC sets its normal clips against the anomalies of *both* domains, because a detector does not know
+which domain an anomaly comes from. The partial AUC pools both domains up to a false-positive rate of 0.1 and is
+standardised after McClish (1989), so that 0.5 is chance. The official score is the harmonic mean of the three
+values of all machines. All values are fractions: 0.5, not 50 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearfar.data.clips import parse_clip
+from nearfar.errors import InputError
+from nearfar.scoring.scorefiles import MachineScores
+
+MAX_FPR = 0.1
+"""p: the partial AUC looks at false-positive rates from 0 to p."""
+
+DOMAINS = ("source", "target")
+
+
+class MachineMetrics(NamedTuple):
+    """The three values of one machine that enter the official score."""
+
+    auc_source: float
+    auc_target: float
+    pauc: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What the clips of one machine are.
+
+    ``anomalous`` is (clips,) bool; ``domains`` is (clips,) of the strings ``source`` and ``target``.
+    """
+
+    anomalous: NDArray[np.bool_]
+    domains: NDArray[np.str_]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineResult:
+    """How well one section of one machine is told apart."""
+
+    machine: str
+    section: str
+    metrics: MachineMetrics
+
+    @property
+    def score(self) -> float:
+        """The harmonic mean of the three metrics, as the report's table lists it."""
+        return harmonic_mean(self.metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The results of one system: a row per machine and section, and their harmonic means."""
+
+    machines: tuple[MachineResult, ...]
+
+    @property
+    def means(self) -> MachineMetrics:
+        """The harmonic mean of each metric over the machines."""
+        return MachineMetrics(*(harmonic_mean(column) for column in zip(*self._rows(), strict=True)))
+
+    @property
+    def official_score(self) -> float:
+        """Omega: the harmonic mean of all metrics of all machines."""
+        return official_score(self._rows())
+
+    def _rows(self) -> list[MachineMetrics]:
+        return [result.metrics for result in self.machines]
+
+
+def auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Area under the ROC curve: how often an anomaly outscores a normal clip, a tie counting half.
+
+    Args:
+        labels: (clips,) bool or 0/1, true for an anomaly.
+        scores: (clips,) finite numbers, higher is more anomalous.
+
+    Raises:
+        ValueError: if the shapes differ, a score is not finite, or one of the two labels is absent.
+    """
+    normal, anomalous = _split(labels, scores)
+    normal.sort()
+    below = np.searchsorted(normal, anomalous, side="left")
+    not_above = np.searchsorted(normal, anomalous, side="right")
+    return float((below + not_above).sum() / (2 * normal.size * anomalous.size))
+
+
+def pauc(labels: ArrayLike, scores: ArrayLike, max_fpr: float = MAX_FPR) -> float:
+    """Partial area under the ROC curve up to ``max_fpr``, standardised after McClish so that 0.5 is chance.
+
+    The curve is a sum of one step per anomaly: the step starts at the false-positive rate of the normal clips
+    above the anomaly and, where normal clips tie with it, climbs linearly over theirs. The area under the curve
+    up to ``max_fpr`` is thus the mean of the areas under the steps.
+
+    Args:
+        labels: (clips,) bool or 0/1, true for an anomaly.
+        scores: (clips,) finite numbers, higher is more anomalous.
+        max_fpr: in (0, 1].
+
+    Raises:
+        ValueError: as :func:`auc`, or if ``max_fpr`` is outside its range.
+    """
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr is {max_fpr}, not in (0, 1]")
+    normal, anomalous = _split(labels, scores)
+    normal.sort()
+    not_above = np.searchsorted(normal, anomalous, side="right")
+    tied = (not_above - np.searchsorted(normal, anomalous, side="left")) / normal.size
+    above = (normal.size - not_above) / normal.size
+    return float(standardised(step_area(above, tied, max_fpr).mean(), max_fpr))
+
+
+def step_area(start: NDArray[np.float64], rise: NDArray[np.float64], end: float) -> NDArray[np.float64]:
+    """Area from 0 to ``end`` under steps that are 0 up to ``start``, climb over ``rise`` and are 1 thereafter."""
+    climbed = np.clip(end - start, 0, rise)
+    triangle = np.divide(climbed**2, 2 * rise, out=np.zeros_like(climbed), where=rise > 0)
+    return triangle + np.maximum(end - start - rise, 0)
+
+
+def standardised(area: NDArray[np.float64] | np.float64, max_fpr: float = MAX_FPR) -> NDArray[np.float64]:
+    """McClish's standardisation of a partial area: 0.5 on the diagonal, 1 for a perfect detector."""
+    chance = max_fpr**2 / 2
+    return np.asarray((1 + (area - chance) / (max_fpr - chance)) / 2)
+
+
+def harmonic_mean(values: Iterable[float]) -> float:
+    """Harmonic mean of values clamped from below at the smallest float step, as the official evaluator does."""
+    clamped = np.maximum(np.fromiter(values, dtype=np.float64), np.finfo(np.float64).eps)
+    return float(clamped.size / np.sum(1 / clamped))
+
+
+def official_score(machines: Iterable[Iterable[float]]) -> float:
+    """Omega: the harmonic mean of the three values of every machine."""
+    return harmonic_mean(value for values in machines for value in values)
+
+
+def machine_metrics(labels: ArrayLike, domains: ArrayLike, scores: ArrayLike) -> MachineMetrics:
+    """AUC of either domain (its normal clips against the anomalies of both) and partial AUC of both together.
+
+    Args:
+        labels: (clips,) bool or 0/1, true for an anomaly.
+        domains: (clips,) of ``source`` and ``target``.
+        scores: (clips,) finite numbers, higher is more anomalous.
+
+    Raises:
+        ValueError: as :func:`auc`, in particular if a domain has no normal clip.
+    """
+    anomalous, domain, score = np.asarray(labels, dtype=bool), np.asarray(domains), np.asarray(scores)
+    rows = [anomalous | (domain == name) for name in DOMAINS]
+    source, target = (auc(anomalous[row], score[row]) for row in rows)
+    return MachineMetrics(source, target, pauc(anomalous, score))
+
+
+def truth_from_names(entry: MachineScores) -> Truth:
+    """Labels and domains of a machine's test clips, from their file names.
+
+    Raises:
+        InputError: if a name is outside the grammar or hides its label, as those of evaluation clips do.
+    """
+    clips = [parse_clip(Path(name), entry.machine, "test") for name in entry.names]
+    for clip in clips:
+        if clip.label is None:
+            raise InputError(
+                f"{entry.machine} section {entry.section}",
+                found=f"{clip.name}, an evaluation clip whose name hides domain and label",
+                expected="names such as section_00_source_test_normal_0000_noAttribute.wav",
+                remedy="Evaluate the scores of a development set, or put the true names in the score files",
+            )
+    return Truth(
+        np.array([clip.label == "anomaly" for clip in clips], dtype=bool),
+        np.array([str(clip.domain) for clip in clips]),
+    )
+
+
+def evaluate_scores(machine_scores: Sequence[MachineScores]) -> Results:
+    """Evaluate a system's scores against the truth in the clips' names.
+
+    Raises:
+        InputError: if there are no scores, a name hides its label, or a machine lacks anomalies or the normal
+            clips of a domain.
+    """
+    if not machine_scores:
+        raise InputError("scores", found="none", expected="scores of a machine", remedy="Score a machine first")
+    return Results(tuple(_evaluate_machine(entry) for entry in machine_scores))
+
+
+def _evaluate_machine(entry: MachineScores) -> MachineResult:
+    truth = truth_from_names(entry)
+    require_groups(entry, truth)
+    return MachineResult(
+        entry.machine, entry.section, machine_metrics(truth.anomalous, truth.domains, entry.scores)
+    )
+
+
+def require_groups(entry: MachineScores, truth: Truth) -> None:
+    """Check that every metric is defined.
+
+    Raises:
+        InputError: if the machine has no anomalies, or no normal clips of a domain.
+    """
+    groups = {f"normal {name} clips": ~truth.anomalous & (truth.domains == name) for name in DOMAINS}
+    for kind, members in {**groups, "anomalies": truth.anomalous}.items():
+        if not members.any():
+            raise InputError(
+                f"{entry.machine} section {entry.section}",
+                found=f"no {kind}",
+                expected="normal clips of the source and the target domain, and anomalies",
+                remedy="Score all test clips of the machine, or leave the machine out",
+            )
+
+
+def _split(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    anomalous, score = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    if anomalous.shape != score.shape or anomalous.ndim != 1:
+        raise ValueError(f"labels {anomalous.shape} and scores {score.shape} are not of one length")
+    if not np.isfinite(score).all():
+        raise ValueError("a score is not finite")
+    if anomalous.all() or not anomalous.any():
+        raise ValueError("needs both normal and anomalous clips")
+    return score[~anomalous], score[anomalous]

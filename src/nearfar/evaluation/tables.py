@@ -1,0 +1,270 @@
+"""The report's Table 1 for any systems: a table in memory, and its four renderings.
+
+Rows are the machines' AUC (source), AUC (target), pAUC and score, and at the end their harmonic means; columns are
+systems. A system run with several seeds shows mean ± standard deviation over the seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nearfar.evaluation.metrics import Results
+from nearfar.evaluation.published import (
+    PUBLISHED,
+    QUANTITIES,
+    Discrepancy,
+    PublishedColumn,
+    Quantity,
+    check_published,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+QUANTITY_NAMES: dict[Quantity, str] = {
+    "auc_source": "AUC (source)",
+    "auc_target": "AUC (target)",
+    "pauc": "pAUC",
+    "score": "score",
+}
+ALL = "All (hmean)"
+PUBLISHED_SUFFIX = " (published)"
+_ABSENT = "–"
+_MARK = " †"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One figure of the table, as a fraction: the mean over seeds, and the sample standard deviation if several.
+
+    ``mark`` is true where a note of the table speaks of the figure.
+    """
+
+    mean: float
+    std: float | None = None
+    mark: bool = False
+
+    def percent(self) -> str:
+        """``61.56``, ``61.56 ± 0.42`` or ``56.66 †``, in percent."""
+        spread = "" if self.std is None else f" ± {100 * self.std:.2f}"
+        return f"{100 * self.mean:.2f}{spread}{_MARK if self.mark else ''}"
+
+
+Cells = dict[Quantity, Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A system's cells: per machine (and section, where a machine has several), and over all of them."""
+
+    name: str
+    machines: dict[str, Cells]
+    all_machines: Cells | None
+    seeds: int | None = None
+    """Over how many seeds the cells are means; None for figures that were published."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsTable:
+    """Table 1: columns side by side, the machines in the order of the rows, and the notes beneath."""
+
+    columns: tuple[Column, ...]
+    machines: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def results_table(
+    systems: dict[str, Sequence[Results]], *, notes: Sequence[str] = (), published: bool = True
+) -> ResultsTable:
+    """Set systems side by side.
+
+    Args:
+        systems: per system its results, one per seed, all over the same machines.
+        notes: lines to put beneath, for instance that the data is simulated.
+        published: add the report's columns, if the report has any of the machines.
+
+    Raises:
+        ValueError: if a system has no results or its seeds do not cover the same machines.
+    """
+    columns = [_system_column(name, runs) for name, runs in systems.items()]
+    machines = tuple(dict.fromkeys(machine for column in columns for machine in column.machines))
+    if published:
+        columns += [column for entry in PUBLISHED if (column := _published_beside(entry, machines))]
+    return ResultsTable(tuple(columns), machines, tuple(notes))
+
+
+def published_table() -> ResultsTable:
+    """The report's Table 1 as it is printed; figures that do not add up are marked and noted beneath."""
+    problems = check_published()
+    columns = tuple(
+        Column(
+            entry.name,
+            {machine: _printed(entry, machine, problems) for machine in entry.machines},
+            _printed(entry, None, problems),
+        )
+        for entry in PUBLISHED
+    )
+    return ResultsTable(columns, tuple(PUBLISHED[0].machines), tuple(map(_describe, problems)))
+
+
+def to_rich(table: ResultsTable, title: str | None = None) -> Table:
+    """The table for a terminal, the notes as its caption."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    out = Table(title=title, box=SIMPLE_HEAD, caption="\n".join(table.notes) or None, caption_justify="left")
+    out.add_column("machine", no_wrap=True)
+    out.add_column("", no_wrap=True)
+    for column in table.columns:
+        out.add_column(column.name, justify="right")
+    for machine, quantity, cells in _rows(table):
+        is_first, is_last = quantity == QUANTITIES[0], quantity == QUANTITIES[-1]
+        out.add_row(
+            machine if is_first else "",
+            QUANTITY_NAMES[quantity],
+            *(_text(cell) for cell in cells),
+            style="bold" if is_last else None,
+            end_section=is_last,
+        )
+    return out
+
+
+def to_markdown(table: ResultsTable) -> str:
+    """The table in Markdown, the notes as paragraphs after it."""
+    lines = [
+        _markdown_row(["machine", "", *(column.name for column in table.columns)]),
+        _markdown_row(["---", "---", *("---:" for _ in table.columns)]),
+    ]
+    for machine, quantity, cells in _rows(table):
+        bold = "**" if quantity == "score" else ""
+        figures = [f"{bold}{_text(cell)}{bold}" for cell in cells]
+        lines.append(
+            _markdown_row([machine if quantity == QUANTITIES[0] else "", QUANTITY_NAMES[quantity], *figures])
+        )
+    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in table.notes)
+
+
+def to_csv(table: ResultsTable) -> str:
+    """The table as CSV in percent with two decimals.
+
+    A column per system, one for its standard deviation where there are several seeds, and the notes on every row,
+    so that no row can be mistaken for what it is not.
+    """
+    head = ["machine", "quantity"]
+    for column in table.columns:
+        head += [column.name, f"{column.name} std"] if _has_spread(column) else [column.name]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*head, "notes"])
+    for machine, quantity, cells in _rows(table):
+        row = [machine, quantity]
+        for column, cell in zip(table.columns, cells, strict=True):
+            row.append("" if cell is None else f"{100 * cell.mean:.2f}")
+            if _has_spread(column):
+                row.append("" if cell is None or cell.std is None else f"{100 * cell.std:.2f}")
+        writer.writerow([*row, " ".join(table.notes)])
+    return out.getvalue()
+
+
+def to_json(table: ResultsTable) -> str:
+    """The table as JSON with all digits: fractions, not percent; ``std`` is null for a single seed."""
+    systems = [
+        {
+            "name": column.name,
+            "seeds": column.seeds,
+            "machines": {machine: _plain(cells) for machine, cells in column.machines.items()},
+            "all": None if column.all_machines is None else _plain(column.all_machines),
+        }
+        for column in table.columns
+    ]
+    tree = {"unit": "fraction", "notes": list(table.notes), "systems": systems}
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def row_names(results: Results) -> list[str]:
+    """What to call each row of the results: the machine, with its section where the machine has several."""
+    machines = [result.machine for result in results.machines]
+    return [
+        f"{result.machine} {result.section}" if machines.count(result.machine) > 1 else result.machine
+        for result in results.machines
+    ]
+
+
+def _system_column(name: str, runs: Sequence[Results]) -> Column:
+    names = [row_names(run) for run in runs]
+    if not runs or any(other != names[0] for other in names):
+        raise ValueError(f"the seeds of {name} do not cover the same machines: {names}")
+    machines = {
+        machine: _over_seeds([(*rows[0].metrics, rows[0].score) for rows in zip(by_seed, strict=True)])
+        for machine, by_seed in zip(names[0], zip(*(run.machines for run in runs), strict=True), strict=True)
+    }
+    return Column(name, machines, _over_seeds([(*run.means, run.official_score) for run in runs]), len(runs))
+
+
+def _over_seeds(runs: Sequence[tuple[float, ...]]) -> Cells:
+    return {
+        quantity: Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+        for quantity, values in zip(QUANTITIES, zip(*runs, strict=True), strict=True)
+    }
+
+
+def _published_beside(entry: PublishedColumn, machines: tuple[str, ...]) -> Column | None:
+    """The report's column for the machines at hand; its means only where they are over the same machines."""
+    shared = [result for result in entry.results().machines if result.machine in machines]
+    if not shared:
+        return None
+    column = _system_column(entry.name + PUBLISHED_SUFFIX, [Results(tuple(shared))])
+    is_comparable = len(shared) == len(machines)
+    return Column(column.name, column.machines, column.all_machines if is_comparable else None)
+
+
+def _printed(entry: PublishedColumn, machine: str | None, problems: Sequence[Discrepancy]) -> Cells:
+    row = entry.all_machines if machine is None else entry.machines[machine]
+    marked = {
+        problem.quantity for problem in problems if (problem.column, problem.machine) == (entry.name, machine)
+    }
+    return {
+        quantity: Cell(figure / 100, mark=quantity in marked)
+        for quantity, figure in zip(QUANTITIES, row, strict=True)
+    }
+
+
+def _describe(problem: Discrepancy) -> str:
+    return (
+        f"† {problem.column}, {problem.machine or ALL}, {QUANTITY_NAMES[problem.quantity]}: {problem.where} "
+        f"prints {problem.printed:.2f}, but the figures in Table 1 give {problem.computed:.2f}."
+    )
+
+
+def _rows(table: ResultsTable) -> list[tuple[str, Quantity, list[Cell | None]]]:
+    keys = [(name, quantity) for name in (*table.machines, ALL) for quantity in QUANTITIES]
+    return [
+        (name, quantity, [_cell(column, name, quantity) for column in table.columns]) for name, quantity in keys
+    ]
+
+
+def _cell(column: Column, row: str, quantity: Quantity) -> Cell | None:
+    cells = column.all_machines if row == ALL else column.machines.get(row)
+    return None if cells is None else cells[quantity]
+
+
+def _has_spread(column: Column) -> bool:
+    return column.seeds is not None and column.seeds > 1
+
+
+def _text(cell: Cell | None) -> str:
+    return _ABSENT if cell is None else cell.percent()
+
+
+def _markdown_row(fields: Sequence[str]) -> str:
+    return "| " + " | ".join(fields) + " |"
+
+
+def _plain(cells: Cells) -> dict[str, Any]:
+    return {quantity: {"mean": cell.mean, "std": cell.std} for quantity, cell in cells.items()}
