@@ -1,0 +1,34 @@
+"""Work done ahead of need in background threads, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prefetched(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+) -> Iterator[Result]:
+    """``map(function, items)`` with up to ``ahead`` results under way in ``threads`` threads.
+
+    Results come in the order of the items. An exception comes where its result would, and what is still under way
+    is dropped. Reading and resampling audio release Python's lock, so threads suffice and no waveform is copied
+    between processes.
+    """
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="nearfar-loader") as pool:
+        pending: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,185 @@
+"""Training batches as a pure function of the recipe and the step.
+
+Nothing here has a state: which samples a step sees and every random change to them follow from (seed, step, row)
+alone. A resumed run therefore sees what the killed one would have seen, and any number of processes sees the same
+batch, each its own rows of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nearfar.config import Augmentation
+from nearfar.data.audio import read_waveform, zero_pad
+from nearfar.data.clips import CHANNELS, Clip
+from nearfar.models.fbank import MEL_BINS, padded_frame_count
+from nearfar.training.labels import LabelledSamples
+
+_ORDER, _ROW, _DEPTH = 0, 1, 2
+"""Purposes of random streams; each stream is seeded by (seed, purpose, ...)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one optimiser step.
+
+    Attributes:
+        waveform: (rows, padded samples) float32 at 16 kHz.
+        samples: (rows,) int64, lengths before padding.
+        labels: (rows,) int64.
+        other_labels: (rows,) int64 and share: (rows,) float32 of mixed-up samples, or None without mixup.
+        blank: (rows, 1, frames, 128) bool, spectrogram cells to blank, or None.
+        files: the recordings the rows come from.
+    """
+
+    waveform: Tensor
+    samples: Tensor
+    labels: Tensor
+    other_labels: Tensor | None
+    share: Tensor | None
+    blank: Tensor | None
+    files: tuple[str, ...]
+
+
+class WaveformCache:
+    """Decoded training clips, kept in memory up to a limit so that small sets are read only once.
+
+    Args:
+        megabytes: no clip is added beyond this.
+    """
+
+    def __init__(self, megabytes: float) -> None:
+        self._free = int(megabytes * 1e6)
+        self._kept: dict[Clip, NDArray[np.float32]] = {}
+        self._lock = Lock()
+
+    def read(self, clip: Clip) -> NDArray[np.float32]:
+        """(2, samples) float32, channel 0 near and channel 1 far."""
+        if (kept := self._kept.get(clip)) is not None:
+            return kept
+        waveform = read_waveform(clip.path, CHANNELS)
+        with self._lock:
+            if clip not in self._kept and waveform.nbytes <= self._free:
+                self._kept[clip] = waveform
+                self._free -= waveform.nbytes
+        return waveform
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
+
+
+def step_samples(step: int, batch_size: int, count: int, seed: int) -> list[int]:
+    """Indices of the samples of one step: epochs of fresh permutations, one after another, cut into batches."""
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    return [int(_epoch_order(seed, position // count, count)[position % count]) for position in positions]
+
+
+def depth_generator(seed: int, step: int) -> torch.Generator:
+    """The random stream of stochastic depth at one step."""
+    state = np.random.SeedSequence((seed, _DEPTH, step)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+class Batches:
+    """The batches of a training run.
+
+    Args:
+        labelled: the training samples.
+        augmentation: random changes; see the recipe.
+        padded_samples: length of every row.
+        batch_size: rows of a step over all processes.
+        seed: of all random choices.
+        cache_megabytes: limit of the waveform cache.
+    """
+
+    def __init__(
+        self,
+        labelled: LabelledSamples,
+        augmentation: Augmentation,
+        *,
+        padded_samples: int,
+        batch_size: int,
+        seed: int,
+        cache_megabytes: float = 2_000.0,
+    ) -> None:
+        self.labelled, self.augmentation = labelled, augmentation
+        self.padded_samples, self.batch_size, self.seed = padded_samples, batch_size, seed
+        self._cache = WaveformCache(cache_megabytes)
+
+    def rows(self, step: int, first: int, last: int) -> Batch:
+        """Rows ``first`` to ``last`` (exclusive) of a step's batch.
+
+        Raises:
+            InputError: if a recording cannot be read or is longer than the recipe's clip length.
+        """
+        chosen = step_samples(step, self.batch_size, len(self.labelled.samples), self.seed)[first:last]
+        rows = [self._row(step, first + offset, index) for offset, index in enumerate(chosen)]
+        mixed, masked = self.augmentation.mixup_probability > 0, self._masks()
+        return Batch(
+            waveform=torch.from_numpy(np.stack([row.waveform for row in rows])),
+            samples=torch.tensor([row.samples for row in rows]),
+            labels=torch.tensor([self.labelled.labels[index] for index in chosen]),
+            other_labels=torch.tensor([row.other_label for row in rows]) if mixed else None,
+            share=torch.tensor([row.share for row in rows], dtype=torch.float32) if mixed else None,
+            blank=torch.from_numpy(np.stack([row.blank for row in rows])) if masked else None,
+            files=tuple(str(self.labelled.samples[index].clip.path) for index in chosen),
+        )
+
+    def _masks(self) -> bool:
+        return self.augmentation.frequency_mask_bins > 0 or self.augmentation.time_mask_frames > 0
+
+    def _row(self, step: int, row: int, index: int) -> _Row:
+        random = np.random.default_rng((self.seed, _ROW, step, row))
+        waveform, samples = self._augmented(index, random)
+        other_label, share = self.labelled.labels[index], 1.0
+        if random.random() < self.augmentation.mixup_probability:
+            other = int(random.integers(len(self.labelled.samples)))
+            other_waveform, other_samples = self._augmented(other, random)
+            other_label, share = self.labelled.labels[other], random.random()
+            waveform = np.float32(share) * waveform + np.float32(1.0 - share) * other_waveform
+            samples = max(samples, other_samples)
+        return _Row(waveform, samples, other_label, share, self._blank(random))
+
+    def _augmented(self, index: int, random: np.random.Generator) -> tuple[NDArray[np.float32], int]:
+        sample = self.labelled.samples[index]
+        waveform = self._cache.read(sample.clip)[CHANNELS.index(sample.channel)]
+        if self.augmentation.time_shift:
+            waveform = np.roll(waveform, int(random.integers(len(waveform))))
+        if self.augmentation.gain_db > 0:
+            decibels = random.uniform(-self.augmentation.gain_db, self.augmentation.gain_db)
+            waveform = waveform * np.float32(10.0 ** (decibels / 20.0))
+        return zero_pad(waveform, self.padded_samples, sample.clip.path), len(waveform)
+
+    def _blank(self, random: np.random.Generator) -> NDArray[np.bool_]:
+        frames = padded_frame_count(self.padded_samples)
+        blank = np.zeros((1, frames, MEL_BINS), dtype=np.bool_)
+        first, last = _span(random, self.augmentation.frequency_mask_bins, MEL_BINS)
+        blank[:, :, first:last] = True
+        first, last = _span(random, self.augmentation.time_mask_frames, frames)
+        blank[:, first:last] = True
+        return blank
+
+
+@dataclass(frozen=True)
+class _Row:
+    waveform: NDArray[np.float32]
+    samples: int
+    other_label: int
+    share: float
+    blank: NDArray[np.bool_]
+
+
+def _span(random: np.random.Generator, widest: int, size: int) -> tuple[int, int]:
+    """A random span of 0 to ``widest`` cells inside ``size`` (SpecAugment, Park et al., Interspeech 2019)."""
+    width = int(random.integers(min(widest, size) + 1))
+    first = int(random.integers(size - width + 1))
+    return first, first + width

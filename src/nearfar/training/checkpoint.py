@@ -1,0 +1,127 @@
+"""The state of a training run in one safetensors file, replaced atomically.
+
+Trainable parameters, AdamW's moments and the number of finished steps are the whole state: batches and learning
+rate are functions of the step (see :mod:`nearfar.training.batches`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nearfar.errors import InputError, NearfarError
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a checkpoint belongs to; a run continues only from a checkpoint of the same."""
+
+    model_key: str
+    data_key: str
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    return {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
+
+
+def save_checkpoint(
+    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int, identity: Identity
+) -> None:
+    """Write the state after ``step`` finished steps; the previous checkpoint stays until the new one is whole.
+
+    Args:
+        folder: where ``checkpoint.safetensors`` lies.
+        parameters: every trainable parameter by name.
+        optimizer: an AdamW over these parameters.
+        step: number of finished steps.
+        identity: of the run.
+
+    Raises:
+        NearfarError: if the file cannot be written, for instance because the disk is full.
+    """
+    tensors = {f"parameter.{name}": parameter.detach().cpu() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        tensors |= {f"{key}.{name}": value.cpu() for key, value in _moments(optimizer, parameter).items()}
+    metadata = {"step": str(step), "model_key": identity.model_key, "data_key": identity.data_key}
+    path, partial = folder / CHECKPOINT_FILE, folder / f"{CHECKPOINT_FILE}.partial"
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    try:
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError("no space left on device")
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        kept = "the previous checkpoint is kept" if path.is_file() else "there is no earlier checkpoint"
+        raise NearfarError(
+            f"{path}: cannot write the checkpoint of step {step} ({error}); it needs {needed / 1e6:.0f} MB and "
+            f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free; {kept}. "
+            "Free some space and run the same command again; it continues from the last checkpoint."
+        ) from None
+
+
+def load_checkpoint(
+    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, identity: Identity
+) -> int:
+    """Restore the state in place and return the number of finished steps; 0 where there is no checkpoint.
+
+    Raises:
+        InputError: if the checkpoint cannot be read, belongs to another run, or its tensors do not fit.
+    """
+    path = folder / CHECKPOINT_FILE
+    if not path.is_file():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unfit(path, f"a file that cannot be read ({error})", "a checkpoint") from None
+    for key, expected in (("model_key", identity.model_key), ("data_key", identity.data_key)):
+        if metadata.get(key) != expected:
+            what = "recipe" if key == "model_key" else "training clips"
+            raise _unfit(path, f"a checkpoint of other {what} ({metadata.get(key)})", f"{what} {expected}")
+    _restore(path, tensors, parameters, optimizer)
+    return int(metadata["step"])
+
+
+def _restore(
+    path: Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    wanted = {f"{kind}.{name}" for kind in ("parameter", "exp_avg", "exp_avg_sq", "step") for name in parameters}
+    if missing := sorted(wanted - tensors.keys()):
+        raise _unfit(path, f"{len(missing)} missing tensors ({', '.join(missing[:3])})", "a whole checkpoint")
+    if extra := sorted(tensors.keys() - wanted):
+        raise _unfit(path, f"{len(extra)} unexpected tensors ({', '.join(extra[:3])})", "only this model's tensors")
+    for name, parameter in parameters.items():
+        stored = tensors[f"parameter.{name}"]
+        if stored.shape != parameter.shape:
+            raise _unfit(path, f"{name} of shape {tuple(stored.shape)}", f"shape {tuple(parameter.shape)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"parameter.{name}"])
+            optimizer.state[parameter] = {
+                "step": tensors[f"step.{name}"],
+                "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
+                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+            }
+
+
+def _unfit(path: Path, found: str, expected: str) -> InputError:
+    return InputError(
+        path,
+        found=found,
+        expected=expected,
+        remedy="Give another output folder, or delete this file to train from the start",
+    )

@@ -1,0 +1,59 @@
+"""The composite label: machine type + attributes + domain + near/far, one class per combination.
+
+Section 2.2 of the report: each two-channel recording becomes two samples, one per channel, and "each unique
+combination of these parameters forms a distinct class label".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nearfar.data.clips import CHANNELS, Channel, Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One channel of one training recording."""
+
+    clip: Clip
+    channel: Channel
+
+
+@dataclass(frozen=True)
+class LabelledSamples:
+    """Training samples with their classes; ``labels[i]`` indexes ``classes`` for ``samples[i]``."""
+
+    samples: tuple[Sample, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+
+def composite_class(clip: Clip, channel: Channel) -> str:
+    """The class of one channel of a training clip, such as ``"fan|spd=1|source|near"``.
+
+    Sections other than ``00`` (earlier challenge years) are part of the machine type.
+
+    Raises:
+        ValueError: for a test clip: its attributes and domain must never reach a model.
+    """
+    if clip.split != "train":
+        raise ValueError(f"{clip.path}: a test clip has no training label")
+    machine = clip.machine if clip.section == "00" else f"{clip.machine}#{clip.section}"
+    attributes = [f"{key}={value}" for key, value in clip.attributes]
+    return "|".join([machine, *attributes, clip.domain or "", channel])
+
+
+def label_samples(clips: Iterable[Clip], channels: Sequence[Channel] = CHANNELS) -> LabelledSamples:
+    """Two samples (near and far) of every training clip and their composite classes, in the clips' order.
+
+    Classes are numbered in alphabetical order, so the numbering does not depend on the order of the files.
+
+    Raises:
+        ValueError: if one of the clips is a test clip.
+    """
+    samples = tuple(Sample(clip, channel) for clip in clips for channel in channels)
+    names = [composite_class(sample.clip, sample.channel) for sample in samples]
+    classes = tuple(sorted(set(names)))
+    number = {name: index for index, name in enumerate(classes)}
+    return LabelledSamples(samples, tuple(number[name] for name in names), classes)
