@@ -31,8 +31,8 @@ CHANNELS: tuple[Channel, Channel] = ("near", "far")
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 
-_LABELLED = re.compile(r"^section_(\d\d)_(source|target)_(train|test)_(normal|anomaly)_(\d{4})_(.+)$")
-_HIDDEN = re.compile(r"^section_(\d\d)_(\d{4})$")
+_LABELLED = re.compile(r"section_([0-9]{2})_(source|target)_(train|test)_(normal|anomaly)_([0-9]{4})_(.+)")
+_HIDDEN = re.compile(r"section_([0-9]{2})_([0-9]{4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,12 @@ class Clip:
     def name(self) -> str:
         """The file name with its suffix, as score files list it."""
         return self.path.name
+
+    @property
+    def attributes_as_spelt(self) -> str:
+        """The attribute text of the file name before case-folding, such as ``pro_Y``; empty if it has none."""
+        match = _LABELLED.fullmatch(self.path.stem)
+        return match[6] if match else ""
 
 
 def parse_attributes(text: str, where: Path | str) -> Attributes:
@@ -88,12 +94,11 @@ def parse_clip(path: Path, machine: str, split: Split) -> Clip:
     Raises:
         InputError: if the name is outside the grammar or says another split than its folder.
     """
-    stem = path.name.removesuffix(path.suffix)
-    if hidden := _HIDDEN.match(stem):
+    if hidden := _HIDDEN.fullmatch(path.stem):
         if split == "train":
             raise _outside_grammar(path, "a training clip whose name gives no domain and label")
         return Clip(path, machine, hidden[1], split, None, None, int(hidden[2]))
-    match = _LABELLED.match(stem)
+    match = _LABELLED.fullmatch(path.stem)
     if match is None:
         raise _outside_grammar(path, f"the name {path.name!r}")
     section, domain, said_split, label, index, attributes = match.groups()

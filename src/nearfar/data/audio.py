@@ -1,0 +1,269 @@
+"""From files to waveforms: headers, reading near and far, resampling, padding, equal lengths."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from nearfar.data.clips import CHANNELS, Channel, Clip
+from nearfar.data.riff import wav_source
+from nearfar.errors import InputError
+
+SAMPLE_RATE_HZ = 16_000
+STEP_16_BIT = 1 / 32_768
+
+_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC")
+_MOST_FRAMES = 2**40
+_HEADER_THREADS = 8
+_log = logging.getLogger("nearfar")
+_rates_said: set[tuple[int, int]] = set()
+_rates_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class AudioHeader:
+    """What the header of an audio file says. ``frames`` counts samples per channel."""
+
+    sample_rate_hz: int
+    channels: int
+    frames: int
+    subtype: str
+
+    @property
+    def seconds(self) -> float:
+        """How long the file lasts at its own sample rate."""
+        return self.frames / self.sample_rate_hz
+
+    def frames_at(self, sample_rate_hz: int) -> int:
+        """Samples per channel after resampling, as :func:`read_waveform` returns them."""
+        # Rounded half up, in integers, as soxr does.
+        return (2 * self.frames * sample_rate_hz + self.sample_rate_hz) // (2 * self.sample_rate_hz)
+
+
+def read_header(path: Path) -> AudioHeader:
+    """Read an audio file's header without its samples.
+
+    Raises:
+        InputError: if the file is missing, empty, neither WAV nor FLAC, without samples, or a truncated WAV file.
+            (A truncated FLAC file shows only when :func:`read_waveform` decodes it.)
+    """
+    with _opened(path) as file:
+        return _header(path, file)
+
+
+def read_headers(paths: Iterable[Path]) -> list[AudioHeader | InputError]:
+    """Read many headers at once, in order; where one cannot be read, its error stands in its place."""
+
+    def header_or_error(path: Path) -> AudioHeader | InputError:
+        try:
+            return read_header(path)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        return list(pool.map(header_or_error, paths))
+
+
+def read_waveform(
+    path: Path,
+    channels: Sequence[Channel] = CHANNELS,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    near: int = 0,
+    far: int = 1,
+) -> NDArray[np.float32]:
+    """Read the near and far channels of a recording, resampled.
+
+    Args:
+        path: a WAV or FLAC file of any sample rate and of as many channels as it takes.
+        channels: which channels to return, in this order. A mono file will do where only near is asked for.
+        sample_rate_hz: rate of the result. Resampling (soxr, HQ) is logged once per process and rate.
+        near: the file's channel, from 0, that is the near microphone.
+        far: the file's channel, from 0, that is the far microphone.
+
+    Returns:
+        (channels, samples) float32 in [-1, 1].
+
+    Raises:
+        InputError: as :func:`read_header`; also if a channel that is asked for is missing, dead (it never varies
+            by more than one 16-bit step) or holds NaN or infinite samples, or if the sound breaks off.
+    """
+    columns = [near if channel == "near" else far for channel in channels]
+    with _opened(path) as file:
+        header = _header(path, file)
+        _require_columns(path, header, channels, columns)
+        samples = file.read(dtype="float32", always_2d=True)
+    if len(samples) < header.frames:
+        raise _not_whole(path, f"sound that breaks off after {len(samples)} of {header.frames} samples")
+    waveform = np.ascontiguousarray(samples.T[columns])
+    for name, channel in zip(channels, waveform, strict=True):
+        _require_finite(path, name, channel, header.sample_rate_hz)
+        _require_alive(path, name, channel)
+    if header.sample_rate_hz == sample_rate_hz:
+        return waveform
+    _say_once(path, header.sample_rate_hz, sample_rate_hz)
+    resampled = soxr.resample(waveform.T, header.sample_rate_hz, sample_rate_hz, quality="HQ")
+    return np.ascontiguousarray(resampled.T, dtype=np.float32)
+
+
+def zero_pad(
+    waveform: NDArray[np.float32], samples: int, path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> NDArray[np.float32]:
+    """Pad a waveform with zeros at its end.
+
+    Args:
+        waveform: (..., time) float32.
+        samples: the length to reach.
+        path: the file the waveform came from, for the message.
+        sample_rate_hz: for the message, which gives lengths in seconds.
+
+    Returns:
+        (..., samples) float32.
+
+    Raises:
+        InputError: if the waveform is longer than that.
+    """
+    length = waveform.shape[-1]
+    if length > samples:
+        enough = -(-length * 100 // sample_rate_hz) / 100  # rounded up to hundredths
+        raise InputError(
+            path,
+            found=f"a clip of {length / sample_rate_hz:.10g} s",
+            expected=f"at most the recipe's {samples / sample_rate_hz:.10g} s",
+            remedy=f'Set audio.clip_seconds to {enough:g} or more or to "longest", or cut the clip',
+        )
+    return np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, samples - length)])
+
+
+def check_lengths(clips: Iterable[Clip], sample_rate_hz: int = SAMPLE_RATE_HZ) -> dict[str, float]:
+    """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
+
+    Raises:
+        InputError: if two clips of one machine differ in length, or a header cannot be read.
+    """
+    by_machine: dict[str, dict[Path, int]] = {}
+    for clip, frames in _resampled_frames(clips, sample_rate_hz):
+        by_machine.setdefault(clip.machine, {})[clip.path] = frames
+    lengths = {}
+    for machine, frames_of in by_machine.items():
+        usual, _ = Counter(frames_of.values()).most_common(1)[0]
+        like = next(path for path, frames in frames_of.items() if frames == usual)
+        for path, frames in frames_of.items():
+            if frames != usual:
+                raise InputError(
+                    path,
+                    found=f"a clip of {frames / sample_rate_hz:.6g} s ({frames} samples at {sample_rate_hz} Hz)",
+                    expected=f"{usual / sample_rate_hz:.6g} s ({usual} samples) like {like}, "
+                    f"as clips of one machine ({machine}) have one length",
+                    remedy="Cut the clips of the machine to one length, or take this one out",
+                )
+        lengths[machine] = usual / sample_rate_hz
+    return lengths
+
+
+def longest_seconds(clips: Iterable[Clip], sample_rate_hz: int = SAMPLE_RATE_HZ) -> float:
+    """The length of the longest clip in seconds, counted in samples after resampling; 0 where there are no clips.
+
+    Raises:
+        InputError: if a header cannot be read.
+    """
+    return max((frames for _, frames in _resampled_frames(clips, sample_rate_hz)), default=0) / sample_rate_hz
+
+
+def _resampled_frames(clips: Iterable[Clip], sample_rate_hz: int) -> Iterator[tuple[Clip, int]]:
+    listed = list(clips)
+    for clip, header in zip(listed, read_headers(clip.path for clip in listed), strict=True):
+        if isinstance(header, InputError):
+            raise header
+        yield clip, header.frames_at(sample_rate_hz)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """The file open for decoding; what goes wrong in libsndfile on the way becomes an InputError."""
+    source = wav_source(path)
+    try:
+        with soundfile.SoundFile(source) as file:
+            yield file
+    except soundfile.LibsndfileError as error:
+        raise _not_whole(path, f"sound that cannot be decoded ({error.error_string.strip(' .')})") from None
+
+
+def _header(path: Path, file: soundfile.SoundFile) -> AudioHeader:
+    if file.format not in _FORMATS:
+        raise _not_whole(path, f"audio of the format {file.format}")
+    if file.frames == 0:
+        raise _not_whole(path, "a header and no samples after it")
+    if file.frames > _MOST_FRAMES:
+        raise InputError(
+            path,
+            found="a FLAC stream that does not state its length",
+            expected="a FLAC file with its length in the header, by which truncation can be told",
+            remedy="Write it anew with an encoder that writes to a file and not to a pipe",
+        )
+    return AudioHeader(file.samplerate, file.channels, file.frames, file.subtype)
+
+
+def _not_whole(path: Path, found: str) -> InputError:
+    return InputError(
+        path,
+        found=found,
+        expected="a whole WAV or FLAC file",
+        remedy="Copy, record or convert it again, or take it out of the data folder",
+    )
+
+
+def _require_columns(path: Path, header: AudioHeader, channels: Sequence[Channel], columns: Sequence[int]) -> None:
+    for name, column in zip(channels, columns, strict=True):
+        if column >= header.channels:
+            raise InputError(
+                path,
+                found="1 channel (mono)" if header.channels == 1 else f"{header.channels} channels",
+                expected=f"at least {column + 1}, as channel {column} (from 0) is the {name} microphone",
+                remedy="Record both microphones into one file, or use a system that hears the near one only",
+            )
+
+
+def _require_finite(path: Path, name: Channel, channel: NDArray[np.float32], sample_rate_hz: int) -> None:
+    wrong = np.flatnonzero(~np.isfinite(channel))
+    if wrong.size:
+        raise InputError(
+            path,
+            found=f"{wrong.size} NaN or infinite samples in the {name} channel, "
+            f"the first at {wrong[0] / sample_rate_hz:.3f} s",
+            expected="finite samples",
+            remedy="Export the file again, or take it out of the data folder",
+        )
+
+
+def _require_alive(path: Path, name: Channel, channel: NDArray[np.float32]) -> None:
+    if channel.max() - channel.min() <= STEP_16_BIT:
+        raise InputError(
+            path,
+            found=f"a silent {name} channel (it never varies by more than one 16-bit step)",
+            expected="the sound of a machine in every channel that is used",
+            remedy="Check the microphone and its cable, or use a system that hears the other channel only",
+        )
+
+
+def _say_once(path: Path, found_hz: int, wanted_hz: int) -> None:
+    with _rates_lock:
+        if (found_hz, wanted_hz) in _rates_said:
+            return
+        _rates_said.add((found_hz, wanted_hz))
+    _log.warning(
+        "%s has a sample rate of %d Hz; it and all other files of that rate are resampled to %d Hz",
+        path,
+        found_hz,
+        wanted_hz,
+    )
