@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nearfar.errors import InputError
 
+
+def _named_once(channels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(channels)) != len(channels):
+        raise ValueError("near, far or both, each once")
+    return channels
+
+
 PositiveFloat = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Channels = Annotated[tuple[Literal["near", "far"], ...], Field(min_length=1), AfterValidator(_named_once)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -81,6 +89,8 @@ class Training(Table):
     """The fine-tuning loop."""
 
     adaptation: Literal["full", "lora"] = "full"
+    channels: Channels = ("near", "far")
+    """Each channel of a recording is a sample of its own; ``["near"]`` alone suits mono recordings."""
     steps: PositiveInt = 20_000
     batch_size: PositiveInt = 16
     """Samples (channels of clips) per optimiser step, over all processes and accumulation slices together."""
@@ -107,7 +117,7 @@ class Augmentation(Table):
     gain_db: Annotated[float, Field(ge=0)] = 0.0
     """Random gain, uniform in plus or minus this many decibels."""
     mixup_probability: Fraction = 0.0
-    """Probability that a sample is mixed with another one of the batch (waveforms and labels)."""
+    """Probability that a sample is mixed with another training sample (waveforms and labels)."""
     frequency_mask_bins: Annotated[int, Field(ge=0, le=128)] = 0
     time_mask_frames: Annotated[int, Field(ge=0)] = 0
 
@@ -115,18 +125,12 @@ class Augmentation(Table):
 class Scoring(Table):
     """From embeddings to one anomaly score per clip."""
 
-    channels: tuple[Literal["near", "far"], ...] = ("near", "far")
+    channels: Channels = ("near", "far")
     neighbours: Literal[1] = 1
     """K of equation 3."""
     fusion: Literal["mean"] = "mean"
     """How the channels' scores become one."""
     batch_size: PositiveInt = 8
-
-    @model_validator(mode="after")
-    def _channels_are_named_once(self) -> Scoring:
-        if not self.channels or len(set(self.channels)) != len(self.channels):
-            raise ValueError("channels must name near, far or both, each once")
-        return self
 
 
 class Recipe(Table):
@@ -185,9 +189,7 @@ class Recipe(Table):
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("nearfar") / "recipes"
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nearfar.models.eat import EAT
+from nearfar.models.eat import EAT, EATConfig
 from nearfar.models.fbank import PATCH_FRAMES, Fbank, frame_count
 from nearfar.models.pooling import AttentiveStatisticsPooling
 
@@ -15,8 +15,7 @@ class Embedder(nn.Module):
 
     Args:
         encoder: an EAT, or one wrapped by peft for LoRA.
-        embed_dim: width of the encoder's tokens.
-        bands: patch tokens per time column.
+        config: sizes of the encoder.
         fbank: the front end.
         attention_dim: bottleneck of the pooling.
         embedding_dim: width of the embedding.
@@ -27,8 +26,7 @@ class Embedder(nn.Module):
         self,
         encoder: nn.Module,
         *,
-        embed_dim: int,
-        bands: int,
+        config: EATConfig,
         fbank: Fbank,
         attention_dim: int,
         embedding_dim: int,
@@ -37,9 +35,9 @@ class Embedder(nn.Module):
         super().__init__()
         self.fbank = fbank
         self.encoder = encoder
-        self.pooling = AttentiveStatisticsPooling(embed_dim, attention_dim)
-        self.projection = nn.Linear(2 * embed_dim, embedding_dim)
-        self.bands = bands
+        self.pooling = AttentiveStatisticsPooling(config.embed_dim, attention_dim)
+        self.projection = nn.Linear(2 * config.embed_dim, embedding_dim)
+        self.bands, self.depth = config.bands, config.depth
         self.mask_padding = mask_padding
 
     def token_keep(self, samples: Tensor, tokens: int) -> Tensor:
@@ -90,8 +88,7 @@ def build_embedder(
     """An embedder around ``encoder`` with a pooling and projection drawn from torch's random state."""
     return Embedder(
         encoder,
-        embed_dim=encoder.config.embed_dim,
-        bands=encoder.config.bands,
+        config=encoder.config,
         fbank=fbank,
         attention_dim=attention_dim,
         embedding_dim=embedding_dim,

@@ -46,7 +46,7 @@ def add_adapters(encoder: EAT, lora: Lora) -> Any:
         target_modules=list(lora.targets),
         bias="none",
     )
-    return get_peft_model(encoder, config)  # type: ignore[arg-type]
+    return get_peft_model(encoder, config)
 
 
 def save_adapters(adapted: Any, folder: Path, base: str) -> None:
@@ -80,7 +80,7 @@ def load_adapters(encoder: EAT, folder: Path) -> EAT:
             remedy="Train the model again or restore the folder",
         )
     try:
-        adapted = PeftModel.from_pretrained(encoder, folder)  # type: ignore[arg-type]
+        adapted = PeftModel.from_pretrained(encoder, folder)
     except RuntimeError as error:
         raise InputError(
             folder,

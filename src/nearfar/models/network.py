@@ -69,10 +69,7 @@ def build_network(recipe: Recipe, classes: int) -> Network:
     Raises:
         InputError: if the encoder's weights cannot be had or do not fit.
     """
-    weights = recipe.encoder.weights
-    if weights in {"random:tiny", "random:base", "random:large"}:
-        weights = f"{weights}:{recipe.seed}"
-    encoder = load_encoder(weights, revision=recipe.encoder.revision)
+    encoder = load_encoder(start_weights(recipe), revision=recipe.encoder.revision)
     base_hash = encoder_hash(encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -82,6 +79,12 @@ def build_network(recipe: Recipe, classes: int) -> Network:
             embedder.encoder = add_adapters(encoder, recipe.lora)
     encoder.checkpoint_blocks = recipe.training.activation_checkpointing
     return Network(embedder, arcface, base_hash)
+
+
+def start_weights(recipe: Recipe) -> str:
+    """The recipe's encoder weights; a random start without a seed of its own takes the recipe's."""
+    weights = recipe.encoder.weights
+    return f"{weights}:{recipe.seed}" if weights.startswith("random:") and weights.count(":") == 1 else weights
 
 
 def _around(encoder: EAT, recipe: Recipe) -> Embedder:
@@ -130,7 +133,7 @@ def save_model(
         embedder.encoder = merge_adapters(embedder.encoder)
         if recipe.encoder.weights.startswith("random:"):
             # A random start is only sure to come back on the same machine and torch, so it is kept.
-            save_encoder(build_network(recipe, len(classes)).embedder.encoder.get_base_model(), folder / "base")
+            save_encoder(load_encoder(start_weights(recipe)), folder / "base")
     else:
         assert isinstance(embedder.encoder, EAT)
         save_encoder(embedder.encoder, folder / "encoder")
@@ -183,7 +186,10 @@ def load_model(folder: Path) -> TrainedModel:
     card = read_card(folder)
     if card is None:
         raise InputError(
-            folder, found="no model.json", expected="a trained model", remedy="Run nearfar run or nearfar train first"
+            folder,
+            found="no model.json",
+            expected="a trained model",
+            remedy="Run nearfar run or nearfar train first",
         )
     recipe = Recipe.model_validate(card["recipe"])
     if recipe.training.adaptation == "lora":

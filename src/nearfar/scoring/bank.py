@@ -40,7 +40,7 @@ class MemoryBank(nn.Module):
         Raises:
             ValueError: if an embedding has no direction.
         """
-        parts = [(_directions(part) @ self.normals.T).max(dim=1) for part in embeddings.split(chunk)]
+        parts = [(_directions(part) @ self.normals.T).max(dim=1) for part in torch.split(embeddings, chunk)]
         if not parts:
             return embeddings.new_empty(0), torch.empty(0, dtype=torch.int64)
         similarity = torch.cat([part.values for part in parts])

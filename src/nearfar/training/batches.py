@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nearfar.config import Augmentation
 from nearfar.data.audio import read_waveform, zero_pad
-from nearfar.data.clips import CHANNELS, Clip
+from nearfar.data.clips import Channel, Clip
 from nearfar.models.fbank import MEL_BINS, padded_frame_count
 from nearfar.training.labels import LabelledSamples
 
@@ -52,19 +52,25 @@ class WaveformCache:
     """Decoded training clips, kept in memory up to a limit so that small sets are read only once.
 
     Args:
+        channels: which channels to read.
         megabytes: no clip is added beyond this.
     """
 
-    def __init__(self, megabytes: float) -> None:
+    def __init__(self, channels: tuple[Channel, ...], megabytes: float) -> None:
+        self._channels = channels
         self._free = int(megabytes * 1e6)
         self._kept: dict[Clip, NDArray[np.float32]] = {}
         self._lock = Lock()
 
-    def read(self, clip: Clip) -> NDArray[np.float32]:
-        """(2, samples) float32, channel 0 near and channel 1 far."""
-        if (kept := self._kept.get(clip)) is not None:
-            return kept
-        waveform = read_waveform(clip.path, CHANNELS)
+    def read(self, clip: Clip, channel: Channel) -> NDArray[np.float32]:
+        """(samples,) float32 of one channel."""
+        kept = self._kept.get(clip)
+        waveform: NDArray[np.float32] = self._read(clip) if kept is None else kept
+        row: NDArray[np.float32] = waveform[self._channels.index(channel)]
+        return row
+
+    def _read(self, clip: Clip) -> NDArray[np.float32]:
+        waveform = read_waveform(clip.path, self._channels)
         with self._lock:
             if clip not in self._kept and waveform.nbytes <= self._free:
                 self._kept[clip] = waveform
@@ -113,7 +119,8 @@ class Batches:
     ) -> None:
         self.labelled, self.augmentation = labelled, augmentation
         self.padded_samples, self.batch_size, self.seed = padded_samples, batch_size, seed
-        self._cache = WaveformCache(cache_megabytes)
+        channels = tuple(dict.fromkeys(sample.channel for sample in labelled.samples))
+        self._cache = WaveformCache(channels, cache_megabytes)
 
     def rows(self, step: int, first: int, last: int) -> Batch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch.
@@ -151,7 +158,7 @@ class Batches:
 
     def _augmented(self, index: int, random: np.random.Generator) -> tuple[NDArray[np.float32], int]:
         sample = self.labelled.samples[index]
-        waveform = self._cache.read(sample.clip)[CHANNELS.index(sample.channel)]
+        waveform = self._cache.read(sample.clip, sample.channel)
         if self.augmentation.time_shift:
             waveform = np.roll(waveform, int(random.integers(len(waveform))))
         if self.augmentation.gain_db > 0:

@@ -34,7 +34,11 @@ def _moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[
 
 
 def save_checkpoint(
-    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int, identity: Identity
+    folder: Path,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    identity: Identity,
 ) -> None:
     """Write the state after ``step`` finished steps; the previous checkpoint stays until the new one is whole.
 
@@ -103,7 +107,9 @@ def _restore(
     if missing := sorted(wanted - tensors.keys()):
         raise _unfit(path, f"{len(missing)} missing tensors ({', '.join(missing[:3])})", "a whole checkpoint")
     if extra := sorted(tensors.keys() - wanted):
-        raise _unfit(path, f"{len(extra)} unexpected tensors ({', '.join(extra[:3])})", "only this model's tensors")
+        raise _unfit(
+            path, f"{len(extra)} unexpected tensors ({', '.join(extra[:3])})", "only this model's tensors"
+        )
     for name, parameter in parameters.items():
         stored = tensors[f"parameter.{name}"]
         if stored.shape != parameter.shape:

@@ -245,7 +245,7 @@ class _Loop:
         generator = depth_generator(self.recipe.seed, step)
         whole = stochastic_depth(
             self.recipe.encoder.drop_path,
-            network.embedder.encoder.config.depth,
+            network.embedder.depth,
             self.recipe.training.batch_size,
             generator,
         )

@@ -1,0 +1,83 @@
+"""Embeddings from a plain encoder, without any training: CLS or the mean of the patch tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from nearfar.data.audio import read_waveform, zero_pad
+from nearfar.data.clips import CHANNELS, Channel
+from nearfar.data.prefetch import prefetched
+from nearfar.errors import InputError
+from nearfar.models.fbank import FRAME_SAMPLES, SAMPLE_RATE_HZ, Fbank
+from nearfar.models.weights import load_encoder
+
+POOLINGS = ("cls", "mean")
+
+
+def embed_files(
+    files: Sequence[Path],
+    encoder: str,
+    out: Path,
+    *,
+    channel: str = "near",
+    pooling: str = "mean",
+    clip_seconds: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[int, int]:
+    """Embed recordings and write the embeddings.
+
+    Args:
+        files: recordings; one channel suffices for ``near``.
+        encoder: as :func:`nearfar.load_encoder` takes it.
+        out: ``.npy`` gets the (files, D) float32 array, ``.safetensors`` the same as ``embeddings``, with the
+            file names, one a line, under ``files`` in its metadata.
+        channel: ``near`` or ``far``.
+        pooling: ``cls``, or ``mean`` over the patch tokens.
+        clip_seconds: zero-pad every clip to this length; None keeps each clip's own.
+        progress: called with finished and all files.
+
+    Returns:
+        the shape (files, D).
+
+    Raises:
+        InputError: if an argument, a recording or the encoder cannot be used.
+    """
+    if channel not in get_args(Channel):
+        raise InputError("--channel", found=channel, expected="near or far", remedy="Choose one")
+    if pooling not in POOLINGS:
+        raise InputError("--pooling", found=pooling, expected="cls or mean", remedy="Choose one")
+    if out.suffix not in {".npy", ".safetensors"}:
+        raise InputError(
+            out, found=f"the ending {out.suffix!r}", expected=".npy or .safetensors", remedy="Rename it"
+        )
+    model, fbank = load_encoder(encoder).eval(), Fbank()
+    chosen = CHANNELS[CHANNELS.index("near" if channel == "near" else "far")]
+
+    def load(path: Path) -> NDArray[np.float32]:
+        waveform = read_waveform(path, (chosen,))[0]
+        shortest = max(round((clip_seconds or 0) * SAMPLE_RATE_HZ), FRAME_SAMPLES)
+        return (
+            waveform if clip_seconds is None and len(waveform) >= shortest else zero_pad(waveform, shortest, path)
+        )
+
+    rows = []
+    for waveform in prefetched(load, files, threads=1, ahead=4):
+        with torch.inference_mode():
+            tokens = model(fbank(torch.from_numpy(waveform)[None]))[0]
+        rows.append((tokens[0] if pooling == "cls" else tokens[1:].mean(dim=0)).numpy())
+        if progress is not None:
+            progress(len(rows), len(files))
+    embeddings: NDArray[np.float32] = np.stack(rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npy":
+        np.save(out, embeddings)
+    else:
+        save_file({"embeddings": embeddings}, out, {"files": "\n".join(map(str, files)), "pooling": pooling})
+    return embeddings.shape[0], embeddings.shape[1]

@@ -1,0 +1,91 @@
+"""The report's Table 1: train its models once, score its four systems on them, set them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nearfar.config import Recipe, load_recipe
+from nearfar.evaluation.metrics import Results
+from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
+from nearfar.systems.environment import write_json, write_text
+from nearfar.systems.run import Progress, SystemRun, run_system, silent
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "report": ("eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
+    "tiny": ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"),
+}
+"""Recipes by suite, systems 1 to 4 in order: the report's own, and the same with a tiny encoder from scratch."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The table and, per system, its runs in the order of the seeds."""
+
+    table: ResultsTable
+    runs: dict[str, tuple[SystemRun, ...]]
+
+
+def suite_recipes(suite: str) -> list[Recipe]:
+    """The four recipes of a suite."""
+    return [load_recipe(name) for name in SUITES[suite]]
+
+
+def reproduce(
+    recipes: Sequence[Recipe],
+    data: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    note: str | None = None,
+    progress: Progress = silent,
+) -> Reproduction | None:
+    """Run systems that share models, for every seed, and write the table into ``out``.
+
+    ``out`` gets ``table.{md,csv,json}``, ``timing.json`` and, per seed (in ``seed_N/`` where there are several),
+    ``models/<adaptation>_<key>/`` and ``<system>/`` as :func:`nearfar.systems.run.run_system` writes it. Killed
+    and run again, it goes on where it stopped.
+
+    Returns:
+        the table and the runs, or None on the helper processes of a distributed launch, and where the test clips
+        hide their labels.
+    """
+    runs: dict[str, list[SystemRun]] = {recipe.name: [] for recipe in recipes}
+    for seed in seeds:
+        place = out / f"seed_{seed}" if len(seeds) > 1 else out
+        for recipe in recipes:
+            seeded = recipe.with_changes(seed=seed)
+            model = place / "models" / f"{recipe.training.adaptation}_{seeded.model_key()}"
+
+            def named(task: str, done: int, total: int, name: str = recipe.name, seed: int = seed) -> None:
+                progress(f"{name}, seed {seed}: {task}" if len(seeds) > 1 else f"{name}: {task}", done, total)
+
+            run = run_system(seeded, data, place / recipe.name, model_folder=model, note=note, progress=named)
+            if run is None:
+                return None
+            runs[recipe.name].append(run)
+    finished = {name: tuple(of_seeds) for name, of_seeds in runs.items()}
+    write_json(
+        out / "timing.json", {name: [_timing(run) for run in of_seeds] for name, of_seeds in finished.items()}
+    )
+    results: dict[str, Sequence[Results]] = {name: _results(of_seeds) for name, of_seeds in finished.items()}
+    if any(len(of_seeds) < len(seeds) for of_seeds in results.values()):
+        return None
+    table = results_table(results, notes=[note] if note else [])
+    for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
+        write_text(out / f"table.{suffix}", text)
+    return Reproduction(table, finished)
+
+
+def _results(runs: Sequence[SystemRun]) -> list[Results]:
+    return [run.results for run in runs if run.results is not None]
+
+
+def _timing(run: SystemRun) -> dict[str, float | int | None]:
+    return {
+        "seed": run.recipe.seed,
+        "training_seconds": round(run.timing.training_seconds, 1),
+        "scoring_seconds": round(run.timing.scoring_seconds, 1),
+        "peak_memory_bytes": run.timing.peak_memory_bytes,
+    }

@@ -1,0 +1,295 @@
+"""One system: train its model or take a trained one, score the test clips, evaluate.
+
+A run folder holds ``recipe.toml`` (whole and resolved), ``environment.json``, ``data.json`` (what was understood
+of the data), ``model/``, ``embeddings/``, ``scores/``, ``figures/`` and ``results.{json,md,csv}``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nearfar.config import Recipe, Scoring
+from nearfar.data.audio import check_lengths, read_headers
+from nearfar.data.clips import Channel, Clip
+from nearfar.data.fingerprint import clips_key
+from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
+from nearfar.data.summary import summarise
+from nearfar.errors import InputError
+from nearfar.evaluation.figures import machine_figure
+from nearfar.evaluation.metrics import Results, evaluate_scores, truth_from_names
+from nearfar.evaluation.tables import results_table, to_csv, to_json, to_markdown
+from nearfar.models.network import TrainedModel, load_model, read_card
+from nearfar.scoring.bank import MemoryBank
+from nearfar.scoring.embeddings import EmbeddingStore
+from nearfar.scoring.fusion import mean_of_channels
+from nearfar.scoring.scorefiles import MachineScores, write_scores
+from nearfar.systems.environment import environment, peak_memory_bytes, write_json, write_text
+from nearfar.training.finetune import StepRecord, finetune
+from nearfar.training.labels import label_samples
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a long step, how much of it is done and how much there is."""
+
+
+def silent(task: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds a system took; 0 for training where the model was there already."""
+
+    training_seconds: float
+    scoring_seconds: float
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRun:
+    """What a system came to. ``results`` is None where the test clips hide their labels, as evaluation sets do."""
+
+    recipe: Recipe
+    scores: tuple[MachineScores, ...]
+    results: Results | None
+    timing: Timing
+
+
+def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
+    """Read a data folder and fit the recipe to it, finding what is wrong before anything long begins.
+
+    Returns:
+        the data, and the recipe with ``audio.clip_seconds`` as a number.
+
+    Raises:
+        InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. Clips
+            of unequal length within a machine, with a missing channel or longer than the recipe's clip length are
+            found here, from their headers.
+    """
+    dataset = read_dataset(data)
+    tested = [machine for machine in dataset.machines if dataset.test(machine)]
+    require_training_clips(dataset, tested)
+    channels = set(recipe.training.channels) | set(recipe.scoring.channels)
+    if missing := set(recipe.scoring.channels) - set(recipe.training.channels):
+        raise InputError(
+            "scoring.channels",
+            found=f"{', '.join(sorted(missing))}, on which the model is not trained",
+            expected=f"channels among training.channels ({', '.join(recipe.training.channels)})",
+            remedy="Correct the recipe",
+        )
+    if "far" in channels:
+        _require_two_channels(dataset.clips)
+    lengths = check_lengths(dataset.clips)
+    return dataset, _with_clip_length(recipe, dataset, lengths)
+
+
+def _require_two_channels(clips: Sequence[Clip]) -> None:
+    for clip, header in zip(clips, read_headers(clip.path for clip in clips), strict=True):
+        if isinstance(header, InputError):
+            raise header
+        if header.channels < 2:
+            raise InputError(
+                clip.path,
+                found="one channel",
+                expected="two: near microphone first, far microphone second",
+                remedy="Give two-channel recordings, or set training.channels and scoring.channels to ['near']",
+            )
+
+
+def _with_clip_length(recipe: Recipe, dataset: Dataset, lengths: dict[str, float]) -> Recipe:
+    longest = max(lengths.values())
+    if recipe.audio.clip_seconds == "longest":
+        return recipe.with_changes(**{"audio.clip_seconds": longest})
+    if longest > recipe.audio.clip_seconds:
+        machine = max(lengths, key=lambda name: lengths[name])
+        clip = (*dataset.train(machine), *dataset.test(machine))[0]
+        raise InputError(
+            clip.path,
+            found=f"a clip of {longest:g} s",
+            expected=f"at most the recipe's {recipe.audio.clip_seconds:g} s",
+            remedy=f'Set audio.clip_seconds to {longest:g} or more or to "longest", or cut the clips',
+        )
+    return recipe
+
+
+def train_or_reuse(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    tensorboard: Path | None = None,
+) -> bool:
+    """Make sure that ``folder`` holds the recipe's model, trained on all training clips of the data.
+
+    A whole model of the same recipe and clips is used again, an unfinished training goes on from its checkpoint.
+
+    Returns:
+        whether this is the main process of a distributed launch; the others should stop.
+
+    Raises:
+        InputError: if the folder holds another model, and as :func:`nearfar.training.finetune.finetune`.
+    """
+    train = [clip for machine in dataset.machines for clip in dataset.train(machine)]
+    if not train:
+        raise InputError(
+            dataset.root,
+            found="no training clips",
+            expected="normal recordings in <machine>/train",
+            remedy="Add them, or give a trained model with --model",
+        )
+    data_key = clips_key(train)
+    if (card := read_card(folder)) is not None:
+        trained = Recipe.model_validate(card["recipe"])
+        if trained.model_key() == recipe.model_key() and card["training"]["data_key"] == data_key:
+            return True
+        raise InputError(
+            folder,
+            found=f"a model of another recipe or other training clips (trained as {trained.name})",
+            expected=f"no model, or one of {recipe.name} on this data",
+            remedy="Give another --out folder, or remove this model",
+        )
+    labelled = label_samples(train, recipe.training.channels)
+    with _step_writer(tensorboard) as on_step:
+        return finetune(
+            recipe,
+            labelled,
+            folder,
+            data_key=data_key,
+            progress=lambda done, total: progress(f"training {recipe.training.adaptation} model", done, total),
+            on_step=on_step,
+        )
+
+
+def _step_writer(folder: Path | None) -> AbstractContextManager[Callable[[StepRecord], None] | None]:
+    if folder is None:
+        return nullcontext()
+    from nearfar.training.tensorboard import tensorboard_writer
+
+    return tensorboard_writer(folder)
+
+
+def score_system(
+    model: TrainedModel, scoring: Scoring, dataset: Dataset, store: EmbeddingStore, *, progress: Progress = silent
+) -> tuple[MachineScores, ...]:
+    """Anomaly scores of every test clip, from banks of normal training clips per machine and channel.
+
+    Args:
+        model: a trained model.
+        scoring: channels and fusion.
+        dataset: every machine with test clips has training clips.
+        store: where embeddings are kept.
+        progress: called with the task ``scoring``.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    groups = _groups(dataset)
+    total = len(scoring.channels) * sum(len(train) + len(test) for train, test in groups.values())
+    done = 0
+
+    def advance(clips: int) -> None:
+        nonlocal done
+        done += clips
+        progress("embedding clips", done, total)
+
+    def embed(clips: Sequence[Clip], channel: Channel) -> torch.Tensor:
+        size = scoring.batch_size
+        return torch.from_numpy(store.get(model, clips, channel, batch_size=size, device=device, advance=advance))
+
+    out = []
+    for (machine, section), (train, test) in groups.items():
+        by_channel: dict[Channel, NDArray[np.float64]] = {
+            channel: MemoryBank(embed(train, channel))(embed(test, channel)).double().numpy()
+            for channel in scoring.channels
+        }
+        names = tuple(clip.name for clip in test)
+        out.append(MachineScores(machine, section, names, mean_of_channels(by_channel)))
+    return tuple(out)
+
+
+def _groups(dataset: Dataset) -> dict[tuple[str, str], tuple[list[Clip], list[Clip]]]:
+    """Training and test clips of every machine and section that has test clips."""
+    groups = {}
+    for machine in dataset.machines:
+        for section in sorted({clip.section for clip in dataset.test(machine)}):
+            train = [clip for clip in dataset.train(machine) if clip.section == section]
+            test = [clip for clip in dataset.test(machine) if clip.section == section]
+            if not train:
+                raise InputError(
+                    dataset.root / machine,
+                    found=f"test clips of section {section} without training clips of it",
+                    expected="normal training clips of every section",
+                    remedy="Add them, or take the section's test clips out",
+                )
+            groups[machine, section] = (train, test)
+    return groups
+
+
+def run_system(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    model_folder: Path | None = None,
+    note: str | None = None,
+    progress: Progress = silent,
+    tensorboard: bool = False,
+) -> SystemRun | None:
+    """Train or reuse, score, evaluate, and write everything into ``out``.
+
+    Args:
+        recipe: the system.
+        data: a folder in the DCASE layout.
+        out: the run folder; whatever is there already and still holds is used again.
+        model_folder: where the model is or will be; by default ``out/model``.
+        note: a line for the tables, for instance that the data is simulated.
+        progress: called during long steps.
+        tensorboard: also write the training curve for TensorBoard, into ``model/tensorboard``.
+
+    Returns:
+        the scores and results, or None on the helper processes of a distributed launch.
+    """
+    dataset, resolved = prepare(data, recipe)
+    folder = model_folder or out / "model"
+    write_text(out / "recipe.toml", resolved.to_toml())
+    write_json(out / "environment.json", environment())
+    write_json(out / "data.json", [summary.to_json() for summary in summarise(dataset)])
+    began = time.perf_counter()
+    if not train_or_reuse(
+        resolved, dataset, folder, progress=progress, tensorboard=folder / "tensorboard" if tensorboard else None
+    ):
+        return None
+    trained = time.perf_counter()
+    store = EmbeddingStore(folder / "embeddings")
+    scores = score_system(load_model(folder), resolved.scoring, dataset, store, progress=progress)
+    timing = Timing(trained - began, time.perf_counter() - trained, peak_memory_bytes())
+    results = write_results(resolved.name, scores, out, note=note)
+    write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
+    return SystemRun(resolved, scores, results, timing)
+
+
+def write_results(name: str, scores: Sequence[MachineScores], out: Path, *, note: str | None) -> Results | None:
+    """Write score files and, where the names give labels, tables and figures; returns the results."""
+    write_scores(out / "scores", scores)
+    if not scores or any(_hides_labels(entry) for entry in scores):
+        return None
+    results = evaluate_scores(scores)
+    table = results_table({name: [results]}, notes=[note] if note else [])
+    for suffix, text in (("json", to_json(table)), ("md", to_markdown(table)), ("csv", to_csv(table))):
+        write_text(out / f"results.{suffix}", text)
+    for entry in scores:
+        truth = truth_from_names(entry)
+        title = name if note is None else f"{name} ({note})"
+        file = out / "figures" / f"{entry.machine}_section_{entry.section}.png"
+        machine_figure(entry.machine, truth.anomalous, truth.domains, entry.scores, title, file)
+    return results
+
+
+def _hides_labels(entry: MachineScores) -> bool:
+    return not any("_normal_" in name or "_anomaly_" in name for name in entry.names)
