@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
+
+from nearfar.config import Recipe, load_recipe
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -21,3 +25,44 @@ def shared() -> Path:
 def golden(shared: Path) -> Path:
     """Arrays computed once with the published EAT code and the official baseline."""
     return shared / "golden"
+
+
+def write_clip(path: Path, seconds: float, tone_hz: float, seed: int, sample_rate_hz: int = 16_000) -> None:
+    """Two channels of a tone in noise; the far one holds less of the tone."""
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * sample_rate_hz)) / sample_rate_hz
+    tone = np.sin(2 * np.pi * tone_hz * time + random.uniform(0, 6))
+    near, far = (0.1 * level * tone + 0.02 * random.standard_normal(len(time)) for level in (1.0, 0.2))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, np.stack([near, far], axis=1), sample_rate_hz, subtype="PCM_16")
+
+
+@pytest.fixture(scope="session")
+def small_factory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two machines in the DCASE 2026 layout, 1 s clips: 8 source and 2 target for training, 2 per test group."""
+    root = tmp_path_factory.mktemp("factory")
+    for number, (machine, tone_hz) in enumerate({"hummer": 440.0, "whiner": 1500.0}.items()):
+        seed = 1000 * number
+        for domain, clips, shift in (("source", 8, 1.0), ("target", 2, 1.1)):
+            for index in range(clips):
+                name = f"section_00_{domain}_train_normal_{index:04d}_spd_{index % 2 + 1}.wav"
+                write_clip(root / machine / "train" / name, 1.0, tone_hz * shift * (1 + index % 2), seed + index)
+            for label, fault in (("normal", 1.0), ("anomaly", 2.7)):
+                for index in range(2):
+                    name = f"section_00_{domain}_test_{label}_{index:04d}_noAttribute.wav"
+                    tone = tone_hz * shift * fault * (1 + index % 2)
+                    write_clip(root / machine / "test" / name, 1.0, tone, seed + 500 + index + 10 * (fault > 1))
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    """A recipe for ``small_factory`` that trains in a few seconds: tiny encoder, one-second clips."""
+    return load_recipe("tiny-fusion").with_changes(
+        **{
+            "training.steps": 6,
+            "training.batch_size": 4,
+            "training.warmup_steps": 2,
+            "training.checkpoint_every": 2,
+        }
+    )
