@@ -1,0 +1,152 @@
+"""What machine sounds are made of: turning shafts, tones locked to them, shaped noise, ringing impacts.
+
+Signals are ``(samples,) float64`` at 16 kHz with no absolute level; angles are in revolutions and only grow.
+Every random number comes from a generator that :func:`stream` made, so a clip depends on its own name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
+
+SAMPLE_RATE_HZ = 16_000
+
+Signal = NDArray[np.float64]
+Modes = Sequence[tuple[float, float, float]]
+"""Resonances of a structure, each as (frequency in Hz, decay time constant in s, strength)."""
+Band = tuple[float, float, float, float]
+"""A noise band: (low edge in Hz, high edge in Hz, slope outside in units of 6 dB an octave, level)."""
+
+
+def stream(*key: int | str) -> np.random.Generator:
+    """A random generator that is the same for the same key, whatever else was drawn before."""
+    digest = hashlib.sha256("\x1f".join(repr(part) for part in key).encode()).digest()
+    return np.random.default_rng(np.random.SeedSequence(list(np.frombuffer(digest, dtype="<u4"))))
+
+
+def rms(signal: Signal) -> float:
+    """Root mean square, never below 1e-12 so that it may divide."""
+    return max(float(np.sqrt(np.mean(np.square(signal)))), 1e-12)
+
+
+def unit_rms(signal: Signal) -> Signal:
+    """The signal scaled to a root mean square of one."""
+    return signal / rms(signal)
+
+
+def seconds(samples: int) -> Signal:
+    """Times of the samples in seconds."""
+    return np.arange(samples) / SAMPLE_RATE_HZ
+
+
+def decibels(value_db: float) -> float:
+    """The amplitude factor of a level difference in decibels."""
+    return float(10.0 ** (value_db / 20.0))
+
+
+def spread_db(rng: np.random.Generator, deviation_db: float) -> float:
+    """An amplitude factor that differs from clip to clip by a normal number of decibels."""
+    return decibels(deviation_db * float(rng.standard_normal()))
+
+
+def wander(rng: np.random.Generator, samples: int, rate_hz: float) -> Signal:
+    """A slow random signal of mean about 0 and deviation about 1, changing about ``rate_hz`` times a second."""
+    knots = int(np.ceil(samples / SAMPLE_RATE_HZ * rate_hz)) + 2
+    values = rng.standard_normal(knots + 1)
+    return np.asarray(np.interp(seconds(samples) * rate_hz + rng.random(), np.arange(knots + 1), values))
+
+
+def shaft_angle(rng: np.random.Generator, samples: int, rev_per_s: float, unsteadiness: float = 0.004) -> Signal:
+    """Angle in revolutions of a shaft whose speed differs a little between clips and drifts within one."""
+    speed = rev_per_s * (1 + unsteadiness * (rng.standard_normal() + 0.5 * wander(rng, samples, 2.0)))
+    return rng.random() + np.cumsum(np.maximum(speed, 0.05 * rev_per_s)) / SAMPLE_RATE_HZ
+
+
+def harmonics(angle: Signal, amplitudes: Sequence[float] | Signal, rng: np.random.Generator) -> Signal:
+    """Sum of tones at 1, 2, 3... times the rate of ``angle``, with random phases.
+
+    Give ``angle * teeth`` for a gear mesh, ``angle * blades`` for a blade-pass tone. Orders above the Nyquist
+    frequency are left out.
+    """
+    nyquist_order = 0.95 * SAMPLE_RATE_HZ / 2 / max(float(np.max(np.diff(angle))) * SAMPLE_RATE_HZ, 1e-9)
+    turn = np.exp(2j * np.pi * angle)
+    power = np.ones_like(turn)
+    total = np.zeros(len(angle))
+    phases = np.exp(2j * np.pi * rng.random(len(amplitudes)))
+    for order, amplitude in enumerate(amplitudes, start=1):
+        if order > nyquist_order:
+            break
+        power = power * turn
+        total += amplitude * (power * phases[order - 1]).real
+    return total
+
+
+def noise(rng: np.random.Generator, samples: int, *bands: Band) -> Signal:
+    """Gaussian noise of unit RMS with a spectrum of bands, as turbulence, friction and rolling give it."""
+    length = next_fast_len(samples, real=True)
+    frequency = np.maximum(rfftfreq(length, 1 / SAMPLE_RATE_HZ), 1.0)
+    gain = np.zeros_like(frequency)
+    for low, high, slope, level in bands:
+        outside = np.maximum(np.maximum(low / frequency, frequency / high), 1.0)
+        gain += level / np.sqrt(high - low) * outside ** (-slope)
+    spectrum = rng.standard_normal(len(gain)) + 1j * rng.standard_normal(len(gain))
+    return unit_rms(np.asarray(irfft(gain * spectrum, length)[:samples]))
+
+
+def once_a_turn(angle: Signal, width: float) -> Signal:
+    """A smooth pulse of height one at each turn of ``angle``, ``width`` turns wide (standard deviation)."""
+    return np.asarray(np.exp(-0.5 * ((angle % 1.0 - 0.5) / width) ** 2))
+
+
+def passing_times(angle: Signal, per_revolution: float, rng: np.random.Generator, slip: float = 0.0) -> Signal:
+    """Times in seconds at which something that happens ``per_revolution`` times a turn happens.
+
+    Args:
+        slip: deviation of the spacing as a fraction of it. The deviations add up, as those of balls that slide
+            in a rolling bearing do, so the train of impacts is not strictly periodic.
+    """
+    cycles = angle * per_revolution
+    count = int(1.2 * (cycles[-1] - cycles[0])) + 10  # enough even where the spacings come out short
+    spacings = np.maximum(1 + slip * rng.standard_normal(count), 0.2)
+    moments = cycles[0] + rng.random() + np.cumsum(spacings) - 1
+    return np.asarray(np.interp(moments, cycles, seconds(len(angle)), left=-1, right=-1))
+
+
+def impacts(times_s: Signal, strengths: Signal, modes: Modes, samples: int) -> Signal:
+    """Blows at the given times, each ringing down in the resonances of the structure it hits.
+
+    A time between two samples is split over them; times outside the clip are left out.
+    """
+    inside = (times_s >= 0) & (times_s * SAMPLE_RATE_HZ < samples - 1)
+    position = times_s[inside] * SAMPLE_RATE_HZ
+    first = position.astype(np.int64)
+    blow = np.zeros(samples)
+    np.add.at(blow, first, strengths[inside] * (1 - (position - first)))
+    np.add.at(blow, first + 1, strengths[inside] * (position - first))
+    return ring(blow, modes)
+
+
+def ring(force: Signal, modes: Modes) -> Signal:
+    """The response of resonances to a force: convolution with a sum of decaying sines."""
+    length = min(len(force), int(7 * max(decay for _, decay, _ in modes) * SAMPLE_RATE_HZ) + 1)
+    time = seconds(length)
+    response = np.zeros(length)
+    for frequency_hz, decay_s, strength in modes:
+        if frequency_hz < 0.95 * SAMPLE_RATE_HZ / 2:
+            response += strength * np.exp(-time / decay_s) * np.sin(2 * np.pi * frequency_hz * time)
+    return convolve(force, response)
+
+
+def convolve(signal: Signal, response: Signal) -> Signal:
+    """Causal convolution, cut to the length of ``signal``."""
+    length = next_fast_len(len(signal) + len(response) - 1, real=True)
+    return np.asarray(irfft(rfft(signal, length) * rfft(response, length), length)[: len(signal)])
+
+
+def stretched(modes: Modes, factor: float) -> Modes:
+    """The same resonances for a structure a little stiffer or lighter: every frequency times ``factor``."""
+    return tuple((frequency_hz * factor, decay_s, strength) for frequency_hz, decay_s, strength in modes)
