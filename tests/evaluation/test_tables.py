@@ -8,8 +8,9 @@ import statistics
 import pytest
 from rich.console import Console
 
-from nearfar.evaluation.metrics import MachineMetrics, MachineResult, Results
+from nearfar.evaluation.metrics import QUANTITIES, MachineMetrics, MachineResult, Results
 from nearfar.evaluation.tables import published_table, results_table, to_csv, to_json, to_markdown, to_rich
+from nearfar.evaluation.uncertainty import Interval, Uncertainty
 
 
 def results_of(*machines):
@@ -93,7 +94,7 @@ def test_sections_of_one_machine_are_told_apart():
 
 
 def test_the_note_is_in_every_rendering():
-    note = "Simulated data: no real machine was recorded."
+    note = "Simulated data [seed 0]: no real machine was recorded."
     table = results_table({"eat-near": [PUMP_A]}, notes=[note])
     console = Console(width=200, file=io.StringIO())
     console.print(to_rich(table))
@@ -121,6 +122,30 @@ def test_json_gives_all_digits():
     assert system["all"]["score"]["mean"] == pytest.approx(
         (PUMP_A.official_score + PUMP_B.official_score) / 2, abs=0
     )
+
+
+def test_intervals_stand_beside_the_cells():
+    def interval(value):
+        return {quantity: Interval(value, value - 0.1, value + 0.1) for quantity in QUANTITIES}
+
+    spread = Uncertainty({"pump": interval(0.5), "fan": interval(0.8)}, interval(0.6), 100, 0.95)
+    systems = {"eat-near": [PUMP_A], "eat-fusion": [PUMP_B]}
+    table = results_table(systems, published=False, intervals={"eat-near": spread})
+    rows = {(row[0], row[1]): row[2:] for row in cells(to_markdown(table))}
+    assert rows["pump", "AUC (source)"] == ["50.00 [40.00, 60.00]", "60.00"]
+    assert rows["All (hmean)", "score"][0] == "63.18 [50.00, 70.00]"
+    (row,) = (
+        row
+        for row in csv.DictReader(io.StringIO(to_csv(table)))
+        if (row["machine"], row["quantity"]) == ("fan", "pauc")
+    )
+    assert (row["eat-near"], row["eat-near low"], row["eat-near high"]) == ("55.00", "70.00", "90.00")
+    assert "eat-fusion low" not in row
+    tree = json.loads(to_json(table))
+    assert tree["systems"][0]["machines"]["pump"]["score"]["interval"] == [0.4, 0.6]
+    assert tree["systems"][1]["machines"]["pump"]["score"]["interval"] is None
+    with pytest.raises(ValueError, match="several seeds"):
+        results_table({"eat-near": [PUMP_A, PUMP_B]}, intervals={"eat-near": spread})
 
 
 def test_terminal_shows_the_same_figures():

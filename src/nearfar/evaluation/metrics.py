@@ -11,19 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearfar.data.clips import parse_clip
 from nearfar.errors import InputError
+from nearfar.scoring.decisions import MachineDecisions
 from nearfar.scoring.scorefiles import MachineScores
 
 MAX_FPR = 0.1
 """p: the partial AUC looks at false-positive rates from 0 to p."""
 
 DOMAINS = ("source", "target")
+
+Quantity = Literal["auc_source", "auc_target", "pauc", "score"]
+QUANTITIES: tuple[Quantity, ...] = ("auc_source", "auc_target", "pauc", "score")
+"""The four rows of every machine in the report's table; ``score`` is the harmonic mean of the other three."""
 
 
 class MachineMetrics(NamedTuple):
@@ -162,7 +167,7 @@ def machine_metrics(labels: ArrayLike, domains: ArrayLike, scores: ArrayLike) ->
     return MachineMetrics(source, target, pauc(anomalous, score))
 
 
-def truth_from_names(entry: MachineScores) -> Truth:
+def truth_from_names(entry: MachineScores | MachineDecisions) -> Truth:
     """Labels and domains of a machine's test clips, from their file names.
 
     Raises:
@@ -218,6 +223,12 @@ def require_groups(entry: MachineScores, truth: Truth) -> None:
                 expected="normal clips of the source and the target domain, and anomalies",
                 remedy="Score all test clips of the machine, or leave the machine out",
             )
+
+
+def row_names(keys: Sequence[tuple[str, str]]) -> list[str]:
+    """What to call each (machine, section): the machine, and its section where the machine has several."""
+    machines = [machine for machine, _ in keys]
+    return [f"{machine} {section}" if machines.count(machine) > 1 else machine for machine, section in keys]
 
 
 def _split(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

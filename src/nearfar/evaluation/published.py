@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from nearfar.evaluation.metrics import MachineMetrics, MachineResult, Results, harmonic_mean
-
-Quantity = Literal["auc_source", "auc_target", "pauc", "score"]
-QUANTITIES: tuple[Quantity, ...] = ("auc_source", "auc_target", "pauc", "score")
-"""The four rows of every machine in Table 1, in its order; ``score`` is the harmonic mean of the other three."""
+from nearfar.evaluation.metrics import QUANTITIES, MachineMetrics, MachineResult, Quantity, Results, harmonic_mean
 
 ROUNDING = 0.005
 """Percentage points by which a figure printed with two decimals may differ from the value it stands for."""

@@ -10,19 +10,13 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nearfar.evaluation.metrics import Results
-from nearfar.evaluation.published import (
-    PUBLISHED,
-    QUANTITIES,
-    Discrepancy,
-    PublishedColumn,
-    Quantity,
-    check_published,
-)
+from nearfar.evaluation.metrics import QUANTITIES, Quantity, Results, row_names
+from nearfar.evaluation.published import PUBLISHED, Discrepancy, PublishedColumn, check_published
+from nearfar.evaluation.uncertainty import Intervals, Uncertainty
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,17 +37,20 @@ _MARK = " †"
 class Cell:
     """One figure of the table, as a fraction: the mean over seeds, and the sample standard deviation if several.
 
-    ``mark`` is true where a note of the table speaks of the figure.
+    ``interval`` is the figure's bootstrap interval, if asked for. ``mark`` is true where a note of the table
+    speaks of the figure.
     """
 
     mean: float
     std: float | None = None
+    interval: tuple[float, float] | None = None
     mark: bool = False
 
     def percent(self) -> str:
-        """``61.56``, ``61.56 ± 0.42`` or ``56.66 †``, in percent."""
+        """In percent: ``61.56``, ``61.56 ± 0.42``, ``61.56 [55.20, 67.10]`` or ``56.66 †``."""
         spread = "" if self.std is None else f" ± {100 * self.std:.2f}"
-        return f"{100 * self.mean:.2f}{spread}{_MARK if self.mark else ''}"
+        bounds = "" if self.interval is None else " [{:.2f}, {:.2f}]".format(*(100 * end for end in self.interval))
+        return f"{100 * self.mean:.2f}{spread}{bounds}{_MARK if self.mark else ''}"
 
 
 Cells = dict[Quantity, Cell]
@@ -80,7 +77,11 @@ class ResultsTable:
 
 
 def results_table(
-    systems: dict[str, Sequence[Results]], *, notes: Sequence[str] = (), published: bool = True
+    systems: Mapping[str, Sequence[Results]],
+    *,
+    notes: Sequence[str] = (),
+    published: bool = True,
+    intervals: Mapping[str, Uncertainty] | None = None,
 ) -> ResultsTable:
     """Set systems side by side.
 
@@ -88,11 +89,14 @@ def results_table(
         systems: per system its results, one per seed, all over the same machines.
         notes: lines to put beneath, for instance that the data is simulated.
         published: add the report's columns, if the report has any of the machines.
+        intervals: bootstrap intervals to show beside the cells of systems with a single seed.
 
     Raises:
-        ValueError: if a system has no results or its seeds do not cover the same machines.
+        ValueError: if a system has no results, its seeds do not cover the same machines, or it has several seeds
+            and intervals.
     """
     columns = [_system_column(name, runs) for name, runs in systems.items()]
+    columns = [_with_intervals(column, (intervals or {}).get(column.name)) for column in columns]
     machines = tuple(dict.fromkeys(machine for column in columns for machine in column.machines))
     if published:
         columns += [column for entry in PUBLISHED if (column := _published_beside(entry, machines))]
@@ -117,8 +121,11 @@ def to_rich(table: ResultsTable, title: str | None = None) -> Table:
     """The table for a terminal, the notes as its caption."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    out = Table(title=title, box=SIMPLE_HEAD, caption="\n".join(table.notes) or None, caption_justify="left")
+    # Text, because a note may hold square brackets that are not markup.
+    out = Table(title=title, box=SIMPLE_HEAD, caption=Text("\n".join(table.notes)) if table.notes else None)
+    out.caption_justify, out.caption_style = "left", "default"
     out.add_column("machine", no_wrap=True)
     out.add_column("", no_wrap=True)
     for column in table.columns:
@@ -153,27 +160,25 @@ def to_markdown(table: ResultsTable) -> str:
 def to_csv(table: ResultsTable) -> str:
     """The table as CSV in percent with two decimals.
 
-    A column per system, one for its standard deviation where there are several seeds, and the notes on every row,
-    so that no row can be mistaken for what it is not.
+    A column per system, further ones for its standard deviation over seeds or its interval where it has them, and
+    the notes on every row, so that no row can be mistaken for what it is not.
     """
-    head = ["machine", "quantity"]
-    for column in table.columns:
-        head += [column.name, f"{column.name} std"] if _has_spread(column) else [column.name]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*head, "notes"])
+    heads = [column.name + suffix for column in table.columns for suffix in _csv_figures(column)]
+    writer.writerow(["machine", "quantity", *heads, "notes"])
     for machine, quantity, cells in _rows(table):
-        row = [machine, quantity]
-        for column, cell in zip(table.columns, cells, strict=True):
-            row.append("" if cell is None else f"{100 * cell.mean:.2f}")
-            if _has_spread(column):
-                row.append("" if cell is None or cell.std is None else f"{100 * cell.std:.2f}")
-        writer.writerow([*row, " ".join(table.notes)])
+        figures = [
+            figure
+            for column, cell in zip(table.columns, cells, strict=True)
+            for figure in _csv_figures(column, cell).values()
+        ]
+        writer.writerow([machine, quantity, *figures, " ".join(table.notes)])
     return out.getvalue()
 
 
 def to_json(table: ResultsTable) -> str:
-    """The table as JSON with all digits: fractions, not percent; ``std`` is null for a single seed."""
+    """The table as JSON with all digits, fractions, not percent; ``std`` and ``interval`` may be null."""
     systems = [
         {
             "name": column.name,
@@ -187,17 +192,8 @@ def to_json(table: ResultsTable) -> str:
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
-def row_names(results: Results) -> list[str]:
-    """What to call each row of the results: the machine, with its section where the machine has several."""
-    machines = [result.machine for result in results.machines]
-    return [
-        f"{result.machine} {result.section}" if machines.count(result.machine) > 1 else result.machine
-        for result in results.machines
-    ]
-
-
 def _system_column(name: str, runs: Sequence[Results]) -> Column:
-    names = [row_names(run) for run in runs]
+    names = [row_names([(row.machine, row.section) for row in run.machines]) for run in runs]
     if not runs or any(other != names[0] for other in names):
         raise ValueError(f"the seeds of {name} do not cover the same machines: {names}")
     machines = {
@@ -212,6 +208,24 @@ def _over_seeds(runs: Sequence[tuple[float, ...]]) -> Cells:
         quantity: Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
         for quantity, values in zip(QUANTITIES, zip(*runs, strict=True), strict=True)
     }
+
+
+def _with_intervals(column: Column, uncertainty: Uncertainty | None) -> Column:
+    if uncertainty is None:
+        return column
+    if column.seeds != 1 or column.all_machines is None:
+        raise ValueError(f"{column.name} has several seeds; intervals over clips belong to a single one")
+
+    def with_interval(cells: Cells, row: Intervals) -> Cells:
+        return {
+            quantity: replace(cell, interval=(row[quantity].low, row[quantity].high))
+            for quantity, cell in cells.items()
+        }
+
+    machines = {name: with_interval(cells, uncertainty.machines[name]) for name, cells in column.machines.items()}
+    return replace(
+        column, machines=machines, all_machines=with_interval(column.all_machines, uncertainty.all_machines)
+    )
 
 
 def _published_beside(entry: PublishedColumn, machines: tuple[str, ...]) -> Column | None:
@@ -254,8 +268,14 @@ def _cell(column: Column, row: str, quantity: Quantity) -> Cell | None:
     return None if cells is None else cells[quantity]
 
 
-def _has_spread(column: Column) -> bool:
-    return column.seeds is not None and column.seeds > 1
+def _csv_figures(column: Column, cell: Cell | None = None) -> dict[str, str]:
+    """A cell's figures by the suffix of their column's heading; empty texts for a cell that is absent."""
+    values: dict[str, float | None] = {"": cell.mean if cell else None}
+    if column.seeds is not None and column.seeds > 1:
+        values[" std"] = cell.std if cell else None
+    if column.all_machines is not None and column.all_machines["score"].interval is not None:
+        values[" low"], values[" high"] = cell.interval if cell and cell.interval else (None, None)
+    return {suffix: "" if value is None else f"{100 * value:.2f}" for suffix, value in values.items()}
 
 
 def _text(cell: Cell | None) -> str:
@@ -267,4 +287,7 @@ def _markdown_row(fields: Sequence[str]) -> str:
 
 
 def _plain(cells: Cells) -> dict[str, Any]:
-    return {quantity: {"mean": cell.mean, "std": cell.std} for quantity, cell in cells.items()}
+    return {
+        quantity: {"mean": cell.mean, "std": cell.std, "interval": cell.interval}
+        for quantity, cell in cells.items()
+    }

@@ -1,0 +1,264 @@
+"""How much the results would change with other test clips: a stratified bootstrap over clips.
+
+A resample draws, within each machine, domain and label, as many clips as there are, with replacement. It is kept
+as the number of times each clip was drawn, so the AUC of all resamples is a matrix product: with ``w`` the counts
+of the normal clips, ``v`` those of the anomalies and ``K[i, j]`` 1 where anomaly j outscores normal clip i (0.5 in
+a tie), the AUC is ``w K v / (sum(w) sum(v))``. The partial AUC follows from the rate of normal clips above each
+anomaly, ``w A / sum(w)``, in the same way (see :func:`nearfar.evaluation.metrics.pauc`).
+
+Intervals are percentile intervals. They speak of the clips that were tested, not of other seeds or rooms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearfar.errors import InputError
+from nearfar.evaluation.metrics import (
+    DOMAINS,
+    MAX_FPR,
+    QUANTITIES,
+    Quantity,
+    Truth,
+    machine_metrics,
+    official_score,
+    require_groups,
+    row_names,
+    standardised,
+    step_area,
+    truth_from_names,
+)
+from nearfar.scoring.scorefiles import MachineScores
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+_CHUNK_ELEMENTS = 2_000_000
+"""Counts held at once: some tens of megabytes, however many the resamples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with its percentile interval over resamples."""
+
+    value: float
+    low: float
+    high: float
+
+
+Intervals = dict[Quantity, Interval]
+"""The intervals of a row of the table: three metrics and their harmonic mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """Intervals for every cell of a system's table: of each machine (by its row's name), and of all."""
+
+    machines: dict[str, Intervals]
+    all_machines: Intervals
+    resamples: int
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One system's value minus another's on the same clips, with its percentile interval over resamples.
+
+    ``a_better`` is the share of resamples in which the first system is ahead, a draw counting half.
+    """
+
+    value: float
+    low: float
+    high: float
+    a_better: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two systems on the same clips: A minus B.
+
+    ``machines`` compares the score (harmonic mean of the three metrics) of each machine, ``overall`` the official
+    score, and ``without`` the official score when that one machine is left out; it is empty where there is only
+    one. Machines go by their rows' names.
+    """
+
+    machines: dict[str, Difference]
+    overall: Difference
+    without: dict[str, Difference]
+    resamples: int
+    level: float
+
+
+def uncertainty(
+    machine_scores: Sequence[MachineScores], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> Uncertainty:
+    """Intervals for every cell of a system's table and for its official score.
+
+    Args:
+        machine_scores: the system's scores; labels and domains are read from the clips' names.
+        level: the share of resamples that an interval holds.
+
+    Raises:
+        InputError: if a name hides its label, or a machine lacks anomalies or the normal clips of a domain.
+    """
+    points, draws = [], []
+    for place, entry in enumerate(machine_scores):
+        truth = _truth(entry)
+        points.append(machine_metrics(truth.anomalous, truth.domains, entry.scores))
+        draws.append(_resampled_metrics(truth, [entry.scores], resamples, (seed, place))[0])
+    value, drawn = np.array(points), np.stack(draws)  # (machines, 3) and (machines, 3, resamples)
+    names = row_names([(entry.machine, entry.section) for entry in machine_scores])
+    rows = {name: _intervals(value[place], drawn[place], level) for place, name in enumerate(names)}
+    # The harmonic mean of the columns' harmonic means is that of all cells: the official score.
+    return Uncertainty(rows, _intervals(_hmean(value, 0), _hmean(drawn, 0), level), resamples, level)
+
+
+def compare(
+    a: Sequence[MachineScores],
+    b: Sequence[MachineScores],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two systems on the same clips, with the same resamples for both.
+
+    Clips are matched by name without the audio suffix, so scores of a FLAC copy can be held against those of WAVs.
+
+    Raises:
+        InputError: if the two do not score the same clips, or as :func:`uncertainty`.
+    """
+    pairs = list(_aligned(a, b))
+    points, draws = [], []
+    for place, (first, second) in enumerate(pairs):
+        truth = _truth(first)
+        both = [first.scores, second.scores]
+        points.append([machine_metrics(truth.anomalous, truth.domains, scores) for scores in both])
+        draws.append(_resampled_metrics(truth, both, resamples, (seed, place)))
+    value, drawn = np.array(points), np.stack(draws)  # (machines, 2, 3) and (machines, 2, 3, resamples)
+    names = row_names([(first.machine, first.section) for first, _ in pairs])
+    everything = np.arange(len(names))
+
+    def difference(rows: NDArray[np.intp]) -> Difference:
+        point = official_score(value[rows, 0]) - official_score(value[rows, 1])
+        ahead = _hmean(drawn[rows, 0], axis=(0, 1)) - _hmean(drawn[rows, 1], axis=(0, 1))
+        interval = _interval(point, ahead, level)
+        a_better = float(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
+        return Difference(interval.value, interval.low, interval.high, a_better)
+
+    machines = {name: difference(everything[place : place + 1]) for place, name in enumerate(names)}
+    without = {
+        name: difference(np.delete(everything, place)) for place, name in enumerate(names) if len(names) > 1
+    }
+    return Comparison(machines, difference(everything), without, resamples, level)
+
+
+def _truth(entry: MachineScores) -> Truth:
+    truth = truth_from_names(entry)
+    require_groups(entry, truth)
+    return truth
+
+
+def _resampled_metrics(
+    truth: Truth, systems: Sequence[NDArray[np.float64]], resamples: int, seed: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """The three metrics of each system in every resample: (systems, 3, resamples)."""
+    rng = np.random.default_rng(seed)
+    out = np.empty((len(systems), 3, resamples))
+    chunk = max(1, _CHUNK_ELEMENTS // truth.anomalous.size)
+    for start in range(0, resamples, chunk):
+        stop = min(start + chunk, resamples)
+        counts = draw_counts(truth, stop - start, rng)
+        for place, scores in enumerate(systems):
+            out[place, :, start:stop] = weighted_metrics(truth, scores, counts)
+    return out
+
+
+def draw_counts(truth: Truth, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How often each clip is drawn, (resamples, clips) float64; each domain and label keeps its size."""
+    counts = np.zeros((resamples, truth.anomalous.size))
+    for domain in DOMAINS:
+        for anomalous in (False, True):
+            members = np.flatnonzero((truth.domains == domain) & (truth.anomalous == anomalous))
+            if members.size:
+                drawn = rng.integers(members.size, size=(resamples, members.size))
+                cells = drawn + members.size * np.arange(resamples)[:, None]
+                tally = np.bincount(cells.ravel(), minlength=resamples * members.size)
+                counts[:, members] = tally.reshape(resamples, members.size)
+    return counts
+
+
+def weighted_metrics(
+    truth: Truth, scores: NDArray[np.float64], counts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The three metrics of clips that occur ``counts`` times: (3, resamples).
+
+    Args:
+        scores: (clips,) float64.
+        counts: (resamples, clips), not negative; every row needs normal clips of both domains and anomalies.
+    """
+    normal = ~truth.anomalous
+    rivals, faults = scores[normal][:, None], scores[truth.anomalous][None, :]
+    outscored = (faults > rivals) + 0.5 * (faults == rivals)  # K: (normal clips, anomalies)
+    w, v = counts[:, normal], counts[:, truth.anomalous]
+    areas = []
+    for domain in DOMAINS:
+        of_domain = truth.domains[normal] == domain
+        wins = np.einsum("rj,rj->r", w[:, of_domain] @ outscored[of_domain], v)
+        areas.append(wins / (w[:, of_domain].sum(axis=1) * v.sum(axis=1)))
+    total = w.sum(axis=1, keepdims=True)
+    above, tied = w @ (rivals > faults) / total, w @ (rivals == faults) / total
+    steps = np.einsum("rj,rj->r", step_area(above, tied, MAX_FPR), v) / v.sum(axis=1)
+    return np.stack([*areas, standardised(steps)])
+
+
+def _aligned(
+    a: Sequence[MachineScores], b: Sequence[MachineScores]
+) -> Iterator[tuple[MachineScores, MachineScores]]:
+    """Pairs of the same machine and section, the second put in the first one's order of clips."""
+    others = {(entry.machine, entry.section): entry for entry in b}
+    keys = {(entry.machine, entry.section) for entry in a}
+    if keys != set(others):
+        only = sorted(f"{machine} section {section}" for machine, section in keys ^ set(others))
+        raise _mismatch(f"scores of {', '.join(only)} in only one of them")
+    for entry in a:
+        other = others[entry.machine, entry.section]
+        stems, other_stems = ([PurePath(name).stem for name in names] for names in (entry.names, other.names))
+        if unmatched := sorted(set(stems) ^ set(other_stems)):
+            raise _mismatch(f"{entry.machine} clip {unmatched[0]} in only one of them")
+        position = {stem: place for place, stem in enumerate(other_stems)}
+        if not len(position) == len(stems) == len(other_stems):
+            raise _mismatch(f"{entry.machine} clips whose names differ only in the audio suffix")
+        order = [position[stem] for stem in stems]
+        yield entry, MachineScores(other.machine, other.section, entry.names, other.scores[order])
+
+
+def _mismatch(found: str) -> InputError:
+    return InputError(
+        "the two systems",
+        found=found,
+        expected="scores of the same clips",
+        remedy="Score the same test set with both systems",
+    )
+
+
+def _intervals(value: NDArray[np.float64], drawn: NDArray[np.float64], level: float) -> Intervals:
+    """From the three metrics, (3,) and (3, resamples), to four intervals."""
+    values, resampled = [*value, _hmean(value, 0)], [*drawn, _hmean(drawn, 0)]
+    return {
+        quantity: _interval(values[place], resampled[place], level) for place, quantity in enumerate(QUANTITIES)
+    }
+
+
+def _hmean(values: NDArray[np.float64], axis: int | tuple[int, ...]) -> NDArray[np.float64]:
+    return np.asarray(1 / np.mean(1 / np.maximum(values, np.finfo(np.float64).eps), axis=axis))
+
+
+def _interval(value: float | NDArray[np.float64], drawn: NDArray[np.float64], level: float) -> Interval:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))
