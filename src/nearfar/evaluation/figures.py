@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def machine_figure(
     with rc_context(_STYLE):
         figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(f"{machine} – {title}", x=0.01, ha="left", fontsize=13, fontweight="bold")
+        figure.suptitle(fill(f"{machine} – {title}", width=90), x=0.01, ha="left", fontsize=13, fontweight="bold")
         axes = figure.subplot_mosaic([["source", "roc"], ["target", "roc"]], width_ratios=(1.15, 1))
         _draw_histograms([axes[name] for name in DOMAINS], anomalous, domain, score)
         _draw_roc(axes["roc"], anomalous, domain, score)
