@@ -10,7 +10,7 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.evaluation.metrics import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
 from nearfar.systems.environment import write_json, write_text
-from nearfar.systems.run import Progress, SystemRun, run_system, silent
+from nearfar.systems.run import Progress, SystemRun, data_note, run_system, silent
 
 SUITES: dict[str, tuple[str, ...]] = {
     "report": ("eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
@@ -72,6 +72,7 @@ def reproduce(
     results: dict[str, Sequence[Results]] = {name: _results(of_seeds) for name, of_seeds in finished.items()}
     if any(len(of_seeds) < len(seeds) for of_seeds in results.values()):
         return None
+    note = note or data_note(data)
     table = results_table(results, notes=[note] if note else [])
     for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
         write_text(out / f"table.{suffix}", text)

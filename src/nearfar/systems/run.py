@@ -39,6 +39,11 @@ Progress = Callable[[str, int, int], None]
 """Called with the name of a long step, how much of it is done and how much there is."""
 
 
+def data_note(data: Path) -> str | None:
+    """What the tables must say of the data; recordings of ``nearfar simulate`` are marked as such."""
+    return "Simulated data (nearfar simulate)." if (data / "SIMULATED.md").is_file() else None
+
+
 def silent(task: str, done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
@@ -248,7 +253,7 @@ def run_system(
         data: a folder in the DCASE layout.
         out: the run folder; whatever is there already and still holds is used again.
         model_folder: where the model is or will be; by default ``out/model``.
-        note: a line for the tables, for instance that the data is simulated.
+        note: a line for the tables, for instance that the data is surrogate; by default :func:`data_note`.
         progress: called during long steps.
         tensorboard: also write the training curve for TensorBoard, into ``model/tensorboard``.
 
@@ -256,6 +261,7 @@ def run_system(
         the scores and results, or None on the helper processes of a distributed launch.
     """
     dataset, resolved = prepare(data, recipe)
+    note = note or data_note(data)
     folder = model_folder or out / "model"
     write_text(out / "recipe.toml", resolved.to_toml())
     write_json(out / "environment.json", environment())
