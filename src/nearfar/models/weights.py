@@ -169,15 +169,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # what torch.load has to say about odd pickles, it also raises
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if blocked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise InputError(
-                path,
-                found=f"a pickle that asks for {blocked[1]}, which could run code; nothing was run",
-                expected="a checkpoint of tensors, numbers, texts and containers only",
-                remedy="Get the weights as safetensors. If this is an old fairseq checkpoint whose source you "
-                "trust, convert its 'model' entry to a .safetensors file in an isolated environment",
-            ) from None
-        raise _unreadable(path, "torch checkpoint", error) from None
+        raise _refused(path, error) from None
     except Exception as error:  # a damaged archive or pickle can fail in nearly any way
         raise _unreadable(path, "torch checkpoint", error) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
@@ -198,6 +190,23 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".pth": _read_pickle,
     ".bin": _read_pickle,
 }
+
+
+def _refused(path: Path, error: pickle.UnpicklingError) -> InputError:
+    """Torch's own message advises to switch the protection off, so only its reason is kept."""
+    reason = re.search(r"GLOBAL \S+|Unsupported operand \d+", str(error)) or ["unknown"]
+    with path.open("rb") as file:
+        is_pickle = file.read(1) in (b"\x80", b"P")  # a pickle, or a zip archive with one inside
+    if not is_pickle:
+        return _unreadable(path, "torch checkpoint", ValueError("not a pickle"))
+    return InputError(
+        path,
+        found=f"a pickle that asks for more than tensors ({reason[0]}), so that it could run code; "
+        "nothing in it was run",
+        expected="a checkpoint of tensors, numbers, texts and containers only",
+        remedy="Get the weights as safetensors. If this is an old fairseq checkpoint whose source you trust, "
+        "convert its 'model' entry to a .safetensors file in an isolated environment",
+    )
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
