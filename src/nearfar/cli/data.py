@@ -1,0 +1,73 @@
+"""Commands that read or make data folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfar.cli.options import (
+    JsonOption,
+    number_pair,
+)
+
+
+def data(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with <machine>/{train,test}/*.wav.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what nearfar understands of a data folder, machine by machine."""
+    from nearfar.data.layouts import read_dataset
+    from nearfar.data.summary import summarise
+
+    dataset = read_dataset(folder)
+    machines = summarise(dataset)
+    if as_json:
+        tree = {
+            "root": str(folder),
+            "machines": [m.to_json() for m in machines],
+            "oddities": list(dataset.oddities),
+        }
+        print(json.dumps(tree, indent=1, default=str))
+        return
+    from nearfar.terminal import data_table, show
+
+    show(data_table(machines))
+    for oddity in [*dataset.oddities, *(f"{m.machine}: {oddity}" for m in machines for oddity in m.oddities)]:
+        show(f"[yellow]odd[/] {oddity}")
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; must be new or empty.")],
+    machines: Annotated[str | None, typer.Option(help="Machine types, comma-separated; default all.")] = None,
+    train_source: Annotated[
+        int, typer.Option(help="Normal training clips of the source domain per machine.")
+    ] = 60,
+    train_target: Annotated[int, typer.Option(help="Normal training clips of the target domain.")] = 10,
+    test: Annotated[int, typer.Option(help="Test clips per domain and label.")] = 15,
+    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 6.0,
+    snr_db: Annotated[
+        str, typer.Option(help="Lowest and highest signal-to-noise ratio at the near mic.")
+    ] = "-3,9",
+    severity: Annotated[str, typer.Option(help="Lowest and highest severity of the faults, 0 to 1.")] = "0.4,1",
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+) -> None:
+    """Make a two-microphone factory in the DCASE 2026 layout: simulated machines, rooms, noise and faults."""
+    from nearfar.data.simulate import FactoryPlan, machine_types, simulate_factory
+    from nearfar.terminal import progress_bars, show
+
+    plan = FactoryPlan(
+        machines=tuple(machines.split(",")) if machines else machine_types(),
+        train_source=train_source,
+        train_target=train_target,
+        test_per_group=test,
+        clip_seconds=seconds,
+        snr_db=number_pair("--snr-db", snr_db),
+        severity=number_pair("--severity", severity),
+        seed=seed,
+    )
+    with progress_bars() as progress:
+        simulate_factory(plan, out, lambda done, total: progress("simulating clips", done, total))
+    show(f"Simulated recordings of {', '.join(plan.machines)} are in {out}.")

@@ -1,0 +1,37 @@
+"""Commands that work on embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def embed(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="WAV or FLAC files.")],
+    encoder: Annotated[
+        str, typer.Option(help="Folder, file or hub name of the encoder's weights, or random:tiny.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="File to write: .safetensors or .npy.")],
+    channel: Annotated[str, typer.Option(help="near or far.")] = "near",
+    pooling: Annotated[str, typer.Option(help="cls, or mean over the patch tokens.")] = "mean",
+    seconds: Annotated[
+        float | None, typer.Option(help="Zero-pad every clip to this length; default: each clip's own length.")
+    ] = None,
+) -> None:
+    """Write one embedding per file with a plain encoder, without any training."""
+    from nearfar.scoring.frozen import embed_files
+    from nearfar.terminal import progress_bars, show
+
+    with progress_bars() as progress:
+        shape = embed_files(
+            files,
+            encoder,
+            out,
+            channel=channel,
+            pooling=pooling,
+            clip_seconds=seconds,
+            progress=lambda done, total: progress("embedding files", done, total),
+        )
+    show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")

@@ -1,0 +1,100 @@
+"""Commands that train, score and evaluate whole systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfar.cli.options import (
+    DataOption,
+    EncoderOption,
+    JsonOption,
+    NoteOption,
+    OutOption,
+    SetOption,
+    changed,
+    whole_numbers,
+)
+from nearfar.cli.scores import print_results
+from nearfar.errors import InputError
+
+
+def run(
+    system: Annotated[str, typer.Argument(help="A recipe: eat-fusion, eat-near, tiny-near..., or a TOML file.")],
+    data: DataOption,
+    out: OutOption,
+    model: Annotated[Path | None, typer.Option(help="Model folder to share between systems.")] = None,
+    encoder: EncoderOption = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    settings: SetOption = None,
+    note: NoteOption = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one system: train its model (or reuse it), score the test clips, evaluate."""
+    from nearfar.config import load_recipe
+    from nearfar.systems.run import run_system
+    from nearfar.terminal import progress_bars
+
+    recipe = changed(load_recipe(system), encoder, seed, settings)
+    with progress_bars() as progress:
+        finished = run_system(
+            recipe, data, out, model_folder=model, note=note, progress=progress, tensorboard=tensorboard
+        )
+    if finished is None:
+        return
+    print_results({finished.recipe.name: finished.results}, note, as_json, out)
+
+
+def reproduce(
+    data: DataOption,
+    out: OutOption,
+    suite: Annotated[
+        str, typer.Option(help="report (EAT-base, as published) or tiny (small, from scratch).")
+    ] = "report",
+    encoder: EncoderOption = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, comma-separated; several give mean ± deviation.")] = "0",
+    settings: SetOption = None,
+    note: NoteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the two models, score the report's four systems and print its Table 1."""
+    from nearfar.evaluation.tables import to_json, to_rich
+    from nearfar.systems.reproduce import SUITES, suite_recipes
+    from nearfar.systems.reproduce import reproduce as run_suite
+    from nearfar.terminal import progress_bars, show
+
+    if suite not in SUITES:
+        raise InputError("--suite", found=suite, expected=f"one of {', '.join(SUITES)}", remedy="Choose one")
+    recipes = [changed(recipe, encoder, None, settings) for recipe in suite_recipes(suite)]
+    with progress_bars() as progress:
+        finished = run_suite(
+            recipes, data, out, seeds=whole_numbers("--seeds", seeds), note=note, progress=progress
+        )
+    if finished is None:
+        show(f"Scores are in {out}; there is no table, as the test clips hide their labels.")
+    elif as_json:
+        print(to_json(finished.table), end="")
+    else:
+        show(to_rich(finished.table))
+        show(f"Table, scores and figures are in {out}.")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into; made if needed.")] = Path("demo"),
+) -> None:
+    """Simulate a small factory, train the tiny encoder, run all four systems: a few minutes on two cores."""
+    from nearfar.evaluation.tables import to_rich
+    from nearfar.systems.demo import demonstrate
+    from nearfar.terminal import progress_bars, show
+
+    show("The recordings of this demonstration are simulated, and the encoder starts from random weights.")
+    with progress_bars() as progress:
+        finished = demonstrate(out, progress)
+    if finished is None:
+        return
+    show(to_rich(finished.table))
+    show("50 is chance. The data is simulated: these numbers say that nearfar works, not how well it hears.")
+    show(f"Look at {out}/results/tiny-near/figures/*.png and listen to {out}/factory.")
