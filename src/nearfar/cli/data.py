@@ -47,10 +47,10 @@ def simulate(
     ] = 60,
     train_target: Annotated[int, typer.Option(help="Normal training clips of the target domain.")] = 10,
     test: Annotated[int, typer.Option(help="Test clips per domain and label.")] = 15,
-    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 6.0,
+    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 4.0,
     snr_db: Annotated[
         str, typer.Option(help="Lowest and highest signal-to-noise ratio at the near mic.")
-    ] = "-3,9",
+    ] = "8,18",
     severity: Annotated[str, typer.Option(help="Lowest and highest severity of the faults, 0 to 1.")] = "0.4,1",
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
 ) -> None:

@@ -16,7 +16,7 @@ from nearfar.errors import InputError
 SPLITS: tuple[Split, ...] = get_args(Split)
 LAYOUT = "<root>/<machine>/{train,test}/*.{wav,flac}"
 
-_COMPANIONS = ("attributes_", "license", "licence", "manifest", "readme")
+_COMPANIONS = ("attributes_", "license", "licence", "manifest", "readme", "simulated", "truth")
 """How the names of files begin that belong beside clips and are neither read nor odd."""
 
 
