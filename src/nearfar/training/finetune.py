@@ -47,8 +47,8 @@ def learning_rate(step: int, training: Training) -> float:
     """Linear warm-up to the maximum, then a cosine to the final rate at the last step (0-based)."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
-    span = max(1, training.steps - training.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - training.warmup_steps) / span)))
+    span = max(1, training.steps - 1 - training.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * (step - training.warmup_steps) / span))
     return training.final_learning_rate + (training.learning_rate - training.final_learning_rate) * cosine
 
 
