@@ -109,7 +109,7 @@ def finetune(
         Whether this is the main process; the others should stop.
 
     Raises:
-        TrainingError: if the loss is not finite, with the step and the files of the batch.
+        TrainingError: if the loss or its gradient is not finite, with the step and the files of the batch.
         InputError: if a recording cannot be used, or the folder holds another run's checkpoint.
         NearfarError: if a checkpoint cannot be written.
     """
@@ -200,6 +200,8 @@ class _Loop:
                 group["lr"] = rate
             loss = self._gradients(step, batch, first)
             norm = self._clip()
+            # A gradient can overflow where the loss does not; one step with it would spoil the next checkpoint.
+            _require_finite("gradient norm", norm, step, batch.files)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             yield StepRecord(step, loss, rate, norm, time.perf_counter() - began)
@@ -217,7 +219,7 @@ class _Loop:
             last = begin + size >= rows
             with nullcontext() if last else self.accelerator.no_sync(self.network):
                 loss = self._loss(batch, rows_of, branch_keep).sum() / rows
-                self._require_finite(loss, step, batch.files[rows_of])
+                _require_finite("loss", float(loss), step, batch.files[rows_of])
                 self.accelerator.backward(loss)
             total += loss.detach()
         return float(self.accelerator.reduce(total, "mean"))
@@ -251,14 +253,14 @@ class _Loop:
         )
         return None if whole is None else whole[:, :, first : first + rows]
 
-    def _require_finite(self, loss: Tensor, step: int, files: tuple[str, ...]) -> None:
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(
-                f"step {step}: the loss is {float(loss)}. The batch holds {', '.join(files)}. Look at these "
-                "recordings, lower training.learning_rate or set training.precision to fp32; the last checkpoint "
-                "is kept."
-            )
-
     def _clip(self) -> float:
         limit = self.recipe.training.clip_norm or math.inf
         return float(self.accelerator.clip_grad_norm_(self.trainable.values(), limit))
+
+
+def _require_finite(name: str, value: float, step: int, files: tuple[str, ...]) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"step {step}: the {name} is {value}. The batch holds {', '.join(files)}. Look at these recordings, lower "
+            "training.learning_rate or set training.precision to fp32; the last checkpoint is kept."
+        )
