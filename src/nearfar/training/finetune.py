@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nearfar.config import Recipe, Training
 from nearfar.data.prefetch import prefetched
-from nearfar.errors import InputError, TrainingError
+from nearfar.errors import InputError, NearfarError, TrainingError
 from nearfar.models.eat import stochastic_depth
 from nearfar.models.network import Network, build_network, save_model
 from nearfar.training.batches import Batch, Batches, depth_generator
@@ -61,6 +63,16 @@ def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -
     ]
 
 
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first, of a distributed launch."""
+    return bool(PartialState(cpu=_several_on_cpu()).is_main_process)
+
+
+def _several_on_cpu() -> bool:
+    # accelerate takes processes that share a machine without a GPU for strangers unless it is told to use the CPU.
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+
+
 def make_accelerator(training: Training) -> Accelerator:
     """The distributed engine with the recipe's precision.
 
@@ -71,6 +83,7 @@ def make_accelerator(training: Training) -> Accelerator:
         training.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
     accelerator = Accelerator(
+        cpu=_several_on_cpu(),
         mixed_precision="bf16" if bf16 else "no",
         # The only buffers are constants; broadcasting the table of positions at every step would be waste.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -102,7 +115,7 @@ def finetune(
         folder: the model folder; holds ``checkpoint.safetensors`` and ``log.jsonl`` while training and the model
             (see :mod:`nearfar.models.network`) at the end.
         data_key: identity of the training data; a checkpoint of other data is refused.
-        progress: called after each step.
+        progress: called after each step, on the main process.
         on_step: called with each step's record on the main process, for instance to write TensorBoard files.
 
     Returns:
@@ -111,7 +124,7 @@ def finetune(
     Raises:
         TrainingError: if the loss or its gradient is not finite, with the step and the files of the batch.
         InputError: if a recording cannot be used, or the folder holds another run's checkpoint.
-        NearfarError: if a checkpoint cannot be written.
+        NearfarError: if a checkpoint or the model cannot be written.
     """
     accelerator = make_accelerator(recipe.training)
     network = build_network(recipe, len(labelled.classes))
@@ -138,14 +151,30 @@ def finetune(
                     on_step(record)
                 if finished % recipe.training.checkpoint_every == 0 and finished < recipe.training.steps:
                     save_checkpoint(folder, trainable, optimizer, finished, identity)
-            if progress is not None:
-                progress(finished, recipe.training.steps)
-    accelerator.wait_for_everyone()
+                if progress is not None:
+                    progress(finished, recipe.training.steps)
     if accelerator.is_main_process:
-        facts = {"data_key": data_key, "steps": recipe.training.steps, "samples": len(labelled.samples)}
-        save_model(folder, network.cpu(), recipe, labelled.classes, facts)
-        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        facts = {
+            "data_key": data_key,
+            "steps": recipe.training.steps,
+            "samples": len(labelled.samples),
+            "processes": accelerator.num_processes,
+        }
+        _save(folder, network.cpu(), recipe, labelled.classes, facts)
+    # Whoever asks next whether the model is there, on any process, finds it whole.
+    accelerator.wait_for_everyone()
     return bool(accelerator.is_main_process)
+
+
+def _save(folder: Path, network: Network, recipe: Recipe, classes: tuple[str, ...], facts: dict[str, Any]) -> None:
+    try:
+        save_model(folder, network, recipe, classes, facts)
+    except (OSError, SafetensorError) as error:
+        raise NearfarError(
+            f"{folder}: cannot write the trained model ({error}); its last checkpoint is kept. "
+            "Free some space and run the same command again; it continues from there."
+        ) from None
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def _batches(recipe: Recipe, labelled: LabelledSamples) -> Batches:
@@ -166,7 +195,7 @@ def _as_dict(record: StepRecord) -> dict[str, float]:
 def _open_log(path: Path, start: int, is_main: bool) -> TextIO:
     """The step log, cut back to the steps that the checkpoint holds; the other processes write to nowhere."""
     if not is_main:
-        return Path("/dev/null").open("w", encoding="utf-8")
+        return Path(os.devnull).open("w", encoding="utf-8")
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() and start else []
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
     path.write_text("".join(kept), encoding="utf-8")
@@ -261,6 +290,6 @@ class _Loop:
 def _require_finite(name: str, value: float, step: int, files: tuple[str, ...]) -> None:
     if not math.isfinite(value):
         raise TrainingError(
-            f"step {step}: the {name} is {value}. The batch holds {', '.join(files)}. Look at these recordings, lower "
-            "training.learning_rate or set training.precision to fp32; the last checkpoint is kept."
+            f"step {step}: the {name} is {value}. The batch holds {', '.join(files)}. Look at these recordings, "
+            "lower training.learning_rate or set training.precision to fp32; the last checkpoint is kept."
         )
