@@ -83,37 +83,55 @@ def load_checkpoint(
     Raises:
         InputError: if the checkpoint cannot be read, belongs to another run, or its tensors do not fit.
     """
+    finished = finished_steps(folder, identity)
+    if finished:
+        path = folder / CHECKPOINT_FILE
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        _restore(path, tensors, parameters, optimizer)
+    return finished
+
+
+def finished_steps(folder: Path, identity: Identity) -> int:
+    """How far the folder's checkpoint has come; 0 where there is none. Reads its header only.
+
+    Raises:
+        InputError: if the checkpoint cannot be read or belongs to another run.
+    """
     path = folder / CHECKPOINT_FILE
     if not path.is_file():
         return 0
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise _unfit(path, f"a file that cannot be read ({error})", "a checkpoint") from None
     for key, expected in (("model_key", identity.model_key), ("data_key", identity.data_key)):
         if metadata.get(key) != expected:
             what = "recipe" if key == "model_key" else "training clips"
             raise _unfit(path, f"a checkpoint of other {what} ({metadata.get(key)})", f"{what} {expected}")
-    _restore(path, tensors, parameters, optimizer)
+    if not metadata.get("step", "").isdecimal():
+        raise _unfit(path, f"the step {metadata.get('step')}", "a number of finished steps")
     return int(metadata["step"])
 
 
 def _restore(
     path: Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
-    wanted = {f"{kind}.{name}" for kind in ("parameter", "exp_avg", "exp_avg_sq", "step") for name in parameters}
-    if missing := sorted(wanted - tensors.keys()):
+    wanted = {
+        f"{kind}.{name}": () if kind == "step" else tuple(parameter.shape)
+        for kind in ("parameter", "exp_avg", "exp_avg_sq", "step")
+        for name, parameter in parameters.items()
+    }
+    if missing := sorted(wanted.keys() - tensors.keys()):
         raise _unfit(path, f"{len(missing)} missing tensors ({', '.join(missing[:3])})", "a whole checkpoint")
-    if extra := sorted(tensors.keys() - wanted):
+    if extra := sorted(tensors.keys() - wanted.keys()):
         raise _unfit(
             path, f"{len(extra)} unexpected tensors ({', '.join(extra[:3])})", "only this model's tensors"
         )
-    for name, parameter in parameters.items():
-        stored = tensors[f"parameter.{name}"]
-        if stored.shape != parameter.shape:
-            raise _unfit(path, f"{name} of shape {tuple(stored.shape)}", f"shape {tuple(parameter.shape)}")
+    for key, shape in wanted.items():
+        if tensors[key].shape != shape:
+            raise _unfit(path, f"{key} of shape {tuple(tensors[key].shape)}", f"shape {shape}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])
