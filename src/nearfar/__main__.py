@@ -1,5 +1,6 @@
-"""``python -m nearfar``, for launchers that want a module."""
+"""``python -m nearfar``, which launchers such as accelerate and torchrun can start."""
 
 from nearfar.cli import main
 
-main()
+if __name__ == "__main__":
+    main()
