@@ -32,7 +32,8 @@ from nearfar.scoring.embeddings import EmbeddingStore
 from nearfar.scoring.fusion import mean_of_channels
 from nearfar.scoring.scorefiles import MachineScores, write_scores
 from nearfar.systems.environment import environment, peak_memory_bytes, write_json, write_text
-from nearfar.training.finetune import StepRecord, finetune
+from nearfar.training.checkpoint import Identity, finished_steps
+from nearfar.training.finetune import StepRecord, finetune, is_main_process
 from nearfar.training.labels import label_samples
 
 Progress = Callable[[str, int, int], None]
@@ -124,6 +125,31 @@ def _with_clip_length(recipe: Recipe, dataset: Dataset, lengths: dict[str, float
     return recipe
 
 
+def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
+    """Whether a model folder holds the recipe's whole model, trained on all training clips of the data.
+
+    Raises:
+        InputError: if it holds another model, or the checkpoint of another one.
+    """
+    identity = Identity(recipe.model_key(), clips_key(_training_clips(dataset)))
+    if (card := read_card(folder)) is None:
+        finished_steps(folder, identity)
+        return False
+    trained = Recipe.model_validate(card["recipe"])
+    if Identity(trained.model_key(), card["training"]["data_key"]) == identity:
+        return True
+    raise InputError(
+        folder,
+        found=f"a model of another recipe or other training clips (trained as {trained.name})",
+        expected=f"no model, or one of {recipe.name} on this data",
+        remedy="Give another --out folder, or remove this model",
+    )
+
+
+def _training_clips(dataset: Dataset) -> list[Clip]:
+    return [clip for machine in dataset.machines for clip in dataset.train(machine)]
+
+
 def train_or_reuse(
     recipe: Recipe,
     dataset: Dataset,
@@ -142,32 +168,15 @@ def train_or_reuse(
     Raises:
         InputError: if the folder holds another model, and as :func:`nearfar.training.finetune.finetune`.
     """
-    train = [clip for machine in dataset.machines for clip in dataset.train(machine)]
-    if not train:
-        raise InputError(
-            dataset.root,
-            found="no training clips",
-            expected="normal recordings in <machine>/train",
-            remedy="Add them, or give a trained model with --model",
-        )
-    data_key = clips_key(train)
-    if (card := read_card(folder)) is not None:
-        trained = Recipe.model_validate(card["recipe"])
-        if trained.model_key() == recipe.model_key() and card["training"]["data_key"] == data_key:
-            return True
-        raise InputError(
-            folder,
-            found=f"a model of another recipe or other training clips (trained as {trained.name})",
-            expected=f"no model, or one of {recipe.name} on this data",
-            remedy="Give another --out folder, or remove this model",
-        )
-    labelled = label_samples(train, recipe.training.channels)
-    with _step_writer(tensorboard) as on_step:
+    if is_trained(recipe, dataset, folder):
+        return is_main_process()
+    train = _training_clips(dataset)
+    with _step_writer(tensorboard if is_main_process() else None) as on_step:
         return finetune(
             recipe,
-            labelled,
+            label_samples(train, recipe.training.channels),
             folder,
-            data_key=data_key,
+            data_key=clips_key(train),
             progress=lambda done, total: progress(f"training {recipe.training.adaptation} model", done, total),
             on_step=on_step,
         )
@@ -263,9 +272,11 @@ def run_system(
     dataset, resolved = prepare(data, recipe)
     note = note or data_note(data)
     folder = model_folder or out / "model"
-    write_text(out / "recipe.toml", resolved.to_toml())
-    write_json(out / "environment.json", environment())
-    write_json(out / "data.json", [summary.to_json() for summary in summarise(dataset)])
+    is_trained(resolved, dataset, folder)  # a refusal comes before anything is overwritten
+    if is_main_process():
+        write_text(out / "recipe.toml", resolved.to_toml())
+        write_json(out / "environment.json", environment())
+        write_json(out / "data.json", [summary.to_json() for summary in summarise(dataset)])
     began = time.perf_counter()
     if not train_or_reuse(
         resolved, dataset, folder, progress=progress, tensorboard=folder / "tensorboard" if tensorboard else None
