@@ -181,7 +181,7 @@ def test_an_unknown_size_is_an_error_and_a_configuration_is_a_size():
     with pytest.raises(ValueError, match="expected one of base, large, tiny, got 'huge'"):
         build_encoder("huge")
     assert build_encoder(SMALL).config == SMALL
-    assert SIZES["tiny"] == EATConfig(embed_dim=192, depth=6, num_heads=3)
+    assert SIZES["tiny"] == EATConfig(embed_dim=192, depth=4, num_heads=3)
 
 
 def test_stochastic_depth_keeps_each_branch_at_its_rate_and_the_mean():

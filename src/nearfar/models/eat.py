@@ -37,7 +37,7 @@ class EATConfig:
 
 EAT_BASE = EATConfig()
 EAT_LARGE = EATConfig(embed_dim=1024, depth=24, num_heads=16)
-EAT_TINY = EATConfig(embed_dim=192, depth=6, num_heads=3)
+EAT_TINY = EATConfig(embed_dim=192, depth=4, num_heads=3)
 SIZES = {"base": EAT_BASE, "large": EAT_LARGE, "tiny": EAT_TINY}
 
 
@@ -235,7 +235,7 @@ def build_encoder(size: str | EATConfig, seed: int = 0) -> EAT:
     """An encoder with a random start.
 
     Args:
-        size: ``tiny`` (192 wide, 6 blocks, 2.7 M parameters), ``base``, ``large`` or a configuration.
+        size: ``tiny`` (192 wide, 4 blocks, 1.8 M parameters), ``base``, ``large`` or a configuration.
         seed: decides the weights; torch's global random state is left as it was.
 
     Raises:
