@@ -35,6 +35,10 @@ for command in (
     app.command()(command)
 
 
+_INTERRUPTED = 130
+"""What typer exits with after Ctrl-C."""
+
+
 def _version(value: bool) -> None:
     if value:
         print(f"nearfar {__version__}")
@@ -57,8 +61,18 @@ def main() -> None:
     except NearfarError as error:
         print(f"nearfar: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except OSError as error:
         print(
-            "nearfar: stopped; what was written is kept, and the same command goes on from there", file=sys.stderr
+            f"nearfar: {error.filename or 'a file'}: found {error.strerror or error}; expected a place that can be "
+            "read and written. Look at its permissions and at the free space, and run the same command again; what "
+            "was written is kept.",
+            file=sys.stderr,
         )
-        sys.exit(130)
+        sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print(
+                "nearfar: stopped; what was written is kept, and the same command goes on from there",
+                file=sys.stderr,
+            )
+        raise

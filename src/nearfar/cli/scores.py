@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from nearfar.cli.options import (
     JsonOption,
     NoteOption,
 )
+
+if TYPE_CHECKING:
+    from nearfar.evaluation.tables import ResultsTable
 
 
 def evaluate(
@@ -20,22 +23,23 @@ def evaluate(
 ) -> None:
     """Evaluate score files by the official metrics; labels come from the file names in them."""
     from nearfar.evaluation.metrics import evaluate_scores
+    from nearfar.evaluation.tables import results_table
     from nearfar.scoring.scorefiles import read_scores
 
-    print_results({scores.name: evaluate_scores(read_scores(scores))}, note, as_json, None)
+    results = evaluate_scores(read_scores(scores))
+    print_table(results_table({scores.resolve().name: [results]}, notes=[note] if note else []), as_json)
 
 
-def print_results(results: dict[str, Any], note: str | None, as_json: bool, out: Path | None) -> None:
-    from nearfar.evaluation.tables import results_table, to_json, to_rich
+def print_table(table: ResultsTable | None, as_json: bool, out: Path | None = None) -> None:
+    """Print a table, or say why there is none; with ``--json`` that is JSON, too."""
+    from nearfar.evaluation.tables import ResultsTable, to_json, to_rich
     from nearfar.terminal import show
 
-    if any(value is None for value in results.values()):
-        show(f"Scores are in {out}; there is no table, as the test clips hide their labels.")
-        return
-    table = results_table({name: [value] for name, value in results.items()}, notes=[note] if note else [])
+    if table is None:
+        table = ResultsTable((), (), ("No table: the test clips hide their labels, or there are none.",))
     if as_json:
         print(to_json(table), end="")
         return
-    show(to_rich(table))
+    show(to_rich(table) if table.columns else table.notes[0])
     if out is not None:
-        show(f"Table, scores and figures are in {out}.")
+        show(f"Everything is in {out}.")

@@ -17,7 +17,7 @@ from nearfar.cli.options import (
     changed,
     whole_numbers,
 )
-from nearfar.cli.scores import print_results
+from nearfar.cli.scores import print_table
 from nearfar.errors import InputError
 
 
@@ -35,7 +35,8 @@ def run(
 ) -> None:
     """Run one system: train its model (or reuse it), score the test clips, evaluate."""
     from nearfar.config import load_recipe
-    from nearfar.systems.run import run_system
+    from nearfar.evaluation.tables import results_table
+    from nearfar.systems.run import data_note, run_system
     from nearfar.terminal import progress_bars
 
     recipe = changed(load_recipe(system), encoder, seed, settings)
@@ -45,7 +46,10 @@ def run(
         )
     if finished is None:
         return
-    print_results({finished.recipe.name: finished.results}, note, as_json, out)
+    note = note or data_note(data)
+    notes, results = [note] if note else [], finished.results
+    table = None if results is None else results_table({finished.recipe.name: [results]}, notes=notes)
+    print_table(table, as_json, out)
 
 
 def reproduce(
@@ -61,10 +65,9 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Train the two models, score the report's four systems and print its Table 1."""
-    from nearfar.evaluation.tables import to_json, to_rich
     from nearfar.systems.reproduce import SUITES, suite_recipes
     from nearfar.systems.reproduce import reproduce as run_suite
-    from nearfar.terminal import progress_bars, show
+    from nearfar.terminal import progress_bars
 
     if suite not in SUITES:
         raise InputError("--suite", found=suite, expected=f"one of {', '.join(SUITES)}", remedy="Choose one")
@@ -73,13 +76,8 @@ def reproduce(
         finished = run_suite(
             recipes, data, out, seeds=whole_numbers("--seeds", seeds), note=note, progress=progress
         )
-    if finished is None:
-        show(f"Scores are in {out}; there is no table, as the test clips hide their labels.")
-    elif as_json:
-        print(to_json(finished.table), end="")
-    else:
-        show(to_rich(finished.table))
-        show(f"Table, scores and figures are in {out}.")
+    if finished is not None:
+        print_table(finished.table, as_json, out)
 
 
 def demo(
@@ -93,7 +91,7 @@ def demo(
     show("The recordings of this demonstration are simulated, and the encoder starts from random weights.")
     with progress_bars() as progress:
         finished = demonstrate(out, progress)
-    if finished is None:
+    if finished is None or finished.table is None:
         return
     show(to_rich(finished.table))
     show("50 is chance. The data is simulated: these numbers say that nearfar works, not how well it hears.")

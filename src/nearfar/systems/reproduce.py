@@ -11,6 +11,7 @@ from nearfar.evaluation.metrics import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
 from nearfar.systems.environment import write_json, write_text
 from nearfar.systems.run import Progress, SystemRun, data_note, run_system, silent
+from nearfar.training.finetune import is_main_process
 
 SUITES: dict[str, tuple[str, ...]] = {
     "report": ("eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
@@ -21,9 +22,12 @@ SUITES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The table and, per system, its runs in the order of the seeds."""
+    """The table and, per system, its runs in the order of the seeds.
 
-    table: ResultsTable
+    ``table`` is None where the test clips hide their labels.
+    """
+
+    table: ResultsTable | None
     runs: dict[str, tuple[SystemRun, ...]]
 
 
@@ -48,8 +52,7 @@ def reproduce(
     and run again, it goes on where it stopped.
 
     Returns:
-        the table and the runs, or None on the helper processes of a distributed launch, and where the test clips
-        hide their labels.
+        the table and the runs, or None on the helper processes of a distributed launch.
     """
     runs: dict[str, list[SystemRun]] = {recipe.name: [] for recipe in recipes}
     for seed in seeds:
@@ -62,16 +65,17 @@ def reproduce(
                 progress(f"{name}, seed {seed}: {task}" if len(seeds) > 1 else f"{name}: {task}", done, total)
 
             run = run_system(seeded, data, place / recipe.name, model_folder=model, note=note, progress=named)
-            if run is None:
-                return None
-            runs[recipe.name].append(run)
+            if run is not None:  # a helper process goes on as well: the next model needs it
+                runs[recipe.name].append(run)
+    if not is_main_process():
+        return None
     finished = {name: tuple(of_seeds) for name, of_seeds in runs.items()}
     write_json(
         out / "timing.json", {name: [_timing(run) for run in of_seeds] for name, of_seeds in finished.items()}
     )
     results: dict[str, Sequence[Results]] = {name: _results(of_seeds) for name, of_seeds in finished.items()}
     if any(len(of_seeds) < len(seeds) for of_seeds in results.values()):
-        return None
+        return Reproduction(None, finished)
     note = note or data_note(data)
     table = results_table(results, notes=[note] if note else [])
     for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
