@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel, Clip
 from nearfar.data.fingerprint import clips_key
 from nearfar.data.prefetch import prefetched
+from nearfar.errors import NearfarError
 from nearfar.models.network import TrainedModel
 
 Advance = Callable[[int], None]
@@ -95,7 +97,12 @@ class EmbeddingStore:
         device: torch.device,
         advance: Advance | None = None,
     ) -> NDArray[np.float32]:
-        """:func:`embed_clips`, from the store where it is there, else computed and stored."""
+        """:func:`embed_clips`, from the store where it is there, else computed and stored.
+
+        Raises:
+            InputError: if a recording cannot be used.
+            NearfarError: if the embeddings cannot be written.
+        """
         path = self.folder / f"{self._key(model, clips, channel)}.safetensors"
         if path.is_file():
             try:
@@ -107,11 +114,23 @@ class EmbeddingStore:
                     advance(len(clips))
                 return embeddings
         embeddings = embed_clips(model, clips, channel, batch_size=batch_size, device=device, advance=advance)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({"embeddings": embeddings}, partial)
-        partial.replace(path)
+        self._write(path, embeddings)
         return embeddings
+
+    @staticmethod
+    def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
+        partial = path.with_suffix(".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"embeddings": embeddings}, partial)
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise NearfarError(
+                f"{path}: cannot write the embeddings ({error}). Free some space and run the same command again; "
+                "what was written is kept."
+            ) from None
 
     @staticmethod
     def _key(model: TrainedModel, clips: Sequence[Clip], channel: Channel) -> str:
