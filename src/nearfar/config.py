@@ -18,6 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from nearfar.errors import InputError
 
+_REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
+
 
 def _named_once(channels: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(channels)) != len(channels):
@@ -29,12 +31,13 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Channels = Annotated[tuple[Literal["near", "far"], ...], Field(min_length=1), AfterValidator(_named_once)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Table(BaseModel):
-    """Base of every table of a recipe: frozen, and an unknown key is an error."""
+    """Base of every table of a recipe: frozen, numbers finite, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Audio(Table):
@@ -61,7 +64,7 @@ class Encoder(Table):
     """Hub revision; None means the revision pinned in nearfar."""
     mask_padding: bool = False
     """Whether attention and pooling leave out token columns that hold only padding; off as published."""
-    drop_path: Fraction = 0.1
+    drop_path: Rate = 0.1
     """Stochastic depth of the last block while fine-tuning; it grows linearly from 0 at the first block."""
 
 
@@ -81,8 +84,8 @@ class Lora(Table):
 
     rank: PositiveInt = 64
     alpha: PositiveFloat = 8.0
-    dropout: Fraction = 0.0
-    targets: tuple[str, ...] = ("attn.qkv", "attn.proj")
+    dropout: Rate = 0.0
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("attn.qkv", "attn.proj")
 
 
 class Training(Table):
@@ -100,7 +103,7 @@ class Training(Table):
     final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 2_000
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Rate, Rate] = (0.9, 0.95)
     clip_norm: PositiveFloat | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 where the accelerator has it and float32 on CPU."""
@@ -138,7 +141,7 @@ class Recipe(Table):
 
     name: str
     description: str = ""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     audio: Audio = Audio()
     fbank: Fbank = Fbank()
     encoder: Encoder = Encoder()
@@ -160,6 +163,8 @@ class Recipe(Table):
             node = tree
             for table in tables:
                 node = node.setdefault(table, {})
+                if not isinstance(node, dict):
+                    raise _unknown_key(f"recipe {self.name}", dotted)
             node[key] = value
         return _validated(tree, f"recipe {self.name}")
 
@@ -203,10 +208,11 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def _read_tree(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    if name_or_path in seen:
+    this = name_or_path if name_or_path in recipe_names() else str(Path(name_or_path).resolve())
+    if this in seen:
         raise InputError(
             name_or_path,
-            found="recipes that extend each other: " + " -> ".join((*seen, name_or_path)),
+            found="recipes that extend each other: " + " -> ".join((*seen, this)),
             expected="a chain of extends that ends",
             remedy="Take one 'extends' out",
         )
@@ -228,7 +234,7 @@ def _read_tree(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
         )
     if parent not in recipe_names() and not Path(parent).is_absolute():
         parent = str(Path(name_or_path).parent / parent)
-    return _merged(_read_tree(parent, (*seen, name_or_path)), tree)
+    return _merged(_read_tree(parent, (*seen, this)), tree)
 
 
 def _read_text(name_or_path: str) -> str:
@@ -257,12 +263,32 @@ def _validated(tree: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        unknown = first["type"] == "extra_forbidden"
+        first, *others = error.errors()
+        key = _dotted_key(first["loc"], tree)
+        if first["type"] == "extra_forbidden":
+            raise _unknown_key(where, key) from None
+        # A value that may be one of several things has an error for each of them.
+        reasons = [first["msg"]] + [other["msg"] for other in others if _dotted_key(other["loc"], tree) == key]
         raise InputError(
             where,
-            found=f"the unknown key {key}" if unknown else f"{key} = {first['input']!r}",
-            expected="a key of the recipe" if unknown else first["msg"],
-            remedy="See the reference of recipe keys in docs/reference.md and correct it",
+            found=f"no {key}" if first["type"] == "missing" else f"{key} = {first['input']!r}",
+            expected=" or ".join(reason.removeprefix("Value error, ") for reason in reasons),
+            remedy=_REMEDY,
         ) from None
+
+
+def _dotted_key(location: tuple[int | str, ...], tree: dict[str, Any]) -> str:
+    """``training.steps``; what pydantic adds to say which kind of value it tried is no key and left out."""
+    parts: list[str] = []
+    node: Any = tree
+    for part in location:
+        if isinstance(node, dict):
+            node = node.get(str(part))
+        elif not isinstance(part, int):
+            break
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _unknown_key(where: str, key: str) -> InputError:
+    return InputError(where, found=f"the unknown key {key}", expected="a key of the recipe", remedy=_REMEDY)
