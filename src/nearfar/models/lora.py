@@ -10,9 +10,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
 from nearfar.config import Lora
 from nearfar.errors import InputError
 from nearfar.models.eat import EAT
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+"""The names that peft gives the two files."""
 
 
 def add_adapters(encoder: EAT, lora: Lora) -> Any:
@@ -26,17 +34,17 @@ def add_adapters(encoder: EAT, lora: Lora) -> Any:
         A peft model around the encoder with the same call; only its adapters require gradients.
 
     Raises:
-        InputError: if a target names no layer of the encoder.
+        InputError: if a target names no layer of the encoder, or one without a weight matrix.
     """
     from peft import LoraConfig, get_peft_model
 
-    names = [name for name, _ in encoder.named_modules()]
     for target in lora.targets:
-        if not any(name.endswith(f".{target}") for name in names):
+        named = [module for name, module in encoder.named_modules() if f".{name}".endswith(f".{target}")]
+        if not named or not all(isinstance(module, nn.Linear | nn.Conv2d) for module in named):
             raise InputError(
                 "lora.targets",
                 found=f"{target!r}",
-                expected="the end of a layer's name, such as attn.qkv, attn.proj, mlp.fc1 or mlp.fc2",
+                expected="the end of a linear layer's name, such as attn.qkv, attn.proj, mlp.fc1 or mlp.fc2",
                 remedy="Correct the recipe",
             )
     config = LoraConfig(
@@ -65,27 +73,39 @@ def merge_adapters(adapted: Any) -> EAT:
 
 
 def load_adapters(encoder: EAT, folder: Path) -> EAT:
-    """The encoder with the adapters of a folder merged into it.
+    """The encoder with the adapters of a folder merged into it; torch's global random state is left as it was.
 
     Raises:
-        InputError: if the folder holds no adapters, or adapters of other shapes.
+        InputError: if the folder holds no adapters, or they cannot be read, or they are not exactly the adapters
+            of this encoder.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(
-            folder,
-            found="no adapter_model.safetensors",
-            expected="adapters in peft's format",
-            remedy="Train the model again or restore the folder",
-        )
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise _unfit(folder, f"no {name}")
     try:
-        adapted = PeftModel.from_pretrained(encoder, folder)
-    except RuntimeError as error:
-        raise InputError(
-            folder,
-            found=f"adapters that do not fit the encoder ({str(error).splitlines()[-1].strip()})",
-            expected="adapters of the same encoder",
-            remedy="Use the encoder they were trained on",
-        ) from None
+        stored = load_file(folder / WEIGHTS_FILE)
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft only warns of missing tensors; they are an error below
+            adapted = PeftModel.from_pretrained(encoder, folder)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unfit(folder, f"adapters that cannot be loaded ({_last_line(error)})") from None
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if differing := sorted(stored.keys() ^ wanted.keys()):
+        raise _unfit(folder, f"{len(differing)} tensors missing or left over ({', '.join(differing[:3])})")
     return merge_adapters(adapted)
+
+
+def _unfit(folder: Path, found: str) -> InputError:
+    return InputError(
+        folder,
+        found=found,
+        expected="all the adapters, in peft's format, of the encoder they were trained on",
+        remedy="Use the encoder they were trained on, restore the folder, or train the model again",
+    )
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
