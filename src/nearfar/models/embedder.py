@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.models.eat import EAT, EATConfig
-from nearfar.models.fbank import PATCH_FRAMES, Fbank, frame_count
+from nearfar.models.fbank import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, Fbank, frame_count
 from nearfar.models.pooling import AttentiveStatisticsPooling
 
 
@@ -43,7 +43,8 @@ class Embedder(nn.Module):
     def token_keep(self, samples: Tensor, tokens: int) -> Tensor:
         """Which patch tokens hold some of the clip, (batch, tokens) bool, from its length in samples (batch,).
 
-        A column of 16 frames is left out only if every one of its frames starts behind the clip's end.
+        A column of 16 frames is left out only if none of its frames lies whole within the clip, so a clip keeps
+        the columns that it would have without padding.
         """
         columns = torch.tensor(
             [max(1, -(-max(frame_count(int(n)), 1) // PATCH_FRAMES)) for n in samples.tolist()],
@@ -80,6 +81,12 @@ class Embedder(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             embedding: Tensor = self.projection(pooled)
         return embedding
+
+
+def longest_seconds(config: EATConfig) -> float:
+    """The longest clip that an encoder has positions for: 122.895 s for the published ones."""
+    frames = config.max_length * config.patch_size
+    return (FRAME_SAMPLES + (frames - 1) * FRAME_SHIFT) / SAMPLE_RATE_HZ
 
 
 def build_embedder(

@@ -23,7 +23,7 @@ from nearfar.config import Recipe
 from nearfar.errors import InputError
 from nearfar.models.arcface import ArcFace
 from nearfar.models.eat import EAT
-from nearfar.models.embedder import Embedder, build_embedder
+from nearfar.models.embedder import Embedder, build_embedder, longest_seconds
 from nearfar.models.fbank import Fbank
 from nearfar.models.lora import add_adapters, load_adapters, merge_adapters, save_adapters
 from nearfar.models.weights import encoder_hash, load_encoder, save_encoder
@@ -67,9 +67,10 @@ def build_network(recipe: Recipe, classes: int) -> Network:
         classes: number of composite labels.
 
     Raises:
-        InputError: if the encoder's weights cannot be had or do not fit.
+        InputError: if the encoder's weights cannot be had or do not fit, or its positions end before the clips do.
     """
     encoder = load_encoder(start_weights(recipe), revision=recipe.encoder.revision)
+    _require_positions(encoder, recipe)
     base_hash = encoder_hash(encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -79,6 +80,17 @@ def build_network(recipe: Recipe, classes: int) -> Network:
             embedder.encoder = add_adapters(encoder, recipe.lora)
     encoder.checkpoint_blocks = recipe.training.activation_checkpointing
     return Network(embedder, arcface, base_hash)
+
+
+def _require_positions(encoder: EAT, recipe: Recipe) -> None:
+    seconds = recipe.audio.clip_seconds
+    if not isinstance(seconds, str) and seconds > (longest := longest_seconds(encoder.config)):
+        raise InputError(
+            "audio.clip_seconds",
+            found=f"{seconds:g} s",
+            expected=f"at most {longest:g} s, where this encoder's table of positions ends",
+            remedy="Cut the recordings into shorter clips",
+        )
 
 
 def start_weights(recipe: Recipe) -> str:
@@ -125,6 +137,10 @@ def save_model(
         recipe: the resolved recipe.
         classes: composite labels.
         training: facts about the training to keep beside the model (data fingerprint, seconds, loss).
+
+    Raises:
+        InputError: if the encoder cannot be written.
+        OSError, SafetensorError: if another file cannot, for instance because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     embedder = network.embedder
@@ -167,10 +183,13 @@ def read_card(folder: Path) -> dict[str, Any] | None:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if card["format"] != FORMAT:
             raise ValueError(f"format {card['format']}")
-    except (ValueError, KeyError, TypeError) as error:
+        if missing := {"base_encoder", "classes", "training", "recipe"} - card.keys():
+            raise ValueError(f"no {', '.join(sorted(missing))}")
+        Recipe.model_validate(card["recipe"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             path,
-            found=f"a model card that cannot be read ({error})",
+            found=f"a model card that cannot be read ({' '.join(str(error).split())})",
             expected=f"a model of format {FORMAT}",
             remedy="Train the model again, or use the nearfar version that wrote it",
         ) from None
@@ -199,12 +218,12 @@ def load_model(folder: Path) -> TrainedModel:
     embedder = _around(encoder, recipe)
     _load_head(embedder, folder / "head.safetensors")
     embedder.eval().requires_grad_(False)
-    return TrainedModel(embedder, recipe, tuple(card["classes"]), _embedder_hash(embedder))
+    return TrainedModel(embedder, recipe, tuple(card["classes"]), _embedder_hash(embedder, encoder))
 
 
 def _base_encoder(folder: Path, recipe: Recipe, expected_hash: str) -> EAT:
     base = folder / "base"
-    encoder = load_encoder(base if base.is_dir() else recipe.encoder.weights, revision=recipe.encoder.revision)
+    encoder = load_encoder(base if base.is_dir() else start_weights(recipe), revision=recipe.encoder.revision)
     if (found := encoder_hash(encoder)) != expected_hash:
         raise InputError(
             recipe.encoder.weights,
@@ -231,9 +250,9 @@ def _load_head(embedder: Embedder, path: Path) -> None:
         ) from None
 
 
-def _embedder_hash(embedder: Embedder) -> str:
+def _embedder_hash(embedder: Embedder, encoder: EAT) -> str:
     digest = hashlib.sha256()
-    digest.update(repr((embedder.fbank.mean, embedder.fbank.std, embedder.mask_padding)).encode())
+    digest.update(repr((encoder.config, embedder.fbank.mean, embedder.fbank.std, embedder.mask_padding)).encode())
     for name, tensor in sorted(embedder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

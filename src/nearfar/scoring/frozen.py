@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from nearfar.data.audio import read_waveform, zero_pad
-from nearfar.data.clips import CHANNELS, Channel
+from nearfar.data.clips import Channel
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError
+from nearfar.models.embedder import longest_seconds
 from nearfar.models.fbank import FRAME_SAMPLES, SAMPLE_RATE_HZ, Fbank
 from nearfar.models.weights import load_encoder
 
@@ -49,24 +51,21 @@ def embed_files(
     Raises:
         InputError: if an argument, a recording or the encoder cannot be used.
     """
-    if channel not in get_args(Channel):
-        raise InputError("--channel", found=channel, expected="near or far", remedy="Choose one")
-    if pooling not in POOLINGS:
-        raise InputError("--pooling", found=pooling, expected="cls or mean", remedy="Choose one")
-    if out.suffix not in {".npy", ".safetensors"}:
-        raise InputError(
-            out, found=f"the ending {out.suffix!r}", expected=".npy or .safetensors", remedy="Rename it"
-        )
+    _require_choices(channel, pooling, out)
+    if not files:
+        raise InputError("FILES", found="none", expected="one recording or more", remedy="Name them")
     model, fbank = load_encoder(encoder).eval(), Fbank()
-    chosen = CHANNELS[CHANNELS.index("near" if channel == "near" else "far")]
-
-    def load(path: Path) -> NDArray[np.float32]:
-        waveform = read_waveform(path, (chosen,))[0]
-        shortest = max(round((clip_seconds or 0) * SAMPLE_RATE_HZ), FRAME_SAMPLES)
-        return (
-            waveform if clip_seconds is None and len(waveform) >= shortest else zero_pad(waveform, shortest, path)
+    longest = longest_seconds(model.config)
+    if clip_seconds is not None and not 0 < clip_seconds <= longest:
+        raise InputError(
+            "--seconds",
+            found=f"{clip_seconds:g}",
+            expected=f"more than 0 and at most {longest:g}, where the encoder's table of positions ends",
+            remedy="Choose another length, or leave it out",
         )
-
+    load = partial(
+        _waveform, channel="near" if channel == "near" else "far", clip_seconds=clip_seconds, longest=longest
+    )
     rows = []
     for waveform in prefetched(load, files, threads=1, ahead=4):
         with torch.inference_mode():
@@ -81,3 +80,29 @@ def embed_files(
     else:
         save_file({"embeddings": embeddings}, out, {"files": "\n".join(map(str, files)), "pooling": pooling})
     return embeddings.shape[0], embeddings.shape[1]
+
+
+def _require_choices(channel: str, pooling: str, out: Path) -> None:
+    if channel not in get_args(Channel):
+        raise InputError("--channel", found=channel, expected="near or far", remedy="Choose one")
+    if pooling not in POOLINGS:
+        raise InputError("--pooling", found=pooling, expected="cls or mean", remedy="Choose one")
+    if out.suffix not in {".npy", ".safetensors"}:
+        raise InputError(
+            out, found=f"the ending {out.suffix!r}", expected=".npy or .safetensors", remedy="Rename it"
+        )
+
+
+def _waveform(path: Path, *, channel: Channel, clip_seconds: float | None, longest: float) -> NDArray[np.float32]:
+    """(samples,) of one channel, padded to ``clip_seconds``, or else at least to one frame."""
+    waveform = read_waveform(path, (channel,))[0]
+    seconds = len(waveform) / SAMPLE_RATE_HZ
+    if seconds > (limit := clip_seconds or longest):
+        raise InputError(
+            path,
+            found=f"a clip of {seconds:g} s",
+            expected=f"at most {limit:g} s",
+            remedy="Cut it into shorter clips" if clip_seconds is None else "Give more --seconds, or cut the clip",
+        )
+    samples = max(round((clip_seconds or seconds) * SAMPLE_RATE_HZ), FRAME_SAMPLES)
+    return zero_pad(waveform, samples, path)
