@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class MemoryBank(nn.Module):
@@ -40,9 +39,8 @@ class MemoryBank(nn.Module):
         Raises:
             ValueError: if an embedding has no direction.
         """
+        # Splitting no queries gives one empty part, so there is always something to join.
         parts = [(_directions(part) @ self.normals.T).max(dim=1) for part in torch.split(embeddings, chunk)]
-        if not parts:
-            return embeddings.new_empty(0), torch.empty(0, dtype=torch.int64)
         similarity = torch.cat([part.values for part in parts])
         return (1.0 - similarity).clamp(0.0, 2.0), torch.cat([part.indices for part in parts])
 
@@ -52,7 +50,8 @@ class MemoryBank(nn.Module):
 
 
 def _directions(embeddings: Tensor) -> Tensor:
-    lengths = embeddings.norm(dim=1, keepdim=True)
+    embeddings = embeddings.float()
+    lengths: Tensor = embeddings.norm(dim=1, keepdim=True)
     if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
         raise ValueError("an embedding is zero or not finite, so it has no direction")
-    return F.normalize(embeddings.float(), dim=1)
+    return embeddings / lengths  # F.normalize would leave a length below 1e-12 short of one
