@@ -98,14 +98,20 @@ class Fbank(nn.Module):
         """
         if waveform.dim() != 2 or waveform.shape[1] < FRAME_SAMPLES:
             raise ValueError(f"expected (batch, samples >= {FRAME_SAMPLES}), got {tuple(waveform.shape)}")
+        # On a CPU, one clip's frames fit the cache and a batch's do not.
+        together = 1 if waveform.device.type == "cpu" else max(1, len(waveform))
+        return torch.cat([self._log_mel(clips) for clips in torch.split(waveform, together)])
+
+    def _log_mel(self, waveform: Tensor) -> Tensor:
         waveform = waveform - waveform.mean(dim=1, keepdim=True)
         frames = waveform.unfold(1, FRAME_SAMPLES, FRAME_SHIFT)
         frames = frames - frames.mean(dim=2, keepdim=True)
-        previous = F.pad(frames, (1, 0), mode="replicate")[..., :-1]
-        frames = (frames - PREEMPHASIS * previous) * self.window
-        spectrum = torch.fft.rfft(frames, n=FFT_SAMPLES)[..., : FFT_SAMPLES // 2]
-        power = torch.view_as_real(spectrum).square().sum(-1)
-        return (power @ self.mel).clamp_min(LOG_FLOOR).log()
+        # The window is zero at both ends, so a frame's first sample, which has no predecessor, is left out.
+        emphasised = (frames[..., 1:] - PREEMPHASIS * frames[..., :-1]) * self.window[1:]
+        spectrum = torch.fft.rfft(F.pad(emphasised, (1, FFT_SAMPLES - FRAME_SAMPLES)))[..., : FFT_SAMPLES // 2]
+        power = spectrum.real.square() + spectrum.imag.square()
+        log_mel: Tensor = (power @ self.mel).clamp_min(LOG_FLOOR).log()
+        return log_mel
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Normalised log-mel, padded with zero frames to whole patches of 16 frames.
