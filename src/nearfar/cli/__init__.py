@@ -59,20 +59,19 @@ def main() -> None:
     try:
         app()
     except NearfarError as error:
-        print(f"nearfar: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
     except OSError as error:
-        print(
-            f"nearfar: {error.filename or 'a file'}: found {error.strerror or error}; expected a place that can be "
-            "read and written. Look at its permissions and at the free space, and run the same command again; what "
-            "was written is kept.",
-            file=sys.stderr,
+        _say(
+            f"{error.filename or 'a file'}: found {error.strerror or error}; expected to be able to read and "
+            "write there. Look at permissions and free space, and run the same command again; what is written stays."
         )
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            print(
-                "nearfar: stopped; what was written is kept, and the same command goes on from there",
-                file=sys.stderr,
-            )
+            _say("stopped; what was written is kept, and the same command goes on from there")
         raise
+
+
+def _say(message: str) -> None:
+    print(f"nearfar: {message}", file=sys.stderr)
