@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -140,7 +141,10 @@ def finetune(
     network.to(accelerator.device)
     start = load_checkpoint(folder, trainable, optimizer, identity)
     # DDP copies the first process's weights when it wraps, so this comes after the checkpoint is read.
-    wrapped, engine = accelerator.prepare(network, optimizer)
+    with warnings.catch_warnings():
+        # torch 2.13 renames broadcast_buffers; accelerate and older torch know the old name only.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped, engine = accelerator.prepare(network, optimizer)
     loop = _Loop(recipe, accelerator, wrapped, engine, trainable, _batches(recipe, labelled))
     with _open_log(folder / "log.jsonl", start, accelerator.is_main_process) as log:
         for record in loop.run(start):
@@ -248,7 +252,7 @@ class _Loop:
             last = begin + size >= rows
             with nullcontext() if last else self.accelerator.no_sync(self.network):
                 loss = self._loss(batch, rows_of, branch_keep).sum() / rows
-                _require_finite("loss", float(loss), step, batch.files[rows_of])
+                _require_finite("loss", float(loss.detach()), step, batch.files[rows_of])
                 self.accelerator.backward(loss)
             total += loss.detach()
         return float(self.accelerator.reduce(total, "mean"))
