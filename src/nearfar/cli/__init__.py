@@ -63,8 +63,8 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         _say(
-            f"{error.filename or 'a file'}: found {error.strerror or error}; expected to be able to read and "
-            "write there. Look at permissions and free space, and run the same command again; what is written stays."
+            f"{error.filename or 'a file'}: found {error.strerror or error}; expected to read and write there. "
+            "Look at permissions and free space, and run the same command again; what was written is kept."
         )
         sys.exit(2)
     except SystemExit as stop:
