@@ -1,0 +1,361 @@
+"""The recipe: what it accepts, how it is read and written, and what makes two models the same."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from nearfar.config import Recipe, load_recipe, recipe_names
+from nearfar.errors import InputError
+
+SYSTEMS = ("fusion", "lora-fusion", "near", "lora-near")
+TABLES = tuple(key for key, value in Recipe(name="any").model_dump().items() if isinstance(value, dict))
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + key
+        out |= leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return out
+
+
+def differing(a: Recipe, b: Recipe) -> set[str]:
+    left, right = leaves(a.model_dump()), leaves(b.model_dump())
+    assert left.keys() == right.keys()
+    return {key for key in left if left[key] != right[key]}
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- the recipes that come with the package ---------------------------------------------------------------------
+
+
+def test_every_system_has_a_recipe_for_both_encoders() -> None:
+    assert recipe_names() == sorted(f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS)
+
+
+@pytest.mark.parametrize("name", [f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS])
+def test_a_packaged_recipe_carries_its_own_name_and_says_what_it_is(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+
+
+def test_the_eat_recipes_say_what_the_report_states() -> None:
+    recipe = load_recipe("eat-fusion")
+    training = recipe.training
+    assert (training.steps, training.batch_size, training.learning_rate) == (20_000, 16, 5e-5)
+    assert recipe.audio.clip_seconds == 16.0
+    assert recipe.audio.sample_rate_hz == 16_000
+    assert training.channels == ("near", "far")
+    assert training.adaptation == "full"
+    assert (recipe.scoring.neighbours, recipe.scoring.fusion) == (1, "mean")
+    assert not recipe.encoder.mask_padding
+    augmentation = recipe.augmentation
+    assert not any(augmentation.model_dump().values()), "the report augments nothing"
+
+
+@pytest.mark.parametrize("size", ["eat", "tiny"])
+def test_near_and_fusion_systems_share_a_model_and_lora_has_its_own(size: str) -> None:
+    recipes = {system: load_recipe(f"{size}-{system}") for system in SYSTEMS}
+    for kind in ("", "lora-"):
+        fusion, near = recipes[f"{kind}fusion"], recipes[f"{kind}near"]
+        assert differing(fusion, near) == {"name", "description", "scoring.channels"}
+        assert fusion.scoring.channels == ("near", "far")
+        assert near.scoring.channels == ("near",)
+        assert fusion.model_key() == near.model_key()
+    assert recipes["fusion"].training.adaptation == "full"
+    assert recipes["lora-fusion"].training.adaptation == "lora"
+    assert recipes["fusion"].model_key() != recipes["lora-fusion"].model_key()
+
+
+# --- reading and writing ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS])
+def test_toml_holds_the_whole_recipe(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    text = recipe.to_toml()
+    assert "extends" not in tomllib.loads(text)
+    assert load_recipe(write(tmp_path / "recipe.toml", text)) == recipe
+    # Nothing is left to a default that a later version may change, but what TOML cannot say.
+    written = leaves(tomllib.loads(text))
+    assert {key for key in leaves(recipe.model_dump()) if key not in written} == {
+        key for key, value in leaves(recipe.model_dump()).items() if value is None
+    }
+
+
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    rate=st.floats(1e-300, 1e300),
+    margin=st.floats(0, 3.14),
+    micro=st.none() | st.integers(1, 10_000),
+    seconds=st.just("longest") | st.floats(0.01, 1e6),
+    channels=st.sampled_from([["near"], ["far"], ["near", "far"], ["far", "near"]]),
+    description=st.text(st.characters(exclude_categories=["Cs"])),
+)
+def test_any_recipe_comes_back_from_toml(
+    seed: int,
+    rate: float,
+    margin: float,
+    micro: int | None,
+    seconds: str | float,
+    channels: list[str],
+    description: str,
+) -> None:
+    recipe = load_recipe("eat-lora-near").with_changes(
+        **{
+            "seed": seed,
+            "training.learning_rate": rate,
+            "head.margin": margin,
+            "training.micro_batch_size": micro,
+            "audio.clip_seconds": seconds,
+            "training.channels": channels,
+            "description": description,
+        }
+    )
+    assert Recipe.model_validate(tomllib.loads(recipe.to_toml())) == recipe
+    assert recipe.training.channels == tuple(channels)
+
+
+def test_extends_states_only_what_differs_and_finds_its_parent_beside_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "below" / "middle.toml", 'extends = "tiny-near"\n[training]\nsteps = 7\nbetas = [0.5, 0.6]\n')
+    own = 'name = "mine"\n[training]\nbatch_size = 5\n'
+    top = write(tmp_path / "top.toml", f'extends = "below/middle.toml"\n{own}')
+    recipe = load_recipe(top)
+    assert differing(recipe, load_recipe("tiny-near")) == {
+        "name",
+        "training.steps",
+        "training.betas",
+        "training.batch_size",
+    }
+    assert (recipe.training.steps, recipe.training.batch_size) == (7, 5)
+    assert recipe.training.betas == (0.5, 0.6)
+
+
+def test_a_parent_may_be_named_by_its_absolute_path(tmp_path: Path) -> None:
+    parent = write(tmp_path / "there" / "parent.toml", 'name = "parent"\nseed = 5\n')
+    child = write(tmp_path / "here" / "child.toml", f'extends = "{parent}"\nname = "child"\n')
+    assert load_recipe(child) == Recipe(name="child", seed=5)
+
+
+def test_a_recipe_cannot_be_changed_in_place() -> None:
+    recipe = load_recipe("tiny-near")
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.seed = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.training.steps = 1  # type: ignore[misc]
+
+
+def test_with_changes_changes_a_copy_and_only_what_is_named() -> None:
+    recipe = load_recipe("tiny-near")
+    before = copy.deepcopy(recipe)
+    changed = recipe.with_changes(**{"seed": 3, "training.steps": 11, "encoder.revision": "abc"})
+    assert recipe == before
+    assert differing(recipe, changed) == {"seed", "training.steps", "encoder.revision"}
+    assert (changed.seed, changed.training.steps, changed.encoder.revision) == (3, 11, "abc")
+    assert changed.with_changes(**{"encoder.revision": None}).encoder.revision is None
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["", *TABLES])
+def test_an_unknown_key_is_an_error_that_names_it(table: str, tmp_path: Path) -> None:
+    header = f"[{table}]\n" if table else ""
+    file = write(tmp_path / "recipe.toml", f'extends = "eat-near"\n{header}stpes = 3\n')
+    with pytest.raises(InputError) as error:
+        load_recipe(file)
+    dotted = f"{table}.stpes" if table else "stpes"
+    assert str(file) in str(error.value)
+    assert f"the unknown key {dotted};" in str(error.value)
+    with pytest.raises(InputError, match=f"the unknown key {dotted}"):
+        load_recipe("eat-near").with_changes(**{dotted: 3})
+
+
+@pytest.mark.parametrize("dotted", ["name.more", "training.steps.more", "no_table.key", "training.betas.0"])
+def test_with_changes_refuses_a_key_below_what_is_no_table(dotted: str) -> None:
+    with pytest.raises(InputError, match="the unknown key"):
+        load_recipe("eat-near").with_changes(**{dotted: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("audio.sample_rate_hz", 44_100),
+        ("audio.clip_seconds", 0.0),
+        ("audio.clip_seconds", "shortest"),
+        ("fbank.mean", float("nan")),
+        ("fbank.std", 0.0),
+        ("encoder.drop_path", 1.0),  # a branch that is never kept would be divided by 0
+        ("head.margin", 3.2),
+        ("head.margin", -0.1),
+        ("head.scale", 0.0),
+        ("head.embedding_dim", 0),
+        ("lora.rank", 0),
+        ("lora.dropout", 1.0),
+        ("lora.targets", []),
+        ("training.adaptation", "frozen"),
+        ("training.channels", []),
+        ("training.channels", ["near", "near"]),
+        ("training.channels", ["left"]),
+        ("training.steps", 0),
+        ("training.steps", 1.5),
+        ("training.micro_batch_size", 0),
+        ("training.learning_rate", float("inf")),
+        ("training.betas", [0.9, 1.0]),  # torch's AdamW refuses it
+        ("training.betas", [0.9]),
+        ("training.precision", "fp16"),
+        ("augmentation.mixup_probability", 1.1),
+        ("augmentation.gain_db", -1.0),
+        ("augmentation.frequency_mask_bins", 129),
+        ("scoring.neighbours", 2),
+        ("scoring.fusion", "max"),
+        ("scoring.channels", []),
+        ("scoring.batch_size", 0),
+    ],
+)
+def test_a_value_that_does_not_fit_is_an_error_that_names_its_key(key: str, value: object) -> None:
+    with pytest.raises(InputError) as error:
+        load_recipe("eat-near").with_changes(**{key: value})
+    message = str(error.value)
+    # The position within a list may follow; what pydantic calls the branches of a union may not.
+    assert f"found {key} = " in message or f"found {key}." in message or f"found no {key}." in message
+    assert "constrained" not in message
+    assert "literal" not in message.split(";")[0]
+
+
+def test_the_message_of_a_length_names_both_things_it_may_be() -> None:
+    with pytest.raises(InputError, match=r"valid number.* or .*'longest'"):
+        load_recipe("eat-near").with_changes(**{"audio.clip_seconds": "long"})
+
+
+def test_a_recipe_without_a_name_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found no name;"):
+        load_recipe(write(tmp_path / "recipe.toml", "seed = 1\n"))
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(InputError, match="no recipe of that name") as error:
+        load_recipe("eat-fuson")
+    for name in recipe_names():
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe\x00", b"[a]\n[a]\n"])
+def test_a_file_that_is_not_toml_is_an_error(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="not TOML") as error:
+        load_recipe(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_parent_that_is_missing_or_no_text_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.toml.*no such file"):
+        load_recipe(write(tmp_path / "a.toml", 'extends = "gone.toml"\n'))
+    with pytest.raises(InputError, match="found extends = 3"):
+        load_recipe(write(tmp_path / "b.toml", "extends = 3\n"))
+
+
+@pytest.mark.parametrize("parent", ["b.toml", "../here/b.toml"])
+def test_recipes_that_extend_each_other_are_an_error(parent: str, tmp_path: Path) -> None:
+    first = write(tmp_path / "here" / "a.toml", f'name = "a"\nextends = "{parent}"\n')
+    write(tmp_path / "here" / "b.toml", 'extends = "../here/a.toml"\n')
+    with pytest.raises(InputError, match="extend each other"):
+        load_recipe(first)
+    selfish = write(tmp_path / "self.toml", 'extends = "self.toml"\n')
+    with pytest.raises(InputError, match="extend each other"):
+        load_recipe(selfish)
+
+
+# --- which recipes train the same model -------------------------------------------------------------------------
+
+SAME_MODEL = {
+    "name",
+    "description",
+    "scoring.channels",
+    "scoring.batch_size",
+    "decision.threshold",
+    "decision.quantile",
+    "training.checkpoint_every",
+    "training.loader_threads",
+    "training.activation_checkpointing",
+    "training.micro_batch_size",
+}
+"""Changing these leaves the trained weights alone (up to rounding, for the size of a forward pass)."""
+
+NO_OTHER_VALUE = {"audio.sample_rate_hz", "scoring.neighbours", "scoring.fusion"}
+
+OTHER = {
+    "training.adaptation": "full",
+    "training.channels": ["near"],
+    "scoring.channels": ["far"],
+    "decision.threshold": "empirical",
+    "training.precision": "bf16",
+    "training.betas": [0.1, 0.2],
+    "training.micro_batch_size": 2,
+    "training.clip_norm": 1.0,
+    "encoder.revision": "abc",
+    "lora.targets": ["mlp.fc1"],
+}
+
+
+def other_value(key: str, value: object) -> object:
+    if key in OTHER:
+        return OTHER[key]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return value + "x"
+    assert isinstance(value, int | float), key
+    return value + 1 if isinstance(value, int) else value / 2 + 0.01
+
+
+def test_the_model_key_changes_with_every_key_that_trains_another_model() -> None:
+    recipe = load_recipe("eat-lora-near")
+    changed = set()
+    for key, value in leaves(recipe.model_dump()).items():
+        if key in NO_OTHER_VALUE:
+            continue
+        other = recipe.with_changes(**{key: other_value(key, value)})
+        assert differing(recipe, other) == {key}
+        if other.model_key() != recipe.model_key():
+            changed.add(key)
+    assert changed == leaves(recipe.model_dump()).keys() - SAME_MODEL - NO_OTHER_VALUE
+
+
+def test_lora_settings_do_not_enter_the_key_of_a_full_model() -> None:
+    full = load_recipe("eat-fusion")
+    assert full.with_changes(**{"lora.rank": 3}).model_key() == full.model_key()
+    lora = full.with_changes(**{"training.adaptation": "lora"})
+    assert lora.with_changes(**{"lora.rank": 3}).model_key() != lora.model_key()
+
+
+def test_the_model_key_is_sixteen_hexadecimal_digits_and_survives_toml(tmp_path: Path) -> None:
+    recipe = load_recipe("tiny-lora-fusion")
+    key = recipe.model_key()
+    assert len(key) == 16
+    assert int(key, 16) >= 0
+    assert load_recipe(write(tmp_path / "recipe.toml", recipe.to_toml())).model_key() == key
+
+
+def test_every_table_is_frozen_and_refuses_unknown_keys() -> None:
+    for table in TABLES:
+        kind = type(getattr(load_recipe("eat-near"), table))
+        assert issubclass(kind, BaseModel)
+        assert kind.model_config["frozen"]
+        assert kind.model_config["extra"] == "forbid"
