@@ -136,6 +136,16 @@ class Scoring(Table):
     batch_size: PositiveInt = 8
 
 
+class Decision(Table):
+    """From scores to decisions, which do not enter the official score: a threshold per machine and section."""
+
+    threshold: Literal["gamma", "empirical"] = "gamma"
+    """Quantile of a gamma distribution fitted to normal training scores, as the official baseline takes it, or of
+    these scores themselves."""
+    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """The share of normal clips that the threshold is meant to let pass."""
+
+
 class Recipe(Table):
     """Everything that decides what a system computes."""
 
@@ -150,6 +160,7 @@ class Recipe(Table):
     training: Training = Training()
     augmentation: Augmentation = Augmentation()
     scoring: Scoring = Scoring()
+    decision: Decision = Decision()
 
     def with_changes(self, **changes: Any) -> Recipe:
         """A copy with dotted keys changed: ``recipe.with_changes(**{"training.steps": 10})``.
@@ -171,10 +182,10 @@ class Recipe(Table):
     def model_key(self) -> str:
         """Sixteen hex digits that are equal where two recipes train the same model.
 
-        Scoring does not enter, nor the name, so a near and a fusion system share a model; nor does what only
-        decides speed or memory.
+        Scoring and decisions do not enter, nor the name, so a near and a fusion system share a model; nor does
+        what only decides speed or memory.
         """
-        tree = self.model_dump(mode="json", exclude={"name", "description", "scoring"})
+        tree = self.model_dump(mode="json", exclude={"name", "description", "scoring", "decision"})
         for speed_only in (
             "checkpoint_every",
             "loader_threads",

@@ -116,11 +116,16 @@ def decide(scores: MachineScores, threshold: float) -> MachineDecisions:
     return MachineDecisions(scores.machine, scores.section, scores.names, called)
 
 
+def decision_file(machine: str, section: str) -> str:
+    """The name of a machine and section's decision file."""
+    return f"decision_result_{machine}_section_{section}_test.csv"
+
+
 def write_decisions(folder: Path, machine_decisions: Iterable[MachineDecisions]) -> list[Path]:
     """Write ``decision_result_<machine>_section_NN_test.csv`` files; each appears whole or not at all."""
     files = []
     for entry in machine_decisions:
-        path = folder / f"decision_result_{entry.machine}_section_{entry.section}_test.csv"
+        path = folder / decision_file(entry.machine, entry.section)
         write_rows(path, zip(entry.names, (str(int(call)) for call in entry.decisions), strict=True))
         files.append(path)
     return files

@@ -1,7 +1,8 @@
 """One system: train its model or take a trained one, score the test clips, evaluate.
 
 A run folder holds ``recipe.toml`` (whole and resolved), ``environment.json``, ``data.json`` (what was understood
-of the data), ``model/``, ``embeddings/``, ``scores/``, ``figures/`` and ``results.{json,md,csv}``.
+of the data), ``model/``, ``embeddings/``, ``scores/`` (anomaly scores and decisions), ``thresholds.json``,
+``figures/`` and ``results.{json,md,csv}``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from nearfar.scoring.bank import MemoryBank
 from nearfar.scoring.embeddings import EmbeddingStore
 from nearfar.scoring.fusion import mean_of_channels
 from nearfar.scoring.scorefiles import MachineScores, write_scores
+from nearfar.systems.decide import ScoredMachine, decide_system, normal_scores
 from nearfar.systems.environment import environment, peak_memory_bytes, write_json, write_text
 from nearfar.training.checkpoint import Identity, finished_steps
 from nearfar.training.finetune import StepRecord, finetune, is_main_process
@@ -192,8 +194,10 @@ def _step_writer(folder: Path | None) -> AbstractContextManager[Callable[[StepRe
 
 def score_system(
     model: TrainedModel, scoring: Scoring, dataset: Dataset, store: EmbeddingStore, *, progress: Progress = silent
-) -> tuple[MachineScores, ...]:
+) -> tuple[ScoredMachine, ...]:
     """Anomaly scores of every test clip, from banks of normal training clips per machine and channel.
+
+    Training clips are scored as well, each against the others, for thresholds.
 
     Args:
         model: a trained model.
@@ -218,12 +222,15 @@ def score_system(
 
     out = []
     for (machine, section), (train, test) in groups.items():
-        by_channel: dict[Channel, NDArray[np.float64]] = {
-            channel: MemoryBank(embed(train, channel))(embed(test, channel)).double().numpy()
-            for channel in scoring.channels
-        }
+        of_test: dict[Channel, NDArray[np.float64]] = {}
+        of_training: dict[Channel, NDArray[np.float64]] = {}
+        for channel in scoring.channels:
+            bank = MemoryBank(embed(train, channel))
+            of_test[channel] = bank(embed(test, channel)).double().numpy()
+            of_training[channel] = normal_scores(bank)
         names = tuple(clip.name for clip in test)
-        out.append(MachineScores(machine, section, names, mean_of_channels(by_channel)))
+        scores = MachineScores(machine, section, names, mean_of_channels(of_test))
+        out.append(ScoredMachine(scores, mean_of_channels(of_training)))
     return tuple(out)
 
 
@@ -273,9 +280,10 @@ def run_system(
     note = note or data_note(data)
     folder = model_folder or out / "model"
     is_trained(resolved, dataset, folder)  # a refusal comes before anything is overwritten
+    made_with = environment()
     if is_main_process():
         write_text(out / "recipe.toml", resolved.to_toml())
-        write_json(out / "environment.json", environment())
+        write_json(out / "environment.json", made_with)
         write_json(out / "data.json", [summary.to_json() for summary in summarise(dataset)])
     began = time.perf_counter()
     if not train_or_reuse(
@@ -284,9 +292,14 @@ def run_system(
         return None
     trained = time.perf_counter()
     store = EmbeddingStore(folder / "embeddings")
-    scores = score_system(load_model(folder), resolved.scoring, dataset, store, progress=progress)
+    model = load_model(folder)
+    scored = score_system(model, resolved.scoring, dataset, store, progress=progress)
+    scores = tuple(entry.test for entry in scored)
     timing = Timing(trained - began, time.perf_counter() - trained, peak_memory_bytes())
+    parameters = sum(parameter.numel() for parameter in model.embedder.parameters())
+    write_json(out / "environment.json", made_with | {"total_parameters": parameters})
     results = write_results(resolved.name, scores, out, note=note)
+    decide_system(scored, resolved.decision, out)
     write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     return SystemRun(resolved, scores, results, timing)
 
