@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def prefetched(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
 ) -> Iterator[Result]:
-    """``map(function, items)`` with up to ``ahead`` results under way in ``threads`` threads.
+    """``map(function, items)`` with up to ``ahead`` further results under way in ``threads`` threads.
 
     Results come in the order of the items. An exception comes where its result would, and what is still under way
     is dropped. Reading and resampling audio release Python's lock, so threads suffice and no waveform is copied
