@@ -16,6 +16,7 @@ from nearfar.config import Recipe, load_recipe, recipe_names
 from nearfar.errors import InputError
 
 SYSTEMS = ("fusion", "lora-fusion", "near", "lora-near")
+RECIPES = ["ae-mahala", "ae-mse", *(f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS)]
 TABLES = tuple(key for key, value in Recipe(name="any").model_dump().items() if isinstance(value, dict))
 
 
@@ -42,11 +43,11 @@ def write(path: Path, text: str) -> Path:
 # --- the recipes that come with the package ---------------------------------------------------------------------
 
 
-def test_every_system_has_a_recipe_for_both_encoders() -> None:
-    assert recipe_names() == sorted(f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS)
+def test_every_system_has_a_recipe() -> None:
+    assert recipe_names() == sorted(RECIPES)
 
 
-@pytest.mark.parametrize("name", [f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS])
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_packaged_recipe_carries_its_own_name_and_says_what_it_is(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
@@ -84,7 +85,7 @@ def test_near_and_fusion_systems_share_a_model_and_lora_has_its_own(size: str) -
 # --- reading and writing ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS])
+@pytest.mark.parametrize("name", RECIPES)
 def test_toml_holds_the_whole_recipe(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     text = recipe.to_toml()
@@ -295,12 +296,20 @@ SAME_MODEL = {
     "training.loader_threads",
     "training.activation_checkpointing",
     "training.micro_batch_size",
+    "autoencoder.epochs",
+    "autoencoder.batch_size",
+    "autoencoder.learning_rate",
+    "autoencoder.validation_fraction",
+    "autoencoder.score",
+    "autoencoder.textbook",
 }
 """Changing these leaves the trained weights alone (up to rounding, for the size of a forward pass)."""
 
 NO_OTHER_VALUE = {"audio.sample_rate_hz", "scoring.neighbours", "scoring.fusion"}
 
 OTHER = {
+    "method": "autoencoder",
+    "autoencoder.score": "mahala",
     "training.adaptation": "full",
     "training.channels": ["near"],
     "scoring.channels": ["far"],
@@ -319,6 +328,8 @@ def other_value(key: str, value: object) -> object:
         return OTHER[key]
     if isinstance(value, bool):
         return not value
+    if value == "longest":
+        return 7.5
     if isinstance(value, str):
         return value + "x"
     assert isinstance(value, int | float), key
@@ -336,6 +347,24 @@ def test_the_model_key_changes_with_every_key_that_trains_another_model() -> Non
         if other.model_key() != recipe.model_key():
             changed.add(key)
     assert changed == leaves(recipe.model_dump()).keys() - SAME_MODEL - NO_OTHER_VALUE
+
+
+def test_the_key_of_an_autoencoder_knows_how_it_is_trained_and_no_more() -> None:
+    recipe = load_recipe("ae-mahala")
+    assert recipe.model_key() == load_recipe("ae-mse").model_key()
+    others = {
+        key: recipe.with_changes(**{key: other_value(key, value)})
+        for key, value in leaves(recipe.model_dump()).items()
+        if key not in NO_OTHER_VALUE and key not in ("method", "autoencoder.score")
+    }
+    changed = {key for key, other in others.items() if other.model_key() != recipe.model_key()}
+    assert changed == {
+        "seed",
+        "autoencoder.epochs",
+        "autoencoder.batch_size",
+        "autoencoder.learning_rate",
+        "autoencoder.validation_fraction",
+    }
 
 
 def test_lora_settings_do_not_enter_the_key_of_a_full_model() -> None:

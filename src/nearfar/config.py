@@ -146,11 +146,28 @@ class Decision(Table):
     """The share of normal clips that the threshold is meant to let pass."""
 
 
+class Autoencoder(Table):
+    """The challenge's baselines; read only when ``method = "autoencoder"``, and then instead of the tables of the
+    encoder and its training. They hear the near channel."""
+
+    epochs: PositiveInt = 100
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """Vectors of five frames."""
+    learning_rate: PositiveFloat = 1e-3
+    validation_fraction: Rate = 0.1
+    """The share of training vectors that is held out to watch the loss; it decides nothing."""
+    score: Literal["mse", "mahala"] = "mse"
+    textbook: bool = False
+    """Whether ``mahala`` is the distance it is named after, or what the official code computes (off)."""
+
+
 class Recipe(Table):
     """Everything that decides what a system computes."""
 
     name: str
     description: str = ""
+    method: Literal["nearest-normal", "autoencoder"] = "nearest-normal"
+    """An embedder with a bank of normal embeddings per machine, or an autoencoder per machine."""
     seed: Annotated[int, Field(ge=0)] = 0
     audio: Audio = Audio()
     fbank: Fbank = Fbank()
@@ -161,6 +178,7 @@ class Recipe(Table):
     augmentation: Augmentation = Augmentation()
     scoring: Scoring = Scoring()
     decision: Decision = Decision()
+    autoencoder: Autoencoder = Autoencoder()
 
     def with_changes(self, **changes: Any) -> Recipe:
         """A copy with dotted keys changed: ``recipe.with_changes(**{"training.steps": 10})``.
@@ -183,9 +201,19 @@ class Recipe(Table):
         """Sixteen hex digits that are equal where two recipes train the same model.
 
         Scoring and decisions do not enter, nor the name, so a near and a fusion system share a model; nor does
-        what only decides speed or memory.
+        what only decides speed or memory, nor the tables that the recipe's method does not read.
         """
-        tree = self.model_dump(mode="json", exclude={"name", "description", "scoring", "decision"})
+        if self.method == "autoencoder":
+            tree = self.model_dump(mode="json", include={"method", "seed", "autoencoder"})
+            for scoring_only in ("score", "textbook"):
+                del tree["autoencoder"][scoring_only]
+        else:
+            tree = self._embedder_tree()
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _embedder_tree(self) -> dict[str, Any]:
+        other = {"name", "description", "method", "scoring", "decision", "autoencoder"}
+        tree = self.model_dump(mode="json", exclude=other)
         for speed_only in (
             "checkpoint_every",
             "loader_threads",
@@ -195,7 +223,7 @@ class Recipe(Table):
             del tree["training"][speed_only]
         if self.training.adaptation != "lora":
             del tree["lora"]
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+        return tree
 
     def to_toml(self) -> str:
         """The whole recipe as TOML; None values, which TOML lacks, are left out and come back as None."""
