@@ -77,7 +77,8 @@ def reproduce(
     if any(len(of_seeds) < len(seeds) for of_seeds in results.values()):
         return Reproduction(None, finished)
     note = note or data_note(data)
-    table = results_table(results, notes=[note] if note else [])
+    # Machines of surrogate data may have names that the report has, too; its figures are not of this data.
+    table = results_table(results, notes=[note] if note else [], published=note is None)
     for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
         write_text(out / f"table.{suffix}", text)
     return Reproduction(table, finished)

@@ -310,7 +310,7 @@ def write_results(name: str, scores: Sequence[MachineScores], out: Path, *, note
     if not scores or any(_hides_labels(entry) for entry in scores):
         return None
     results = evaluate_scores(scores)
-    table = results_table({name: [results]}, notes=[note] if note else [])
+    table = results_table({name: [results]}, notes=[note] if note else [], published=note is None)
     for suffix, text in (("json", to_json(table)), ("md", to_markdown(table)), ("csv", to_csv(table))):
         write_text(out / f"results.{suffix}", text)
     for entry in scores:
