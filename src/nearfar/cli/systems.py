@@ -48,7 +48,11 @@ def run(
         return
     note = note or data_note(data)
     notes, results = [note] if note else [], finished.results
-    table = None if results is None else results_table({finished.recipe.name: [results]}, notes=notes, published=not notes)
+    table = (
+        None
+        if results is None
+        else results_table({finished.recipe.name: [results]}, notes=notes, published=not notes)
+    )
     print_table(table, as_json, out)
 
 
