@@ -30,6 +30,8 @@ for command in (
     systems.reproduce,
     systems.demo,
     scores.evaluate,
+    scores.compare,
+    scores.table,
     embeddings.embed,
 ):
     app.command()(command)

@@ -1,9 +1,12 @@
-"""Commands that work on score files."""
+"""Commands that work on score files, and the report's own table."""
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,35 +14,156 @@ from nearfar.cli.options import (
     JsonOption,
     NoteOption,
 )
+from nearfar.errors import InputError
 
 if TYPE_CHECKING:
+    from nearfar.evaluation.decisions import DecisionResults
     from nearfar.evaluation.tables import ResultsTable
+    from nearfar.scoring.decisions import MachineDecisions
+    from nearfar.scoring.scorefiles import MachineScores
+
+TruthOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--truth",
+        help="Folder with ground_truth_data/ and ground_truth_domain/, for evaluation sets; "
+        "without it labels come from the file names.",
+    ),
+]
 
 
 def evaluate(
-    scores: Annotated[Path, typer.Option("--scores", help="Folder of anomaly_score_*.csv files.")],
+    scores: Annotated[Path, typer.Option("--scores", help="Folder of anomaly_score_*.csv files, or of a run.")],
+    truth: TruthOption = None,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="Add 95 % bootstrap intervals over test clips.")
+    ] = False,
+    below: Annotated[
+        float | None,
+        typer.Option(metavar="SCORE", help="Exit with 1 if the official score is below this: 55 or 0.55."),
+    ] = None,
     as_json: JsonOption = False,
     note: NoteOption = None,
 ) -> None:
-    """Evaluate score files by the official metrics; labels come from the file names in them."""
+    """Evaluate score files, and decision files beside them, by the official metrics."""
+    from nearfar.evaluation.decisions import evaluate_decisions
     from nearfar.evaluation.metrics import evaluate_scores
     from nearfar.evaluation.tables import results_table
-    from nearfar.scoring.scorefiles import read_scores
+    from nearfar.evaluation.uncertainty import uncertainty
 
-    results = evaluate_scores(read_scores(scores))
-    print_table(results_table({scores.resolve().name: [results]}, notes=[note] if note else []), as_json)
+    bar = None if below is None else _fraction("--below", below)
+    entries, decided = _told(scores, truth)
+    results = evaluate_scores(entries)
+    table = results_table(
+        {_name(scores): [results]},
+        notes=[note] if note else [],
+        intervals={_name(scores): uncertainty(entries)} if intervals else None,
+    )
+    print_table(table, as_json, decisions=evaluate_decisions(decided) if decided else None)
+    if bar is not None and results.official_score < bar:
+        print(f"The official score {100 * results.official_score:.2f} is below {100 * bar:g}.", file=sys.stderr)
+        raise typer.Exit(1)
 
 
-def print_table(table: ResultsTable | None, as_json: bool, out: Path | None = None) -> None:
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of score files, or of a run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same clips.")],
+    truth: TruthOption = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two systems on the same clips: A minus B, with intervals and the probability that A is better."""
+    from nearfar.evaluation.comparison import comparison_to_json, comparison_to_rich
+    from nearfar.evaluation.uncertainty import compare as compare_scores
+    from nearfar.terminal import show
+
+    first, second = (_told(folder, truth)[0] for folder in (a, b))
+    comparison = compare_scores(first, second, resamples=resamples, seed=seed)
+    names = [_name(a), _name(b)]
+    if names[0] == names[1]:
+        names = [str(a), str(b)]
+    if as_json:
+        print(comparison_to_json(comparison, *names), end="")
+    else:
+        show(comparison_to_rich(comparison, *names))
+
+
+def table(
+    published: Annotated[
+        bool, typer.Option("--published", help="The report's Table 1 as printed, what does not add up marked †.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the report's Table 1 and say which of its figures do not add up."""
+    from nearfar.evaluation.published import check_published
+    from nearfar.evaluation.tables import published_table, to_rich, to_tree
+    from nearfar.terminal import show
+
+    if not published:
+        raise InputError(
+            "nearfar table",
+            found="no --published",
+            expected="a table to print",
+            remedy="Give --published; a table of your own systems is printed by nearfar evaluate and reproduce",
+        )
+    if as_json:
+        wrong = [{**asdict(problem), "unit": "percent"} for problem in check_published()]
+        _print_json(to_tree(published_table()) | {"discrepancies": wrong})
+    else:
+        show(to_rich(published_table(), title="Table 1 of the technical report, in percent"))
+
+
+def print_table(
+    table: ResultsTable | None, as_json: bool, out: Path | None = None, decisions: DecisionResults | None = None
+) -> None:
     """Print a table, or say why there is none; with ``--json`` that is JSON, too."""
-    from nearfar.evaluation.tables import ResultsTable, to_json, to_rich
+    from nearfar.evaluation.decision_tables import decisions_to_rich, decisions_to_tree
+    from nearfar.evaluation.tables import ResultsTable, to_rich, to_tree
     from nearfar.terminal import show
 
     if table is None:
         table = ResultsTable((), (), ("No table: the test clips hide their labels, or there are none.",))
     if as_json:
-        print(to_json(table), end="")
+        _print_json(to_tree(table) | ({} if decisions is None else {"decisions": decisions_to_tree(decisions)}))
         return
     show(to_rich(table) if table.columns else table.notes[0])
+    if decisions is not None:
+        show(decisions_to_rich(decisions))
     if out is not None:
         show(f"Everything is in {out}.")
+
+
+def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[MachineDecisions]]:
+    """Scores and, if there are any, decisions of a score or run folder, by names that say domain and label."""
+    from nearfar.evaluation.truth import read_truth, require_every_machine, with_true_names
+    from nearfar.scoring.decisions import read_decisions
+    from nearfar.scoring.scorefiles import read_scores
+
+    files = folder / "scores" if (folder / "scores").is_dir() else folder
+    entries = read_scores(files)
+    decided = read_decisions(files) if any(files.glob("decision_result_*.csv")) else []
+    if truth is None:
+        return entries, decided
+    known = read_truth(truth)
+    require_every_machine(entries, known)
+    return with_true_names(entries, known), with_true_names(decided, known)
+
+
+def _print_json(tree: dict[str, Any]) -> None:
+    print(json.dumps(tree, indent=2, ensure_ascii=False))
+
+
+def _name(folder: Path) -> str:
+    """What to call a system: its run's folder, or that of its score files."""
+    place = folder.resolve()
+    return place.parent.name if place.name == "scores" else place.name
+
+
+def _fraction(option: str, number: float) -> float:
+    """A share given as a fraction or, above 1, in percent."""
+    if not 0 <= number <= 100:
+        raise InputError(
+            option, found=f"{number:g}", expected="a score from 0 to 100", remedy="Write 55 or 0.55 for 55 %"
+        )
+    return number / 100 if number > 1 else number

@@ -178,7 +178,12 @@ def to_csv(table: ResultsTable) -> str:
 
 
 def to_json(table: ResultsTable) -> str:
-    """The table as JSON with all digits, fractions, not percent; ``std`` and ``interval`` may be null."""
+    """:func:`to_tree` as text."""
+    return json.dumps(to_tree(table), indent=2, ensure_ascii=False) + "\n"
+
+
+def to_tree(table: ResultsTable) -> dict[str, Any]:
+    """The table for JSON with all digits: fractions, not percent; ``std`` and ``interval`` may be null."""
     systems = [
         {
             "name": column.name,
@@ -188,8 +193,7 @@ def to_json(table: ResultsTable) -> str:
         }
         for column in table.columns
     ]
-    tree = {"unit": "fraction", "notes": list(table.notes), "systems": systems}
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    return {"unit": "fraction", "notes": list(table.notes), "systems": systems}
 
 
 def _system_column(name: str, runs: Sequence[Results]) -> Column:
