@@ -1,0 +1,40 @@
+"""The training curve as TensorBoard reads it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from nearfar.errors import InputError
+from nearfar.training.finetune import StepRecord
+from nearfar.training.tensorboard import tensorboard_writer
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    with tensorboard_writer(tmp_path) as write:
+        write(StepRecord(step=0, loss=2.5, learning_rate=0.25, gradient_norm=4.0, seconds=0.5))
+        write(StepRecord(step=7, loss=1.5, learning_rate=0.125, gradient_norm=3.0, seconds=0.75))
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    curves = {
+        name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]
+    }
+    assert curves == {
+        "loss": [(0, 2.5), (7, 1.5)],
+        "learning_rate": [(0, 0.25), (7, 0.125)],
+        "gradient_norm": [(0, 4.0), (7, 3.0)],
+        "seconds": [(0, 0.5), (7, 0.75)],
+    }
+
+
+def test_without_tensorboard_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with (
+        pytest.raises(InputError, match=r"--tensorboard: found no TensorBoard.*pip install 'nearfar\[tracking\]'"),
+        tensorboard_writer(tmp_path),
+    ):
+        pass
