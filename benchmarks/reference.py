@@ -1,7 +1,7 @@
 """Plain references that the benchmarks compare with: the same results, computed the way EAT's own code does.
 
-Attention is written out with its (tokens x tokens) matrix, and the front end works on one clip at a time and makes
-its window and filters anew for each.
+Attention is written out with its (tokens x tokens) matrix, linear layers are torch's, and the front end works on
+one clip at a time and makes its window and filters anew for each.
 """
 
 from __future__ import annotations
@@ -11,30 +11,37 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.models.eat import EAT, Attention
+
+
+def plain_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """What torch.nn.Linear does."""
+    return F.linear(x, layer.weight, layer.bias)
 
 
 def plain_attention(attention: Attention, x: Tensor) -> Tensor:
     """Self-attention of (B, N, D) through an explicit softmax over (B, heads, N, N)."""
     batch, tokens, dim = x.shape
     size = dim // attention.num_heads
-    qkv = attention.qkv(x).reshape(batch, tokens, 3, attention.num_heads, size).permute(2, 0, 3, 1, 4)
+    qkv = (
+        plain_linear(attention.qkv, x).reshape(batch, tokens, 3, attention.num_heads, size).permute(2, 0, 3, 1, 4)
+    )
     q, k, v = qkv[0] * size**-0.5, qkv[1], qkv[2]
     weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)
-    return attention.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, dim))
+    return plain_linear(attention.proj, (weights @ v).transpose(1, 2).reshape(batch, tokens, dim))
 
 
 def plain_encoder(encoder: EAT, fbank: Tensor) -> Tensor:
-    """What ``encoder(fbank)`` returns, with the encoder's own layers and plain attention."""
+    """What ``encoder(fbank)`` returns, with its weights, torch's linear layers and plain attention."""
     x = encoder.local_encoder.proj(fbank).flatten(2).transpose(1, 2)
     x = x + encoder.fixed_positional_encoder.positions[:, : x.shape[1]]
     x = encoder.pre_norm(torch.cat([encoder.extra_tokens.expand(len(x), -1, -1), x], dim=1))
     for block in encoder.blocks:
         x = block.norm1(x + plain_attention(block.attn, x))
-        x = block.norm2(x + block.mlp.fc2(F.gelu(block.mlp.fc1(x))))
+        x = block.norm2(x + plain_linear(block.mlp.fc2, F.gelu(plain_linear(block.mlp.fc1, x))))
     return x
 
 

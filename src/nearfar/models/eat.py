@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from nearfar.models.linear import Linear
+
 
 @dataclass(frozen=True, slots=True)
 class EATConfig:
@@ -87,8 +89,8 @@ class Attention(nn.Module):
     def __init__(self, config: EATConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
-        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+        self.qkv = Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = Linear(config.embed_dim, config.embed_dim)
 
     def forward(self, x: Tensor, key_keep: Tensor | None) -> Tensor:
         """x: (B, N, D); key_keep: (B, 1, 1, N) bool, True = attend, or None. Returns (B, N, D)."""
@@ -106,8 +108,8 @@ class Mlp(nn.Module):
     def __init__(self, config: EATConfig) -> None:
         super().__init__()
         hidden = int(config.embed_dim * config.mlp_ratio)
-        self.fc1 = nn.Linear(config.embed_dim, hidden)
-        self.fc2 = nn.Linear(hidden, config.embed_dim)
+        self.fc1 = Linear(config.embed_dim, hidden)
+        self.fc2 = Linear(hidden, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))

@@ -1,0 +1,70 @@
+"""Linear layers whose float32 products on a CPU are made by oneDNN.
+
+``torch.nn.functional.linear`` hands float32 products to MKL, which keeps to its AVX2 kernels on processors of
+other makers than Intel; oneDNN, which torch also carries, uses AVX-512 wherever there is one. On an AMD EPYC
+(Zen 5) that is twice the rate, forwards and backwards. On other devices and in other number types nothing changes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+HAS_ONEDNN: bool = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""The operator is the one that torch's own compiler emits; it has no public name, so its presence is asked for."""
+
+
+def serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN makes this product: float32 on a CPU, run as it stands and not traced or autocast."""
+    return (
+        HAS_ONEDNN
+        and torch._C._get_mkldnn_enabled()
+        and torch._C._get_tracing_state() is None
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+    )
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` of x (..., in) and weight (out, in), without a gradient."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """:func:`onednn_product` with its gradient, which is two more such products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return onednn_product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, weight.shape[0])
+        return (
+            onednn_product(gradient, weight.t()) if needs_x else None,
+            onednn_product(rows.t(), x.reshape(-1, weight.shape[1]).t()) if needs_weight else None,
+            rows.sum(dim=0) if needs_bias else None,
+        )
+
+
+class Linear(nn.Linear):
+    """:class:`torch.nn.Linear`, faster on many CPUs; the same parameters, names and (within rounding) results."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in_features). Returns (..., out_features)."""
+        if not serves(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        out: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return out
