@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import data, embeddings, scores, systems
+from nearfar.cli import data, download, embeddings, scores, systems
 from nearfar.errors import NearfarError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ for command in (
     embeddings.embed,
 ):
     app.command()(command)
+app.add_typer(download.app, name="download")
 
 
 _INTERRUPTED = 130

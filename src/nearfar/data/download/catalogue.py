@@ -1,0 +1,124 @@
+"""The archives of DCASE 2026 Challenge Task 2: where they are, what they hold, and the md5 sum of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from nearfar.errors import InputError
+
+Part = Literal["dev", "train", "eval"]
+"""Development set, additional training set (normal clips of the evaluation machines), evaluation test set."""
+
+PARTS: tuple[Part, ...] = get_args(Part)
+ZENODO = "https://zenodo.org"
+"""Where the records are; a mirror with the same paths may stand in for it."""
+
+_SPLITS: dict[Part, tuple[str, ...]] = {"dev": ("train", "test"), "train": ("train",), "eval": ("test",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record of Zenodo: its number, what it says of its licence, and the bytes of its archives together.
+
+    ``total_bytes`` is rounded as published, so it serves to estimate and never to verify.
+    """
+
+    number: int
+    licence: str
+    total_bytes: int
+
+
+RECORDS: dict[Part, Record] = {
+    "dev": Record(19336329, "see the record's page", 4_800_000_000),
+    "train": Record(20151556, "CC BY-NC-SA 4.0", 2_800_000_000),
+    "eval": Record(20437238, "CC BY-NC-SA 4.0", 558_700_000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One zip file of one machine. ``size_bytes`` is None where the publisher's figure is not known to us."""
+
+    part: Part
+    machine: str
+    filename: str
+    md5: str
+    size_bytes: int | None = None
+
+    @property
+    def record(self) -> Record:
+        """The record that holds the archive."""
+        return RECORDS[self.part]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The folders of clips that the archive brings to its machine: ``train``, ``test`` or both."""
+        return _SPLITS[self.part]
+
+    @property
+    def about_bytes(self) -> int:
+        """The size, or an equal share of its record where the size is not known."""
+        if self.size_bytes is not None:
+            return self.size_bytes
+        return self.record.total_bytes // sum(archive.part == self.part for archive in ARCHIVES)
+
+    def url(self, base_url: str = ZENODO) -> str:
+        """The address of the archive under ``base_url``."""
+        return f"{base_url.rstrip('/')}/records/{self.record.number}/files/{self.filename}"
+
+
+def _dev(filename: str, size_bytes: int, md5: str) -> Archive:
+    machine = filename.removeprefix("dev_").removesuffix(".zip").removesuffix("_r2")
+    return Archive("dev", machine, filename, md5, size_bytes)
+
+
+def _evaluation(machine: str, train_md5: str, test_md5: str) -> tuple[Archive, Archive]:
+    return (
+        Archive("train", machine, f"eval_data_{machine}_train.zip", train_md5),
+        Archive("eval", machine, f"eval_data_{machine}_test.zip", test_md5),
+    )
+
+
+ARCHIVES: tuple[Archive, ...] = (
+    _dev("dev_ToyCar_r2.zip", 722655322, "353201db217e25377a7e7eccf9c1c8a7"),  # replaced dev_ToyCar.zip in April
+    _dev("dev_ToyCarEmu.zip", 815490762, "187b0b3f84d2452d8944d5c831305f15"),
+    _dev("dev_bearingEmu.zip", 608240380, "82c2d04c5f48d09842152c34ef273667"),
+    _dev("dev_fan.zip", 704228804, "58b79bac4b05bf14a11e9d53e6cdfae9"),
+    _dev("dev_gearboxEmu.zip", 681113572, "21ef8b6dea66472bc4e7c91a175efdb7"),
+    _dev("dev_sliderEmu.zip", 694421981, "1cbc87a09883a1aa05a6b2a4308efb83"),
+    _dev("dev_valveEmu.zip", 574561173, "f7f74e59773eefa512f24625d88d58f0"),
+    *_evaluation("BlowerDustCollector", "e79342948772cf51e50ff601cd9621f3", "ec90d56f189e84e6430fb2878c59cb84"),
+    *_evaluation("Sander", "6cbcfbc65a09c4f3d00b9a55c50502ec", "05f81c9a80e91c7b3cea15f8e8559b44"),
+    *_evaluation("SewingMachine", "74d08cacba3da88753badd69d19e577b", "f0a1a96b48006c301e8cec25e9214046"),
+    *_evaluation("ToothBrush", "6fa5f81796b5d37b3ed24bb8eff2ea25", "987395506fbb48c570d5d26babcab05e"),
+    *_evaluation("ToyDrone", "af3e4040ef7c67d7ee920608d0c38d82", "b36102371c188b630d201d443a00bab2"),
+)
+
+
+def chosen(parts: Iterable[str] = (), machines: Iterable[str] = ()) -> tuple[Archive, ...]:
+    """The archives of these parts and machines; none named means all.
+
+    Raises:
+        InputError: if a part or a machine is not in the catalogue, or no archive is of both.
+    """
+    parts, machines = tuple(parts) or PARTS, tuple(machines)
+    for part in parts:
+        if part not in PARTS:
+            raise InputError(part, found="no such part", expected="dev, train or eval", remedy="Choose among them")
+    for machine in machines:
+        _require_machine(machine, parts)
+    return tuple(a for a in ARCHIVES if a.part in parts and (not machines or a.machine in machines))
+
+
+def _require_machine(machine: str, parts: tuple[str, ...]) -> None:
+    there = sorted({archive.machine for archive in ARCHIVES if archive.part in parts}, key=str.casefold)
+    if machine not in there:
+        elsewhere = sorted({archive.part for archive in ARCHIVES if archive.machine == machine})
+        raise InputError(
+            "--machines",
+            found=f"{machine}, which is in {' and '.join(elsewhere)}" if elsewhere else machine,
+            expected=f"machines of {', '.join(parts)}: {', '.join(there)}",
+            remedy="Write the names as they are here, separated by commas",
+        )
