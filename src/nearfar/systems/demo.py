@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 from nearfar.data.simulate import FactoryPlan, simulate_factory
+from nearfar.systems.progress import Progress, silent
 from nearfar.systems.reproduce import Reproduction, reproduce, suite_recipes
-from nearfar.systems.run import Progress, silent
 
+SYSTEMS = ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near")
 PLAN = FactoryPlan(
     machines=("fan", "gearbox", "bearing", "valve"),
     train_source=60,
@@ -33,5 +34,5 @@ def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
         # The note is written last, so a folder without it was cut off.
         shutil.rmtree(factory, ignore_errors=True)
         simulate_factory(PLAN, factory, lambda done, total: progress("simulating recordings", done, total))
-    recipes = [recipe.with_changes(**TRAINING) for recipe in suite_recipes("tiny")]
+    recipes = [recipe.with_changes(**TRAINING) for recipe in suite_recipes("tiny", SYSTEMS)]
     return reproduce(recipes, factory, out / "results", progress=progress)

@@ -1,4 +1,4 @@
-"""The report's Table 1: train its models once, score its four systems on them, set them side by side."""
+"""The report's Table 1: train its models once, score its systems and the baselines, set them side by side."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nearfar.config import Recipe, load_recipe
+from nearfar.errors import InputError
 from nearfar.evaluation.metrics import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
 from nearfar.systems.environment import write_json, write_text
-from nearfar.systems.run import Progress, SystemRun, data_note, run_system, silent
+from nearfar.systems.progress import Progress, silent
+from nearfar.systems.run import SystemRun, data_note, run_system
 from nearfar.training.finetune import is_main_process
 
 SUITES: dict[str, tuple[str, ...]] = {
-    "report": ("eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
-    "tiny": ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"),
+    "report": ("ae-mse", "ae-mahala", "eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
+    "tiny": ("ae-mse", "ae-mahala", "tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"),
 }
-"""Recipes by suite, systems 1 to 4 in order: the report's own, and the same with a tiny encoder from scratch."""
+"""Recipes by suite, the challenge's two baselines and the report's systems 1 to 4, in the report's order: the
+report's own, and the same with a tiny encoder from scratch."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,24 @@ class Reproduction:
     runs: dict[str, tuple[SystemRun, ...]]
 
 
-def suite_recipes(suite: str) -> list[Recipe]:
-    """The four recipes of a suite."""
-    return [load_recipe(name) for name in SUITES[suite]]
+def suite_recipes(suite: str, systems: Sequence[str] | None = None) -> list[Recipe]:
+    """The recipes of a suite, or those of them that are named, in the suite's order.
+
+    Raises:
+        InputError: if there is no such suite, or a name is not in it.
+    """
+    if suite not in SUITES:
+        raise InputError("--suite", found=suite, expected=f"one of {', '.join(SUITES)}", remedy="Choose one")
+    names = SUITES[suite]
+    for system in systems or ():
+        if system not in names:
+            raise InputError(
+                "--systems",
+                found=f"{system!r}, which is not in the suite {suite}",
+                expected=f"some of {', '.join(names)}, comma-separated",
+                remedy="Correct it, or choose another suite",
+            )
+    return [load_recipe(name) for name in names if systems is None or name in systems]
 
 
 def reproduce(
@@ -48,8 +66,8 @@ def reproduce(
     """Run systems that share models, for every seed, and write the table into ``out``.
 
     ``out`` gets ``table.{md,csv,json}``, ``timing.json`` and, per seed (in ``seed_N/`` where there are several),
-    ``models/<adaptation>_<key>/`` and ``<system>/`` as :func:`nearfar.systems.run.run_system` writes it. Killed
-    and run again, it goes on where it stopped.
+    ``models/<autoencoder, full or lora>_<key>/`` and ``<system>/`` as :func:`nearfar.systems.run.run_system`
+    writes it. Killed and run again, it goes on where it stopped.
 
     Returns:
         the table and the runs, or None on the helper processes of a distributed launch.
@@ -59,7 +77,8 @@ def reproduce(
         place = out / f"seed_{seed}" if len(seeds) > 1 else out
         for recipe in recipes:
             seeded = recipe.with_changes(seed=seed)
-            model = place / "models" / f"{recipe.training.adaptation}_{seeded.model_key()}"
+            kind = "autoencoder" if recipe.method == "autoencoder" else recipe.training.adaptation
+            model = place / "models" / f"{kind}_{seeded.model_key()}"
 
             def named(task: str, done: int, total: int, name: str = recipe.name, seed: int = seed) -> None:
                 progress(f"{name}, seed {seed}: {task}" if len(seeds) > 1 else f"{name}: {task}", done, total)

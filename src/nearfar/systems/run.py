@@ -32,23 +32,18 @@ from nearfar.scoring.bank import MemoryBank
 from nearfar.scoring.embeddings import EmbeddingStore
 from nearfar.scoring.fusion import mean_of_channels
 from nearfar.scoring.scorefiles import MachineScores, write_scores
+from nearfar.systems import baseline
 from nearfar.systems.decide import ScoredMachine, decide_system, normal_scores
 from nearfar.systems.environment import environment, peak_memory_bytes, write_json, write_text
+from nearfar.systems.progress import Progress, silent
 from nearfar.training.checkpoint import Identity, finished_steps
 from nearfar.training.finetune import StepRecord, finetune, is_main_process
 from nearfar.training.labels import label_samples
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a long step, how much of it is done and how much there is."""
 
 
 def data_note(data: Path) -> str | None:
     """What the tables must say of the data; recordings of ``nearfar simulate`` are marked as such."""
     return "Simulated data (nearfar simulate)." if (data / "SIMULATED.md").is_file() else None
-
-
-def silent(task: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +128,8 @@ def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
     Raises:
         InputError: if it holds another model, or the checkpoint of another one.
     """
+    if recipe.method == "autoencoder":
+        return baseline.is_trained(recipe, dataset, folder)
     identity = Identity(recipe.model_key(), clips_key(_training_clips(dataset)))
     if (card := read_card(folder)) is None:
         finished_steps(folder, identity)
@@ -168,8 +165,11 @@ def train_or_reuse(
         whether this is the main process of a distributed launch; the others should stop.
 
     Raises:
-        InputError: if the folder holds another model, and as :func:`nearfar.training.finetune.finetune`.
+        InputError: if the folder holds another model, and as :func:`nearfar.training.finetune.finetune` or
+            :func:`nearfar.systems.baseline.train_or_reuse`.
     """
+    if recipe.method == "autoencoder":
+        return baseline.train_or_reuse(recipe, dataset, folder, progress=progress)
     if is_trained(recipe, dataset, folder):
         return is_main_process()
     train = _training_clips(dataset)
@@ -271,7 +271,8 @@ def run_system(
         model_folder: where the model is or will be; by default ``out/model``.
         note: a line for the tables, for instance that the data is surrogate; by default :func:`data_note`.
         progress: called during long steps.
-        tensorboard: also write the training curve for TensorBoard, into ``model/tensorboard``.
+        tensorboard: also write the training curve for TensorBoard, into ``model/tensorboard``. (Those of
+            autoencoders are in their JSON files.)
 
     Returns:
         the scores and results, or None on the helper processes of a distributed launch.
@@ -291,17 +292,26 @@ def run_system(
     ):
         return None
     trained = time.perf_counter()
-    store = EmbeddingStore(folder / "embeddings")
-    model = load_model(folder)
-    scored = score_system(model, resolved.scoring, dataset, store, progress=progress)
+    scored, parameters = _score(resolved, dataset, folder, progress)
     scores = tuple(entry.test for entry in scored)
     timing = Timing(trained - began, time.perf_counter() - trained, peak_memory_bytes())
-    parameters = sum(parameter.numel() for parameter in model.embedder.parameters())
     write_json(out / "environment.json", made_with | {"total_parameters": parameters})
     results = write_results(resolved.name, scores, out, note=note)
     decide_system(scored, resolved.decision, out)
     write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     return SystemRun(resolved, scores, results, timing)
+
+
+def _score(
+    recipe: Recipe, dataset: Dataset, folder: Path, progress: Progress
+) -> tuple[tuple[ScoredMachine, ...], int]:
+    """The scores of the recipe's trained model, and how many parameters it has."""
+    if recipe.method == "autoencoder":
+        scored = baseline.score_system(recipe, dataset, folder, progress=progress)
+        return scored, baseline.parameter_count(dataset)
+    model = load_model(folder)
+    scored = score_system(model, recipe.scoring, dataset, EmbeddingStore(folder / "embeddings"), progress=progress)
+    return scored, sum(parameter.numel() for parameter in model.embedder.parameters())
 
 
 def write_results(name: str, scores: Sequence[MachineScores], out: Path, *, note: str | None) -> Results | None:
