@@ -21,6 +21,7 @@ LAUNCH = (
     "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
 )
 """accelerate's ``--cpu`` starts a second process through MPI alone; this starts two with or without a GPU."""
+SYSTEMS = ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near")
 CHANGES = {
     "training.steps": 4,
     "training.batch_size": 4,
@@ -41,7 +42,16 @@ def folders(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     root = tmp_path_factory.mktemp("processes")
     settings = [text for key, value in CHANGES.items() for text in ("--set", f"{key}={value}")]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "-m", "nearfar"]
-    options = ["--suite", "tiny", "--data", str(small_factory), "--out", str(root / "two")]
+    options = [
+        "--suite",
+        "tiny",
+        "--systems",
+        ",".join(SYSTEMS),
+        "--data",
+        str(small_factory),
+        "--out",
+        str(root / "two"),
+    ]
     finished = subprocess.run(
         [*launcher, "reproduce", *options, *settings],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -51,7 +61,9 @@ def folders(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("Everything is in") == 1, "the second process keeps quiet"
-    reproduce([recipe.with_changes(**CHANGES) for recipe in suite_recipes("tiny")], small_factory, root / "one")
+    reproduce(
+        [recipe.with_changes(**CHANGES) for recipe in suite_recipes("tiny", SYSTEMS)], small_factory, root / "one"
+    )
     return root / "one", root / "two"
 
 
@@ -102,7 +114,7 @@ def test_same_adapters_of_lora(folders: tuple[Path, Path]) -> None:
 
 
 def test_same_scores_of_all_systems(folders: tuple[Path, Path]) -> None:
-    for system in ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"):
+    for system in SYSTEMS:
         one, two = (read_scores(folder / system / "scores") for folder in folders)
         for a, b in zip(one, two, strict=True):
             assert (a.machine, a.names) == (b.machine, b.names)
