@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,17 +19,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
 
 
 def show(what: RenderableType) -> None:
-    """Print to standard output; not cut to a width where it is not a terminal."""
+    """Print to standard output; not cut to a width where it is not a terminal. Text is printed as it is."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(what, soft_wrap=isinstance(what, str))
+    console.print(what, soft_wrap=isinstance(what, str | Text), markup=False)
 
 
 @contextmanager
@@ -83,10 +85,10 @@ def data_table(machines: Iterable[MachineSummary]) -> Table:
         )
         low, high = machine.shortest_seconds, machine.longest_seconds
         table.add_row(
-            machine.machine,
+            escape(machine.machine),
             train or "none",
             test or "none",
-            attributes,
+            escape(attributes),
             f"{low:g}" if low == high else f"{low:g} to {high:g}",
             "/".join(map(str, machine.channels)),
             "/".join(f"{rate} Hz" for rate in machine.sample_rates_hz),

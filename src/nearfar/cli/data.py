@@ -32,11 +32,13 @@ def data(
         }
         print(json.dumps(tree, indent=1, default=str))
         return
+    from rich.text import Text
+
     from nearfar.terminal import data_table, show
 
     show(data_table(machines))
     for oddity in [*dataset.oddities, *(f"{m.machine}: {oddity}" for m in machines for oddity in m.oddities)]:
-        show(f"[yellow]odd[/] {oddity}")
+        show(Text.assemble(("odd", "yellow"), f" {oddity}"))
 
 
 def simulate(
