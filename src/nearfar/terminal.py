@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -65,7 +64,7 @@ def _line_progress(console: Console) -> Callable[[str, int, int], None]:
         tenth = 10 * done // max(total, 1)
         if said.get(task) != tenth:
             said[task] = tenth
-            console.print(f"{task}: {done}/{total}", soft_wrap=True, highlight=False)
+            console.print(f"{task}: {done}/{total}", soft_wrap=True, highlight=False, markup=False)
 
     return advance
 
@@ -85,10 +84,10 @@ def data_table(machines: Iterable[MachineSummary]) -> Table:
         )
         low, high = machine.shortest_seconds, machine.longest_seconds
         table.add_row(
-            escape(machine.machine),
+            machine.machine,
             train or "none",
             test or "none",
-            escape(attributes),
+            attributes,
             f"{low:g}" if low == high else f"{low:g} to {high:g}",
             "/".join(map(str, machine.channels)),
             "/".join(f"{rate} Hz" for rate in machine.sample_rates_hz),
