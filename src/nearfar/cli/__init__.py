@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import data, download, embeddings, scores, systems
+from nearfar.cli import data, download, embeddings, scores, submission, systems
 from nearfar.errors import NearfarError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ for command in (
     scores.evaluate,
     scores.compare,
     scores.table,
+    submission.submit,
     embeddings.embed,
 ):
     app.command()(command)
