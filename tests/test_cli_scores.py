@@ -84,6 +84,18 @@ def test_a_run_folder_stands_for_its_scores(nearfar, tmp_path):
         ] == ("my-run")
 
 
+def test_what_a_run_says_of_its_data_is_not_left_out(nearfar, tmp_path):
+    write_system(tmp_path / "scores", 0)
+    alone = json.loads(nearfar("evaluate", "--scores", tmp_path, "--json")[1])
+    assert alone["notes"] == []
+    assert len(alone["systems"]) > 1, "the report has a fan as well"
+    (tmp_path / "results.json").write_text(json.dumps({"notes": ["Simulated data."], "systems": []}))
+    for folder in (tmp_path, tmp_path / "scores"):
+        noted = json.loads(nearfar("evaluate", "--scores", folder, "--json")[1])
+        assert noted["notes"] == ["Simulated data."]
+        assert noted["systems"] == alone["systems"][:1], "the report's figures are of other data"
+
+
 def test_intervals_hold_their_values(nearfar, tmp_path):
     write_system(tmp_path / "mine", 0)
     tree = json.loads(nearfar("evaluate", "--scores", tmp_path / "mine", "--intervals", "--json")[1])

@@ -54,9 +54,11 @@ def evaluate(
     bar = None if below is None else _fraction("--below", below)
     entries, decided = _told(scores, truth)
     results = evaluate_scores(entries)
+    notes = [note] if note else _run_notes(scores)
     table = results_table(
         {_name(scores): [results]},
-        notes=[note] if note else [],
+        notes=notes,
+        published=not notes,
         intervals={_name(scores): uncertainty(entries)} if intervals else None,
     )
     print_table(table, as_json, decisions=evaluate_decisions(decided) if decided else None)
@@ -148,6 +150,16 @@ def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[M
     known = read_truth(truth)
     require_every_machine(entries, known)
     return with_true_names(entries, known), with_true_names(decided, known)
+
+
+def _run_notes(folder: Path) -> list[str]:
+    """What the run that made the scores says of its data; nothing where the folder is of no run."""
+    place = folder.resolve()
+    file = (place.parent if place.name == "scores" else place) / "results.json"
+    try:
+        return [str(line) for line in json.loads(file.read_text(encoding="utf-8"))["notes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _print_json(tree: dict[str, Any]) -> None:
