@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from nearfar.data.simulate import FactoryPlan, simulate_factory
+from nearfar.errors import InputError
 from nearfar.systems.progress import Progress, silent
 from nearfar.systems.reproduce import Reproduction, reproduce, suite_recipes
 
@@ -28,11 +29,27 @@ def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
     """Simulate recordings into ``out/factory`` and run the tiny suite on them into ``out/results``.
 
     Run again, it uses what is there: whole simulated recordings, trained models, embeddings.
+
+    Raises:
+        InputError: if ``out/factory`` holds something else.
     """
     factory = out / "factory"
     if not (factory / "SIMULATED.md").is_file():
-        # The note is written last, so a folder without it was cut off.
-        shutil.rmtree(factory, ignore_errors=True)
-        simulate_factory(PLAN, factory, lambda done, total: progress("simulating recordings", done, total))
+        _simulate(factory, progress)
     recipes = [recipe.with_changes(**TRAINING) for recipe in suite_recipes("tiny", SYSTEMS)]
     return reproduce(recipes, factory, out / "results", progress=progress)
+
+
+def _simulate(factory: Path, progress: Progress) -> None:
+    """Make the recordings under another name first: what was cut off is told from what somebody put there."""
+    if factory.exists():
+        raise InputError(
+            factory,
+            found="a folder that the demonstration did not make",
+            expected="simulated recordings, or nothing",
+            remedy="Give another --out folder",
+        )
+    unfinished = factory.with_name("factory.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating recordings", done, total))
+    unfinished.rename(factory)
