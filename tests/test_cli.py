@@ -1,0 +1,363 @@
+"""Every command once, as a person types it: what it prints, what it exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import nearfar
+from nearfar import cli
+from nearfar.data.simulate import FactoryPlan
+from nearfar.systems import demo
+from nearfar.systems import run as run_module
+
+
+class Finished(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Nearfar = Callable[..., Finished]
+
+SHORT = [
+    text
+    for setting in ("steps=2", "batch_size=4", "warmup_steps=1", "checkpoint_every=1")
+    for text in ("--set", f"training.{setting}")
+]
+
+
+@pytest.fixture
+def nearfar_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Nearfar:
+    """``nearfar ARGUMENTS`` in this process, through the entry point."""
+
+    def run(*arguments: str | Path) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["nearfar", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Finished(stopped.value.code or 0, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the near system, made from the command line."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    arguments = ["run", "tiny-near", "--data", str(small_factory), "--out", str(out), *SHORT]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["nearfar", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+    assert not stopped.value.code
+    return out
+
+
+def test_version(nearfar_command: Nearfar) -> None:
+    assert nearfar_command("--version") == (0, f"nearfar {nearfar.__version__}\n", "")
+
+
+def test_help_lists_the_commands(nearfar_command: Nearfar) -> None:
+    finished = nearfar_command("--help")
+    assert finished.code == 0
+    for command in ("data", "simulate", "run", "reproduce", "demo", "evaluate", "embed"):
+        assert f" {command} " in finished.out
+        assert nearfar_command(command, "--help").code == 0
+
+
+def test_help_and_errors_of_the_installed_command() -> None:
+    """In a process of its own: no heavy library for help, no traceback for an error."""
+    script = "import sys; import nearfar.cli as cli\ntry: cli.main()\nfinally: print(*sorted(sys.modules))"
+    helped = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, timeout=60)
+    assert helped.returncode == 0, helped.stderr
+    loaded = set(helped.stdout.splitlines()[-1].split())
+    assert "typer" in loaded
+    assert loaded.isdisjoint(
+        {"torch", "numpy", "scipy", "soundfile", "matplotlib", "accelerate", "peft", "sklearn"}
+    )
+    failed = subprocess.run(
+        [sys.executable, "-m", "nearfar", "run", "no-such-recipe", "--data", ".", "--out", "x"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert failed.returncode == 2
+    assert failed.stdout == ""
+    assert failed.stderr.startswith(
+        "nearfar: no-such-recipe: found no recipe of that name and no such file; expected"
+    )
+    assert "Traceback" not in failed.stderr
+
+
+def test_data_as_table_and_as_json(nearfar_command: Nearfar, small_factory: Path) -> None:
+    table = nearfar_command("data", small_factory)
+    assert table.code == 0
+    assert "hummer" in table.out
+    assert "8 source, 2 target" in table.out
+    assert "16000 Hz" in table.out
+    tree = json.loads(nearfar_command("data", small_factory, "--json").out)
+    assert [machine["machine"] for machine in tree["machines"]] == ["hummer", "whiner"]
+    for machine in tree["machines"]:
+        assert {(c["split"], c["domain"], c["label"]): c["clips"] for c in machine["clips"]} == {
+            ("train", "source", "normal"): 8,
+            ("train", "target", "normal"): 2,
+            ("test", "source", "normal"): 2,
+            ("test", "source", "anomaly"): 2,
+            ("test", "target", "normal"): 2,
+            ("test", "target", "anomaly"): 2,
+        }
+        assert machine["channels"] == [2]
+        assert machine["sample_rates_hz"] == [16000]
+        assert machine["shortest_seconds"] == machine["longest_seconds"] == 1.0
+
+
+def test_names_with_brackets_are_printed_as_they_are(
+    nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
+) -> None:
+    factory = tmp_path / "[bold]factory"
+    shutil.copytree(small_factory / "hummer", factory / "hum[red]mer", copy_function=os.link)
+    (factory / "notes[1].txt").touch()
+    finished = nearfar_command("data", factory)
+    assert "hum[red]mer" in finished.out
+    assert "odd [bold]factory: files that are not read (1), such as notes[1].txt" in finished.out
+
+
+def test_simulate_makes_what_was_asked_for(nearfar_command: Nearfar, tmp_path: Path) -> None:
+    options = "--machines fan,valve --train-source 2 --train-target 1 --test 1 --seconds 1 --snr-db 0,3 --seed 5"
+    made = nearfar_command("simulate", tmp_path / "factory", *options.split())
+    assert made.code == 0, made.err
+    assert "12/14" in made.err or "14/14" in made.err
+    tree = json.loads(nearfar_command("data", tmp_path / "factory", "--json").out)
+    assert [machine["machine"] for machine in tree["machines"]] == ["fan", "valve"]
+    assert [sum(group["clips"] for group in machine["clips"]) for machine in tree["machines"]] == [7, 7]
+    again = nearfar_command("simulate", tmp_path / "factory", *options.split())
+    assert again.code == 2
+    assert str(tmp_path / "factory") in again.err
+
+
+def test_run_prints_a_table_and_then_json(
+    nearfar_command: Nearfar, run_folder: Path, small_factory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "finetune", None)  # what was trained is used again
+    arguments = ["run", "tiny-near", "--data", small_factory, "--out", run_folder, *SHORT]
+    table = nearfar_command(*arguments, "--note", "a note for every table")
+    assert table.code == 0, table.err
+    assert "tiny-near" in table.out
+    assert "a note for every table" in table.out
+    assert f"Everything is in {run_folder}." in table.out
+    assert "embedding clips: 36/36" in table.err
+    tree = json.loads(nearfar_command(*arguments, "--json").out)
+    assert [system["name"] for system in tree["systems"]] == ["tiny-near"]
+    assert tree == json.loads((run_folder / "results.json").read_text())
+
+
+def test_run_shares_a_model_and_takes_options(
+    nearfar_command: Nearfar, run_folder: Path, small_factory: Path, tmp_path: Path
+) -> None:
+    shared = nearfar_command(
+        *("run", "tiny-fusion", "--data", small_factory, "--out", tmp_path / "fusion"),
+        *("--model", run_folder / "model", *SHORT),
+    )
+    assert shared.code == 0, shared.err
+    assert "training" not in shared.err
+    other = nearfar_command(
+        *("run", "tiny-fusion", "--data", small_factory, "--out", tmp_path / "other", "--seed", "7"),
+        *("--encoder", "random:tiny:9", "--set", 'scoring.channels=["far"]', "--tensorboard", *SHORT),
+    )
+    assert other.code == 0, other.err
+    card = json.loads((tmp_path / "other" / "model" / "model.json").read_text())
+    assert card["recipe"]["seed"] == 7
+    assert card["recipe"]["encoder"]["weights"] == "random:tiny:9"
+    assert card["recipe"]["scoring"]["channels"] == ["far"]
+    assert card["recipe"]["training"]["steps"] == 2
+    assert list((tmp_path / "other" / "model" / "tensorboard").iterdir())
+
+
+def test_run_on_hidden_labels_is_still_json(
+    nearfar_command: Nearfar, run_folder: Path, small_factory: Path, tmp_path: Path
+) -> None:
+    factory = Path(shutil.copytree(small_factory, tmp_path / "factory", copy_function=os.link))
+    for machine in ("hummer", "whiner"):
+        for index, path in enumerate(sorted((factory / machine / "test").iterdir())):
+            path.rename(path.with_name(f"section_00_{index:04d}.wav"))
+    arguments = ["run", "tiny-near", "--data", factory, "--out", tmp_path / "run", "--model", run_folder / "model"]
+    plain = nearfar_command(*arguments, *SHORT)
+    assert plain.code == 0, plain.err
+    assert plain.out.startswith("No table: the test clips hide their labels")
+    tree = json.loads(nearfar_command(*arguments, *SHORT, "--json").out)
+    assert tree["systems"] == []
+    assert (tmp_path / "run" / "scores" / "anomaly_score_hummer_section_00_test.csv").is_file()
+
+
+def test_reproduce(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
+    arguments = ["reproduce", "--suite", "tiny", "--systems", "tiny-fusion,tiny-near", "--data", small_factory]
+    arguments += ["--out", tmp_path / "out", "--note", "a small factory", *SHORT]
+    table = nearfar_command(*arguments)
+    assert table.code == 0, table.err
+    assert "tiny-fusion" in table.out
+    assert "tiny-near" in table.out
+    assert "a small factory" in table.out
+    tree = json.loads(nearfar_command(*arguments, "--json").out)
+    assert [system["name"] for system in tree["systems"]] == ["tiny-fusion", "tiny-near"]
+    assert tree == json.loads((tmp_path / "out" / "table.json").read_text())
+    assert tree["notes"] == ["a small factory"]
+
+
+def test_demo_says_that_its_data_is_simulated(
+    nearfar_command: Nearfar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = FactoryPlan(machines=("fan",), train_source=3, train_target=1, test_per_group=2, clip_seconds=1.0)
+    monkeypatch.setattr(demo, "PLAN", plan)
+    monkeypatch.setattr(demo, "TRAINING", {"training.steps": 1})
+    finished = nearfar_command("demo", "--out", tmp_path)
+    assert finished.code == 0, finished.err
+    assert finished.out.startswith("The recordings of this demonstration are simulated")
+    assert "Simulated data" in finished.out
+    assert "Simulated data" in (tmp_path / "results" / "table.md").read_text()
+    assert list((tmp_path / "results" / "tiny-near" / "figures").glob("*.png"))
+
+
+def test_demo_leaves_recordings_alone_that_it_did_not_make(
+    nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(small_factory, tmp_path / "factory")
+    finished = nearfar_command("demo", "--out", tmp_path)
+    assert finished.code == 2
+    assert f"{tmp_path / 'factory'}: found a folder that the demonstration did not make" in finished.err
+    assert len(list((tmp_path / "factory").rglob("*.wav"))) == 36
+
+
+@pytest.mark.parametrize(("kind", "official_score"), [("mse", 0.57194), ("mahala", 0.57205)])
+def test_evaluate_gives_the_published_scores(
+    kind: str, official_score: float, nearfar_command: Nearfar, golden: Path
+) -> None:
+    tree = json.loads(nearfar_command("evaluate", "--scores", golden / "ae_rerun_scores" / kind, "--json").out)
+    own = tree["systems"][0]
+    assert own["name"] == kind
+    assert own["all"]["score"]["mean"] == pytest.approx(official_score, abs=1e-5)
+
+
+def test_evaluate_prints_what_run_printed(nearfar_command: Nearfar, run_folder: Path) -> None:
+    finished = nearfar_command("evaluate", "--scores", run_folder / "scores", "--json")
+    own, known = json.loads(finished.out), json.loads((run_folder / "results.json").read_text())
+    assert own["systems"][0]["machines"] == known["systems"][0]["machines"]
+    assert own["systems"][0]["all"] == known["systems"][0]["all"]
+    table = nearfar_command("evaluate", "--scores", run_folder / "scores", "--note", "the same again")
+    assert table.code == 0
+    assert "the same again" in table.out
+
+
+def test_embed(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
+    files = sorted((small_factory / "hummer" / "test").iterdir())[:3]
+    finished = nearfar_command("embed", *files, "--encoder", "random:tiny", "--out", tmp_path / "e.npy")
+    assert finished.code == 0, finished.err
+    assert "3 embeddings of 192 numbers" in finished.out
+    near = np.load(tmp_path / "e.npy")
+    assert near.shape == (3, 192)
+    options = ["--encoder", "random:tiny", "--channel", "far", "--pooling", "cls", "--seconds", "1.5"]
+    assert nearfar_command("embed", *files, "--out", tmp_path / "e.safetensors", *options).code == 0
+    far = load_file(tmp_path / "e.safetensors")["embeddings"]
+    assert far.shape == near.shape
+    assert not np.allclose(near, far)
+
+
+SETTINGS = {
+    "training.steps": "--set: found training.steps; expected KEY=VALUE",
+    "training.stepz=3": "training.stepz",
+    "training.steps=many": "training.steps = 'many'",
+    "training.steps.more=3": "training.steps",
+    "nothing.at.all=3": "nothing",
+    "training.steps=0": "training.steps = 0",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_that_do_not_fit_are_refused(setting: str, nearfar_command: Nearfar, tmp_path: Path) -> None:
+    arguments = ["run", "tiny-near", "--data", tmp_path, "--out", tmp_path / "out", "--set", setting]
+    finished = nearfar_command(*arguments)
+    assert (finished.code, finished.out) == (2, "")
+    assert finished.err.startswith("nearfar: ")
+    assert SETTINGS[setting] in finished.err
+    assert not (tmp_path / "out").exists()
+
+
+ARGUMENTS = {
+    "an unknown suite": (["reproduce", "--suite", "other"], "--suite: found other; expected one of report, tiny"),
+    "an unknown system": (["reproduce", "--suite", "tiny", "--systems", "x"], "--systems: found 'x'"),
+    "seeds that are no numbers": (["reproduce", "--seeds", "0,a"], "--seeds: found 0,a; expected whole numbers"),
+    "an unknown recipe": (["run", "x"], "x: found no recipe of that name"),
+}
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_arguments_that_do_not_fit_are_refused(
+    what: str, nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
+) -> None:
+    arguments, message = ARGUMENTS[what]
+    finished = nearfar_command(*arguments, "--data", small_factory, "--out", tmp_path / "out")
+    assert (finished.code, finished.out) == (2, "")
+    assert message in finished.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_negative_seed_is_refused(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
+    arguments = ["--data", small_factory, "--out", tmp_path / "out", "--seed", "-1", "--encoder", "random:tiny:1"]
+    finished = nearfar_command("run", "tiny-near", *arguments)
+    assert (finished.code, finished.out) == (2, "")
+    assert "seed = -1" in finished.err
+
+
+def test_a_missing_option_is_a_usage_error(nearfar_command: Nearfar) -> None:
+    finished = nearfar_command("run", "tiny-near")
+    assert (finished.code, finished.out) == (2, "")
+    assert "--data" in finished.err
+
+
+def test_interrupt_says_that_nothing_is_lost(
+    nearfar_command: Nearfar, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "finetune", interrupted)
+    finished = nearfar_command("run", "tiny-near", "--data", small_factory, "--out", tmp_path)
+    assert finished.code == 130
+    assert "stopped; what was written is kept" in finished.err
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    finished = nearfar_command(
+        "run", "tiny-near", "--data", small_factory, "--out", tmp_path / "file" / "run", *SHORT
+    )
+    assert (finished.code, finished.out) == (2, "")
+    assert str(tmp_path / "file") in finished.err
+    assert "Not a directory" in finished.err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_full_disk_anywhere_is_no_traceback(
+    nearfar_command: Nearfar, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "log.jsonl"))
+
+    monkeypatch.setattr(run_module, "finetune", full)
+    finished = nearfar_command("run", "tiny-near", "--data", small_factory, "--out", tmp_path)
+    assert finished.code == 2
+    assert finished.err.splitlines()[-1].startswith(
+        f"nearfar: {tmp_path / 'log.jsonl'}: found No space left on device"
+    )
