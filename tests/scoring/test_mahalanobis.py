@@ -77,13 +77,36 @@ def test_precisions_are_inverses_and_keep_the_domains_apart() -> None:
         torch.testing.assert_close(product, torch.eye(128), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("domain", ["source", "target"])
-@pytest.mark.parametrize("value", [0.0, float("nan")])
-def test_a_covariance_without_an_inverse_is_refused(domain: str, value: float) -> None:
-    matrices = {"source": torch.eye(128), "target": torch.eye(128)}
-    matrices[domain] = torch.full((128, 128), value)
-    with pytest.raises(ValueError, match=f"the {domain} residuals is singular"):
-        precisions(Covariances(**matrices))
+def few_frames() -> torch.Tensor:
+    """A covariance of 64 different frames, as two short clips give it: of rank 63 but for rounding."""
+    rows = np.random.default_rng(4).standard_normal((64, 128)).astype(np.float32)
+    return torch.from_numpy(np.cov(rows, rowvar=False).astype(np.float32))
+
+
+SINGULAR = [torch.zeros(128, 128), torch.full((128, 128), float("nan")), few_frames()]
+
+
+@pytest.mark.parametrize("singular", SINGULAR, ids=["zero", "nan", "few frames"])
+def test_a_domain_without_an_inverse_takes_the_others(singular: torch.Tensor) -> None:
+    good = covariances().source
+    expected = precisions(Covariances(good, good)).source
+    for both, replaced in ((Covariances(singular, good), "source"), (Covariances(good, singular), "target")):
+        inverses = precisions(both)
+        assert inverses.replaced == replaced
+        assert torch.equal(inverses.source, expected)
+        assert torch.equal(inverses.target, expected)
+    assert precisions(Covariances(good, good)).replaced is None
+
+
+def test_what_single_precision_makes_of_a_singular_covariance_would_be_negative() -> None:
+    inverse = torch.linalg.inv(few_frames())
+    assert float(torch.linalg.eigvalsh(inverse.double())[0]) < -1e3
+
+
+@pytest.mark.parametrize("singular", SINGULAR, ids=["zero", "nan", "few frames"])
+def test_two_singular_covariances_are_refused(singular: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="the covariances of the residuals are singular"):
+        precisions(Covariances(singular, singular))
 
 
 def test_the_mean_square_is_over_all_values() -> None:

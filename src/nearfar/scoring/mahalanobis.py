@@ -7,32 +7,48 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nearfar.data.clips import Domain
 from nearfar.models.autoencoder import Covariances
 
 
 @dataclass(frozen=True, eq=False)
 class Precisions:
-    """Inverse covariances of the source and the target domain, each (128, 128) float32."""
+    """Inverse covariances of the source and the target domain, each (128, 128) float32.
+
+    ``replaced`` names the domain, if any, for which the other one's stands in.
+    """
 
     source: Tensor
     target: Tensor
+    replaced: Domain | None = None
 
 
 def precisions(covariances: Covariances) -> Precisions:
     """Invert both covariances as the official code does, in float32 and without regularisation.
 
+    A covariance of too few frames is singular, and what single precision makes of it gives huge and negative
+    distances. Where one domain's inverse is not positive definite, the other's stands in, as it does in the
+    official code where a domain has no clips at all.
+
     Raises:
-        ValueError: if one is singular.
+        ValueError: if neither inverse is positive definite.
     """
-    return Precisions(_inverse(covariances.source, "source"), _inverse(covariances.target, "target"))
+    source, target = _inverse(covariances.source), _inverse(covariances.target)
+    if source is None and target is None:
+        raise ValueError("the covariances of the residuals are singular")
+    if source is None:
+        assert target is not None
+        return Precisions(target, target, "source")
+    return Precisions(source, source, "target") if target is None else Precisions(source, target)
 
 
-def _inverse(covariance: Tensor, domain: str) -> Tensor:
+def _inverse(covariance: Tensor) -> Tensor | None:
     inverse: Tensor
     inverse, failed = torch.linalg.inv_ex(covariance)
     if int(failed) or not bool(torch.isfinite(inverse).all()):
-        raise ValueError(f"the covariance of the {domain} residuals is singular")
-    return inverse
+        return None
+    lowest = torch.linalg.eigvalsh((inverse + inverse.T).double())[0]
+    return inverse if float(lowest) > 0 else None
 
 
 def mean_square_score(residual: Tensor) -> float:
@@ -59,9 +75,9 @@ def selective_score(residual: Tensor, inverses: Precisions, *, textbook: bool = 
     4. *Nothing is centred in the score*: Δ keeps its mean over training clips, although Σ is about a mean.
     5. *Overlapping vectors count frames up to five times*, once for each place in a vector, and the five places
        share one covariance.
-    6. *The inverse is single precision, without regularisation*; where a covariance is near singular its rounding
-       decides.
-    7. *Without target clips the source covariance stands in for the target's*.
+    6. *The inverse is single precision, without regularisation*; where a covariance is near singular, rounding
+       decides. (Where it is beyond that, :func:`precisions` departs from the official code.)
+    7. *Without target clips the source covariance stands in for the target's.*
 
     (2, 3 and 7 happen in :func:`nearfar.training.autoencoder.residual_covariances`. A last one concerns decisions
     only: the official threshold is the 90th percentile of a gamma distribution fitted to values of *batches of

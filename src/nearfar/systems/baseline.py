@@ -8,6 +8,7 @@ killed training goes on with the first machine that has none.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -31,13 +32,14 @@ from nearfar.errors import InputError, NearfarError
 from nearfar.models.autoencoder import (
     STACKED_FRAMES,
     Autoencoder,
+    Covariances,
     TrainedAutoencoder,
     load_autoencoder,
     residual_frames,
     save_autoencoder,
 )
 from nearfar.models.slaney import HOP_SAMPLES, slaney_log_mel
-from nearfar.scoring.mahalanobis import mean_square_score, precisions, selective_score
+from nearfar.scoring.mahalanobis import Precisions, mean_square_score, precisions, selective_score
 from nearfar.scoring.scorefiles import MachineScores
 from nearfar.systems.decide import ScoredMachine
 from nearfar.systems.environment import write_json
@@ -46,6 +48,7 @@ from nearfar.training.autoencoder import Vectors, gather_vectors, train_autoenco
 from nearfar.training.finetune import is_main_process
 
 FORMAT = 1
+logger = logging.getLogger(__name__)
 
 
 def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
@@ -214,8 +217,14 @@ def _clip_scores(
     if settings.score == "mse":
         yield from map(mean_square_score, residuals)
         return
+    inverses = _precisions(model.textbook if settings.textbook else model.published, machine)
+    for residual in residuals:
+        yield selective_score(residual, inverses, textbook=settings.textbook)
+
+
+def _precisions(covariances: Covariances, machine: str) -> Precisions:
     try:
-        inverses = precisions(model.textbook if settings.textbook else model.published)
+        inverses = precisions(covariances)
     except ValueError as error:
         raise InputError(
             machine,
@@ -223,8 +232,15 @@ def _clip_scores(
             expected="recordings whose residuals vary in all 128 bands",
             remedy="Add normal recordings, or use ae-mse",
         ) from None
-    for residual in residuals:
-        yield selective_score(residual, inverses, textbook=settings.textbook)
+    if inverses.replaced is not None:
+        other = "target" if inverses.replaced == "source" else "source"
+        logger.warning(
+            "%s: too few %s recordings for a covariance of their residuals; the %s domain's stands in",
+            machine,
+            inverses.replaced,
+            other,
+        )
+    return inverses
 
 
 # --- on disk -----------------------------------------------------------------------------------------------------
