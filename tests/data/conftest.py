@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         if step == "a page":
             content = b"<html>Please log in</html>"
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        start = int(asked[1]) if asked and step not in ("ignore range", "ignore range, drop", "a page") else 0
+        start = int(asked[1]) if asked and not step.startswith(("ignore range", "a page")) else 0
         if start and start >= len(content):
             return self.refuse(416, {"Content-Range": f"bytes */{len(content)}"})
         return self.send(step, content, start)
@@ -93,8 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
         if step != "no length":
             self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
-        if step in ("drop", "ignore range, drop", "truncate", "stall"):
-            self.wfile.write(rest[: len(rest) // 2])
+        if step.endswith(("drop", "truncate", "truncate early", "stall")):
+            self.wfile.write(rest[: len(rest) // (4 if step.endswith("early") else 2)])
             self.wfile.flush()
             if step == "stall":
                 self.loopback.stalled.set()

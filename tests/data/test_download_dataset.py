@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pytest
 
-from nearfar.data.download import dataset
+from nearfar.data.download import dataset, delivery
 from nearfar.data.download.arrivals import STORE
 from nearfar.data.download.dataset import by_hand, download
 from nearfar.data.download.transfer import Patience
@@ -90,13 +90,21 @@ def test_a_second_run_does_nothing(serve, get, loopback):
     assert len(loopback.requests) == asked
 
 
-@pytest.mark.parametrize("loss", ["clip gone", "clip cut", "record gone", "record broken", "another md5"])
+@pytest.mark.parametrize(
+    "loss", ["clip gone", "clip gone, another longer", "clip cut", "record gone", "record broken", "another md5"]
+)
 def test_what_is_no_longer_whole_is_fetched_again(serve, get, out, loss):
     archive = serve("dev", "fan")
     get(archive)
     clip, record = out / min(FAN), out / STORE / "dev_fan.zip.json"
-    if loss == "clip gone":
+    if loss.startswith("clip gone"):
         clip.unlink()
+        if loss.endswith("another longer"):
+            longer = out / "fan/test/section_00_0001.wav"
+            longer.write_bytes(longer.read_bytes() + bytes(20_001))
+            with pytest.raises(NearfarError, match="a clip of that name with other content"):
+                get(archive)
+            longer.unlink()
     elif loss == "clip cut":
         clip.write_bytes(clip.read_bytes()[:-1])
         with pytest.raises(NearfarError, match="a clip of that name with other content"):
@@ -321,15 +329,35 @@ def test_a_second_command_waits_its_turn(serve, get, out, loopback):
 
 def test_an_interruption_ends_every_thread_and_keeps_what_has_come(serve, get, out, loopback):
     archives = [serve("dev", f"machine{number}") for number in range(6)]
+    loopback.script[archives[1].url("")] = ["stall"]
+    go_on = threading.Timer(0.2, loopback.go_on.set)
 
     def interrupt(task, done, total):
-        raise KeyboardInterrupt
+        if task.startswith("dev_machine0"):
+            assert loopback.stalled.wait(10)
+            go_on.start()
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         get(*archives, progress=interrupt, connections=2)
-    assert len(loopback.requests) <= 4
+    go_on.join()
+    assert not {path for path, _ in loopback.requests} & {archive.url("") for archive in archives[3:]}
     assert visible(out) == set()
     assert get(*archives) == ["downloaded"] * 6
+
+
+def test_the_archives_of_a_machine_move_into_place_one_after_the_other(serve, get, monkeypatch):
+    merge, at_once, moving = delivery.merge, [], threading.Semaphore(9)
+
+    def watched(*args, **settings):
+        with moving:
+            at_once.append(9 - moving._value)
+            time.sleep(0.05)
+            merge(*args, **settings)
+
+    monkeypatch.setattr(delivery, "merge", watched)
+    get(*(serve("dev", f"machine{number}") for number in range(3)), connections=3)
+    assert at_once == [1, 1, 1]
 
 
 KILLED = """

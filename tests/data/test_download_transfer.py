@@ -174,6 +174,14 @@ def test_a_server_that_always_starts_anew_and_drops_does_not_keep_us_for_ever(mi
     assert len(loopback.requests) == 3
 
 
+def test_going_back_and_forth_is_not_getting_further(loopback, path, waits):
+    loopback.files["/file"] = bytes(8 * STEADY_BYTES)
+    loopback.script["/file"] = ["ignore range, truncate", "ignore range, truncate early"] * 9
+    with pytest.raises(TransferError, match="3 times in a row"):
+        fetch(f"{loopback.url}/file", path, patience=waits.patience(attempts=3))
+    assert len(loopback.requests) == 3
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_a_refusal_that_is_final_is_not_asked_again(misbehave, loopback, path, waits, status):
     with pytest.raises(TransferError, match=f"answers {status}"):
