@@ -360,6 +360,7 @@ def test_the_key_of_an_autoencoder_knows_how_it_is_trained_and_no_more() -> None
     changed = {key for key, other in others.items() if other.model_key() != recipe.model_key()}
     assert changed == {
         "seed",
+        "audio.near_channel",
         "autoencoder.epochs",
         "autoencoder.batch_size",
         "autoencoder.learning_rate",

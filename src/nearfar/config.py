@@ -18,6 +18,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from nearfar.errors import InputError
 
+NEAR_CHANNEL, FAR_CHANNEL = 0, 1
+"""Left and right, as the challenge records them."""
+
 _REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
 
 
@@ -46,6 +49,9 @@ class Audio(Table):
     sample_rate_hz: Literal[16000] = 16000
     clip_seconds: PositiveFloat | Literal["longest"] = 16.0
     """Clips are zero-padded to this length; ``longest`` is the longest clip of the data at hand."""
+    near_channel: Annotated[int, Field(ge=0)] = NEAR_CHANNEL
+    far_channel: Annotated[int, Field(ge=0)] = FAR_CHANNEL
+    """Which channels of a file, from 0, the near and the far microphone are."""
 
 
 class Fbank(Table):
@@ -207,6 +213,8 @@ class Recipe(Table):
             tree = self.model_dump(mode="json", include={"method", "seed", "autoencoder"})
             for scoring_only in ("score", "textbook"):
                 del tree["autoencoder"][scoring_only]
+            if self.audio.near_channel != NEAR_CHANNEL:
+                tree["near_channel"] = self.audio.near_channel
         else:
             tree = self._embedder_tree()
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
@@ -223,6 +231,11 @@ class Recipe(Table):
             del tree["training"][speed_only]
         if self.training.adaptation != "lora":
             del tree["lora"]
+        # The challenge's channels are left out, as they were before files of other recorders could be read: a
+        # model that was trained then keeps its key.
+        for key, usual in (("near_channel", NEAR_CHANNEL), ("far_channel", FAR_CHANNEL)):
+            if tree["audio"][key] == usual:
+                del tree["audio"][key]
         return tree
 
     def to_toml(self) -> str:

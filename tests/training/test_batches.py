@@ -314,9 +314,9 @@ def test_the_cache_reads_a_clip_once_as_long_as_there_is_room(
 ) -> None:
     counted: Counter[Path] = Counter()
 
-    def counting(path: Path, channels: tuple[Channel, ...]) -> np.ndarray:
+    def counting(path: Path, channels: tuple[Channel, ...], **numbers: int) -> np.ndarray:
         counted[path] += 1
-        return read_waveform(path, channels)
+        return read_waveform(path, channels, **numbers)
 
     monkeypatch.setattr("nearfar.training.batches.read_waveform", counting)
     cache = WaveformCache(("near", "far"), megabytes)  # a clip takes 2 * 16,000 * 4 bytes = 0.128 MB

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nearfar.cli.options import FarOption, NearOption
+
 
 def embed(
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="WAV or FLAC files.")],
@@ -19,8 +21,11 @@ def embed(
     seconds: Annotated[
         float | None, typer.Option(help="Zero-pad every clip to this length; default: each clip's own length.")
     ] = None,
+    near: NearOption = None,
+    far: FarOption = None,
 ) -> None:
     """Write one embedding per file with a plain encoder, without any training."""
+    from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
     from nearfar.scoring.frozen import embed_files
     from nearfar.terminal import progress_bars, show
 
@@ -32,6 +37,8 @@ def embed(
             channel=channel,
             pooling=pooling,
             clip_seconds=seconds,
+            near=NEAR_CHANNEL if near is None else near,
+            far=FAR_CHANNEL if far is None else far,
             progress=lambda done, total: progress("embedding files", done, total),
         )
     show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")

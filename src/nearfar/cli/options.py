@@ -26,9 +26,22 @@ EncoderOption = Annotated[
     str | None,
     typer.Option("--encoder", help="Folder, file or hub name of the encoder's weights, or random:tiny."),
 ]
+NearOption = Annotated[
+    int | None, typer.Option("--near", min=0, help="Channel of the files, from 0, that is the near microphone.")
+]
+FarOption = Annotated[
+    int | None, typer.Option("--far", min=0, help="Channel of the files, from 0, that is the far microphone.")
+]
 
 
-def changed(recipe: Recipe, encoder: str | None, seed: int | None, settings: list[str] | None) -> Recipe:
+def changed(
+    recipe: Recipe,
+    encoder: str | None,
+    seed: int | None,
+    settings: list[str] | None,
+    near: int | None = None,
+    far: int | None = None,
+) -> Recipe:
     changes: dict[str, Any] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
@@ -39,6 +52,9 @@ def changed(recipe: Recipe, encoder: str | None, seed: int | None, settings: lis
         changes["encoder.weights"] = encoder
     if seed is not None:
         changes["seed"] = seed
+    for key, number in (("audio.near_channel", near), ("audio.far_channel", far)):
+        if number is not None:
+            changes[key] = number
     return recipe.with_changes(**changes) if changes else recipe
 
 

@@ -10,7 +10,9 @@ import typer
 from nearfar.cli.options import (
     DataOption,
     EncoderOption,
+    FarOption,
     JsonOption,
+    NearOption,
     NoteOption,
     OutOption,
     SetOption,
@@ -28,6 +30,8 @@ def run(
     encoder: EncoderOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     settings: SetOption = None,
+    near: NearOption = None,
+    far: FarOption = None,
     note: NoteOption = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")] = False,
     as_json: JsonOption = False,
@@ -38,7 +42,7 @@ def run(
     from nearfar.systems.run import data_note, run_system
     from nearfar.terminal import progress_bars
 
-    recipe = changed(load_recipe(system), encoder, seed, settings)
+    recipe = changed(load_recipe(system), encoder, seed, settings, near, far)
     with progress_bars() as progress:
         finished = run_system(
             recipe, data, out, model_folder=model, note=note, progress=progress, tensorboard=tensorboard
@@ -67,6 +71,8 @@ def reproduce(
     encoder: EncoderOption = None,
     seeds: Annotated[str, typer.Option(help="Seeds, comma-separated; several give mean ± deviation.")] = "0",
     settings: SetOption = None,
+    near: NearOption = None,
+    far: FarOption = None,
     note: NoteOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,7 +82,7 @@ def reproduce(
     from nearfar.terminal import progress_bars
 
     chosen = suite_recipes(suite, None if systems is None else systems.split(","))
-    recipes = [changed(recipe, encoder, None, settings) for recipe in chosen]
+    recipes = [changed(recipe, encoder, None, settings, near, far) for recipe in chosen]
     with progress_bars() as progress:
         finished = run_suite(
             recipes, data, out, seeds=whole_numbers("--seeds", seeds), note=note, progress=progress

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from nearfar.config import Audio
 from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel, Clip
 from nearfar.data.fingerprint import clips_key
@@ -55,7 +56,7 @@ def embed_clips(
     padded = round(seconds * model.recipe.audio.sample_rate_hz)
     embedder = model.embedder.to(device)
     out: list[NDArray[np.float32]] = []
-    load = _loader(channel, padded)
+    load = _loader(channel, model.recipe.audio, padded)
     for waveform, samples in prefetched(load, _batched(clips, batch_size), threads=1, ahead=2):
         with torch.inference_mode():
             out.append(embedder(waveform.to(device), samples.to(device)).float().cpu().numpy())
@@ -68,9 +69,10 @@ def _batched(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
     return (clips[begin : begin + size] for begin in range(0, len(clips), size))
 
 
-def _loader(channel: Channel, padded: int) -> Callable[[Sequence[Clip]], tuple[Tensor, Tensor]]:
+def _loader(channel: Channel, audio: Audio, padded: int) -> Callable[[Sequence[Clip]], tuple[Tensor, Tensor]]:
     def load(clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        waveforms = [read_waveform(clip.path, (channel,))[0] for clip in clips]
+        numbers = {"near": audio.near_channel, "far": audio.far_channel}
+        waveforms = [read_waveform(clip.path, (channel,), **numbers)[0] for clip in clips]
         rows = [zero_pad(waveform, padded, clip.path) for waveform, clip in zip(waveforms, clips, strict=True)]
         return torch.from_numpy(np.stack(rows)), torch.tensor([len(waveform) for waveform in waveforms])
 
@@ -80,8 +82,9 @@ def _loader(channel: Channel, padded: int) -> Callable[[Sequence[Clip]], tuple[T
 class EmbeddingStore:
     """A folder of embeddings, one file per clip list and channel, named by what they depend on.
 
-    The name is a hash of the recordings' content, the model's weights and its clip length, so a second system on
-    the same model and recordings reads what the first one computed, and nothing stale is ever read.
+    The name is a hash of the recordings' content, the model's weights, its clip length and the channel, so a
+    second system on the same model and recordings reads what the first one computed, and nothing stale is ever
+    read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -134,5 +137,7 @@ class EmbeddingStore:
 
     @staticmethod
     def _key(model: TrainedModel, clips: Sequence[Clip], channel: Channel) -> str:
-        parts = (clips_key(clips), model.weights_hash, repr(model.recipe.audio.clip_seconds), channel)
+        audio = model.recipe.audio
+        number = audio.near_channel if channel == "near" else audio.far_channel
+        parts = (clips_key(clips), model.weights_hash, repr(audio.clip_seconds), channel, str(number))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -31,6 +31,8 @@ def embed_files(
     channel: str = "near",
     pooling: str = "mean",
     clip_seconds: float | None = None,
+    near: int = 0,
+    far: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[int, int]:
     """Embed recordings and write the embeddings.
@@ -43,6 +45,8 @@ def embed_files(
         channel: ``near`` or ``far``.
         pooling: ``cls``, or ``mean`` over the patch tokens.
         clip_seconds: zero-pad every clip to this length; None keeps each clip's own.
+        near: the files' channel, from 0, that is the near microphone.
+        far: the one that is the far microphone.
         progress: called with finished and all files.
 
     Returns:
@@ -64,7 +68,12 @@ def embed_files(
             remedy="Choose another length, or leave it out",
         )
     load = partial(
-        _waveform, channel="near" if channel == "near" else "far", clip_seconds=clip_seconds, longest=longest
+        _waveform,
+        channel="near" if channel == "near" else "far",
+        clip_seconds=clip_seconds,
+        longest=longest,
+        near=near,
+        far=far,
     )
     rows = []
     for waveform in prefetched(load, files, threads=1, ahead=4):
@@ -93,9 +102,11 @@ def _require_choices(channel: str, pooling: str, out: Path) -> None:
         )
 
 
-def _waveform(path: Path, *, channel: Channel, clip_seconds: float | None, longest: float) -> NDArray[np.float32]:
+def _waveform(
+    path: Path, *, channel: Channel, clip_seconds: float | None, longest: float, near: int, far: int
+) -> NDArray[np.float32]:
     """(samples,) of one channel, padded to ``clip_seconds``, or else at least to one frame."""
-    waveform = read_waveform(path, (channel,))[0]
+    waveform = read_waveform(path, (channel,), near=near, far=far)[0]
     seconds = len(waveform) / SAMPLE_RATE_HZ
     if seconds > (limit := clip_seconds or longest):
         raise InputError(

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _of_section(clips: Sequence[Clip], section: str) -> list[Clip]:
 def _train_machine(recipe: Recipe, dataset: Dataset, machine: str, folder: Path, progress: Progress) -> None:
     clips = dataset.train(machine)
     began = time.perf_counter()
-    vectors = _vectors(clips)
+    vectors = _vectors(clips, recipe.audio.near_channel)
     try:
         model, history = train_autoencoder(
             vectors,
@@ -186,18 +187,18 @@ def _train_machine(recipe: Recipe, dataset: Dataset, machine: str, folder: Path,
     _save(folder, machine, model, recipe, training)
 
 
-def _vectors(clips: Sequence[Clip]) -> Vectors:
+def _vectors(clips: Sequence[Clip], near: int) -> Vectors:
     domains = (clip.domain == "target" for clip in clips)
-    return gather_vectors(zip(_log_mels(clips), domains, strict=True))
+    return gather_vectors(zip(_log_mels(clips, near), domains, strict=True))
 
 
-def _log_mels(clips: Sequence[Clip]) -> Iterator[Tensor]:
+def _log_mels(clips: Sequence[Clip], near: int) -> Iterator[Tensor]:
     """(frames, 128) float32 of each clip's near channel, in order."""
-    return prefetched(_log_mel, clips, threads=2, ahead=8)
+    return prefetched(partial(_log_mel, near=near), clips, threads=2, ahead=8)
 
 
-def _log_mel(clip: Clip) -> Tensor:
-    log_mel = slaney_log_mel(torch.from_numpy(read_waveform(clip.path, ("near",))[0]))
+def _log_mel(clip: Clip, near: int) -> Tensor:
+    log_mel = slaney_log_mel(torch.from_numpy(read_waveform(clip.path, ("near",), near=near)[0]))
     if len(log_mel) < STACKED_FRAMES:
         samples = (STACKED_FRAMES - 1) * HOP_SAMPLES
         raise InputError(
@@ -213,7 +214,9 @@ def _clip_scores(
     recipe: Recipe, model: TrainedAutoencoder, machine: str, clips: Sequence[Clip]
 ) -> Iterator[float]:
     settings = recipe.autoencoder
-    residuals = (residual_frames(model.network, log_mel) for log_mel in _log_mels(clips))
+    residuals = (
+        residual_frames(model.network, log_mel) for log_mel in _log_mels(clips, recipe.audio.near_channel)
+    )
     if settings.score == "mse":
         yield from map(mean_square_score, residuals)
         return

@@ -7,18 +7,20 @@ of the data), ``model/``, ``embeddings/``, ``scores/`` (anomaly scores and decis
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nearfar.config import Recipe, Scoring
-from nearfar.data.audio import check_lengths, read_headers
+from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe, Scoring
+from nearfar.data.audio import AudioHeader, check_lengths, read_headers
 from nearfar.data.clips import Channel, Clip
 from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
@@ -39,6 +41,8 @@ from nearfar.systems.progress import Progress, silent
 from nearfar.training.checkpoint import Identity, finished_steps
 from nearfar.training.finetune import StepRecord, finetune, is_main_process
 from nearfar.training.labels import label_samples
+
+logger = logging.getLogger(__name__)
 
 
 def data_note(data: Path) -> str | None:
@@ -69,7 +73,8 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
     """Read a data folder and fit the recipe to it, finding what is wrong before anything long begins.
 
     Returns:
-        the data, and the recipe with ``audio.clip_seconds`` as a number.
+        the data, and the recipe with ``audio.clip_seconds`` as a number, and with ``training.channels`` near
+        alone where all recordings are mono and only the near channel is scored.
 
     Raises:
         InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. Clips
@@ -79,7 +84,6 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
     dataset = read_dataset(data)
     tested = [machine for machine in dataset.machines if dataset.test(machine)]
     require_training_clips(dataset, tested)
-    channels = set(recipe.training.channels) | set(recipe.scoring.channels)
     if missing := set(recipe.scoring.channels) - set(recipe.training.channels):
         raise InputError(
             "scoring.channels",
@@ -87,23 +91,53 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
             expected=f"channels among training.channels ({', '.join(recipe.training.channels)})",
             remedy="Correct the recipe",
         )
-    if "far" in channels:
-        _require_two_channels(dataset.clips)
+    recipe = _with_channels(recipe, dataset)
     lengths = check_lengths(dataset.clips)
     return dataset, _with_clip_length(recipe, dataset, lengths)
 
 
-def _require_two_channels(clips: Sequence[Clip]) -> None:
-    for clip, header in zip(clips, read_headers(clip.path for clip in clips), strict=True):
+def _with_channels(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe, trained on the near channel alone where there is no other; files must have what it hears."""
+    headers = read_headers(clip.path for clip in dataset.clips)
+    for header in headers:
         if isinstance(header, InputError):
             raise header
-        if header.channels < 2:
-            raise InputError(
-                clip.path,
-                found="one channel",
-                expected="two: near microphone first, far microphone second",
-                remedy="Give two-channel recordings, or set training.channels and scoring.channels to ['near']",
-            )
+    counts = [header.channels for header in headers if isinstance(header, AudioHeader)]
+    if set(counts) == {1} and recipe.scoring.channels == ("near",) and "far" in recipe.training.channels:
+        _say_near_only(dataset.root)
+        recipe = recipe.with_changes(**{"training.channels": ["near"]})
+    heard = set(recipe.training.channels) | set(recipe.scoring.channels)
+    near, far = recipe.audio.near_channel, recipe.audio.far_channel
+    if {"near", "far"} <= heard and near == far:
+        raise InputError(
+            "audio.far_channel",
+            found=f"channel {far}, which is the near microphone as well",
+            expected="two channels of a file",
+            remedy="Correct --near and --far, or set training.channels and scoring.channels to ['near']",
+        )
+    needed = 1 + max(near if channel == "near" else far for channel in heard)
+    for clip, count in zip(dataset.clips, counts, strict=True):
+        if count < needed:
+            raise _too_few_channels(clip, count, needed, recipe)
+    return recipe
+
+
+@cache
+def _say_near_only(root: Path) -> None:
+    """Cached, so that it is said once and not for every system."""
+    logger.warning("%s: all recordings are mono: models that score the near channel are trained on it alone", root)
+
+
+def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe) -> InputError:
+    near, far = recipe.audio.near_channel, recipe.audio.far_channel
+    if (near, far) == (NEAR_CHANNEL, FAR_CHANNEL):
+        expected = "two: near microphone first, far microphone second"
+        remedy = "Give two-channel recordings, or set training.channels and scoring.channels to ['near']"
+    else:
+        expected = f"at least {needed}: channel {near} (from 0) is the near microphone, channel {far} the far one"
+        remedy = "Correct --near and --far (audio.near_channel, audio.far_channel)"
+    found = "one channel" if count == 1 else f"{count} channels"
+    return InputError(clip.path, found=found, expected=expected, remedy=remedy)
 
 
 def _with_clip_length(recipe: Recipe, dataset: Dataset, lengths: dict[str, float]) -> Recipe:

@@ -54,10 +54,12 @@ class WaveformCache:
     Args:
         channels: which channels to read.
         megabytes: no clip is added beyond this.
+        near, far: which channels of a file, from 0, they are.
     """
 
-    def __init__(self, channels: tuple[Channel, ...], megabytes: float) -> None:
+    def __init__(self, channels: tuple[Channel, ...], megabytes: float, near: int = 0, far: int = 1) -> None:
         self._channels = channels
+        self._numbers = {"near": near, "far": far}
         self._free = int(megabytes * 1e6)
         self._kept: dict[Clip, NDArray[np.float32]] = {}
         self._lock = Lock()
@@ -70,7 +72,7 @@ class WaveformCache:
         return row
 
     def _read(self, clip: Clip) -> NDArray[np.float32]:
-        waveform = read_waveform(clip.path, self._channels)
+        waveform = read_waveform(clip.path, self._channels, **self._numbers)
         with self._lock:
             if clip not in self._kept and waveform.nbytes <= self._free:
                 self._kept[clip] = waveform
@@ -105,6 +107,7 @@ class Batches:
         batch_size: rows of a step over all processes.
         seed: of all random choices.
         cache_megabytes: limit of the waveform cache.
+        near, far: which channels of a file, from 0, the microphones are.
     """
 
     def __init__(
@@ -116,11 +119,13 @@ class Batches:
         batch_size: int,
         seed: int,
         cache_megabytes: float = 2_000.0,
+        near: int = 0,
+        far: int = 1,
     ) -> None:
         self.labelled, self.augmentation = labelled, augmentation
         self.padded_samples, self.batch_size, self.seed = padded_samples, batch_size, seed
         channels = tuple(dict.fromkeys(sample.channel for sample in labelled.samples))
-        self._cache = WaveformCache(channels, cache_megabytes)
+        self._cache = WaveformCache(channels, cache_megabytes, near, far)
 
     def rows(self, step: int, first: int, last: int) -> Batch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch.
