@@ -12,7 +12,7 @@ import soundfile as sf
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
 from nearfar.scoring.frozen import embed_files
-from nearfar.systems import run as module
+from nearfar.systems import prepare as module
 from nearfar.systems.run import prepare, run_system
 
 NEAR, FAR = 5, 2

@@ -181,7 +181,7 @@ def test_model_of_another_recipe_is_refused_and_nothing_changes(
     _, out, _ = finished
     before = contents(out)
     other = small_recipe.with_changes(**{"name": "other", "training.learning_rate": 0.01})
-    with pytest.raises(InputError, match="a model of another recipe or other training clips") as caught:
+    with pytest.raises(InputError, match="a model of another recipe, training clips or encoder weights") as caught:
         run_system(other, small_factory, out)
     assert str(out / "model") in str(caught.value)
     assert "Give another --out folder" in str(caught.value)
@@ -198,7 +198,7 @@ def test_model_of_other_data_is_refused_and_nothing_changes(
     sound, rate = sf.read(other)
     one.unlink()
     sf.write(one, sound, rate)
-    with pytest.raises(InputError, match="other training clips"):
+    with pytest.raises(InputError, match="training clips or encoder weights"):
         run_system(small_recipe, factory, out)
     assert contents(out) == before
 

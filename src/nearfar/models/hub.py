@@ -152,12 +152,19 @@ def fetch_encoder(short_name: str, out: Path | None = None, patience: Patience |
 
 def _cached(name: str, filename: str, revision: str) -> Path | None:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(name, filename, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
+    except HFValidationError as error:
+        raise InputError(
+            name,
+            found="a name that the Hugging Face hub does not allow",
+            expected=f"owner/name, or a folder or file that exists ({error})",
+            remedy="Check the spelling",
+        ) from None
 
 
 def _fetched(

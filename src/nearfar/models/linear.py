@@ -22,7 +22,7 @@ def serves(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN makes this product: float32 on a CPU, run as it stands and not traced or autocast."""
     return (
         HAS_ONEDNN
-        and torch._C._get_mkldnn_enabled()
+        and bool(torch.backends.mkldnn.enabled)
         and torch._C._get_tracing_state() is None
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")

@@ -136,7 +136,7 @@ def save_model(
         network: LoRA adapters, if any, are written unmerged and merged afterwards *in place*.
         recipe: the resolved recipe.
         classes: composite labels.
-        training: facts about the training to keep beside the model (data fingerprint, seconds, loss).
+        training: facts about the training to keep beside the model (data fingerprint, steps, seconds).
 
     Raises:
         InputError: if the encoder cannot be written.
@@ -208,7 +208,7 @@ def load_model(folder: Path) -> TrainedModel:
             folder,
             found="no model.json",
             expected="a trained model",
-            remedy="Run nearfar run or nearfar train first",
+            remedy="Run nearfar run first",
         )
     recipe = Recipe.model_validate(card["recipe"])
     if recipe.training.adaptation == "lora":

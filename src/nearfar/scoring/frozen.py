@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -10,12 +11,13 @@ from typing import get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
 from nearfar.data.prefetch import prefetched
-from nearfar.errors import InputError
+from nearfar.errors import InputError, NearfarError
 from nearfar.models.embedder import longest_seconds
 from nearfar.models.fbank import FRAME_SAMPLES, SAMPLE_RATE_HZ, Fbank
 from nearfar.models.weights import load_encoder
@@ -83,12 +85,23 @@ def embed_files(
         if progress is not None:
             progress(len(rows), len(files))
     embeddings: NDArray[np.float32] = np.stack(rows)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".npy":
-        np.save(out, embeddings)
-    else:
-        save_file({"embeddings": embeddings}, out, {"files": "\n".join(map(str, files)), "pooling": pooling})
+    _write(out, embeddings, {"files": "\n".join(map(str, files)), "pooling": pooling})
     return embeddings.shape[0], embeddings.shape[1]
+
+
+def _write(out: Path, embeddings: NDArray[np.float32], metadata: dict[str, str]) -> None:
+    partial_file = out.with_name(f".{out.stem}.partial{out.suffix}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".npy":
+            np.save(partial_file, embeddings)
+        else:
+            save_file({"embeddings": embeddings}, partial_file, metadata)
+        partial_file.replace(out)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):  # where the folder cannot be made, there is nothing to take away
+            partial_file.unlink()
+        raise NearfarError(f"{out}: cannot write it ({error}). Free some space or choose another file.") from None
 
 
 def _require_choices(channel: str, pooling: str, out: Path) -> None:

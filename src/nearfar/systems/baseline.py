@@ -143,6 +143,12 @@ def parameter_count(dataset: Dataset) -> int:
     return one * len(_tested(dataset))
 
 
+def training_seconds(dataset: Dataset, folder: Path) -> float:
+    """How long the autoencoders of all machines that have test clips took to train, whenever that was."""
+    cards = [_files(folder, machine)[1] for machine in _tested(dataset)]
+    return float(sum(json.loads(card.read_text(encoding="utf-8"))["training"]["seconds"] for card in cards))
+
+
 def _tested(dataset: Dataset) -> list[str]:
     return [machine for machine in dataset.machines if dataset.test(machine)]
 
@@ -181,7 +187,7 @@ def _train_machine(recipe: Recipe, dataset: Dataset, machine: str, folder: Path,
         "data_key": clips_key(clips),
         "clips": len(clips),
         "vectors": len(vectors),
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - began, 3),
         "history": [asdict(record) for record in history],
     }
     _save(folder, machine, model, recipe, training)

@@ -72,6 +72,10 @@ def reproduce(
     Returns:
         the table and the runs, or None on the helper processes of a distributed launch.
     """
+    if len(set(seeds)) != len(seeds):
+        raise InputError(
+            "--seeds", found=f"{', '.join(map(str, seeds))}", expected="each seed once", remedy="Take repeats out"
+        )
     runs: dict[str, list[SystemRun]] = {recipe.name: [] for recipe in recipes}
     for seed in seeds:
         place = out / f"seed_{seed}" if len(seeds) > 1 else out

@@ -1,7 +1,7 @@
 """One system: train its model or take a trained one, score the test clips, evaluate.
 
 A run folder holds ``recipe.toml`` (whole and resolved), ``environment.json``, ``data.json`` (what was understood
-of the data), ``model/``, ``embeddings/``, ``scores/`` (anomaly scores and decisions), ``thresholds.json``,
+of the data), ``model/``, ``scores/`` (anomaly scores and decisions), ``thresholds.json``,
 ``figures/`` and ``results.{json,md,csv}``.
 """
 
@@ -12,24 +12,23 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe, Scoring
-from nearfar.data.audio import AudioHeader, check_lengths, read_headers
+from nearfar.config import Recipe, Scoring
 from nearfar.data.clips import Channel, Clip
 from nearfar.data.fingerprint import clips_key
-from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
+from nearfar.data.layouts import Dataset
 from nearfar.data.summary import summarise
 from nearfar.errors import InputError
 from nearfar.evaluation.figures import machine_figure
 from nearfar.evaluation.metrics import Results, evaluate_scores, truth_from_names
 from nearfar.evaluation.tables import results_table, to_csv, to_json, to_markdown
 from nearfar.models.network import TrainedModel, load_model, read_card
+from nearfar.models.weights import encoder_hash, load_encoder
 from nearfar.scoring.bank import MemoryBank
 from nearfar.scoring.embeddings import EmbeddingStore
 from nearfar.scoring.fusion import mean_of_channels
@@ -37,6 +36,7 @@ from nearfar.scoring.scorefiles import MachineScores, write_scores
 from nearfar.systems import baseline
 from nearfar.systems.decide import ScoredMachine, decide_system, normal_scores
 from nearfar.systems.environment import environment, peak_memory_bytes, write_json, write_text
+from nearfar.systems.prepare import prepare
 from nearfar.systems.progress import Progress, silent
 from nearfar.training.checkpoint import Identity, finished_steps
 from nearfar.training.finetune import StepRecord, finetune, is_main_process
@@ -52,7 +52,7 @@ def data_note(data: Path) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds a system took; 0 for training where the model was there already."""
+    """Seconds a system took. Training is that of its model, which may be shared or from an earlier run."""
 
     training_seconds: float
     scoring_seconds: float
@@ -69,93 +69,6 @@ class SystemRun:
     timing: Timing
 
 
-def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
-    """Read a data folder and fit the recipe to it, finding what is wrong before anything long begins.
-
-    Returns:
-        the data, and the recipe with ``audio.clip_seconds`` as a number, and with ``training.channels`` near
-        alone where all recordings are mono and only the near channel is scored.
-
-    Raises:
-        InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. Clips
-            of unequal length within a machine, with a missing channel or longer than the recipe's clip length are
-            found here, from their headers.
-    """
-    dataset = read_dataset(data)
-    tested = [machine for machine in dataset.machines if dataset.test(machine)]
-    require_training_clips(dataset, tested)
-    if missing := set(recipe.scoring.channels) - set(recipe.training.channels):
-        raise InputError(
-            "scoring.channels",
-            found=f"{', '.join(sorted(missing))}, on which the model is not trained",
-            expected=f"channels among training.channels ({', '.join(recipe.training.channels)})",
-            remedy="Correct the recipe",
-        )
-    recipe = _with_channels(recipe, dataset)
-    lengths = check_lengths(dataset.clips)
-    return dataset, _with_clip_length(recipe, dataset, lengths)
-
-
-def _with_channels(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe, trained on the near channel alone where there is no other; files must have what it hears."""
-    headers = read_headers(clip.path for clip in dataset.clips)
-    for header in headers:
-        if isinstance(header, InputError):
-            raise header
-    counts = [header.channels for header in headers if isinstance(header, AudioHeader)]
-    if set(counts) == {1} and recipe.scoring.channels == ("near",) and "far" in recipe.training.channels:
-        _say_near_only(dataset.root)
-        recipe = recipe.with_changes(**{"training.channels": ["near"]})
-    heard = set(recipe.training.channels) | set(recipe.scoring.channels)
-    near, far = recipe.audio.near_channel, recipe.audio.far_channel
-    if {"near", "far"} <= heard and near == far:
-        raise InputError(
-            "audio.far_channel",
-            found=f"channel {far}, which is the near microphone as well",
-            expected="two channels of a file",
-            remedy="Correct --near and --far, or set training.channels and scoring.channels to ['near']",
-        )
-    needed = 1 + max(near if channel == "near" else far for channel in heard)
-    for clip, count in zip(dataset.clips, counts, strict=True):
-        if count < needed:
-            raise _too_few_channels(clip, count, needed, recipe)
-    return recipe
-
-
-@cache
-def _say_near_only(root: Path) -> None:
-    """Cached, so that it is said once and not for every system."""
-    logger.warning("%s: all recordings are mono: models that score the near channel are trained on it alone", root)
-
-
-def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe) -> InputError:
-    near, far = recipe.audio.near_channel, recipe.audio.far_channel
-    if (near, far) == (NEAR_CHANNEL, FAR_CHANNEL):
-        expected = "two: near microphone first, far microphone second"
-        remedy = "Give two-channel recordings, or set training.channels and scoring.channels to ['near']"
-    else:
-        expected = f"at least {needed}: channel {near} (from 0) is the near microphone, channel {far} the far one"
-        remedy = "Correct --near and --far (audio.near_channel, audio.far_channel)"
-    found = "one channel" if count == 1 else f"{count} channels"
-    return InputError(clip.path, found=found, expected=expected, remedy=remedy)
-
-
-def _with_clip_length(recipe: Recipe, dataset: Dataset, lengths: dict[str, float]) -> Recipe:
-    longest = max(lengths.values())
-    if recipe.audio.clip_seconds == "longest":
-        return recipe.with_changes(**{"audio.clip_seconds": longest})
-    if longest > recipe.audio.clip_seconds:
-        machine = max(lengths, key=lambda name: lengths[name])
-        clip = (*dataset.train(machine), *dataset.test(machine))[0]
-        raise InputError(
-            clip.path,
-            found=f"a clip of {longest:g} s",
-            expected=f"at most the recipe's {recipe.audio.clip_seconds:g} s",
-            remedy=f'Set audio.clip_seconds to {longest:g} or more or to "longest", or cut the clips',
-        )
-    return recipe
-
-
 def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
     """Whether a model folder holds the recipe's whole model, trained on all training clips of the data.
 
@@ -169,14 +82,21 @@ def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
         finished_steps(folder, identity)
         return False
     trained = Recipe.model_validate(card["recipe"])
-    if Identity(trained.model_key(), card["training"]["data_key"]) == identity:
+    same = Identity(trained.model_key(), card["training"]["data_key"]) == identity
+    if same and _same_encoder(recipe, card["base_encoder"]["hash"]):
         return True
     raise InputError(
         folder,
-        found=f"a model of another recipe or other training clips (trained as {trained.name})",
+        found=f"a model of another recipe, training clips or encoder weights (trained as {trained.name})",
         expected=f"no model, or one of {recipe.name} on this data",
         remedy="Give another --out folder, or remove this model",
     )
+
+
+def _same_encoder(recipe: Recipe, expected: str) -> bool:
+    """Whether the encoder's files still hold what the model was trained from; hub names are pinned instead."""
+    place = Path(recipe.encoder.weights)
+    return not place.exists() or encoder_hash(load_encoder(place)) == expected
 
 
 def _training_clips(dataset: Dataset) -> list[Clip]:
@@ -207,10 +127,18 @@ def train_or_reuse(
     if is_trained(recipe, dataset, folder):
         return is_main_process()
     train = _training_clips(dataset)
+    labelled = label_samples(train, recipe.training.channels)
+    if len(labelled.classes) == 1:
+        logger.warning(
+            "%s: all training samples are of one class (%s), so there is nothing to tell apart and the model "
+            "stays as it starts. Add other machines or operating conditions (attributes), or use ae-mse.",
+            dataset.root,
+            labelled.classes[0],
+        )
     with _step_writer(tensorboard if is_main_process() else None) as on_step:
         return finetune(
             recipe,
-            label_samples(train, recipe.training.channels),
+            labelled,
             folder,
             data_key=clips_key(train),
             progress=lambda done, total: progress(f"training {recipe.training.adaptation} model", done, total),
@@ -320,20 +248,27 @@ def run_system(
         write_text(out / "recipe.toml", resolved.to_toml())
         write_json(out / "environment.json", made_with)
         write_json(out / "data.json", [summary.to_json() for summary in summarise(dataset)])
-    began = time.perf_counter()
     if not train_or_reuse(
         resolved, dataset, folder, progress=progress, tensorboard=folder / "tensorboard" if tensorboard else None
     ):
         return None
-    trained = time.perf_counter()
+    began = time.perf_counter()
     scored, parameters = _score(resolved, dataset, folder, progress)
     scores = tuple(entry.test for entry in scored)
-    timing = Timing(trained - began, time.perf_counter() - trained, peak_memory_bytes())
+    seconds = time.perf_counter() - began
+    timing = Timing(_training_seconds(resolved, dataset, folder), seconds, peak_memory_bytes())
     write_json(out / "environment.json", made_with | {"total_parameters": parameters})
-    results = write_results(resolved.name, scores, out, note=note)
     decide_system(scored, resolved.decision, out)
+    results = write_results(resolved.name, scores, out, note=note)
     write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     return SystemRun(resolved, scores, results, timing)
+
+
+def _training_seconds(recipe: Recipe, dataset: Dataset, folder: Path) -> float:
+    if recipe.method == "autoencoder":
+        return baseline.training_seconds(dataset, folder)
+    card = read_card(folder)
+    return 0.0 if card is None else float(card["training"].get("seconds", 0.0))
 
 
 def _score(
@@ -349,15 +284,16 @@ def _score(
 
 
 def write_results(name: str, scores: Sequence[MachineScores], out: Path, *, note: str | None) -> Results | None:
-    """Write score files and, where the names give labels, tables and figures; returns the results."""
+    """Write score files and, of machines whose names give labels, tables and figures; returns the results."""
     write_scores(out / "scores", scores)
-    if not scores or any(_hides_labels(entry) for entry in scores):
+    labelled = [entry for entry in scores if not _hides_labels(entry)]
+    if not labelled:
         return None
-    results = evaluate_scores(scores)
+    results = evaluate_scores(labelled)
     table = results_table({name: [results]}, notes=[note] if note else [], published=note is None)
     for suffix, text in (("json", to_json(table)), ("md", to_markdown(table)), ("csv", to_csv(table))):
         write_text(out / f"results.{suffix}", text)
-    for entry in scores:
+    for entry in labelled:
         truth = truth_from_names(entry)
         title = name if note is None else f"{name} ({note})"
         file = out / "figures" / f"{entry.machine}_section_{entry.section}.png"

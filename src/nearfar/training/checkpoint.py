@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,13 +20,19 @@ from nearfar.errors import InputError, NearfarError
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
+_OTHER = {"model_key": "recipe", "data_key": "training clips", "base_hash": "encoder weights"}
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a checkpoint belongs to; a run continues only from a checkpoint of the same."""
+    """What a checkpoint belongs to; a run continues only from a checkpoint of the same.
+
+    ``base_hash`` is of the encoder's weights before training; None where nobody has loaded them yet.
+    """
 
     model_key: str
     data_key: str
+    base_hash: str | None = None
 
 
 def _moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
@@ -55,14 +61,14 @@ def save_checkpoint(
     tensors = {f"parameter.{name}": parameter.detach().cpu() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         tensors |= {f"{key}.{name}": value.cpu() for key, value in _moments(optimizer, parameter).items()}
-    metadata = {"step": str(step), "model_key": identity.model_key, "data_key": identity.data_key}
+    metadata = {"step": str(step), **{key: value for key, value in asdict(identity).items() if value is not None}}
     path, partial = folder / CHECKPOINT_FILE, folder / f"{CHECKPOINT_FILE}.partial"
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     try:
         if shutil.disk_usage(folder).free < needed:
             raise OSError("no space left on device")
         save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata)
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
@@ -106,9 +112,9 @@ def finished_steps(folder: Path, identity: Identity) -> int:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise _unfit(path, f"a file that cannot be read ({error})", "a checkpoint") from None
-    for key, expected in (("model_key", identity.model_key), ("data_key", identity.data_key)):
-        if metadata.get(key) != expected:
-            what = "recipe" if key == "model_key" else "training clips"
+    for key, expected in asdict(identity).items():
+        if expected is not None and metadata.get(key) != expected:
+            what = _OTHER[key]
             raise _unfit(path, f"a checkpoint of other {what} ({metadata.get(key)})", f"{what} {expected}")
     if not metadata.get("step", "").isdecimal():
         raise _unfit(path, f"the step {metadata.get('step')}", "a number of finished steps")
@@ -137,8 +143,9 @@ def _restore(
             parameter.copy_(tensors[f"parameter.{name}"])
             optimizer.state[parameter] = {
                 "step": tensors[f"step.{name}"],
-                "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
-                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+                # Cloned, since a tensor may be a view of the mapped file, which the next checkpoint replaces.
+                "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device).clone(),
+                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device).clone(),
             }
 
 

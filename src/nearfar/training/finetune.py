@@ -31,13 +31,13 @@ from nearfar.training.batches import Batch, Batches, depth_generator
 from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, load_checkpoint, save_checkpoint
 from nearfar.training.labels import LabelledSamples
 
-Progress = Callable[[int, int], None]
+StepProgress = Callable[[int, int], None]
 """Called with the number of finished and of all steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One line of ``log.jsonl``."""
+    """One line of ``log.jsonl``; ``seconds`` are from the end of one step to that of the next."""
 
     step: int
     loss: float
@@ -66,12 +66,13 @@ def parameter_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -
 
 def is_main_process() -> bool:
     """Whether this process is the only one, or the first, of a distributed launch."""
-    return bool(PartialState(cpu=_several_on_cpu()).is_main_process)
+    return bool(PartialState(cpu=_without_gpu()).is_main_process)
 
 
-def _several_on_cpu() -> bool:
-    # accelerate takes processes that share a machine without a GPU for strangers unless it is told to use the CPU.
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+def _without_gpu() -> bool:
+    # accelerate takes processes that share a machine without a GPU for strangers unless it is told to use the CPU,
+    # and would train on Apple's GPU, which the rest of nearfar does not use.
+    return not torch.cuda.is_available()
 
 
 def make_accelerator(training: Training) -> Accelerator:
@@ -84,7 +85,7 @@ def make_accelerator(training: Training) -> Accelerator:
         training.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
     accelerator = Accelerator(
-        cpu=_several_on_cpu(),
+        cpu=_without_gpu(),
         mixed_precision="bf16" if bf16 else "no",
         # The only buffers are constants; broadcasting the table of positions at every step would be waste.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -105,7 +106,7 @@ def finetune(
     folder: Path,
     *,
     data_key: str,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> bool:
     """Train the model of a recipe into a model folder, from the start or from its last checkpoint.
@@ -136,7 +137,7 @@ def finetune(
         lr=recipe.training.learning_rate,
         betas=recipe.training.betas,
     )
-    identity = Identity(recipe.model_key(), data_key)
+    identity = Identity(recipe.model_key(), data_key, network.base_hash)
     folder.mkdir(parents=True, exist_ok=True)
     network.to(accelerator.device)
     start = load_checkpoint(folder, trainable, optimizer, identity)
@@ -160,6 +161,7 @@ def finetune(
     if accelerator.is_main_process:
         facts = {
             "data_key": data_key,
+            "seconds": round(_logged_seconds(folder / "log.jsonl"), 3),
             "steps": recipe.training.steps,
             "samples": len(labelled.samples),
             "processes": accelerator.num_processes,
@@ -168,6 +170,12 @@ def finetune(
     # Whoever asks next whether the model is there, on any process, finds it whole.
     accelerator.wait_for_everyone()
     return bool(accelerator.is_main_process)
+
+
+def _logged_seconds(log: Path) -> float:
+    """How long all steps took together, those before an interruption included."""
+    with log.open(encoding="utf-8") as lines:
+        return float(sum(json.loads(line)["seconds"] for line in lines))
 
 
 def _save(folder: Path, network: Network, recipe: Recipe, classes: tuple[str, ...], facts: dict[str, Any]) -> None:
@@ -228,8 +236,8 @@ class _Loop:
             threads=training.loader_threads,
             ahead=2 * training.loader_threads,
         )
+        began = time.perf_counter()
         for step, batch in zip(range(start, training.steps), loaded, strict=True):
-            began = time.perf_counter()
             rate = learning_rate(step, training)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -239,7 +247,9 @@ class _Loop:
             _require_finite("gradient norm", norm, step, batch.files)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            yield StepRecord(step, loss, rate, norm, time.perf_counter() - began)
+            ended = time.perf_counter()
+            yield StepRecord(step, loss, rate, norm, ended - began)
+            began = ended
 
     def _gradients(self, step: int, batch: Batch, first: int) -> float:
         """Mean loss of the step's batch over all processes; leaves its gradient in the parameters."""
