@@ -1,10 +1,11 @@
 """One recording and what its name says: the DCASE Task 2 file-name grammar.
 
-The 2026 grammar, with a section number, a four-digit index and attribute pairs::
+The grammar of 2022 to 2026 (for earlier years see :mod:`nearfar.data.grammars`), with a section number, a
+four-digit index and attribute pairs::
 
     train        section_00_{source|target}_train_normal_NNNN_{attr}.wav
     test (dev)   section_00_{source|target}_test_{normal|anomaly}_NNNN_{attr}.wav
-    test (eval)  section_00_NNNN.wav
+    test (eval)  section_00_NNNN.wav, in 2022 section_00_test_NNNN.wav
 
 ``{attr}`` is ``noAttribute`` or ``k1_v1_k2_v2...``. A key may appear twice (``mic_2_mic_1`` in ToyCarEmu), so
 attributes are a tuple of pairs, never a dict. Values are case-folded: the development set spells one value of
@@ -32,12 +33,21 @@ CHANNELS: tuple[Channel, Channel] = ("near", "far")
 AUDIO_SUFFIXES = (".wav", ".flac")
 
 _LABELLED = re.compile(r"section_([0-9]{2})_(source|target)_(train|test)_(normal|anomaly)_([0-9]{4})_(.+)")
-_HIDDEN = re.compile(r"section_([0-9]{2})_([0-9]{4})")
+_HIDDEN = re.compile(r"section_([0-9]{2})_(?:test_)?([0-9]{4})")
+
+EXPECTED_NAMES = (
+    "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav, "
+    "section_NN_{source|target}_test_{normal|anomaly}_NNNN_{attributes}.wav "
+    "or section_NN_NNNN.wav for evaluation clips"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One recording. ``domain`` and ``label`` are None for evaluation test clips, whose names hide them.
+
+    ``section`` is the machine id in 2020 and ``00`` where there are none. ``index`` is None where names bear no
+    number. ``listed_as`` is set where the file's own name would not do in a score file.
 
     ``attributes`` of a test clip are for people to read: no model may use them (see
     :func:`nearfar.training.labels.composite_class`, which refuses a test clip).
@@ -49,13 +59,14 @@ class Clip:
     split: Split
     domain: Domain | None
     label: Label | None
-    index: int
+    index: int | None
     attributes: Attributes = ()
+    listed_as: str = ""
 
     @property
     def name(self) -> str:
-        """The file name with its suffix, as score files list it."""
-        return self.path.name
+        """The file name with its suffix, as score files list it; no two test clips of a machine share it."""
+        return self.listed_as or self.path.name
 
     @property
     def attributes_as_spelt(self) -> str:
@@ -122,8 +133,6 @@ def _outside_grammar(path: Path, found: str) -> InputError:
     return InputError(
         path,
         found=found,
-        expected="section_NN_{source|target}_train_normal_NNNN_{attributes}.wav, "
-        "section_NN_{source|target}_test_{normal|anomaly}_NNNN_{attributes}.wav "
-        "or section_NN_NNNN.wav for evaluation clips",
+        expected=EXPECTED_NAMES,
         remedy="Rename the file, move it to the right folder or take it out of the data folder",
     )

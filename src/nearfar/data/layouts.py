@@ -1,6 +1,9 @@
-"""From a folder in the DCASE 2026 layout to its clips: ``<root>/<machine>/{train,test}/*.{wav,flac}``.
+"""From a folder to its clips, whatever the layout.
 
-Everything is read from file names; ``attributes_00.csv`` says nothing that the names do not say and is left alone.
+The challenge's layouts are ``<root>/<machine>/{train,test}/*.{wav,flac}`` and, in 2021, ``source_test`` and
+``target_test`` for ``test``; one's own recordings are laid out as :mod:`nearfar.data.own_folder` says. Which it is
+is recognised from the folders and names. Everything is read from names; the challenge's ``attributes_00.csv`` says
+nothing that the names do not say and is left alone.
 """
 
 from __future__ import annotations
@@ -8,28 +11,35 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
-from nearfar.data.clips import AUDIO_SUFFIXES, Clip, Split, parse_clip
+from nearfar.data.clips import Clip, Split
+from nearfar.data.grammars import GRAMMARS, Edition, Grammar, is_name_of_2020
+from nearfar.data.listing import folder_name, is_audio, refuse_duplicates, unread, visible
+from nearfar.data.own_folder import NORMAL, is_own_folder, read_own_machine
 from nearfar.errors import InputError
 
+Layout = Literal[Edition, "own"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 LAYOUT = "<root>/<machine>/{train,test}/*.{wav,flac}"
 
-_COMPANIONS = ("attributes_", "license", "licence", "manifest", "readme", "simulated", "truth")
-"""How the names of files begin that belong beside clips and are neither read nor odd."""
+_PLACES: dict[str, Split] = {"train": "train", "test": "test"}
+_PLACES_2021: dict[str, Split] = {"train": "train", "source_test": "test", "target_test": "test"}
+_SUPPLEMENTAL = "supplemental"
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The clips found under a folder, by machine, training before test, each in the order of names.
 
-    ``oddities`` are sentences about what else lies there and is not read.
+    ``oddities`` are sentences about what else lies there and is not read. ``layout`` is what was recognised; all
+    machines of a folder share it.
     """
 
     root: Path
     clips: tuple[Clip, ...]
     oddities: tuple[str, ...] = ()
+    layout: Layout = "dcase2022"
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -52,11 +62,14 @@ class Dataset:
 def read_dataset(root: Path) -> Dataset:
     """Find and parse every clip under ``root``, which holds machine folders or is one itself.
 
-    Hidden files (``.DS_Store``, ``._*``) are passed over; other files that are not clips become oddities.
+    Hidden files (``.DS_Store``, ``._*``) are passed over; other files that are not clips become oddities, and so
+    do the ``supplemental`` recordings of 2025 (a machine alone, or noise alone), which are no training or test
+    clips.
 
     Raises:
-        InputError: if the folder is missing or holds no machine, a training folder has no clips, a name is outside
-            the grammar, or one clip is there both as WAV and as FLAC.
+        InputError: if the folder is missing or holds no machine, or machines of one's own beside the challenge's;
+            a training folder has no clips, a name is outside the grammar, or one clip is there both as WAV and as
+            FLAC; or as :func:`nearfar.data.own_folder.read_own_machine`.
     """
     root = Path(root)
     if not root.is_dir():
@@ -67,15 +80,21 @@ def read_dataset(root: Path) -> Dataset:
             remedy="Check the path, or unpack the data there",
         )
     folders = _machine_folders(root)
+    layout = _recognise(root, folders)
     clips: list[Clip] = []
-    oddities = [] if folders == [root] else _unread(root, _name(root), read={folder.name for folder in folders})
+    beside = {folder.name for folder in folders}
+    oddities = [] if folders == [root] else unread(root, folder_name(root), read=beside)
     for folder in folders:
-        found_clips, found_oddities = _machine_clips(folder)
+        if layout == "own":
+            found_clips, found_oddities = read_own_machine(folder, folder_name(folder))
+        else:
+            places = _PLACES_2021 if layout == "dcase2021" else _PLACES
+            found_clips, found_oddities = _machine_clips(folder, places, GRAMMARS[layout])
         clips += found_clips
         oddities += found_oddities
     if not clips:
         raise _no_machine(root, f"no WAV or FLAC file in {folders[0] / 'test'}")
-    return Dataset(root, tuple(clips), tuple(oddities))
+    return Dataset(root, tuple(clips), tuple(oddities), layout)
 
 
 def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
@@ -84,6 +103,7 @@ def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
     Raises:
         InputError: naming the first machine that has none.
     """
+    place = NORMAL if dataset.layout == "own" else "train"
     for machine in machines:
         if not dataset.train(machine):
             tests = len(dataset.test(machine))
@@ -91,34 +111,54 @@ def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
                 dataset.root,
                 found=f"{tests} test clips and no training clips of the machine {machine}",
                 expected="training clips of every machine that is to be scored, to compare its test clips with",
-                remedy=f"Put its normal recordings into the folder {machine}/train, or leave the machine out",
+                remedy=f"Put its normal recordings into the folder {machine}/{place}, or leave the machine out",
             )
 
 
 def _machine_folders(root: Path) -> list[Path]:
     if _is_machine(root):
         return [root]
-    folders = [folder for folder in _visible(root) if folder.is_dir() and _is_machine(folder)]
+    folders = [folder for folder in visible(root) if folder.is_dir() and _is_machine(folder)]
     if not folders:
-        raise _no_machine(root, f"{len(_visible(root))} entries, none of them a machine's folder")
+        raise _no_machine(root, f"{len(visible(root))} entries, none of them a machine's folder")
     return folders
 
 
 def _is_machine(folder: Path) -> bool:
-    return any((folder / split).is_dir() for split in SPLITS)
+    return is_own_folder(folder) or any((folder / place).is_dir() for place in _PLACES | _PLACES_2021)
 
 
-def _machine_clips(folder: Path) -> tuple[list[Clip], list[str]]:
+def _recognise(root: Path, folders: list[Path]) -> Layout:
+    """The layout that the machines' folders have in common; single odd names are found when they are read."""
+    own = [folder for folder in folders if is_own_folder(folder)]
+    if own:
+        if others := [folder for folder in folders if folder not in own]:
+            raise InputError(
+                root,
+                found=f"{own[0].name}, laid out as your own folder, beside {others[0].name}, which is not",
+                expected="machines of one layout",
+                remedy="Put the two kinds into folders of their own",
+            )
+        return "own"
+    if any((folder / place).is_dir() for folder in folders for place in _PLACES_2021 if place != "train"):
+        return "dcase2021"
+    places = [folder / place for folder in folders for place in _PLACES if (folder / place).is_dir()]
+    names = [is_name_of_2020(path) for place in places for path in visible(place) if is_audio(path)]
+    return "dcase2020" if 2 * sum(names) > len(names) else "dcase2022"
+
+
+def _machine_clips(folder: Path, places: dict[str, Split], grammar: Grammar) -> tuple[list[Clip], list[str]]:
     """The clips of one machine's folder, and what else is in it."""
-    machine = _name(folder)
+    machine = folder_name(folder)
     clips: list[Clip] = []
-    oddities = _unread(folder, machine, read=set(SPLITS))
-    for split in SPLITS:
-        place = folder / split
+    supplement = _supplement(folder / _SUPPLEMENTAL, f"{machine}/{_SUPPLEMENTAL}", grammar)
+    oddities = supplement + unread(folder, machine, read=[*places, *([_SUPPLEMENTAL] if supplement else [])])
+    for name, split in places.items():
+        place = folder / name
         if not place.is_dir():
             continue
-        files = [path for path in _visible(place) if _is_audio(path)]
-        _refuse_duplicates(files)
+        files = [path for path in visible(place) if is_audio(path)]
+        refuse_duplicates(files)
         if split == "train" and not files:
             raise InputError(
                 place,
@@ -127,59 +167,40 @@ def _machine_clips(folder: Path) -> tuple[list[Clip], list[str]]:
                 remedy=f"Put the training clips there, or remove the folder if {machine} only has test clips",
             )
         if not files:
-            oddities.append(f"{machine}/{split} holds no WAV or FLAC file")
-        oddities += _unread(place, f"{machine}/{split}", read={path.name for path in files})
-        clips += [parse_clip(path, machine, split) for path in files]
+            oddities.append(f"{machine}/{name} holds no WAV or FLAC file")
+        oddities += unread(place, f"{machine}/{name}", read={path.name for path in files})
+        clips += [grammar.parse(path, machine, split) for path in files]
     return clips, oddities
 
 
-def _refuse_duplicates(files: list[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in files:
-        if path.stem in seen:
-            raise InputError(
-                path,
-                found=f"the same clip as {seen[path.stem].name}",
-                expected="each clip once, as WAV or as FLAC",
-                remedy="Remove one of the two files",
-            )
-        seen[path.stem] = path
+def _supplement(folder: Path, name: str, grammar: Grammar) -> list[str]:
+    """A sentence about the supplemental recordings of 2025, unless they are named as training clips are.
+
+    Public sources agree on the folder and on names that begin with ``section_NN``, not on the rest of the names.
+    """
+    files = [path for path in visible(folder) if is_audio(path)] if folder.is_dir() else []
+    if not files or any(_is_training_clip(path, grammar) for path in files):
+        return []
+    return [
+        f"{name}: {len(files)} recordings of the machine alone or of noise alone, which are neither training nor "
+        f"test clips and are not read, such as {files[0].name}"
+    ]
 
 
-def _unread(folder: Path, name: str, read: set[str]) -> list[str]:
-    """One sentence about the folders inside a folder that are not read, and one about the files."""
-    rest = [path for path in _visible(folder) if path.name not in read]
-    folders = [path.name for path in rest if path.is_dir()]
-    files = [path.name for path in rest if path.name not in folders]
-    files = [file for file in files if not file.casefold().startswith(_COMPANIONS)]
-    sentences = []
-    if folders:
-        sentences.append(f"{name}: folders that are not read ({len(folders)}), such as {folders[0]}")
-    if files:
-        sentences.append(f"{name}: files that are not read ({len(files)}), such as {files[0]}")
-    return sentences
-
-
-def _name(folder: Path) -> str:
-    """A folder's own name, that of a link included, also where it is given as ``.`` or ``..``."""
-    return folder.name if folder.name not in ("", "..") else folder.resolve().name
-
-
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()
-
-
-def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, without hidden files and the shadow folder of macOS archives."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+def _is_training_clip(path: Path, grammar: Grammar) -> bool:
+    try:
+        grammar.parse(path, "", "train")
+    except InputError:
+        return False
+    return True
 
 
 def _no_machine(root: Path, found: str) -> InputError:
-    nested = root.parent if _name(root) in SPLITS else _data_folder_below(root)
+    nested = root.parent if folder_name(root) in (*_PLACES, *_PLACES_2021, NORMAL) else _data_folder_below(root)
     return InputError(
         root,
         found=found,
-        expected=f"machine folders with a train or a test folder in each, laid out as {LAYOUT}",
+        expected=f"machine folders with a train or a test folder in each, laid out as {LAYOUT}, or with normal/",
         remedy=f"Give {nested} instead" if nested else "Give the folder that holds the machines' folders",
     )
 
@@ -187,7 +208,7 @@ def _no_machine(root: Path, found: str) -> InputError:
 def _data_folder_below(root: Path) -> Path | None:
     """The folder of machines two or three levels down, for people who point at the archive's top."""
     for depth in (2, 3):
-        for split in SPLITS:
-            for match in root.glob("*/" * depth + split):
+        for place in ("train", "test", NORMAL):
+            for match in root.glob("*/" * depth + place):
                 return match.parents[1]
     return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, read_headers
 from nearfar.data.clips import CHANNELS, Clip, Domain, Label, Split
-from nearfar.data.layouts import Dataset
+from nearfar.data.layouts import Dataset, Layout
 from nearfar.errors import InputError
 
 
@@ -59,12 +59,12 @@ def summarise(dataset: Dataset) -> list[MachineSummary]:
     Only headers are read. A header that cannot be read becomes an oddity of its machine.
     """
     return [
-        _summarise_machine(machine, (*dataset.train(machine), *dataset.test(machine)))
+        _summarise_machine(machine, (*dataset.train(machine), *dataset.test(machine)), dataset.layout)
         for machine in dataset.machines
     ]
 
 
-def _summarise_machine(machine: str, clips: Sequence[Clip]) -> MachineSummary:
+def _summarise_machine(machine: str, clips: Sequence[Clip], layout: Layout) -> MachineSummary:
     answers = read_headers(clip.path for clip in clips)
     headers = {
         clip: answer for clip, answer in zip(clips, answers, strict=True) if isinstance(answer, AudioHeader)
@@ -82,7 +82,7 @@ def _summarise_machine(machine: str, clips: Sequence[Clip]) -> MachineSummary:
         hours=sum(seconds) / 3600,
         oddities=(
             *_unreadable(errors),
-            *_odd_groups(clips),
+            *_odd_groups(clips, layout),
             *_odd_spellings(clips),
             *_odd_lengths(headers),
             *_odd_channels(headers),
@@ -115,14 +115,15 @@ def _unreadable(errors: Sequence[InputError]) -> Iterator[str]:
         yield f"{_files(errors)} with no readable header; the first is {errors[0]}"
 
 
-def _odd_groups(clips: Iterable[Clip]) -> Iterator[str]:
+def _odd_groups(clips: Iterable[Clip], layout: Layout) -> Iterator[str]:
+    one_domain_will_do = layout in ("dcase2020", "own")
     groups = {(clip.split, clip.domain, clip.label) for clip in clips}
     test_labels = {label for split, _, label in groups if split == "test"}
     if not test_labels:
         yield "there are no test clips: the machine only takes part in training"
     if not any(split == "train" for split, _, _ in groups):
         yield "there are test clips and no training clips: the machine cannot be scored"
-    elif ("train", "target", "normal") not in groups:
+    elif ("train", "target", "normal") not in groups and not one_domain_will_do:
         yield "there are no training clips of the target domain"
     elif ("train", "source", "normal") not in groups:
         yield "there are no training clips of the source domain"
