@@ -12,7 +12,12 @@ from nearfar.errors import InputError
 if TYPE_CHECKING:
     from nearfar.config import Recipe
 
-DataOption = Annotated[Path, typer.Option("--data", help="Folder with <machine>/{train,test}/*.wav or *.flac.")]
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data", help="Folder with <machine>/{train,test}/*.wav, or <machine>/normal/*.wav; see docs/layouts.md."
+    ),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write into; made if needed.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 NoteOption = Annotated[

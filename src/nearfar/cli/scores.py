@@ -18,6 +18,7 @@ from nearfar.errors import InputError
 
 if TYPE_CHECKING:
     from nearfar.evaluation.decisions import DecisionResults
+    from nearfar.evaluation.metrics import Told
     from nearfar.evaluation.tables import ResultsTable
     from nearfar.scoring.decisions import MachineDecisions
     from nearfar.scoring.scorefiles import MachineScores
@@ -27,7 +28,7 @@ TruthOption = Annotated[
     typer.Option(
         "--truth",
         help="Folder with ground_truth_data/ and ground_truth_domain/, for evaluation sets; "
-        "without it labels come from the file names.",
+        "without it labels come from the file names, or from truth.csv.",
     ),
 ]
 
@@ -52,16 +53,16 @@ def evaluate(
     from nearfar.evaluation.uncertainty import uncertainty
 
     bar = None if below is None else _fraction("--below", below)
-    entries, decided = _told(scores, truth)
-    results = evaluate_scores(entries)
+    entries, decided, told = _told(scores, truth)
+    results = evaluate_scores(entries, told)
     notes = [note] if note else _run_notes(scores)
     table = results_table(
         {_name(scores): [results]},
         notes=notes,
         published=not notes,
-        intervals={_name(scores): uncertainty(entries)} if intervals else None,
+        intervals={_name(scores): uncertainty(entries, told)} if intervals else None,
     )
-    print_table(table, as_json, decisions=evaluate_decisions(decided) if decided else None)
+    print_table(table, as_json, decisions=evaluate_decisions(decided, told) if decided else None)
     if bar is not None and results.official_score < bar:
         print(f"The official score {100 * results.official_score:.2f} is below {100 * bar:g}.", file=sys.stderr)
         raise typer.Exit(1)
@@ -80,8 +81,9 @@ def compare(
     from nearfar.evaluation.uncertainty import compare as compare_scores
     from nearfar.terminal import show
 
-    first, second = (_told(folder, truth)[0] for folder in (a, b))
-    comparison = compare_scores(first, second, resamples=resamples, seed=seed)
+    (first, _, told), (second, _, others) = (_told(folder, truth) for folder in (a, b))
+    told = {**(others or {}), **(told or {})}
+    comparison = compare_scores(first, second, told, resamples=resamples, seed=seed)
     names = [_name(a), _name(b)]
     if names[0] == names[1]:
         names = [str(a), str(b)]
@@ -136,9 +138,13 @@ def print_table(
         show(f"Everything is in {out}.")
 
 
-def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[MachineDecisions]]:
-    """Scores and, if there are any, decisions of a score or run folder, by names that say domain and label."""
+def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[MachineDecisions], Told | None]:
+    """Scores and, if there are any, decisions of a score or run folder, by names that say domain and label.
+
+    The last is what the folder's ``truth.csv`` says of clips whose names do not.
+    """
     from nearfar.evaluation.truth import read_truth, require_every_machine, with_true_names
+    from nearfar.evaluation.truth_table import evaluable, read_truth_table
     from nearfar.scoring.decisions import read_decisions
     from nearfar.scoring.scorefiles import read_scores
 
@@ -146,10 +152,13 @@ def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[M
     entries = read_scores(files)
     decided = read_decisions(files) if any(files.glob("decision_result_*.csv")) else []
     if truth is None:
-        return entries, decided
+        told = read_truth_table(files)
+        entries = evaluable(entries, told)
+        machines = {entry.machine for entry in entries}
+        return entries, [entry for entry in decided if entry.machine in machines], told
     known = read_truth(truth)
     require_every_machine(entries, known)
-    return with_true_names(entries, known), with_true_names(decided, known)
+    return with_true_names(entries, known), with_true_names(decided, known), None
 
 
 def _run_notes(folder: Path) -> list[str]:

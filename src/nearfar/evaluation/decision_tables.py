@@ -28,9 +28,9 @@ def decisions_to_rich(results: DecisionResults) -> Table:
 
 
 def decisions_to_tree(results: DecisionResults) -> dict[str, Any]:
-    """The same for JSON, as fractions with all digits."""
+    """The same for JSON, as fractions with all digits; null where the data lacks a domain."""
     machines = {
-        name: {"source": row.source._asdict(), "target": row.target._asdict()}
+        name: {"source": row.source and row.source._asdict(), "target": row.target and row.target._asdict()}
         for name, row in zip(_names(results), results.machines, strict=True)
     }
     means = {"mean": results.arithmetic_means._asdict(), "hmean": results.harmonic_means._asdict()}
@@ -41,5 +41,7 @@ def _names(results: DecisionResults) -> list[str]:
     return row_names([(row.machine, row.section) for row in results.machines])
 
 
-def _percent(metrics: DecisionMetrics) -> list[str]:
+def _percent(metrics: DecisionMetrics | None) -> list[str]:
+    if metrics is None:
+        return ["–"] * len(DecisionMetrics._fields)
     return [f"{100 * value:.2f}" for value in metrics]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import DOMAINS, harmonic_mean, truth_from_names
+from nearfar.evaluation.metrics import DOMAINS, Told, harmonic_mean, truth_from_names
 from nearfar.scoring.decisions import MachineDecisions
 
 
@@ -27,12 +27,12 @@ class DecisionMetrics(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MachineDecisionResult:
-    """One section of one machine, judged in either domain."""
+    """One section of one machine, judged in either domain; None where the data lacks the domain."""
 
     machine: str
     section: str
-    source: DecisionMetrics
-    target: DecisionMetrics
+    source: DecisionMetrics | None
+    target: DecisionMetrics | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class DecisionResults:
         return DecisionMetrics(*(harmonic_mean(values) for values in self._columns()))
 
     def _columns(self) -> list[tuple[float, ...]]:
-        rows = [metrics for machine in self.machines for metrics in (machine.source, machine.target)]
+        rows = [metrics for machine in self.machines for metrics in (machine.source, machine.target) if metrics]
         return list(zip(*rows, strict=True))
 
 
@@ -74,8 +74,8 @@ def precision_recall_f1(labels: ArrayLike, decisions: ArrayLike) -> DecisionMetr
     return DecisionMetrics(precision, recall, _ratio(2 * precision * recall, precision + recall))
 
 
-def evaluate_decisions(machine_decisions: Sequence[MachineDecisions]) -> DecisionResults:
-    """Judge a system's decisions against the truth in the clips' names.
+def evaluate_decisions(machine_decisions: Sequence[MachineDecisions], told: Told | None = None) -> DecisionResults:
+    """Judge a system's decisions against the truth in the clips' names, or what is told of clips of other names.
 
     Raises:
         InputError: if there are no decisions, or a name hides its label.
@@ -84,13 +84,15 @@ def evaluate_decisions(machine_decisions: Sequence[MachineDecisions]) -> Decisio
         raise InputError(
             "decisions", found="none", expected="decisions of a machine", remedy="Decide on a machine first"
         )
-    return DecisionResults(tuple(_evaluate_machine(entry) for entry in machine_decisions))
+    return DecisionResults(tuple(_evaluate_machine(entry, told) for entry in machine_decisions))
 
 
-def _evaluate_machine(entry: MachineDecisions) -> MachineDecisionResult:
-    truth = truth_from_names(entry)
+def _evaluate_machine(entry: MachineDecisions, told: Told | None) -> MachineDecisionResult:
+    truth = truth_from_names(entry, told)
     rows = [truth.domains == domain for domain in DOMAINS]
-    source, target = (precision_recall_f1(truth.anomalous[row], entry.decisions[row]) for row in rows)
+    source, target = (
+        precision_recall_f1(truth.anomalous[row], entry.decisions[row]) if row.any() else None for row in rows
+    )
     return MachineDecisionResult(entry.machine, entry.section, source, target)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearfar.evaluation.metrics import DOMAINS, MAX_FPR, machine_metrics
+from nearfar.evaluation.metrics import DOMAINS, MAX_FPR, domain_rows, machine_metrics
+from nearfar.evaluation.official import CURRENT, OfficialScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,13 @@ _STYLE: Any = {
 
 
 def machine_figure(
-    machine: str, labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, title: str, path: Path
+    machine: str,
+    labels: ArrayLike,
+    domains: ArrayLike,
+    scores: ArrayLike,
+    title: str,
+    path: Path,
+    rule: OfficialScore = CURRENT,
 ) -> None:
     """Draw one machine's score histograms by domain and label, and its ROC curves, to a PNG file.
 
@@ -52,6 +59,7 @@ def machine_figure(
         scores: (clips,) finite numbers, higher is more anomalous.
         title: what made the scores, and on what data; stands behind the machine in the heading.
         path: the PNG file to write; its folder is made if need be.
+        rule: how the year evaluates; a domain that the data lacks is left out where the rule does without it.
 
     Raises:
         ValueError: as :func:`nearfar.evaluation.metrics.machine_metrics`.
@@ -66,9 +74,10 @@ def machine_figure(
         figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(fill(f"{machine} – {title}", width=90), x=0.01, ha="left", fontsize=13, fontweight="bold")
-        axes = figure.subplot_mosaic([["source", "roc"], ["target", "roc"]], width_ratios=(1.15, 1))
-        _draw_histograms([axes[name] for name in DOMAINS], anomalous, domain, score)
-        _draw_roc(axes["roc"], anomalous, domain, score)
+        present = [name for name in DOMAINS if (domain == name).any()]
+        axes = figure.subplot_mosaic([[name, "roc"] for name in present], width_ratios=(1.15, 1))
+        _draw_histograms({name: axes[name] for name in present}, anomalous, domain, score)
+        _draw_roc(axes["roc"], anomalous, domain, score, rule)
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -98,12 +107,13 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64]
 
 
 def _draw_histograms(
-    panels: list[Axes], anomalous: NDArray[np.bool_], domain: NDArray[np.str_], score: NDArray[np.float64]
+    axes: dict[str, Axes], anomalous: NDArray[np.bool_], domain: NDArray[np.str_], score: NDArray[np.float64]
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
     edges = np.histogram_bin_edges(score, bins=_BINS)
-    for panel, name in zip(panels, DOMAINS, strict=True):
+    panels = list(axes.values())
+    for name, panel in axes.items():
         normal, faulty = score[~anomalous & (domain == name)], score[anomalous & (domain == name)]
         panel.hist(normal, edges.tolist(), color=_NORMAL, alpha=0.45, label=f"normal ({normal.size})")
         # Only an outline, so that the two colours never mix; an empty bin is left out of it.
@@ -118,19 +128,26 @@ def _draw_histograms(
     for panel in panels:
         panel.set_ylim(0, top)
         panel.set_xlim(edges[0] - np.ptp(edges) / 50, edges[-1] + np.ptp(edges) / 50)
-    panels[0].tick_params(labelbottom=False)
+    for panel in panels[:-1]:
+        panel.tick_params(labelbottom=False)
     panels[-1].set_xlabel("anomaly score (higher is more anomalous)")
 
 
 def _draw_roc(
-    panel: Axes, anomalous: NDArray[np.bool_], domain: NDArray[np.str_], score: NDArray[np.float64]
+    panel: Axes,
+    anomalous: NDArray[np.bool_],
+    domain: NDArray[np.str_],
+    score: NDArray[np.float64],
+    rule: OfficialScore,
 ) -> None:
-    metrics = machine_metrics(anomalous, domain, score)
+    metrics = machine_metrics(anomalous, domain, score, rule)
     panel.axvspan(0, MAX_FPR, color=_SHADE, linewidth=0)
     panel.plot((0, 1), (0, 1), color=_FAINT, linewidth=1, linestyle=":")
     panel.annotate("chance", (0.93, 0.9), rotation=45, color=_FAINT, ha="center", va="center", fontsize=9)
     for name, area in zip(DOMAINS, metrics[:2], strict=True):
-        rows = anomalous | (domain == name)
+        if np.isnan(area):
+            continue
+        rows = domain_rows(anomalous, domain, name, rule)
         colour, style = _CURVES[name]
         panel.plot(
             *roc_curve(anomalous[rows], score[rows]),
@@ -145,5 +162,5 @@ def _draw_roc(
     )  # fmt: skip
     panel.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="false-positive rate", ylabel="true-positive rate")
     panel.set_aspect("equal")
-    panel.set_title("ROC: normals of a domain, anomalies of both")
+    panel.set_title(f"ROC: normals of a domain, anomalies of {'the same' if rule.own_anomalies else 'both'}")
     panel.legend(loc="lower right", frameon=True, framealpha=0.85, edgecolor="none")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nearfar.evaluation.metrics import QUANTITIES, Quantity, Results, row_names
+from nearfar.evaluation.official import CURRENT
 from nearfar.evaluation.published import PUBLISHED, Discrepancy, PublishedColumn, check_published
 from nearfar.evaluation.uncertainty import Intervals, Uncertainty
 
@@ -54,6 +56,7 @@ class Cell:
 
 
 Cells = dict[Quantity, Cell]
+"""A row's figures; one that is not defined, as the AUC of a domain that the data lacks, is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,12 @@ def results_table(
     published: bool = True,
     intervals: Mapping[str, Uncertainty] | None = None,
 ) -> ResultsTable:
-    """Set systems side by side.
+    """Set systems side by side. What the rule of another year or an absent domain needs said becomes a note.
 
     Args:
         systems: per system its results, one per seed, all over the same machines.
         notes: lines to put beneath, for instance that the data is simulated.
-        published: add the report's columns, if the report has any of the machines.
+        published: add the report's columns, if the report has any of the machines and the rule is this year's.
         intervals: bootstrap intervals to show beside the cells of systems with a single seed.
 
     Raises:
@@ -98,9 +101,10 @@ def results_table(
     columns = [_system_column(name, runs) for name, runs in systems.items()]
     columns = [_with_intervals(column, (intervals or {}).get(column.name)) for column in columns]
     machines = tuple(dict.fromkeys(machine for column in columns for machine in column.machines))
-    if published:
+    told = dict.fromkeys(note for runs in systems.values() for run in runs for note in run.notes)
+    if published and all(run.rule == CURRENT for runs in systems.values() for run in runs):
         columns += [column for entry in PUBLISHED if (column := _published_beside(entry, machines))]
-    return ResultsTable(tuple(columns), machines, tuple(notes))
+    return ResultsTable(tuple(columns), machines, tuple(dict.fromkeys((*notes, *told))))
 
 
 def published_table() -> ResultsTable:
@@ -183,7 +187,7 @@ def to_json(table: ResultsTable) -> str:
 
 
 def to_tree(table: ResultsTable) -> dict[str, Any]:
-    """The table for JSON with all digits: fractions, not percent; ``std`` and ``interval`` may be null."""
+    """The table for JSON with all digits: fractions, not percent; cells, ``std`` and ``interval`` may be null."""
     systems = [
         {
             "name": column.name,
@@ -211,6 +215,7 @@ def _over_seeds(runs: Sequence[tuple[float, ...]]) -> Cells:
     return {
         quantity: Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
         for quantity, values in zip(QUANTITIES, zip(*runs, strict=True), strict=True)
+        if not any(map(math.isnan, values))
     }
 
 
@@ -269,7 +274,7 @@ def _rows(table: ResultsTable) -> list[tuple[str, Quantity, list[Cell | None]]]:
 
 def _cell(column: Column, row: str, quantity: Quantity) -> Cell | None:
     cells = column.all_machines if row == ALL else column.machines.get(row)
-    return None if cells is None else cells[quantity]
+    return None if cells is None else cells.get(quantity)
 
 
 def _csv_figures(column: Column, cell: Cell | None = None) -> dict[str, str]:
@@ -292,6 +297,6 @@ def _markdown_row(fields: Sequence[str]) -> str:
 
 def _plain(cells: Cells) -> dict[str, Any]:
     return {
-        quantity: {"mean": cell.mean, "std": cell.std, "interval": cell.interval}
-        for quantity, cell in cells.items()
+        quantity: None if cell is None else {"mean": cell.mean, "std": cell.std, "interval": cell.interval}
+        for quantity, cell in ((quantity, cells.get(quantity)) for quantity in QUANTITIES)
     }

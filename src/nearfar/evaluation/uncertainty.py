@@ -24,15 +24,16 @@ from nearfar.evaluation.metrics import (
     MAX_FPR,
     QUANTITIES,
     Quantity,
+    Told,
     Truth,
     machine_metrics,
-    official_score,
     require_groups,
     row_names,
     standardised,
     step_area,
     truth_from_names,
 )
+from nearfar.evaluation.official import CURRENT, column_means, overall_score, section_scores
 from nearfar.scoring.scorefiles import MachineScores
 
 RESAMPLES = 10_000
@@ -95,32 +96,48 @@ class Comparison:
 
 
 def uncertainty(
-    machine_scores: Sequence[MachineScores], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+    machine_scores: Sequence[MachineScores],
+    told: Told | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
 ) -> Uncertainty:
     """Intervals for every cell of a system's table and for its official score.
 
     Args:
         machine_scores: the system's scores; labels and domains are read from the clips' names.
+        told: what clips are whose names are not of the challenge's form.
         level: the share of resamples that an interval holds.
 
     Raises:
         InputError: if a name hides its label, or a machine lacks anomalies or the normal clips of a domain.
     """
     points, draws = [], []
+    rule = CURRENT
     for place, entry in enumerate(machine_scores):
-        truth = _truth(entry)
-        points.append(machine_metrics(truth.anomalous, truth.domains, entry.scores))
+        truth = _truth(entry, told)
+        rule = truth.rule
+        points.append(machine_metrics(truth.anomalous, truth.domains, entry.scores, rule))
         draws.append(_resampled_metrics(truth, [entry.scores], resamples, (seed, place))[0])
     value, drawn = np.array(points), np.stack(draws)  # (machines, 3) and (machines, 3, resamples)
+    machines = [entry.machine for entry in machine_scores]
     names = row_names([(entry.machine, entry.section) for entry in machine_scores])
-    rows = {name: _intervals(value[place], drawn[place], level) for place, name in enumerate(names)}
-    # The harmonic mean of the columns' harmonic means is that of all cells: the official score.
-    return Uncertainty(rows, _intervals(_hmean(value, 0), _hmean(drawn, 0), level), resamples, level)
+    cells, drawn_cells = (
+        np.concatenate([part, section_scores(rule, part)[:, None]], 1) for part in (value, drawn)
+    )
+    rows = {name: _intervals(cells[place], drawn_cells[place], level) for place, name in enumerate(names)}
+    over_all, drawn_over_all = (
+        np.concatenate([column_means(rule, machines, part), overall_score(rule, machines, part)[None]])
+        for part in (value, drawn)
+    )
+    return Uncertainty(rows, _intervals(over_all, drawn_over_all, level), resamples, level)
 
 
 def compare(
     a: Sequence[MachineScores],
     b: Sequence[MachineScores],
+    told: Told | None = None,
     *,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
@@ -135,18 +152,23 @@ def compare(
     """
     pairs = list(_aligned(a, b))
     points, draws = [], []
+    rule = CURRENT
     for place, (first, second) in enumerate(pairs):
-        truth = _truth(first)
+        truth = _truth(first, told)
+        rule = truth.rule
         both = [first.scores, second.scores]
-        points.append([machine_metrics(truth.anomalous, truth.domains, scores) for scores in both])
+        points.append([machine_metrics(truth.anomalous, truth.domains, scores, rule) for scores in both])
         draws.append(_resampled_metrics(truth, both, resamples, (seed, place)))
     value, drawn = np.array(points), np.stack(draws)  # (machines, 2, 3) and (machines, 2, 3, resamples)
     names = row_names([(first.machine, first.section) for first, _ in pairs])
     everything = np.arange(len(names))
 
     def difference(rows: NDArray[np.intp]) -> Difference:
-        point = official_score(value[rows, 0]) - official_score(value[rows, 1])
-        ahead = _hmean(drawn[rows, 0], axis=(0, 1)) - _hmean(drawn[rows, 1], axis=(0, 1))
+        machines = [pairs[row][0].machine for row in rows]
+        point, ahead = (
+            overall_score(rule, machines, part[rows, 0]) - overall_score(rule, machines, part[rows, 1])
+            for part in (value, drawn)
+        )
         interval = _interval(point, ahead, level)
         a_better = float(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
         return Difference(interval.value, interval.low, interval.high, a_better)
@@ -158,8 +180,8 @@ def compare(
     return Comparison(machines, difference(everything), without, resamples, level)
 
 
-def _truth(entry: MachineScores) -> Truth:
-    truth = truth_from_names(entry)
+def _truth(entry: MachineScores, told: Told | None) -> Truth:
+    truth = truth_from_names(entry, told)
     require_groups(entry, truth)
     return truth
 
@@ -204,17 +226,51 @@ def weighted_metrics(
     """
     normal = ~truth.anomalous
     rivals, faults = scores[normal][:, None], scores[truth.anomalous][None, :]
-    outscored = (faults > rivals) + 0.5 * (faults == rivals)  # K: (normal clips, anomalies)
-    w, v = counts[:, normal], counts[:, truth.anomalous]
-    areas = []
-    for domain in DOMAINS:
-        of_domain = truth.domains[normal] == domain
-        wins = np.einsum("rj,rj->r", w[:, of_domain] @ outscored[of_domain], v)
-        areas.append(wins / (w[:, of_domain].sum(axis=1) * v.sum(axis=1)))
-    total = w.sum(axis=1, keepdims=True)
-    above, tied = w @ (rivals > faults) / total, w @ (rivals == faults) / total
-    steps = np.einsum("rj,rj->r", step_area(above, tied, MAX_FPR), v) / v.sum(axis=1)
-    return np.stack([*areas, standardised(steps)])
+    comparison = _Comparison(counts[:, normal], counts[:, truth.anomalous], rivals > faults, rivals == faults)
+    everything = (np.ones(len(rivals), bool), np.ones(faults.size, bool))
+    of_domains = [
+        (
+            truth.domains[normal] == domain,
+            truth.domains[truth.anomalous] == domain if truth.rule.own_anomalies else everything[1],
+        )
+        for domain in DOMAINS
+    ]
+    areas = [comparison.area(*chosen) for chosen in of_domains]
+    if truth.rule.own_anomalies:
+        parts = np.stack([comparison.partial_area(*chosen) for chosen in of_domains])
+        return np.stack([*areas, len(parts) / np.sum(1 / np.maximum(parts, np.finfo(np.float64).eps), axis=0)])
+    return np.stack([*areas, comparison.partial_area(*everything)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Comparison:
+    """Normal clips against anomalies in every resample.
+
+    ``w`` (resamples, normal clips) and ``v`` (resamples, anomalies) are counts; ``above`` and ``tied``
+    (normal clips, anomalies) say which normal clips score higher than an anomaly, or the same.
+    """
+
+    w: NDArray[np.float64]
+    v: NDArray[np.float64]
+    above: NDArray[np.bool_]
+    tied: NDArray[np.bool_]
+
+    def area(self, rivals: NDArray[np.bool_], faults: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The AUC of the chosen clips, (resamples,); NaN if no normal clip is chosen."""
+        if not rivals.any():
+            return np.full(len(self.w), np.nan)
+        w, v = self.w[:, rivals], self.v[:, faults]
+        outscored = 1 - self.above[rivals][:, faults] - 0.5 * self.tied[rivals][:, faults]  # K
+        wins = np.einsum("rj,rj->r", w @ outscored, v)
+        return np.asarray(wins / (w.sum(axis=1) * v.sum(axis=1)))
+
+    def partial_area(self, rivals: NDArray[np.bool_], faults: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The standardised partial AUC of the chosen clips, (resamples,)."""
+        w, v = self.w[:, rivals], self.v[:, faults]
+        total = w.sum(axis=1, keepdims=True)
+        above, tied = (w @ part[rivals][:, faults] / total for part in (self.above, self.tied))
+        steps = np.einsum("rj,rj->r", step_area(above, tied, MAX_FPR), v) / v.sum(axis=1)
+        return standardised(steps)
 
 
 def _aligned(
@@ -228,7 +284,9 @@ def _aligned(
         raise _mismatch(f"scores of {', '.join(only)} in only one of them")
     for entry in a:
         other = others[entry.machine, entry.section]
-        stems, other_stems = ([PurePath(name).stem for name in names] for names in (entry.names, other.names))
+        stems, other_stems = (
+            [PurePath(name).with_suffix("").as_posix() for name in names] for names in (entry.names, other.names)
+        )
         if unmatched := sorted(set(stems) ^ set(other_stems)):
             raise _mismatch(f"{entry.machine} clip {unmatched[0]} in only one of them")
         position = {stem: place for place, stem in enumerate(other_stems)}
@@ -247,16 +305,11 @@ def _mismatch(found: str) -> InputError:
     )
 
 
-def _intervals(value: NDArray[np.float64], drawn: NDArray[np.float64], level: float) -> Intervals:
-    """From the three metrics, (3,) and (3, resamples), to four intervals."""
-    values, resampled = [*value, _hmean(value, 0)], [*drawn, _hmean(drawn, 0)]
+def _intervals(values: NDArray[np.float64], resampled: NDArray[np.float64], level: float) -> Intervals:
+    """Four intervals from the values of a row, (4,), and those of its resamples, (4, resamples)."""
     return {
         quantity: _interval(values[place], resampled[place], level) for place, quantity in enumerate(QUANTITIES)
     }
-
-
-def _hmean(values: NDArray[np.float64], axis: int | tuple[int, ...]) -> NDArray[np.float64]:
-    return np.asarray(1 / np.mean(1 / np.maximum(values, np.finfo(np.float64).eps), axis=axis))
 
 
 def _interval(value: float | NDArray[np.float64], drawn: NDArray[np.float64], level: float) -> Interval:

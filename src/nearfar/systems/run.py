@@ -25,8 +25,9 @@ from nearfar.data.layouts import Dataset
 from nearfar.data.summary import summarise
 from nearfar.errors import InputError
 from nearfar.evaluation.figures import machine_figure
-from nearfar.evaluation.metrics import Results, evaluate_scores, truth_from_names
+from nearfar.evaluation.metrics import Results, Told, evaluate_scores, hides_labels, truth_from_names
 from nearfar.evaluation.tables import results_table, to_csv, to_json, to_markdown
+from nearfar.evaluation.truth_table import evaluable, told_by, write_truth_table
 from nearfar.models.network import TrainedModel, load_model, read_card
 from nearfar.models.weights import encoder_hash, load_encoder
 from nearfar.scoring.bank import MemoryBank
@@ -259,7 +260,8 @@ def run_system(
     timing = Timing(_training_seconds(resolved, dataset, folder), seconds, peak_memory_bytes())
     write_json(out / "environment.json", made_with | {"total_parameters": parameters})
     decide_system(scored, resolved.decision, out)
-    results = write_results(resolved.name, scores, out, note=note)
+    own = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
+    results = write_results(resolved.name, scores, out, note=note, told=own)
     write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     return SystemRun(resolved, scores, results, timing)
 
@@ -283,23 +285,26 @@ def _score(
     return scored, sum(parameter.numel() for parameter in model.embedder.parameters())
 
 
-def write_results(name: str, scores: Sequence[MachineScores], out: Path, *, note: str | None) -> Results | None:
-    """Write score files and, of machines whose names give labels, tables and figures; returns the results."""
+def write_results(
+    name: str, scores: Sequence[MachineScores], out: Path, *, note: str | None, told: Told | None = None
+) -> Results | None:
+    """Write score files and, of machines whose labels are known, tables and figures; returns the results.
+
+    ``told`` says what clips are whose names do not; it is written beside the scores, for who evaluates them again.
+    """
     write_scores(out / "scores", scores)
-    labelled = [entry for entry in scores if not _hides_labels(entry)]
+    if told is not None:
+        write_truth_table(out / "scores", told)
+    labelled = evaluable([entry for entry in scores if not hides_labels(entry, told)], told)
     if not labelled:
         return None
-    results = evaluate_scores(labelled)
+    results = evaluate_scores(labelled, told)
     table = results_table({name: [results]}, notes=[note] if note else [], published=note is None)
     for suffix, text in (("json", to_json(table)), ("md", to_markdown(table)), ("csv", to_csv(table))):
         write_text(out / f"results.{suffix}", text)
     for entry in labelled:
-        truth = truth_from_names(entry)
+        truth = truth_from_names(entry, told)
         title = name if note is None else f"{name} ({note})"
         file = out / "figures" / f"{entry.machine}_section_{entry.section}.png"
-        machine_figure(entry.machine, truth.anomalous, truth.domains, entry.scores, title, file)
+        machine_figure(entry.machine, truth.anomalous, truth.domains, entry.scores, title, file, truth.rule)
     return results
-
-
-def _hides_labels(entry: MachineScores) -> bool:
-    return not any("_normal_" in name or "_anomaly_" in name for name in entry.names)

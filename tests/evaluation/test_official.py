@@ -1,0 +1,313 @@
+"""The official score of each year, against scikit-learn, naive sums and what the organisers publish."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import hmean
+from sklearn.metrics import roc_auc_score
+
+from nearfar.errors import InputError
+from nearfar.evaluation.figures import machine_figure
+from nearfar.evaluation.metrics import evaluate_scores, hides_labels, machine_metrics, truth_from_names
+from nearfar.evaluation.official import CURRENT, OFFICIAL_SCORES, column_means, overall_score, section_scores
+from nearfar.evaluation.tables import results_table, to_json, to_markdown
+from nearfar.evaluation.uncertainty import compare, uncertainty
+from nearfar.scoring.scorefiles import MachineScores
+
+Y2020, Y2021, OWN = (OFFICIAL_SCORES[layout] for layout in ("dcase2020", "dcase2021", "own"))
+
+
+def scored(machine, section, names, seed):
+    """Random scores, rounded so that there are ties, that tell anomalies a little."""
+    random = np.random.default_rng(seed)
+    lift = np.array([0.7 * ("anomaly" in name) for name in names])
+    return MachineScores(machine, section, tuple(names), np.round(random.standard_normal(len(names)) + lift, 1))
+
+
+def of_2020(machine, machine_id, seed, normal=30, anomalous=20):
+    names = [f"normal_id_{machine_id}_{n:08d}.wav" for n in range(normal)]
+    return scored(
+        machine, machine_id, names + [f"anomaly_id_{machine_id}_{n:08d}.wav" for n in range(anomalous)], seed
+    )
+
+
+def of_sections(machine, section, seed, tail, per_group=(12, 9, 15, 11)):
+    """Test names of 2021 (no tail) or of 2022 on."""
+    groups = [(domain, label) for domain in ("source", "target") for label in ("normal", "anomaly")]
+    names = [
+        f"section_{section}_{domain}_test_{label}_{n:04d}{tail}.wav"
+        for (domain, label), count in zip(groups, per_group, strict=True)
+        for n in range(count)
+    ]
+    return scored(machine, section, names, seed)
+
+
+def labels_of(entry):
+    anomalous = np.array(["anomaly" in name for name in entry.names])
+    return anomalous, np.array(["target" if "target" in name else "source" for name in entry.names])
+
+
+# --- whole scores from the names of each year ------------------------------------------------------------------
+
+
+def test_2020_averages_over_ids_and_then_over_machines():
+    entries = [
+        of_2020("fan", "00", 0),
+        of_2020("fan", "02", 1),
+        of_2020("fan", "04", 2),
+        of_2020("ToyCar", "01", 3),
+    ]
+    results = evaluate_scores(entries)
+    values = []
+    for entry, row in zip(entries, results.machines, strict=True):
+        anomalous, _ = labels_of(entry)
+        auc, pauc = roc_auc_score(anomalous, entry.scores), roc_auc_score(anomalous, entry.scores, max_fpr=0.1)
+        assert row.metrics.auc_source == pytest.approx(auc, abs=1e-12)
+        assert np.isnan(row.metrics.auc_target)
+        assert row.metrics.pauc == pytest.approx(pauc, abs=1e-12)
+        assert row.score == pytest.approx((auc + pauc) / 2)
+        values.append((auc, pauc))
+    averages = [np.mean(values[:3], axis=0), np.array(values[3])]
+    assert results.means[0] == pytest.approx(np.mean([average[0] for average in averages]))
+    assert results.means[2] == pytest.approx(np.mean([average[1] for average in averages]))
+    assert results.official_score == pytest.approx(np.mean(averages))
+    assert results.official_score != pytest.approx(np.mean(values)), "ids of a machine count less than machines"
+
+
+def test_2021_takes_each_domain_with_its_own_anomalies():
+    entries = [of_sections("fan", f"0{section}", section, "") for section in range(3)]
+    results = evaluate_scores(entries)
+    assert results.rule == Y2021
+    everything = []
+    for entry, row in zip(entries, results.machines, strict=True):
+        anomalous, domain = labels_of(entry)
+        values = {}
+        for name in ("source", "target"):
+            rows = domain == name
+            for kind, max_fpr in (("auc", None), ("pauc", 0.1)):
+                values[name, kind] = roc_auc_score(anomalous[rows], entry.scores[rows], max_fpr=max_fpr)
+        assert row.metrics.auc_source == pytest.approx(values["source", "auc"], abs=1e-12)
+        assert row.metrics.auc_target == pytest.approx(values["target", "auc"], abs=1e-12)
+        assert row.metrics.pauc == pytest.approx(hmean([values["source", "pauc"], values["target", "pauc"]]))
+        assert row.score == pytest.approx(hmean(list(values.values())))
+        everything += values.values()
+    assert len(everything) == 12
+    assert results.official_score == pytest.approx(hmean(everything))
+
+
+def test_2022_is_the_current_rule_over_sections():
+    entries = [of_sections("valve", f"0{section}", section, f"_pat_0{section}") for section in range(3)]
+    results = evaluate_scores(entries)
+    assert results.rule == CURRENT
+    everything = []
+    for entry in entries:
+        anomalous, domain = labels_of(entry)
+        for name in ("source", "target"):
+            rows = (domain == name) | anomalous
+            everything.append(roc_auc_score(anomalous[rows], entry.scores[rows]))
+        everything.append(roc_auc_score(anomalous, entry.scores, max_fpr=0.1))
+    assert results.official_score == pytest.approx(hmean(everything))
+    assert results.notes == ()
+
+
+# --- means against published tables ----------------------------------------------------------------------------
+
+
+def test_2020_means_are_the_baseline_s_published_averages():
+    """AUC and pAUC of ToyCar by id, and their averages, as the organisers' baseline documents them."""
+    values = [
+        (0.828474, np.nan, 0.678514), (0.866307, np.nan, 0.762236),
+        (0.639396, np.nan, 0.546659), (0.869477, np.nan, 0.701461),
+    ]  # fmt: skip
+    auc, absent, pauc = column_means(Y2020, ["ToyCar"] * 4, values)
+    assert (auc, pauc) == pytest.approx((0.800914, 0.672218), abs=1e-6)
+    assert np.isnan(absent)
+
+
+def test_2021_means_are_the_evaluator_s_published_ones():
+    """Six pairs of AUC and pAUC of fan, and their harmonic means, as the organisers' evaluator documents them."""
+    source = [(0.6669, 0.5273684210526316), (0.7014, 0.52), (0.5834, 0.5352631578947369)]
+    target = [(0.5229, 0.49315789473684213), (0.5357, 0.5063157894736842), (0.448452380952381, 0.4805764411027569)]
+    values = [(s[0], t[0], hmean([s[1], t[1]])) for s, t in zip(source, target, strict=True)]
+    auc_source, auc_target, pauc = column_means(Y2021, ["fan"] * 3, values)
+    assert hmean([auc_source, auc_target]) == pytest.approx(0.5634700058286667)
+    assert pauc == pytest.approx(0.5097204125946903)
+    assert overall_score(Y2021, ["fan"] * 3, values) == pytest.approx(
+        hmean([0.5634700058286667, 0.5097204125946903])
+    )
+
+
+def test_means_pass_over_what_is_absent():
+    values = np.array([[0.8, np.nan, 0.6], [0.7, 0.5, 0.55]])
+    assert section_scores(OWN, values) == pytest.approx([hmean([0.8, 0.6]), hmean([0.7, 0.5, 0.55])])
+    assert column_means(OWN, ["a", "b"], values) == pytest.approx([hmean([0.8, 0.7]), 0.5, hmean([0.6, 0.55])])
+    assert overall_score(OWN, ["a", "b"], values) == pytest.approx(hmean([0.8, 0.6, 0.7, 0.5, 0.55]))
+
+
+def test_a_value_of_zero_is_clamped_and_not_divided_by():
+    assert 0 < overall_score(CURRENT, ["a"], [[0.0, 1.0, 1.0]]) < 1e-15
+
+
+# --- one's own folder ------------------------------------------------------------------------------------------
+
+
+def own(domains=("source",), seed=0):
+    names, told = [], {}
+    for domain in domains:
+        for folder, count in (("normal", 14), ("worn", 6), ("section_00_source_test_normal_0000_noAttribute", 5)):
+            for n in range(count):
+                name = f"{folder}/{domain}/{n}.wav"
+                names.append(name)
+                told["pump", name] = ("normal" if folder == "normal" else "anomaly", domain)
+    lift = np.array([0.0 if name.startswith("normal") else 0.8 for name in names])
+    scores = np.round(np.random.default_rng(seed).standard_normal(len(names)) + lift, 1)
+    return MachineScores("pump", "00", tuple(names), scores), told
+
+
+def test_a_single_domain_has_no_target_auc_and_says_so():
+    entry, told = own()
+    results = evaluate_scores([entry], told)
+    anomalous = np.array([told["pump", name][0] == "anomaly" for name in entry.names])
+    auc, pauc = (roc_auc_score(anomalous, entry.scores, max_fpr=most) for most in (None, 0.1))
+    (row,) = results.machines
+    assert (row.metrics.auc_source, row.metrics.pauc) == pytest.approx((auc, pauc))
+    assert np.isnan(row.metrics.auc_target)
+    assert row.score == results.official_score == pytest.approx(hmean([auc, pauc]))
+    assert results.notes == (
+        "Without normal test clips of the target domain there is no AUC (target); means are of the rest.",
+    )
+    table = results_table({"system": [results]})
+    assert table.notes == results.notes
+    assert [column.name for column in table.columns] == ["system"]
+    assert "| AUC (target) | – |" in to_markdown(table)
+    assert "NaN" not in to_json(table)
+
+
+def test_both_domains_are_evaluated_as_the_challenge_does():
+    entry, told = own(("source", "target"))
+    truth = truth_from_names(entry, told)
+    results = evaluate_scores([entry], told)
+    assert results.machines[0].metrics == machine_metrics(truth.anomalous, truth.domains, entry.scores)
+    assert results.notes == ()
+
+
+def test_clips_of_which_nothing_is_told():
+    entry, told = own()
+    assert hides_labels(entry)
+    assert not hides_labels(entry, told)
+    with pytest.raises(InputError, match=r"normal/source/0\.wav, a clip of one's own folder.*truth\.csv"):
+        evaluate_scores([entry])
+    with pytest.raises(InputError, match=r"pump section 00: found normal/source/0\.wav"):
+        evaluate_scores([entry], {key: what for key, what in told.items() if key[1] != "worn/source/0.wav"})
+
+
+def test_names_of_the_challenge_are_not_told_otherwise():
+    entry = of_sections("fan", "00", 0, "_noAttribute")
+    told = {("fan", name): ("normal", "source") for name in entry.names}
+    assert evaluate_scores([entry], told).machines == evaluate_scores([entry]).machines
+
+
+# --- what cannot be evaluated ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        (of_2020("fan", "00", 0, anomalous=0), "no anomalies"),
+        (of_2020("fan", "00", 0, normal=0), "no normal clips"),
+        (of_sections("fan", "00", 0, "", (3, 3, 3, 0)), "no target anomalies"),
+        (of_sections("fan", "00", 0, "", (3, 3, 0, 3)), "no normal target clips"),
+        (MachineScores("fan", "05", ("id_05_00000000.wav",), np.zeros(1)), "hides domain and label"),
+        (MachineScores("fan", "05", ("section_05_source_test_0000.wav",), np.zeros(1)), "hides domain and label"),
+    ],
+)
+def test_scores_of_earlier_years_that_cannot_be_evaluated(entry, complaint):
+    with pytest.raises(InputError) as caught:
+        evaluate_scores([entry])
+    assert complaint in caught.value.found
+
+
+def test_years_that_differ_are_not_averaged():
+    with pytest.raises(InputError, match="years that are evaluated differently"):
+        evaluate_scores([of_2020("fan", "00", 0), of_sections("fan", "00", 0, "")])
+
+
+def test_the_report_s_columns_stand_beside_this_year_s_rule_alone():
+    current = evaluate_scores([of_sections("fan", "00", 0, "_noAttribute")])
+    assert len(results_table({"system": [current]}).columns) > 1
+    for entry in (of_sections("fan", "00", 0, ""), of_2020("fan", "00", 0)):
+        results = evaluate_scores([entry])
+        table = results_table({"system": [results, results]}, notes=results.notes)
+        assert len(table.columns) == 1
+        assert table.notes == (results.rule.statement,)
+
+
+# --- intervals, comparisons and figures ------------------------------------------------------------------------
+
+ENTRIES = {
+    "2020": ([of_2020("fan", "00", 0), of_2020("fan", "02", 1), of_2020("pump", "00", 2)], None),
+    "2021": ([of_sections("fan", "00", 0, ""), of_sections("fan", "01", 1, "")], None),
+    "own": ([own()[0]], own()[1]),
+}
+
+
+@pytest.mark.parametrize("year", ENTRIES)
+def test_intervals_hold_the_values_of_every_year(year):
+    entries, told = ENTRIES[year]
+    results, intervals = evaluate_scores(entries, told), uncertainty(entries, told, resamples=200)
+    rows = [(*row.metrics, row.score) for row in results.machines]
+    for cells, values in zip(
+        (*intervals.machines.values(), intervals.all_machines),
+        (*rows, (*results.means, results.official_score)),
+        strict=True,
+    ):
+        for interval, value in zip(cells.values(), values, strict=True):
+            assert interval.value == pytest.approx(value, nan_ok=True)
+            assert np.isnan(value) or interval.low < value < interval.high
+
+
+@pytest.mark.parametrize("year", ENTRIES)
+def test_resampled_values_are_those_of_repeated_clips(year):
+    """With every clip drawn twice, each value is what it was; with other counts, scikit-learn's on copies."""
+    from nearfar.evaluation.uncertainty import draw_counts, weighted_metrics
+
+    entries, told = ENTRIES[year]
+    truth = truth_from_names(entries[0], told)
+    counts = draw_counts(truth, 4, np.random.default_rng(5))
+    drawn = weighted_metrics(truth, entries[0].scores, counts)
+    for row, values in zip(counts.astype(int), drawn.T, strict=True):
+        copies = np.repeat(np.arange(len(row)), row)
+        again = machine_metrics(
+            truth.anomalous[copies], truth.domains[copies], entries[0].scores[copies], truth.rule
+        )
+        assert values == pytest.approx(again, abs=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("year", ENTRIES)
+def test_a_comparison_takes_the_difference_of_the_year_s_scores(year):
+    entries, told = ENTRIES[year]
+    worse = [
+        MachineScores(e.machine, e.section, e.names, np.random.default_rng(9).random(len(e.names)))
+        for e in entries
+    ]
+    found = compare(entries, worse, told, resamples=50)
+    expected = evaluate_scores(entries, told).official_score - evaluate_scores(worse, told).official_score
+    assert found.overall.value == pytest.approx(expected)
+
+
+def test_clips_of_one_name_in_two_folders_are_two_clips():
+    names = ("normal/1.wav", "worn/1.wav", "normal/2.wav", "worn/2.wav")
+    told = {("pump", name): ("normal" if "normal" in name else "anomaly", "source") for name in names}
+    a = MachineScores("pump", "00", names, np.array([0.0, 1.0, 0.1, 0.9]))
+    b = MachineScores("pump", "00", names[::-1], np.array([0.0, 1.0, 0.1, 0.9]))
+    assert compare([a], [b], told, resamples=5).overall.value > 0.4
+
+
+@pytest.mark.parametrize("year", ENTRIES)
+def test_figures_of_every_year(year, tmp_path):
+    entries, told = ENTRIES[year]
+    truth = truth_from_names(entries[0], told)
+    path = tmp_path / "figure.png"
+    machine_figure("fan", truth.anomalous, truth.domains, entries[0].scores, year, path, truth.rule)
+    assert path.read_bytes().startswith(b"\x89PNG")
