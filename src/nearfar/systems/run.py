@@ -304,7 +304,7 @@ def write_results(
         write_text(out / f"results.{suffix}", text)
     for entry in labelled:
         truth = truth_from_names(entry, told)
-        title = name if note is None else f"{name} ({note})"
+        title = name if note is None else f"{name}. {note}"
         file = out / "figures" / f"{entry.machine}_section_{entry.section}.png"
         machine_figure(entry.machine, truth.anomalous, truth.domains, entry.scores, title, file, truth.rule)
     return results
