@@ -26,8 +26,17 @@ def labelled(small_factory: Path) -> LabelledSamples:
 
 @pytest.fixture(scope="session")
 def short_recipe(small_recipe: Recipe) -> Recipe:
-    """Resolved to the one-second clips, four steps."""
-    return small_recipe.with_changes(**{"audio.clip_seconds": 1.0, "training.steps": 4})
+    """Resolved to the one-second clips, four steps, and the numbers that tests compute with by hand."""
+    return small_recipe.with_changes(
+        **{
+            "audio.clip_seconds": 1.0,
+            "training.steps": 4,
+            "training.learning_rate": 1e-3,
+            "training.final_learning_rate": 2e-5,
+            "training.weight_decay": 0.05,
+            "training.betas": [0.9, 0.95],
+        }
+    )
 
 
 @pytest.fixture
