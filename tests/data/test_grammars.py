@@ -144,6 +144,15 @@ def test_a_folder_of_2021(tmp_path):
     assert dataset.train("pump")[0].attributes == (("condition", "none"),)
 
 
+def test_a_folder_of_2021_whose_tests_are_merged(tmp_path):
+    fan = tmp_path / "fan"
+    touch(fan / "train", "section_00_source_train_normal_0000_strength_1_ambient.wav")
+    touch(fan / "test", "section_00_source_test_normal_0000.wav", "section_03_target_test_0000.wav")
+    dataset = read_dataset(tmp_path)
+    assert dataset.layout == "dcase2021"
+    assert [(clip.domain, clip.label) for clip in dataset.test("fan")] == [("source", "normal"), ("target", None)]
+
+
 def test_a_folder_of_2022(tmp_path):
     valve = tmp_path / "valve"
     touch(valve, "attributes_00.csv", "attributes_01.csv")

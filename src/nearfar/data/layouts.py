@@ -8,13 +8,14 @@ nothing that the names do not say and is left alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from nearfar.data.clips import Clip, Split
-from nearfar.data.grammars import GRAMMARS, Edition, Grammar, is_name_of_2020
+from nearfar.data.grammars import GRAMMARS, Edition, Grammar, edition_of, is_name_of_2020
 from nearfar.data.listing import folder_name, is_audio, refuse_duplicates, unread, visible
 from nearfar.data.own_folder import NORMAL, is_own_folder, read_own_machine
 from nearfar.errors import InputError
@@ -24,7 +25,9 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 LAYOUT = "<root>/<machine>/{train,test}/*.{wav,flac}"
 
 _PLACES: dict[str, Split] = {"train": "train", "test": "test"}
-_PLACES_2021: dict[str, Split] = {"train": "train", "source_test": "test", "target_test": "test"}
+_TESTS_2021 = ("source_test", "target_test")
+_PLACES_2021: dict[str, Split] = {**_PLACES, **dict.fromkeys(_TESTS_2021, _PLACES["test"])}
+"""With ``test``, into which the organisers' own scripts merge the two."""
 _SUPPLEMENTAL = "supplemental"
 
 
@@ -140,11 +143,14 @@ def _recognise(root: Path, folders: list[Path]) -> Layout:
                 remedy="Put the two kinds into folders of their own",
             )
         return "own"
-    if any((folder / place).is_dir() for folder in folders for place in _PLACES_2021 if place != "train"):
+    if any((folder / place).is_dir() for folder in folders for place in _TESTS_2021):
         return "dcase2021"
     places = [folder / place for folder in folders for place in _PLACES if (folder / place).is_dir()]
-    names = [is_name_of_2020(path) for place in places for path in visible(place) if is_audio(path)]
-    return "dcase2020" if 2 * sum(names) > len(names) else "dcase2022"
+    names = [path for place in places for path in visible(place) if is_audio(path)]
+    if 2 * sum(map(is_name_of_2020, names)) > len(names):
+        return "dcase2020"
+    tests = Counter(edition_of(path.name) for path in names if path.parent.name == "test")
+    return "dcase2021" if tests["dcase2021"] > tests["dcase2022"] else "dcase2022"
 
 
 def _machine_clips(folder: Path, places: dict[str, Split], grammar: Grammar) -> tuple[list[Clip], list[str]]:
