@@ -157,7 +157,8 @@ def _odd_channels(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
     if mono:
         yield f"{_files(mono)} with one channel only, hence no far microphone, such as {mono[0].name}"
     if more:
-        yield f"{_files(more)} with more than two channels, such as {more[0].name}: 0 is near, 1 is far"
+        told = "0 is near and 1 far, unless --near and --far say otherwise"
+        yield f"{_files(more)} with more than two channels, such as {more[0].name}: {told}"
 
 
 def _odd_sample_rates(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
