@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import settings
 
 from nearfar.config import Recipe, load_recipe
+
+# A slow moment of a shared machine is not a failure.
+settings.register_profile("nearfar", deadline=None)
+settings.load_profile("nearfar")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
