@@ -106,6 +106,17 @@ def test_write_that_really_fails_halfway(saved: Path) -> None:
     assert finished_steps(saved, IDENTITY) == 3
 
 
+@pytest.mark.parametrize("late", ["os.fsync", "pathlib.Path.replace"])
+def test_write_that_fails_at_the_last_moment(late: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems find out that they are full only when the bytes leave the cache."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(late, full)
+    refuse_to_save(saved, "No space left on device.*the previous checkpoint is kept")
+
+
 def changed(folder: Path, change: Callable[[dict[str, Tensor], dict[str, str]], object]) -> None:
     path = folder / CHECKPOINT_FILE
     with safe_open(path, framework="pt") as file:
