@@ -210,6 +210,7 @@ def test_gain_stays_within_its_decibels_and_spreads_over_them(labelled: Labelled
     assert -6.0 <= min(gains) < -5.0
     assert 5.0 < max(gains) <= 6.0
     assert abs(np.mean(gains)) < 1.0
+    assert len({round(float(gain), 4) for gain in gains}) > 110, "every row of every step has a gain of its own"
 
 
 def test_mixup_mixes_waveforms_and_labels_in_the_same_proportion(labelled: LabelledSamples) -> None:
