@@ -62,13 +62,7 @@ def embed_files(
         raise InputError("FILES", found="none", expected="one recording or more", remedy="Name them")
     model, fbank = load_encoder(encoder).eval(), Fbank()
     longest = longest_seconds(model.config)
-    if clip_seconds is not None and not 0 < clip_seconds <= longest:
-        raise InputError(
-            "--seconds",
-            found=f"{clip_seconds:g}",
-            expected=f"more than 0 and at most {longest:g}, where the encoder's table of positions ends",
-            remedy="Choose another length, or leave it out",
-        )
+    _require_length(clip_seconds, longest)
     load = partial(
         _waveform,
         channel="near" if channel == "near" else "far",
@@ -87,6 +81,16 @@ def embed_files(
     embeddings: NDArray[np.float32] = np.stack(rows)
     _write(out, embeddings, {"files": "\n".join(map(str, files)), "pooling": pooling})
     return embeddings.shape[0], embeddings.shape[1]
+
+
+def _require_length(clip_seconds: float | None, longest: float) -> None:
+    if clip_seconds is not None and not 0 < clip_seconds <= longest:
+        raise InputError(
+            "--seconds",
+            found=f"{clip_seconds:g}",
+            expected=f"more than 0 and at most {longest:g}, where the encoder's table of positions ends",
+            remedy="Choose another length, or leave it out",
+        )
 
 
 def _write(out: Path, embeddings: NDArray[np.float32], metadata: dict[str, str]) -> None:

@@ -132,20 +132,13 @@ def finetune(
     network = build_network(recipe, len(labelled.classes))
     network.train()
     trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        parameter_groups(trainable, recipe.training.weight_decay),
-        lr=recipe.training.learning_rate,
-        betas=recipe.training.betas,
-    )
+    optimizer = _adamw(trainable, recipe.training)
     identity = Identity(recipe.model_key(), data_key, network.base_hash)
     folder.mkdir(parents=True, exist_ok=True)
     network.to(accelerator.device)
     start = load_checkpoint(folder, trainable, optimizer, identity)
     # DDP copies the first process's weights when it wraps, so this comes after the checkpoint is read.
-    with warnings.catch_warnings():
-        # torch 2.13 renames broadcast_buffers; accelerate and older torch know the old name only.
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        wrapped, engine = accelerator.prepare(network, optimizer)
+    wrapped, engine = _wrapped(accelerator, network, optimizer)
     loop = _Loop(recipe, accelerator, wrapped, engine, trainable, _batches(recipe, labelled))
     with _open_log(folder / "log.jsonl", start, accelerator.is_main_process) as log:
         for record in loop.run(start):
@@ -170,6 +163,21 @@ def finetune(
     # Whoever asks next whether the model is there, on any process, finds it whole.
     accelerator.wait_for_everyone()
     return bool(accelerator.is_main_process)
+
+
+def _adamw(trainable: dict[str, nn.Parameter], training: Training) -> torch.optim.AdamW:
+    groups = parameter_groups(trainable, training.weight_decay)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas)
+
+
+def _wrapped(
+    accelerator: Accelerator, network: Network, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    with warnings.catch_warnings():
+        # torch 2.13 renames broadcast_buffers; accelerate and older torch know the old name only.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped, engine = accelerator.prepare(network, optimizer)
+    return wrapped, engine
 
 
 def _logged_seconds(log: Path) -> float:
