@@ -22,6 +22,7 @@ from nearfar.config import load_recipe
 from nearfar.data.clips import Clip, parse_clip
 from nearfar.models.network import TrainedModel, build_network
 from nearfar.scoring.embeddings import embed_clips
+from nearfar.scoring.representation import of_model
 
 THREADS, CLIPS, BATCH, ROUNDS = 2, 8, 4, 3
 CLIP_SECONDS, PADDED_SECONDS, RATE_HZ = 10.0, 16.0, 16_000
@@ -64,7 +65,9 @@ def main() -> None:
         seconds = interleaved(
             {
                 "encoder": encoder_only,
-                "files": lambda: embed_clips(model, clips, "near", batch_size=BATCH, device=device),
+                "files": lambda: embed_clips(
+                    of_model(model, model.recipe), clips, "near", batch_size=BATCH, device=device
+                ),
             },
             ROUNDS,
         )

@@ -20,6 +20,7 @@ from nearfar.config import load_recipe
 from nearfar.data.layouts import read_dataset
 from nearfar.models.network import TrainedModel, build_network
 from nearfar.scoring.embeddings import EmbeddingStore
+from nearfar.scoring.representation import of_model
 from nearfar.systems.run import score_system
 
 THREADS, TEST_CLIPS, TRAIN_CLIPS, FILES = 1, 10_000, 1_000, 8
@@ -61,7 +62,7 @@ def main() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
         began = time.perf_counter()
         (scored,) = score_system(
-            model, recipe.scoring, read_dataset(root / "data"), EmbeddingStore(root / "store")
+            of_model(model, recipe), read_dataset(root / "data"), EmbeddingStore(root / "store")
         )
         seconds = time.perf_counter() - began
         above = memory_mb("VmHWM") - before

@@ -12,11 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from nearfar.config import Recipe, load_recipe, recipe_names
+from nearfar.config import Cancellation, Features, Recipe, Scoring, load_recipe, recipe_names
 from nearfar.errors import InputError
 
 SYSTEMS = ("fusion", "lora-fusion", "near", "lora-near")
-RECIPES = ["ae-mahala", "ae-mse", *(f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS)]
+RECIPES = [
+    "ae-mahala",
+    "ae-mse",
+    "nearfar-best",
+    *(f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS),
+]
 TABLES = tuple(key for key, value in Recipe(name="any").model_dump().items() if isinstance(value, dict))
 
 
@@ -223,7 +228,7 @@ def test_with_changes_refuses_a_key_below_what_is_no_table(dotted: str) -> None:
         ("augmentation.mixup_probability", 1.1),
         ("augmentation.gain_db", -1.0),
         ("augmentation.frequency_mask_bins", 129),
-        ("scoring.neighbours", 2),
+        ("scoring.neighbours", 0),
         ("scoring.fusion", "max"),
         ("scoring.channels", []),
         ("scoring.batch_size", 0),
@@ -288,8 +293,9 @@ def test_recipes_that_extend_each_other_are_an_error(parent: str, tmp_path: Path
 SAME_MODEL = {
     "name",
     "description",
-    "scoring.channels",
-    "scoring.batch_size",
+    *(f"features.{key}" for key in Features.model_fields),
+    *(f"scoring.{key}" for key in Scoring.model_fields),
+    *(f"cancellation.{key}" for key in Cancellation.model_fields),
     "decision.threshold",
     "decision.quantile",
     "training.checkpoint_every",
@@ -305,7 +311,7 @@ SAME_MODEL = {
 }
 """Changing these leaves the trained weights alone (up to rounding, for the size of a forward pass)."""
 
-NO_OTHER_VALUE = {"audio.sample_rate_hz", "scoring.neighbours", "scoring.fusion"}
+NO_OTHER_VALUE = {"audio.sample_rate_hz"}
 
 OTHER = {
     "method": "autoencoder",
@@ -320,6 +326,21 @@ OTHER = {
     "training.clip_norm": 1.0,
     "encoder.revision": "abc",
     "lora.targets": ["mlp.fc1"],
+    "features.source": "tokens",
+    "features.layers": [1, 2],
+    "features.pooling": "rdp",
+    "features.lags": [1],
+    "scoring.distance": "standardised",
+    "scoring.normalisation": "ratio",
+    "scoring.domains": "separate",
+    "scoring.enrichment": "smote",
+    "scoring.fusion": "standardised",
+    "scoring.prototypes": 8,
+    "scoring.memmix_lambda": 0.5,
+    "cancellation.window_samples": 2048,
+    "cancellation.hop_samples": 256,
+    "cancellation.gain_limit": 1.0,
+    "cancellation.smooth_frames": 2,
 }
 
 
@@ -347,6 +368,32 @@ def test_the_model_key_changes_with_every_key_that_trains_another_model() -> Non
         if other.model_key() != recipe.model_key():
             changed.add(key)
     assert changed == leaves(recipe.model_dump()).keys() - SAME_MODEL - NO_OTHER_VALUE
+
+
+def test_how_far_is_cancelled_enters_the_key_of_a_model_that_hears_it() -> None:
+    usual = load_recipe("eat-near")
+    hears = usual.with_changes(**{"training.channels": ["near", "far", "cancelled"]})
+    assert len({usual.model_key(), hears.model_key()}) == 2
+    assert hears.with_changes(**{"cancellation.gain_limit": 1.0}).model_key() != hears.model_key()
+
+
+KEYS = {
+    "ae-mahala": "a4e524653c672c3b",
+    "ae-mse": "a4e524653c672c3b",
+    "eat-fusion": "15611febc6a0b10c",
+    "eat-lora-fusion": "c8e6bdb1c96f872a",
+    "eat-lora-near": "c8e6bdb1c96f872a",
+    "eat-near": "15611febc6a0b10c",
+    "tiny-fusion": "f6a400a7da027c7e",
+    "tiny-lora-fusion": "b9bf2dbe9ab5a853",
+    "tiny-lora-near": "b9bf2dbe9ab5a853",
+    "tiny-near": "f6a400a7da027c7e",
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_models_that_were_trained_before_keep_their_keys(name: str) -> None:
+    assert load_recipe(name).model_key() == KEYS[name]
 
 
 def test_the_key_of_an_autoencoder_knows_how_it_is_trained_and_no_more() -> None:

@@ -1,20 +1,16 @@
-"""Thresholds against scipy and closed forms; decision files; leave-one-out scores against a loop."""
+"""Thresholds against scipy and closed forms; decision files."""
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import gamma
-from torch.nn import functional as F
 
 from nearfar.errors import InputError
-from nearfar.scoring.bank import MemoryBank
 from nearfar.scoring.decisions import (
     THRESHOLDS,
     MachineDecisions,
     decide,
     empirical_threshold,
     gamma_threshold,
-    leave_one_out_scores,
     read_decisions,
     write_decisions,
 )
@@ -63,29 +59,6 @@ def test_a_gamma_is_finite_or_refused(spread):
     except InputError:
         return
     assert np.isfinite(threshold)
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 4096])
-def test_leave_one_out_against_a_loop(chunk):
-    embeddings = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
-    expected = [
-        1 - max(float(F.cosine_similarity(one, other, dim=0)) for j, other in enumerate(embeddings) if j != i)
-        for i, one in enumerate(embeddings)
-    ]
-    scores = leave_one_out_scores(MemoryBank(embeddings), chunk)
-    assert scores.dtype == np.float64
-    np.testing.assert_allclose(scores, expected, atol=1e-6)
-    assert scores.min() > 1e-3, "no clip is its own neighbour"
-
-
-def test_leave_one_out_finds_twins():
-    embeddings = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
-    np.testing.assert_allclose(leave_one_out_scores(MemoryBank(embeddings)), [0, 0, 1], atol=1e-7)
-
-
-def test_a_single_clip_has_no_others():
-    with pytest.raises(InputError, match="a single training clip"):
-        leave_one_out_scores(MemoryBank(torch.ones(1, 4)))
 
 
 NAMES = ("section_00_0000.wav", "section_00_0001.wav", "section_00_0002.wav")

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from nearfar.config import load_recipe
-from nearfar.data.clips import Channel, Clip
+from nearfar.data.clips import Channel, Clip, View
 from nearfar.data.layouts import read_dataset
 from nearfar.errors import InputError, NearfarError
 from nearfar.models.eat import EATConfig, build_encoder
 from nearfar.models.network import TrainedModel, build_network, load_model, save_model
 from nearfar.models.weights import save_encoder
 from nearfar.scoring.embeddings import EmbeddingStore, embed_clips
+from nearfar.scoring.representation import Representation, of_model
 
 CPU = torch.device("cpu")
 WIDTH = 6
@@ -60,9 +61,15 @@ def own_clips(clips: list[Clip], tmp_path: Path) -> list[Clip]:
 
 
 def embed(
-    model: TrainedModel, clips: list[Clip], channel: Channel = "near", batch_size: int = 3
+    model: TrainedModel, clips: list[Clip], channel: View = "near", batch_size: int = 3
 ) -> NDArray[np.float32]:
-    return embed_clips(model, clips, channel, batch_size=batch_size, device=CPU)
+    features = embed_clips(represented(model), clips, channel, batch_size=batch_size, device=CPU)
+    assert features.ndim == 3
+    return features[:, 0] if len(clips) else np.empty((0, WIDTH), np.float32)
+
+
+def represented(model: TrainedModel) -> Representation:
+    return of_model(model, model.recipe)
 
 
 # --- embedding --------------------------------------------------------------------------------------------------
@@ -105,7 +112,7 @@ def test_no_more_clips_than_a_batch_go_through_the_network_at_once(
 
     monkeypatch.setattr(model.embedder, "forward", noting)
     done: list[int] = []
-    embed_clips(model, clips, "near", batch_size=3, device=CPU, advance=done.append)
+    embed_clips(represented(model), clips, "near", batch_size=3, device=CPU, advance=done.append)
     assert sizes == done == [3, 3, 2]
 
 
@@ -139,9 +146,9 @@ def test_a_clip_that_is_too_long_is_an_error(model: TrainedModel, clips: list[Cl
 
 
 def get(
-    store: EmbeddingStore, model: TrainedModel, clips: list[Clip], channel: Channel = "near", batch_size: int = 3
+    store: EmbeddingStore, model: TrainedModel, clips: list[Clip], channel: View = "near", batch_size: int = 3
 ) -> NDArray[np.float32]:
-    return store.get(model, clips, channel, batch_size=batch_size, device=CPU)
+    return store.get(represented(model), clips, channel, batch_size=batch_size, device=CPU)[:, 0]
 
 
 @pytest.fixture
@@ -164,8 +171,10 @@ def test_what_is_stored_is_read_and_not_computed_again(
     forbidden()
     done: list[int] = []
     # Another store on the same folder, another size of batch: nothing that changes an embedding.
-    again = EmbeddingStore(store.folder).get(model, clips, "near", batch_size=1, device=CPU, advance=done.append)
-    np.testing.assert_array_equal(again, first)
+    again = EmbeddingStore(store.folder).get(
+        represented(model), clips, "near", batch_size=1, device=CPU, advance=done.append
+    )
+    np.testing.assert_array_equal(again[:, 0], first)
     assert done == [8]
 
 
@@ -183,6 +192,8 @@ def test_whatever_changes_an_embedding_makes_another_entry(
 ) -> None:
     store = EmbeddingStore(tmp_path / "store")
     longer = model.recipe.with_changes(**{"audio.clip_seconds": 1.5})
+    limited = model.recipe.with_changes(**{"cancellation.gain_limit": 1.0})
+    tokens = model.recipe.with_changes(**{"features.source": "tokens"})
     entries = [
         lambda: get(store, model, own_clips),
         lambda: get(store, model, own_clips, "far"),
@@ -190,6 +201,9 @@ def test_whatever_changes_an_embedding_makes_another_entry(
         lambda: get(store, model, own_clips[::-1]),
         lambda: get(store, replace(model, weights_hash="other"), own_clips),
         lambda: get(store, replace(model, recipe=longer), own_clips),
+        lambda: get(store, model, own_clips, "cancelled"),
+        lambda: get(store, replace(model, recipe=limited), own_clips, "cancelled"),
+        lambda: get(store, replace(model, recipe=tokens), own_clips),
     ]
     for count, entry in enumerate(entries, start=1):
         entry()
@@ -225,7 +239,7 @@ def test_a_damaged_entry_is_computed_again_and_mended(
     (file,) = tmp_path.iterdir()
     damage(file)
     np.testing.assert_array_equal(get(store, model, clips), first)
-    np.testing.assert_array_equal(load_file(file)["embeddings"], first)
+    np.testing.assert_array_equal(load_file(file)["features"][:, 0], first)
     forbidden()
     np.testing.assert_array_equal(get(store, model, clips), first)
 

@@ -9,14 +9,15 @@ import torch
 from scipy.stats import gamma
 from torch.nn import functional as F
 
-from nearfar.config import Decision
+from nearfar.config import Decision, Scoring
 from nearfar.data.layouts import read_dataset
 from nearfar.models.network import load_model
-from nearfar.scoring.bank import MemoryBank
 from nearfar.scoring.decisions import read_decisions
 from nearfar.scoring.embeddings import EmbeddingStore
+from nearfar.scoring.machine import MachineScorer
+from nearfar.scoring.representation import represent
 from nearfar.scoring.scorefiles import MachineScores, read_scores
-from nearfar.systems.decide import ScoredMachine, decide_system, find_threshold, normal_scores
+from nearfar.systems.decide import ScoredMachine, decide_system, find_threshold
 from nearfar.systems.run import run_system
 
 
@@ -51,7 +52,8 @@ def test_a_single_training_clip_gives_no_decisions(tmp_path):
     old = tmp_path / "scores" / "decision_result_fan_section_00_test.csv"
     old.parent.mkdir()
     old.write_text("section_00_0000.wav,1\n")
-    alone = normal_scores(MemoryBank(torch.ones(1, 4)))
+    one = {"near": torch.ones(1, 1, 4)}
+    alone = MachineScorer(one, torch.zeros(1, dtype=torch.bool), Scoring(channels=("near",))).normal.fused
     assert alone.shape == (0,)
     assert decide_system([scored(alone)], Decision(), tmp_path) == ()
     (threshold,) = json.loads((tmp_path / "thresholds.json").read_text())
@@ -71,6 +73,7 @@ def run(small_factory, small_recipe, tmp_path_factory):
 def test_a_run_decides_by_scores_of_training_clips_against_the_others(run, small_factory, small_recipe):
     """Both channels scored one by one without the clip itself, then averaged as the test scores are."""
     model, dataset = load_model(run / "model"), read_dataset(small_factory)
+    representation = represent(model.recipe, run / "model")
     store = EmbeddingStore(run / "model" / "embeddings")
     thresholds = {entry["machine"]: entry for entry in json.loads((run / "thresholds.json").read_text())}
     decisions = {entry.machine: entry for entry in read_decisions(run / "scores")}
@@ -79,7 +82,7 @@ def test_a_run_decides_by_scores_of_training_clips_against_the_others(run, small
     for machine, threshold in thresholds.items():
         clips, of_channels = dataset.train(machine), []
         for channel in ("near", "far"):
-            embeddings = store.get(model, clips, channel, batch_size=8, device=torch.device("cpu"))
+            embeddings = store.get(representation, clips, channel, batch_size=8, device=torch.device("cpu"))[:, 0]
             unit = F.normalize(torch.from_numpy(embeddings).double(), dim=1)
             similar = (unit @ unit.T).fill_diagonal_(-1)
             of_channels.append(1 - similar.max(dim=1).values.numpy())

@@ -56,6 +56,7 @@ def test_writes_every_file(finished) -> None:
         "data.json",
         "timing.json",
         "thresholds.json",
+        "view_scores.json",
         "results.json",
         "results.md",
         "results.csv",

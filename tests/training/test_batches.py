@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nearfar.config import Augmentation
+from nearfar.config import Audio, Augmentation, Cancellation
 from nearfar.data.audio import read_waveform
-from nearfar.data.clips import Channel, parse_clip
+from nearfar.data.clips import parse_clip
 from nearfar.errors import InputError
 from nearfar.models.fbank import Fbank
 from nearfar.training.batches import Batch, Batches, WaveformCache, depth_generator, step_samples
@@ -49,7 +49,7 @@ def assert_same(one: Batch, other: Batch) -> None:
 
 def original(labelled: LabelledSamples, index: int) -> Tensor:
     sample = labelled.samples[index]
-    return torch.from_numpy(read_waveform(sample.clip.path, (sample.channel,))[0])
+    return torch.from_numpy(read_waveform(sample.clip.path, (sample.view,))[0])
 
 
 # --- which samples a step sees ----------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_without_augmentation_rows_are_the_padded_recordings(labelled: LabelledS
     for row, index in zip(batch.waveform, chosen, strict=True):
         assert torch.equal(row[:16_000], original(labelled, index))
         assert not row[16_000:].any()
-    assert {labelled.samples[index].channel for index in chosen} == {"near", "far"}
+    assert {labelled.samples[index].view for index in chosen} == {"near", "far"}
 
 
 def test_the_near_sample_is_channel_0_and_the_far_one_channel_1(labelled: LabelledSamples) -> None:
@@ -100,7 +100,7 @@ def test_the_near_sample_is_channel_0_and_the_far_one_channel_1(labelled: Labell
     for row, index in zip(batches.rows(0, 0, len(chosen)).waveform, chosen, strict=True):
         sample = labelled.samples[index]
         file, _ = sf.read(sample.clip.path, dtype="float32")
-        assert torch.equal(row[:16_000], torch.from_numpy(file[:, 0 if sample.channel == "near" else 1].copy()))
+        assert torch.equal(row[:16_000], torch.from_numpy(file[:, 0 if sample.view == "near" else 1].copy()))
 
 
 def test_near_alone_reads_mono_recordings(tmp_path: Path) -> None:
@@ -315,12 +315,14 @@ def test_the_cache_reads_a_clip_once_as_long_as_there_is_room(
 ) -> None:
     counted: Counter[Path] = Counter()
 
-    def counting(path: Path, channels: tuple[Channel, ...], **numbers: int) -> np.ndarray:
+    def counting(path: Path, *arguments: object) -> np.ndarray:
         counted[path] += 1
-        return read_waveform(path, channels, **numbers)
+        return read_waveform(path)
 
-    monkeypatch.setattr("nearfar.training.batches.read_waveform", counting)
-    cache = WaveformCache(("near", "far"), megabytes)  # a clip takes 2 * 16,000 * 4 bytes = 0.128 MB
+    monkeypatch.setattr("nearfar.training.batches.read_views", counting)
+    cache = WaveformCache(
+        ("near", "far"), megabytes, Audio(), Cancellation()
+    )  # a clip takes 2 * 16,000 * 4 bytes = 0.128 MB
     clips = list(dict.fromkeys(sample.clip for sample in labelled.samples))[:3]
     for _ in range(2):
         for clip in clips:
@@ -331,7 +333,7 @@ def test_the_cache_reads_a_clip_once_as_long_as_there_is_room(
 def test_the_cache_hands_out_the_channel_that_is_asked_for(labelled: LabelledSamples) -> None:
     clip = labelled.samples[0].clip
     near, far = read_waveform(clip.path)
-    cache = WaveformCache(("far", "near"), 10.0)
+    cache = WaveformCache(("far", "near"), 10.0, Audio(), Cancellation())
     for _ in range(2):
         assert np.array_equal(cache.read(clip, "near"), near)
         assert np.array_equal(cache.read(clip, "far"), far)

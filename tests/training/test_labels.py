@@ -69,17 +69,17 @@ def test_a_test_clip_is_refused(name: str) -> None:
 
 def test_each_recording_gives_a_near_and_a_far_sample_in_order() -> None:
     labelled = label_samples([*SPEEDS, TOY, PLAIN])
-    assert [(sample.clip, sample.channel) for sample in labelled.samples] == [
+    assert [(sample.clip, sample.view) for sample in labelled.samples] == [
         (clip, channel) for clip in (*SPEEDS, TOY, PLAIN) for channel in ("near", "far")
     ]
     named = [labelled.classes[label] for label in labelled.labels]
-    assert named == [composite_class(sample.clip, sample.channel) for sample in labelled.samples]
+    assert named == [composite_class(sample.clip, sample.view) for sample in labelled.samples]
 
 
 def test_a_single_channel_halves_samples_and_classes() -> None:
     both, near = label_samples(SPEEDS), label_samples(SPEEDS, ["near"])
     assert len(near.samples) == len(SPEEDS)
-    assert {sample.channel for sample in near.samples} == {"near"}
+    assert {sample.view for sample in near.samples} == {"near"}
     assert near.classes == tuple(name for name in both.classes if name.endswith("|near"))
 
 

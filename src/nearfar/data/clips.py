@@ -25,6 +25,10 @@ Split = Literal["train", "test"]
 Domain = Literal["source", "target"]
 Label = Literal["normal", "anomaly"]
 Channel = Literal["near", "far"]
+"""What is recorded."""
+View = Literal["near", "far", "cancelled"]
+"""What is listened to: a recorded channel, or near without what far predicts of it (see
+:mod:`nearfar.data.cancellation`)."""
 Attributes = tuple[tuple[str, str], ...]
 
 CHANNELS: tuple[Channel, Channel] = ("near", "far")

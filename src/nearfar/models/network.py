@@ -70,7 +70,7 @@ def build_network(recipe: Recipe, classes: int) -> Network:
         InputError: if the encoder's weights cannot be had or do not fit, or its positions end before the clips do.
     """
     encoder = load_encoder(start_weights(recipe), revision=recipe.encoder.revision)
-    _require_positions(encoder, recipe)
+    require_positions(encoder, recipe)
     base_hash = encoder_hash(encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -82,7 +82,8 @@ def build_network(recipe: Recipe, classes: int) -> Network:
     return Network(embedder, arcface, base_hash)
 
 
-def _require_positions(encoder: EAT, recipe: Recipe) -> None:
+def require_positions(encoder: EAT, recipe: Recipe) -> None:
+    """Refuse clips that are longer than the encoder has positions for, with an :class:`InputError`."""
     seconds = recipe.audio.clip_seconds
     if not isinstance(seconds, str) and seconds > (longest := longest_seconds(encoder.config)):
         raise InputError(

@@ -2,7 +2,7 @@
 
 A decision does not enter the official score; a person who maintains a machine needs one all the same. The score of
 a training clip must not know the clip itself: against a bank that holds it, its distance is 0 (see
-:func:`leave_one_out_scores`).
+:meth:`nearfar.scoring.scorer.Scorer.leave_one_out`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearfar.errors import InputError
 from nearfar.scoring.scorefiles import MachineScores, files_of, read_rows, write_rows
-
-if TYPE_CHECKING:
-    from nearfar.scoring.bank import MemoryBank
 
 QUANTILE = 0.9
 """The share of normal clips that a threshold is meant to let pass, as the official baseline chooses it."""
@@ -80,34 +76,6 @@ THRESHOLDS: dict[str, Callable[[ArrayLike, float], float]] = {
     "gamma": gamma_threshold,
     "empirical": empirical_threshold,
 }
-
-
-def leave_one_out_scores(bank: MemoryBank, chunk: int = 4096) -> NDArray[np.float64]:
-    """Score every normal clip of a bank against the others: 1 - max cosine, the clip itself left out.
-
-    Args:
-        bank: at least two normal embeddings.
-        chunk: clips compared at once, to bound memory.
-
-    Returns:
-        (normals,) float64, in the order of the bank.
-
-    Raises:
-        InputError: if the bank holds a single clip.
-    """
-    import torch
-
-    normals = bank.normals
-    if len(normals) < 2:
-        raise _no_threshold("a single training clip", "at least two, to score each against the others")
-    nearest = []
-    for start in range(0, len(normals), chunk):
-        similarity = normals[start : start + chunk] @ normals.T
-        rows = torch.arange(len(similarity), device=similarity.device)
-        similarity[rows, rows + start] = -torch.inf
-        nearest.append(similarity.max(dim=1).values)
-    scores: NDArray[np.float64] = (1.0 - torch.cat(nearest)).clamp(0.0, 2.0).double().cpu().numpy()
-    return scores
 
 
 def decide(scores: MachineScores, threshold: float) -> MachineDecisions:

@@ -1,4 +1,4 @@
-"""Embeddings of recordings, streamed through the network and kept on disk by content."""
+"""Features of recordings, streamed through a representation and kept on disk by content."""
 
 from __future__ import annotations
 
@@ -14,65 +14,67 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from nearfar.config import Audio
-from nearfar.data.audio import read_waveform, zero_pad
-from nearfar.data.clips import Channel, Clip
+from nearfar.data.audio import zero_pad
+from nearfar.data.clips import Clip, View
 from nearfar.data.fingerprint import clips_key
 from nearfar.data.prefetch import prefetched
+from nearfar.data.views import channels_of, read_views
 from nearfar.errors import NearfarError
-from nearfar.models.network import TrainedModel
+from nearfar.scoring.representation import Representation
 
+COMPUTATION = 2
+"""Rises when the same recordings and weights come to other features, so that old ones are not read."""
+
+Features = NDArray[np.float32]
 Advance = Callable[[int], None]
 """Called with the number of clips just finished."""
 
 
 def embed_clips(
-    model: TrainedModel,
+    representation: Representation,
     clips: Sequence[Clip],
-    channel: Channel,
+    view: View,
     *,
     batch_size: int,
     device: torch.device,
     advance: Advance | None = None,
-) -> NDArray[np.float32]:
-    """Embed one channel of every clip, reading ahead in the background.
+) -> Features:
+    """Features of one view of every clip, reading ahead in the background.
 
     Args:
-        model: moved to ``device``.
-        clips: recordings not longer than the model's clip length.
-        channel: near or far.
+        representation: what makes features.
+        clips: recordings not longer than the recipe's clip length.
+        view: near, far or cancelled.
         batch_size: clips per forward pass; memory grows with it, not with the number of clips.
         device: where the network runs.
         advance: progress.
 
     Returns:
-        (clips, embedding_dim) float32, not normalised in length.
+        (clips, parts, dim) float32, not normalised in length.
 
     Raises:
         InputError: if a recording cannot be used.
     """
-    seconds = model.recipe.audio.clip_seconds
-    assert not isinstance(seconds, str), "a trained model's recipe is resolved"
-    padded = round(seconds * model.recipe.audio.sample_rate_hz)
-    embedder = model.embedder.to(device)
-    out: list[NDArray[np.float32]] = []
-    load = _loader(channel, model.recipe.audio, padded)
+    representation.extractor.to(device)
+    out: list[Features] = []
+    load = _loader(view, representation)
     for waveform, samples in prefetched(load, _batched(clips, batch_size), threads=1, ahead=2):
-        with torch.inference_mode():
-            out.append(embedder(waveform.to(device), samples.to(device)).float().cpu().numpy())
+        out.append(representation(waveform.to(device), samples.to(device)).cpu().numpy())
         if advance is not None:
             advance(len(samples))
-    return np.concatenate(out) if out else np.empty((0, model.recipe.head.embedding_dim), np.float32)
+    return np.concatenate(out) if out else np.empty((0, 0, 0), np.float32)
 
 
 def _batched(clips: Sequence[Clip], size: int) -> Iterator[Sequence[Clip]]:
     return (clips[begin : begin + size] for begin in range(0, len(clips), size))
 
 
-def _loader(channel: Channel, audio: Audio, padded: int) -> Callable[[Sequence[Clip]], tuple[Tensor, Tensor]]:
+def _loader(view: View, representation: Representation) -> Callable[[Sequence[Clip]], tuple[Tensor, Tensor]]:
+    recipe = representation.recipe
+
     def load(clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        numbers = {"near": audio.near_channel, "far": audio.far_channel}
-        waveforms = [read_waveform(clip.path, (channel,), **numbers)[0] for clip in clips]
+        waveforms = [read_views(clip.path, (view,), recipe.audio, recipe.cancellation)[0] for clip in clips]
+        padded = representation.padded_samples
         rows = [zero_pad(waveform, padded, clip.path) for waveform, clip in zip(waveforms, clips, strict=True)]
         return torch.from_numpy(np.stack(rows)), torch.tensor([len(waveform) for waveform in waveforms])
 
@@ -80,11 +82,11 @@ def _loader(channel: Channel, audio: Audio, padded: int) -> Callable[[Sequence[C
 
 
 class EmbeddingStore:
-    """A folder of embeddings, one file per clip list and channel, named by what they depend on.
+    """A folder of features, one file per clip list and view, named by what they depend on.
 
-    The name is a hash of the recordings' content, the model's weights, its clip length and the channel, so a
-    second system on the same model and recordings reads what the first one computed, and nothing stale is ever
-    read.
+    The name is a hash of the recordings' content, the model's weights, its clip length, the view and how features
+    are made, so a second system on the same model and recordings reads what the first one computed, and nothing
+    stale is ever read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,40 +94,40 @@ class EmbeddingStore:
 
     def get(
         self,
-        model: TrainedModel,
+        representation: Representation,
         clips: Sequence[Clip],
-        channel: Channel,
+        view: View,
         *,
         batch_size: int,
         device: torch.device,
         advance: Advance | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> Features:
         """:func:`embed_clips`, from the store where it is there, else computed and stored.
 
         Raises:
             InputError: if a recording cannot be used.
-            NearfarError: if the embeddings cannot be written.
+            NearfarError: if the features cannot be written.
         """
-        path = self.folder / f"{self._key(model, clips, channel)}.safetensors"
+        path = self.folder / f"{self._key(representation, clips, view)}.safetensors"
         if path.is_file():
             try:
-                embeddings: NDArray[np.float32] = load_file(path)["embeddings"]
+                features: Features = load_file(path)["features"]
             except (SafetensorError, KeyError, OSError):
                 pass  # a damaged file is computed again
             else:
                 if advance is not None:
                     advance(len(clips))
-                return embeddings
-        embeddings = embed_clips(model, clips, channel, batch_size=batch_size, device=device, advance=advance)
-        self._write(path, embeddings)
-        return embeddings
+                return features
+        features = embed_clips(representation, clips, view, batch_size=batch_size, device=device, advance=advance)
+        self._write(path, features)
+        return features
 
     @staticmethod
-    def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
+    def _write(path: Path, features: Features) -> None:
         partial = path.with_suffix(".partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"embeddings": embeddings}, partial)
+            save_file({"features": features}, partial)
             partial.replace(path)
         except (OSError, SafetensorError) as error:
             with suppress(OSError):
@@ -136,8 +138,14 @@ class EmbeddingStore:
             ) from None
 
     @staticmethod
-    def _key(model: TrainedModel, clips: Sequence[Clip], channel: Channel) -> str:
-        audio = model.recipe.audio
-        number = audio.near_channel if channel == "near" else audio.far_channel
-        parts = (clips_key(clips), model.weights_hash, repr(audio.clip_seconds), channel, str(number))
+    def _key(representation: Representation, clips: Sequence[Clip], view: View) -> str:
+        recipe = representation.recipe
+        audio = recipe.audio
+        parts = [str(COMPUTATION), clips_key(clips), representation.weights_hash, repr(audio.clip_seconds), view]
+        parts += [
+            str(audio.near_channel if channel == "near" else audio.far_channel) for channel in channels_of([view])
+        ]
+        parts.append(recipe.features.model_dump_json())
+        if view == "cancelled":
+            parts.append(recipe.cancellation.model_dump_json())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

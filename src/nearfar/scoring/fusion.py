@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.data.clips import Channel
 
-
-def mean_of_channels(scores: Mapping[Channel, NDArray[np.float64]]) -> NDArray[np.float64]:
+def mean_of_channels(scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Score-level averaging (section 2.5 of the report); one channel alone passes unchanged.
 
     Args:
@@ -26,3 +24,38 @@ def mean_of_channels(scores: Mapping[Channel, NDArray[np.float64]]) -> NDArray[n
         raise ValueError("expected scores of one or more channels, all of the same clips")
     mean: NDArray[np.float64] = np.mean(np.stack(list(scores.values())), axis=0)
     return mean
+
+
+def standardised(scores: NDArray[np.float64], normal_scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores on the scale of normal clips: their mean taken off, divided by their population deviation.
+
+    Args:
+        scores: (clips,) float64.
+        normal_scores: (normals,) leave-one-out scores of normal training clips by the same scorer.
+
+    Returns:
+        (clips,) float64; only the mean is taken off where normal clips do not differ or are fewer than two.
+    """
+    if not normal_scores.size:
+        return scores
+    deviation = float(normal_scores.std())
+    return (scores - float(normal_scores.mean())) / (deviation if deviation > 0 else 1.0)
+
+
+def fuse(
+    scores: Mapping[str, NDArray[np.float64]], normal_scores: Mapping[str, NDArray[np.float64]], fusion: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """One score per clip from one per view, for test clips and in the same way for normal ones.
+
+    Args:
+        scores: (clips,) of every view.
+        normal_scores: (normals,) leave-one-out scores of every view.
+        fusion: ``mean``, or ``standardised`` for the mean of standardised scores.
+
+    Returns:
+        (clips,) and (normals,) float64.
+    """
+    if fusion == "standardised":
+        scores = {view: standardised(values, normal_scores[view]) for view, values in scores.items()}
+        normal_scores = {view: standardised(values, values) for view, values in normal_scores.items()}
+    return mean_of_channels(scores), mean_of_channels(normal_scores)

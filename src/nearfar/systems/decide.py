@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from nearfar.config import Decision
 from nearfar.errors import InputError
-from nearfar.scoring.bank import MemoryBank
 from nearfar.scoring.decisions import (
     THRESHOLDS,
     MachineDecisions,
     decide,
     decision_file,
-    leave_one_out_scores,
     write_decisions,
 )
 from nearfar.scoring.scorefiles import MachineScores
@@ -36,10 +34,13 @@ class ScoredMachine:
 
     ``training`` is (clips,) float64, higher is more anomalous. No score of a training clip may know the clip
     itself the way a memory bank knows it; where there are none, as with a single training clip, it is empty.
+    ``views`` and ``training_views`` are the same of every scored view before fusion.
     """
 
     test: MachineScores
     training: NDArray[np.float64]
+    views: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    training_views: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,6 @@ class Threshold:
     training_clips: int
     value: float | None
     remark: str | None = None
-
-
-def normal_scores(bank: MemoryBank) -> NDArray[np.float64]:
-    """Scores of a bank's clips, each against the others, (normals,) float64; empty where a clip has no others."""
-    return leave_one_out_scores(bank) if len(bank.normals) > 1 else np.empty(0)
 
 
 def find_threshold(scored: ScoredMachine, decision: Decision) -> Threshold:
@@ -97,3 +93,19 @@ def decide_system(scored: Sequence[ScoredMachine], decision: Decision, out: Path
     write_decisions(out / "scores", decided)
     write_json(out / "thresholds.json", [asdict(threshold) for threshold in thresholds])
     return tuple(decided)
+
+
+def write_view_scores(scored: Sequence[ScoredMachine], out: Path) -> None:
+    """Write ``view_scores.json``: scores of test and of normal clips, by view and fused, for who looks closer."""
+    tree = [
+        {
+            "machine": entry.test.machine,
+            "section": entry.test.section,
+            "names": list(entry.test.names),
+            "views": {view: values.tolist() for view, values in entry.views.items()},
+            "normal": entry.training.tolist(),
+            "normal_views": {view: values.tolist() for view, values in entry.training_views.items()},
+        }
+        for entry in scored
+    ]
+    write_json(out / "view_scores.json", tree)

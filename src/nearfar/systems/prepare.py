@@ -12,6 +12,7 @@ from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
 from nearfar.errors import InputError
 from nearfar.models.fbank import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from nearfar.scoring.representation import channels_heard, waveform_views
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
     dataset = read_dataset(data)
     tested = [machine for machine in dataset.machines if dataset.test(machine)]
     require_training_clips(dataset, tested)
-    if missing := set(recipe.scoring.channels) - set(recipe.training.channels):
+    untrained = set() if recipe.training.adaptation == "none" else set(waveform_views(recipe)) - {"cancelled"}
+    if missing := untrained - set(recipe.training.channels):
         raise InputError(
             "scoring.channels",
             found=f"{', '.join(sorted(missing))}, on which the model is not trained",
@@ -61,9 +63,9 @@ def _with_channels(recipe: Recipe, dataset: Dataset) -> Recipe:
     if set(counts) == {1} and recipe.scoring.channels == ("near",) and "far" in recipe.training.channels:
         _say_near_only(dataset.root)
         recipe = recipe.with_changes(**{"training.channels": ["near"]})
-    heard = set(recipe.training.channels) | set(recipe.scoring.channels)
+    heard = channels_heard(recipe)
     near, far = recipe.audio.near_channel, recipe.audio.far_channel
-    if {"near", "far"} <= heard and near == far:
+    if len(heard) == 2 and near == far:
         raise InputError(
             "audio.far_channel",
             found=f"channel {far}, which is the near microphone as well",

@@ -2,7 +2,8 @@
 
 A run folder holds ``recipe.toml`` (whole and resolved), ``environment.json``, ``data.json`` (what was understood
 of the data), ``model/``, ``scores/`` (anomaly scores and decisions), ``thresholds.json``,
-``figures/`` and ``results.{json,md,csv}``.
+``view_scores.json``, ``figures/`` and ``results.{json,md,csv}``. Where nothing is trained, ``model/`` holds only
+features that were computed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from nearfar.config import Recipe, Scoring
-from nearfar.data.clips import Channel, Clip
+from nearfar.config import Recipe
+from nearfar.data.clips import Clip, View
 from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset
 from nearfar.data.summary import summarise
@@ -28,14 +27,14 @@ from nearfar.evaluation.figures import machine_figure
 from nearfar.evaluation.metrics import Results, Told, evaluate_scores, hides_labels, truth_from_names
 from nearfar.evaluation.tables import results_table, to_csv, to_json, to_markdown
 from nearfar.evaluation.truth_table import evaluable, told_by, write_truth_table
-from nearfar.models.network import TrainedModel, load_model, read_card
+from nearfar.models.network import read_card
 from nearfar.models.weights import encoder_hash, load_encoder
-from nearfar.scoring.bank import MemoryBank
 from nearfar.scoring.embeddings import EmbeddingStore
-from nearfar.scoring.fusion import mean_of_channels
+from nearfar.scoring.machine import MachineScorer
+from nearfar.scoring.representation import Representation, represent, scored_features, waveform_views
 from nearfar.scoring.scorefiles import MachineScores, write_scores
 from nearfar.systems import baseline
-from nearfar.systems.decide import ScoredMachine, decide_system, normal_scores
+from nearfar.systems.decide import ScoredMachine, decide_system, write_view_scores
 from nearfar.systems.environment import environment, peak_memory_bytes, write_json, write_text
 from nearfar.systems.prepare import prepare
 from nearfar.systems.progress import Progress, silent
@@ -78,6 +77,8 @@ def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
     """
     if recipe.method == "autoencoder":
         return baseline.is_trained(recipe, dataset, folder)
+    if recipe.training.adaptation == "none":
+        return True
     identity = Identity(recipe.model_key(), clips_key(_training_clips(dataset)))
     if (card := read_card(folder)) is None:
         finished_steps(folder, identity)
@@ -156,22 +157,22 @@ def _step_writer(folder: Path | None) -> AbstractContextManager[Callable[[StepRe
 
 
 def score_system(
-    model: TrainedModel, scoring: Scoring, dataset: Dataset, store: EmbeddingStore, *, progress: Progress = silent
+    representation: Representation, dataset: Dataset, store: EmbeddingStore, *, progress: Progress = silent
 ) -> tuple[ScoredMachine, ...]:
-    """Anomaly scores of every test clip, from banks of normal training clips per machine and channel.
+    """Anomaly scores of every test clip, from banks of normal training clips per machine and view.
 
     Training clips are scored as well, each against the others, for thresholds.
 
     Args:
-        model: a trained model.
-        scoring: channels and fusion.
+        representation: what makes features; its recipe says how they are scored.
         dataset: every machine with test clips has training clips.
-        store: where embeddings are kept.
-        progress: called with the task ``scoring``.
+        store: where features are kept.
+        progress: called with the task ``embedding clips``.
     """
+    recipe = representation.recipe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    groups = _groups(dataset)
-    total = len(scoring.channels) * sum(len(train) + len(test) for train, test in groups.values())
+    groups, views = _groups(dataset), waveform_views(recipe)
+    total = len(views) * sum(len(train) + len(test) for train, test in groups.values())
     done = 0
 
     def advance(clips: int) -> None:
@@ -179,21 +180,21 @@ def score_system(
         done += clips
         progress("embedding clips", done, total)
 
-    def embed(clips: Sequence[Clip], channel: Channel) -> torch.Tensor:
-        size = scoring.batch_size
-        return torch.from_numpy(store.get(model, clips, channel, batch_size=size, device=device, advance=advance))
+    def features(clips: Sequence[Clip]) -> dict[str, torch.Tensor]:
+        made: dict[View, torch.Tensor] = {}
+        for view in views:
+            size = recipe.scoring.batch_size
+            found = store.get(representation, clips, view, batch_size=size, device=device, advance=advance)
+            made[view] = torch.from_numpy(found)
+        return scored_features(made, recipe)
 
     out = []
     for (machine, section), (train, test) in groups.items():
-        of_test: dict[Channel, NDArray[np.float64]] = {}
-        of_training: dict[Channel, NDArray[np.float64]] = {}
-        for channel in scoring.channels:
-            bank = MemoryBank(embed(train, channel))
-            of_test[channel] = bank(embed(test, channel)).double().numpy()
-            of_training[channel] = normal_scores(bank)
-        names = tuple(clip.name for clip in test)
-        scores = MachineScores(machine, section, names, mean_of_channels(of_test))
-        out.append(ScoredMachine(scores, mean_of_channels(of_training)))
+        target = torch.tensor([clip.domain == "target" for clip in train])
+        scorer = MachineScorer(features(train), target, recipe.scoring, recipe.seed)
+        scored = scorer.score(features(test))
+        scores = MachineScores(machine, section, tuple(clip.name for clip in test), scored.fused)
+        out.append(ScoredMachine(scores, scorer.normal.fused, scored.views, scorer.normal.views))
     return tuple(out)
 
 
@@ -260,6 +261,7 @@ def run_system(
     timing = Timing(_training_seconds(resolved, dataset, folder), seconds, peak_memory_bytes())
     write_json(out / "environment.json", made_with | {"total_parameters": parameters})
     decide_system(scored, resolved.decision, out)
+    write_view_scores(scored, out)
     own = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
     results = write_results(resolved.name, scores, out, note=note, told=own)
     write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
@@ -269,7 +271,7 @@ def run_system(
 def _training_seconds(recipe: Recipe, dataset: Dataset, folder: Path) -> float:
     if recipe.method == "autoencoder":
         return baseline.training_seconds(dataset, folder)
-    card = read_card(folder)
+    card = None if recipe.training.adaptation == "none" else read_card(folder)
     return 0.0 if card is None else float(card["training"].get("seconds", 0.0))
 
 
@@ -280,9 +282,9 @@ def _score(
     if recipe.method == "autoencoder":
         scored = baseline.score_system(recipe, dataset, folder, progress=progress)
         return scored, baseline.parameter_count(dataset)
-    model = load_model(folder)
-    scored = score_system(model, recipe.scoring, dataset, EmbeddingStore(folder / "embeddings"), progress=progress)
-    return scored, sum(parameter.numel() for parameter in model.embedder.parameters())
+    representation = represent(recipe, folder)
+    scored = score_system(representation, dataset, EmbeddingStore(folder / "embeddings"), progress=progress)
+    return scored, representation.parameters
 
 
 def write_results(

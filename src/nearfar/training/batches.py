@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.config import Augmentation
-from nearfar.data.audio import read_waveform, zero_pad
-from nearfar.data.clips import Channel, Clip
+from nearfar.config import Audio, Augmentation, Cancellation
+from nearfar.data.audio import zero_pad
+from nearfar.data.clips import Clip, View
+from nearfar.data.views import read_views
 from nearfar.models.fbank import MEL_BINS, padded_frame_count
 from nearfar.training.labels import LabelledSamples
 
@@ -52,27 +53,28 @@ class WaveformCache:
     """Decoded training clips, kept in memory up to a limit so that small sets are read only once.
 
     Args:
-        channels: which channels to read.
+        views: which views to make of a recording.
         megabytes: no clip is added beyond this.
-        near, far: which channels of a file, from 0, they are.
+        audio, cancellation: the recipe's tables.
     """
 
-    def __init__(self, channels: tuple[Channel, ...], megabytes: float, near: int = 0, far: int = 1) -> None:
-        self._channels = channels
-        self._numbers = {"near": near, "far": far}
+    def __init__(
+        self, views: tuple[View, ...], megabytes: float, audio: Audio, cancellation: Cancellation
+    ) -> None:
+        self._views, self._audio, self._cancellation = views, audio, cancellation
         self._free = int(megabytes * 1e6)
         self._kept: dict[Clip, NDArray[np.float32]] = {}
         self._lock = Lock()
 
-    def read(self, clip: Clip, channel: Channel) -> NDArray[np.float32]:
-        """(samples,) float32 of one channel."""
+    def read(self, clip: Clip, view: View) -> NDArray[np.float32]:
+        """(samples,) float32 of one view."""
         kept = self._kept.get(clip)
         waveform: NDArray[np.float32] = self._read(clip) if kept is None else kept
-        row: NDArray[np.float32] = waveform[self._channels.index(channel)]
+        row: NDArray[np.float32] = waveform[self._views.index(view)]
         return row
 
     def _read(self, clip: Clip) -> NDArray[np.float32]:
-        waveform = read_waveform(clip.path, self._channels, **self._numbers)
+        waveform = read_views(clip.path, self._views, self._audio, self._cancellation)
         with self._lock:
             if clip not in self._kept and waveform.nbytes <= self._free:
                 self._kept[clip] = waveform
@@ -107,7 +109,7 @@ class Batches:
         batch_size: rows of a step over all processes.
         seed: of all random choices.
         cache_megabytes: limit of the waveform cache.
-        near, far: which channels of a file, from 0, the microphones are.
+        audio, cancellation: the recipe's tables, by which recordings become views.
     """
 
     def __init__(
@@ -119,13 +121,13 @@ class Batches:
         batch_size: int,
         seed: int,
         cache_megabytes: float = 2_000.0,
-        near: int = 0,
-        far: int = 1,
+        audio: Audio | None = None,
+        cancellation: Cancellation | None = None,
     ) -> None:
         self.labelled, self.augmentation = labelled, augmentation
         self.padded_samples, self.batch_size, self.seed = padded_samples, batch_size, seed
-        channels = tuple(dict.fromkeys(sample.channel for sample in labelled.samples))
-        self._cache = WaveformCache(channels, cache_megabytes, near, far)
+        views = tuple(dict.fromkeys(sample.view for sample in labelled.samples))
+        self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), cancellation or Cancellation())
 
     def rows(self, step: int, first: int, last: int) -> Batch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch.
@@ -163,7 +165,7 @@ class Batches:
 
     def _augmented(self, index: int, random: np.random.Generator) -> tuple[NDArray[np.float32], int]:
         sample = self.labelled.samples[index]
-        waveform = self._cache.read(sample.clip, sample.channel)
+        waveform = self._cache.read(sample.clip, sample.view)
         if self.augmentation.time_shift:
             waveform = np.roll(waveform, int(random.integers(len(waveform))))
         if self.augmentation.gain_db > 0:

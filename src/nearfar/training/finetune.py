@@ -205,8 +205,8 @@ def _batches(recipe: Recipe, labelled: LabelledSamples) -> Batches:
         padded_samples=round(recipe.audio.clip_seconds * recipe.audio.sample_rate_hz),
         batch_size=recipe.training.batch_size,
         seed=recipe.seed,
-        near=recipe.audio.near_channel,
-        far=recipe.audio.far_channel,
+        audio=recipe.audio,
+        cancellation=recipe.cancellation,
     )
 
 

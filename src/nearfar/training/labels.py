@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nearfar.data.clips import CHANNELS, Channel, Clip
+from nearfar.data.clips import CHANNELS, Clip, View
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One channel of one training recording."""
+    """One view of one training recording: a channel of it, or near without what far predicts of it."""
 
     clip: Clip
-    channel: Channel
+    view: View
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class LabelledSamples:
     classes: tuple[str, ...]
 
 
-def composite_class(clip: Clip, channel: Channel) -> str:
-    """The class of one channel of a training clip, such as ``"fan|spd=1|source|near"``.
+def composite_class(clip: Clip, view: View) -> str:
+    """The class of one view of a training clip, such as ``"fan|spd=1|source|near"``.
 
     Sections other than ``00`` (earlier challenge years) are part of the machine type.
 
@@ -41,19 +41,19 @@ def composite_class(clip: Clip, channel: Channel) -> str:
         raise ValueError(f"{clip.path}: a test clip has no training label")
     machine = clip.machine if clip.section == "00" else f"{clip.machine}#{clip.section}"
     attributes = [f"{key}={value}" for key, value in clip.attributes]
-    return "|".join([machine, *attributes, clip.domain or "", channel])
+    return "|".join([machine, *attributes, clip.domain or "", view])
 
 
-def label_samples(clips: Iterable[Clip], channels: Sequence[Channel] = CHANNELS) -> LabelledSamples:
-    """Two samples (near and far) of every training clip and their composite classes, in the clips' order.
+def label_samples(clips: Iterable[Clip], views: Sequence[View] = CHANNELS) -> LabelledSamples:
+    """A sample of every view of every training clip and their composite classes, in the clips' order.
 
     Classes are numbered in alphabetical order, so the numbering does not depend on the order of the files.
 
     Raises:
         ValueError: if one of the clips is a test clip.
     """
-    samples = tuple(Sample(clip, channel) for clip in clips for channel in channels)
-    names = [composite_class(sample.clip, sample.channel) for sample in samples]
+    samples = tuple(Sample(clip, view) for clip in clips for view in views)
+    names = [composite_class(sample.clip, sample.view) for sample in samples]
     classes = tuple(sorted(set(names)))
     number = {name: index for index, name in enumerate(classes)}
     return LabelledSamples(samples, tuple(number[name] for name in names), classes)

@@ -14,157 +14,48 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from nearfar.config.tables import (
+    FAR_CHANNEL,
+    NEAR_CHANNEL,
+    Audio,
+    Augmentation,
+    Autoencoder,
+    Cancellation,
+    Decision,
+    Encoder,
+    Fbank,
+    Features,
+    Head,
+    Lora,
+    Scoring,
+    Table,
+    Training,
+)
 from nearfar.errors import InputError
 
-NEAR_CHANNEL, FAR_CHANNEL = 0, 1
-"""Left and right, as the challenge records them."""
+__all__ = [
+    "FAR_CHANNEL",
+    "NEAR_CHANNEL",
+    "Audio",
+    "Augmentation",
+    "Autoencoder",
+    "Cancellation",
+    "Decision",
+    "Encoder",
+    "Fbank",
+    "Features",
+    "Head",
+    "Lora",
+    "Recipe",
+    "Scoring",
+    "Training",
+    "load_recipe",
+    "recipe_names",
+]
 
 _REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
-
-
-def _named_once(channels: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(channels)) != len(channels):
-        raise ValueError("near, far or both, each once")
-    return channels
-
-
-PositiveFloat = Annotated[float, Field(gt=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-Channels = Annotated[tuple[Literal["near", "far"], ...], Field(min_length=1), AfterValidator(_named_once)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Table(BaseModel):
-    """Base of every table of a recipe: frozen, numbers finite, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Audio(Table):
-    """What every clip becomes before the front end."""
-
-    sample_rate_hz: Literal[16000] = 16000
-    clip_seconds: PositiveFloat | Literal["longest"] = 16.0
-    """Clips are zero-padded to this length; ``longest`` is the longest clip of the data at hand."""
-    near_channel: Annotated[int, Field(ge=0)] = NEAR_CHANNEL
-    far_channel: Annotated[int, Field(ge=0)] = FAR_CHANNEL
-    """Which channels of a file, from 0, the near and the far microphone are."""
-
-
-class Fbank(Table):
-    """Normalisation of the log-mel input: ``(x - mean) / (2 * std)``; the defaults are EAT's AudioSet values."""
-
-    mean: float = -4.268
-    std: PositiveFloat = 4.569
-
-
-class Encoder(Table):
-    """Which encoder, and where its weights come from."""
-
-    weights: str = "worstchan/EAT-base_epoch30_pretrain"
-    """A folder, file or hub name (see :func:`nearfar.load_encoder`), or ``random:tiny``, ``random:base``..."""
-    revision: str | None = None
-    """Hub revision; None means the revision pinned in nearfar."""
-    mask_padding: bool = False
-    """Whether attention and pooling leave out token columns that hold only padding; off as published."""
-    drop_path: Rate = 0.1
-    """Stochastic depth of the last block while fine-tuning; it grows linearly from 0 at the first block."""
-
-
-class Head(Table):
-    """Attentive statistics pooling, projection and ArcFace."""
-
-    attention_dim: PositiveInt = 128
-    embedding_dim: PositiveInt = 256
-    scale: PositiveFloat = 30.0
-    """s of ArcFace."""
-    margin: Annotated[float, Field(ge=0, lt=3.1416)] = 0.2
-    """m of ArcFace, in radians."""
-
-
-class Lora(Table):
-    """Low-rank adaptation; read only when ``training.adaptation = "lora"``."""
-
-    rank: PositiveInt = 64
-    alpha: PositiveFloat = 8.0
-    dropout: Rate = 0.0
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("attn.qkv", "attn.proj")
-
-
-class Training(Table):
-    """The fine-tuning loop."""
-
-    adaptation: Literal["full", "lora"] = "full"
-    channels: Channels = ("near", "far")
-    """Each channel of a recording is a sample of its own; ``["near"]`` alone suits mono recordings."""
-    steps: PositiveInt = 20_000
-    batch_size: PositiveInt = 16
-    """Samples (channels of clips) per optimiser step, over all processes and accumulation slices together."""
-    micro_batch_size: PositiveInt | None = None
-    """Samples per forward pass and process; None means all of a process's share at once."""
-    learning_rate: PositiveFloat = 5e-5
-    final_learning_rate: Annotated[float, Field(ge=0)] = 1e-6
-    warmup_steps: Annotated[int, Field(ge=0)] = 2_000
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    betas: tuple[Rate, Rate] = (0.9, 0.95)
-    clip_norm: PositiveFloat | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto`` is bf16 where the accelerator has it and float32 on CPU."""
-    activation_checkpointing: bool = False
-    checkpoint_every: PositiveInt = 500
-    loader_threads: PositiveInt = 2
-
-
-class Augmentation(Table):
-    """Random changes to training waveforms and spectrograms; all off in the report."""
-
-    time_shift: bool = False
-    """Rotate the clip circularly by a random amount before padding."""
-    gain_db: Annotated[float, Field(ge=0)] = 0.0
-    """Random gain, uniform in plus or minus this many decibels."""
-    mixup_probability: Fraction = 0.0
-    """Probability that a sample is mixed with another training sample (waveforms and labels)."""
-    frequency_mask_bins: Annotated[int, Field(ge=0, le=128)] = 0
-    time_mask_frames: Annotated[int, Field(ge=0)] = 0
-
-
-class Scoring(Table):
-    """From embeddings to one anomaly score per clip."""
-
-    channels: Channels = ("near", "far")
-    neighbours: Literal[1] = 1
-    """K of equation 3."""
-    fusion: Literal["mean"] = "mean"
-    """How the channels' scores become one."""
-    batch_size: PositiveInt = 8
-
-
-class Decision(Table):
-    """From scores to decisions, which do not enter the official score: a threshold per machine and section."""
-
-    threshold: Literal["gamma", "empirical"] = "gamma"
-    """Quantile of a gamma distribution fitted to normal training scores, as the official baseline takes it, or of
-    these scores themselves."""
-    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """The share of normal clips that the threshold is meant to let pass."""
-
-
-class Autoencoder(Table):
-    """The challenge's baselines; read only when ``method = "autoencoder"``, and then instead of the tables of the
-    encoder and its training. They hear the near channel."""
-
-    epochs: PositiveInt = 100
-    batch_size: Annotated[int, Field(ge=2)] = 256
-    """Vectors of five frames."""
-    learning_rate: PositiveFloat = 1e-3
-    validation_fraction: Rate = 0.1
-    """The share of training vectors that is held out to watch the loss; it decides nothing."""
-    score: Literal["mse", "mahala"] = "mse"
-    textbook: bool = False
-    """Whether ``mahala`` is the distance it is named after, or what the official code computes (off)."""
 
 
 class Recipe(Table):
@@ -176,12 +67,14 @@ class Recipe(Table):
     """An embedder with a bank of normal embeddings per machine, or an autoencoder per machine."""
     seed: Annotated[int, Field(ge=0)] = 0
     audio: Audio = Audio()
+    cancellation: Cancellation = Cancellation()
     fbank: Fbank = Fbank()
     encoder: Encoder = Encoder()
     head: Head = Head()
     lora: Lora = Lora()
     training: Training = Training()
     augmentation: Augmentation = Augmentation()
+    features: Features = Features()
     scoring: Scoring = Scoring()
     decision: Decision = Decision()
     autoencoder: Autoencoder = Autoencoder()
@@ -220,7 +113,7 @@ class Recipe(Table):
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
     def _embedder_tree(self) -> dict[str, Any]:
-        other = {"name", "description", "method", "scoring", "decision", "autoencoder"}
+        other = {"name", "description", "method", "features", "scoring", "decision", "autoencoder"}
         tree = self.model_dump(mode="json", exclude=other)
         for speed_only in (
             "checkpoint_every",
@@ -231,6 +124,8 @@ class Recipe(Table):
             del tree["training"][speed_only]
         if self.training.adaptation != "lora":
             del tree["lora"]
+        if "cancelled" not in self.training.channels:
+            del tree["cancellation"]
         # The challenge's channels are left out, as they were before files of other recorders could be read: a
         # model that was trained then keeps its key.
         for key, usual in (("near_channel", NEAR_CHANNEL), ("far_channel", FAR_CHANNEL)):

@@ -1,0 +1,185 @@
+"""Near minus what far predicts of it: the room's noise, heard by the far microphone, is taken out of the near one.
+
+``W1`` of public systems for DCASE 2026 Task 2 is a complex least-squares prediction per frequency over a whole
+clip: with the spectra C of near and F of far,
+
+    H(f) = sum_t C(f, t) conj(F(f, t)) / (sum_t |F(f, t)|^2 + 1e-12),        Y = C - H F.
+
+It supposes that far hears no machine. Where it does, the prediction takes the machine out as well. Two changes
+help, measured in docs/results: a window longer than the room's reverberation, without which one factor per
+frequency cannot describe the path from far to near; and a limit to the gain |H|. A source of noise is nearer to
+the far microphone, or not much farther away, so that |H| is about 1 or less; the machine is much nearer to the
+near one, so that a prediction of the machine has a large |H|. Where |H| passes the limit L, it is reduced to
+H (L / |H|)^2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from nearfar.config import Cancellation
+
+EPSILON = 1e-12
+LOADING = 1e-3
+"""Of several taps' mean energy, added to each of them: neighbouring frames overlap and are nearly dependent."""
+
+Spectrum = NDArray[np.complex64]
+Waveform = NDArray[np.float32]
+
+
+def cancel(near: Waveform, far: Waveform, settings: Cancellation, sample_rate_hz: int = 16_000) -> Waveform:
+    """Take out of the near channel what the far channel predicts of it.
+
+    Args:
+        near, far: (samples,) float32 of one recording.
+        settings: window, hop, smoothing, taps, limit and delay search; the defaults are W1.
+        sample_rate_hz: for the delay search, whose range is in milliseconds.
+
+    Returns:
+        (samples,) float32 on the scale of ``near``.
+    """
+    peak = max(float(np.abs(near).max(initial=0.0)), float(np.abs(far).max(initial=0.0)))
+    if peak == 0.0:
+        return near.copy()
+    scale = np.float32(1.0 / peak)
+    if settings.delay_search_ms:
+        most = round(settings.delay_search_ms * sample_rate_hz / 1000)
+        far = delayed(far, best_delay(near, far, most))
+    window, hop = settings.window_samples, settings.hop_samples
+    spectra = stft(np.stack([near, far]) * scale, window, hop)
+    predicted = predict(spectra[0], spectra[1], settings)
+    return near - istft(predicted, len(near), window, hop) / scale
+
+
+def predict(near: Spectrum, far: Spectrum, settings: Cancellation) -> Spectrum:
+    """What far predicts of near, H F: (frames, bins) complex64, like both arguments."""
+    if settings.taps > 1:
+        return multi_tap(near, far, settings.taps)
+    return transfer(near, far, settings) * far
+
+
+def transfer(near: Spectrum, far: Spectrum, settings: Cancellation) -> Spectrum:
+    """H by least squares, smoothed and limited as the settings say; (1 or frames, bins) complex64."""
+    cross: NDArray[Any] = near * far.conj()
+    power: NDArray[Any] = far.real**2 + far.imag**2
+    if settings.smooth_frames is None:
+        cross, power = cross.sum(axis=0, keepdims=True), power.sum(axis=0, keepdims=True)
+    else:
+        cross, power = (_moving_sum(values, settings.smooth_frames, axis=0) for values in (cross, power))
+    if settings.smooth_bins:
+        cross, power = (_moving_sum(values, settings.smooth_bins, axis=1) for values in (cross, power))
+    gain: Spectrum = (cross / (power + EPSILON)).astype(np.complex64)
+    if settings.gain_limit is not None:
+        gain = limited(gain, settings.gain_limit)
+    return gain
+
+
+def limited(gain: Spectrum, limit: float) -> Spectrum:
+    """H where |H| <= limit and else H (limit / |H|)^2, so that |H| falls again as limit^2 / |H| beyond it."""
+    size = np.abs(gain)
+    factor = np.minimum(1.0, limit / np.maximum(size, EPSILON)) ** 2
+    out: Spectrum = (gain * factor).astype(np.complex64)
+    return out
+
+
+def multi_tap(near: Spectrum, far: Spectrum, taps: int) -> Spectrum:
+    """Least squares over several frames of far: sum_k H_k(f) F(f, t - k), k = -1 ... taps - 2.
+
+    One frame of lead allows for paths that reach the near microphone first. The normal equations of every
+    frequency are loaded by 1e-3 of their mean diagonal.
+
+    Args:
+        near, far: (frames, bins) complex64.
+        taps: how many frames of far are used.
+
+    Returns:
+        (frames, bins) complex64.
+    """
+    shifted = np.stack([_shifted(far, k) for k in range(-1, taps - 1)], axis=-1).transpose(1, 0, 2)
+    gram = shifted.conj().transpose(0, 2, 1) @ shifted
+    right = shifted.conj().transpose(0, 2, 1) @ near.T[..., None]
+    loading = LOADING * np.trace(gram, axis1=1, axis2=2).real / taps + EPSILON
+    weights = np.linalg.solve(gram + loading[:, None, None] * np.eye(taps, dtype=np.float32), right)
+    predicted: Spectrum = (shifted @ weights)[..., 0].T.astype(np.complex64)
+    return predicted
+
+
+def best_delay(near: Waveform, far: Waveform, most: int) -> int:
+    """By how many samples, at most ``most`` to either side, far is to be delayed to agree best with near.
+
+    The lag of the largest absolute cross-correlation; 0 for silence.
+    """
+    size = fft.next_fast_len(2 * len(near), real=True)
+    cross = fft.irfft(fft.rfft(near, size) * fft.rfft(far, size).conj(), size)
+    most = min(most, len(near) - 1)
+    lags = np.concatenate([cross[-most:], cross[: most + 1]]) if most else cross[:1]
+    return int(np.abs(lags).argmax()) - most if np.abs(lags).max() > 0 else 0
+
+
+def delayed(waveform: Waveform, samples: int) -> Waveform:
+    """The waveform later by ``samples`` (earlier where negative), with zeros where nothing is known."""
+    out = np.zeros_like(waveform)
+    if samples >= 0:
+        out[samples:] = waveform[: len(waveform) - samples]
+    else:
+        out[:samples] = waveform[-samples:]
+    return out
+
+
+def stft(waveform: Waveform, window: int, hop: int) -> Spectrum:
+    """Hann-windowed spectra of (..., samples) float32, centred and zero-padded: (..., frames, bins) complex64."""
+    samples = waveform.shape[-1]
+    frames = 1 + -(-samples // hop)
+    right = (frames - 1) * hop + window - window // 2 - samples
+    padded = np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(window // 2, right)])
+    cut = np.lib.stride_tricks.sliding_window_view(padded, window, axis=-1)[..., ::hop, :]
+    spectra: Spectrum = fft.rfft(cut * hann(window), axis=-1)
+    return spectra
+
+
+def istft(spectra: Spectrum, samples: int, window: int, hop: int) -> Waveform:
+    """The waveform whose :func:`stft` is nearest to (frames, bins) spectra: (samples,) float32."""
+    shape = hann(window)
+    frames: Waveform = fft.irfft(spectra, window, axis=-1)
+    frames = frames * shape
+    pieces = window // hop
+    total = np.zeros((len(frames) + pieces - 1, hop), np.float32)
+    weight = np.zeros_like(total)
+    for piece in range(pieces):
+        part = slice(piece * hop, (piece + 1) * hop)
+        total[piece : piece + len(frames)] += frames[:, part]
+        weight[piece : piece + len(frames)] += shape[part] ** 2
+    begin = window // 2
+    inside = slice(begin, begin + samples)
+    out: Waveform = (total.ravel()[inside] / np.maximum(weight.ravel()[inside], 1e-6)).astype(np.float32)
+    return out
+
+
+def hann(window: int) -> Waveform:
+    """The periodic Hann window, (window,) float32."""
+    shape: Waveform = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)).astype(np.float32)
+    return shape
+
+
+def _moving_sum(values: NDArray[Any], reach: int, axis: int) -> NDArray[Any]:
+    """Sums over every place and ``reach`` neighbours to either side; fewer at the ends."""
+    reach = min(reach, values.shape[axis] - 1)
+    sums = np.cumsum(values, axis=axis, dtype=np.complex128 if np.iscomplexobj(values) else np.float64)
+    padded = np.insert(sums, 0, 0, axis=axis)
+    size = values.shape[axis]
+    last = np.minimum(np.arange(size) + reach + 1, size)
+    first = np.maximum(np.arange(size) - reach, 0)
+    return (padded.take(last, axis) - padded.take(first, axis)).astype(values.dtype)
+
+
+def _shifted(values: Spectrum, frames: int) -> Spectrum:
+    out = np.zeros_like(values)
+    if frames >= 0:
+        out[frames:] = values[: len(values) - frames]
+    else:
+        out[:frames] = values[-frames:]
+    return out

@@ -1,0 +1,108 @@
+"""From waveforms to the features that clips are compared by, (batch, parts, dim).
+
+Three sources: the embedding of a trained head, pooled tokens of an encoder, and statistics of the log-mel
+spectrogram. Token ``t * 8 + f`` of EAT is time column t, frequency band f.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.config import Features
+from nearfar.models.eat import EAT
+from nearfar.models.embedder import Embedder
+from nearfar.models.fbank import FRAME_SAMPLES, MEL_BINS, PATCH_FRAMES, Fbank, frame_count
+from nearfar.models.token_pooling import (
+    log_mel_statistics,
+    mean_pooling,
+    mean_std_pooling,
+    relative_deviation_pooling,
+)
+
+BANDS = MEL_BINS // PATCH_FRAMES
+
+
+class EmbeddingFeatures(nn.Module):
+    """The embedding of a trained head: one part."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__()
+        self.embedder = embedder
+
+    def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
+        """(batch, padded samples) float32 at 16 kHz and (batch,) lengths before padding to (batch, 1, dim)."""
+        embedding: Tensor = self.embedder(waveform, samples)
+        return embedding.unsqueeze(1)
+
+
+class TokenFeatures(nn.Module):
+    """Pooled tokens of one or more blocks of an encoder, over all bands or within each.
+
+    Raises:
+        ValueError: if the encoder has no such block.
+    """
+
+    def __init__(self, encoder: EAT, fbank: Fbank, features: Features, *, mask_padding: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.fbank, self.features, self.mask_padding = encoder, fbank, features, mask_padding
+        self.layers = features.layers or (encoder.config.depth,)
+        if max(self.layers) > encoder.config.depth:
+            raise ValueError(f"expected layers from 1 to {encoder.config.depth}, got {list(self.layers)}")
+
+    def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
+        """As :meth:`EmbeddingFeatures.forward`; parts are layers, and within each its bands from low to high."""
+        fbank = self.fbank(waveform)
+        columns = fbank.shape[2] // PATCH_FRAMES
+        kept = [min(columns, _columns(int(count))) for count in samples] if self.mask_padding else None
+        keep = None
+        if kept is not None:
+            of_column = torch.arange(columns) < torch.tensor(kept)[:, None]
+            keep = of_column.repeat_interleave(BANDS, dim=1).to(fbank.device)
+        blocks = sorted({layer - 1 for layer in self.layers})
+        outputs = dict(zip(blocks, self.encoder.forward_layers(fbank, blocks, token_keep=keep), strict=False))
+        parts = [self._pooled(outputs[layer - 1], kept) for layer in self.layers]
+        return torch.cat(parts, dim=1)
+
+    def _pooled(self, tokens: Tensor, kept: list[int] | None) -> Tensor:
+        """(batch, 1 + columns * 8, dim) to (batch, 1 or 8, dim)."""
+        if self.features.pooling == "cls":
+            return tokens[:, :1]
+        grid = tokens[:, 1:].reshape(len(tokens), -1, BANDS, tokens.shape[2])  # (batch, columns, bands, dim)
+        if kept is None:
+            return self._pool(grid)
+        return torch.cat([self._pool(clip[None, :count]) for clip, count in zip(grid, kept, strict=True)])
+
+    def _pool(self, grid: Tensor) -> Tensor:
+        tokens = grid.transpose(1, 2) if self.features.keep_bands else grid.flatten(1, 2).unsqueeze(1)
+        if self.features.pooling == "mean":
+            return mean_pooling(tokens)
+        if self.features.pooling == "mean-std":
+            return mean_std_pooling(tokens)
+        return relative_deviation_pooling(tokens, self.features.rdp_gamma)
+
+
+class LogMelFeatures(nn.Module):
+    """Statistics of the log-mel spectrogram: one part, or one for every 16 of the 128 mel bands.
+
+    Padding is never looked at. Deviations and means keep their units; compare them by the standardised distance.
+    """
+
+    def __init__(self, fbank: Fbank, features: Features) -> None:
+        super().__init__()
+        self.fbank, self.features = fbank, features
+
+    def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
+        """As :meth:`EmbeddingFeatures.forward`; (batch, 1 or 8, statistics * bands of a part)."""
+        rows = []
+        for clip, count in zip(waveform, samples.tolist(), strict=True):
+            log_mel = self.fbank.log_mel(clip[None, : max(count, FRAME_SAMPLES)])[0]
+            statistics = log_mel_statistics(log_mel, self.features.lags, remove_level=self.features.remove_level)
+            parts = BANDS if self.features.keep_bands else 1
+            rows.append(statistics.reshape(len(statistics), parts, -1).transpose(0, 1).flatten(1))
+        return torch.stack(rows)
+
+
+def _columns(samples: int) -> int:
+    """Token columns that hold at least one whole frame of a clip."""
+    return max(1, -(-max(frame_count(samples), 1) // PATCH_FRAMES))

@@ -1,0 +1,73 @@
+"""Pooling without parameters: the tokens of a clip, or its log-mel spectrogram, to one vector or one per band."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-12
+
+
+def mean_pooling(tokens: Tensor) -> Tensor:
+    """Mean over the tokens: (..., tokens, dim) to (..., dim)."""
+    return tokens.mean(dim=-2)
+
+
+def mean_std_pooling(tokens: Tensor) -> Tensor:
+    """Mean and population deviation over the tokens: (..., tokens, dim) to (..., 2 dim)."""
+    return torch.cat([tokens.mean(dim=-2), tokens.std(dim=-2, correction=0)], dim=-1)
+
+
+def relative_deviation_pooling(tokens: Tensor, gamma: float) -> Tensor:
+    """RDP(gamma): tokens that stray from the mean weigh more.
+
+    With mu the mean token and d_t = ||x_t - mu|| / max_t ||x_t - mu|| (0 where the largest is below 1e-12), the
+    weights are w_t = (1 + d_t)^gamma, divided by their sum, and the result is sum_t w_t x_t. Gamma 0 is the mean.
+
+    Args:
+        tokens: (..., tokens, dim) float32.
+        gamma: at least 0.
+
+    Returns:
+        (..., dim) float32.
+    """
+    strays = (tokens - tokens.mean(dim=-2, keepdim=True)).norm(dim=-1)
+    largest = strays.amax(dim=-1, keepdim=True)
+    relative = torch.where(largest > EPSILON, strays / largest.clamp_min(EPSILON), torch.zeros_like(strays))
+    weights = (1.0 + relative) ** gamma
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return (weights.unsqueeze(-1) * tokens).sum(dim=-2)
+
+
+def log_mel_statistics(log_mel: Tensor, lags: Sequence[int], *, remove_level: bool) -> Tensor:
+    """Mean of a log-mel spectrogram over time, and how much it varies from frame to frame.
+
+    For a band b the statistics are mean_t x_tb and, for every lag l, the population deviation over t of
+    x_(t+l)b - x_tb; without lags, that of x_tb itself. Differences over a few frames leave out the slow changes of
+    a room's noise. A lag as long as the clip gives zeros.
+
+    Args:
+        log_mel: (frames, bands) float32 of one clip, without padding.
+        lags: frames between the two values of a difference.
+        remove_level: take the mean over time and bands out of the means, which makes them blind to the gain. A
+            band that never varies holds no sound (EAT's filter 3 is empty): it does not count, and its mean is 0.
+
+    Returns:
+        (1 + max(1, lags), bands) float32.
+    """
+    mean = log_mel.mean(dim=0)
+    rows = [_without_level(log_mel, mean) if remove_level else mean]
+    for lag in lags:
+        differences = log_mel[lag:] - log_mel[:-lag]
+        rows.append(differences.std(dim=0, correction=0) if len(differences) else torch.zeros_like(mean))
+    if not lags:
+        rows.append(log_mel.std(dim=0, correction=0))
+    return torch.stack(rows)
+
+
+def _without_level(log_mel: Tensor, mean: Tensor) -> Tensor:
+    alive = (log_mel.amax(dim=0) - log_mel.amin(dim=0)) > 0
+    level = mean[alive].mean() if bool(alive.any()) else mean.new_zeros(())
+    return torch.where(alive, mean - level, torch.zeros_like(mean))

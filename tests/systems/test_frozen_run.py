@@ -1,0 +1,67 @@
+"""Systems that train nothing, and systems that hear other views, from recordings to results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nearfar.config import Recipe, load_recipe
+from nearfar.errors import InputError
+from nearfar.scoring.scorefiles import read_scores
+from nearfar.systems.run import run_system
+
+TOKENS = {"training.adaptation": "none", "features.source": "tokens", "encoder.weights": "random:tiny"}
+
+
+@pytest.mark.parametrize("name", ["log-mel", "tokens", "fused", "residual"])
+def test_a_system_without_training_scores_at_once(name: str, small_factory: Path, tmp_path: Path) -> None:
+    recipe = {
+        "log-mel": load_recipe("nearfar-best"),
+        "tokens": load_recipe("tiny-near").with_changes(**TOKENS, **{"features.keep_bands": True}),
+        "fused": load_recipe("nearfar-best").with_changes(
+            **{"scoring.channels": ["near", "cancelled"], "scoring.fusion": "standardised"}
+        ),
+        "residual": load_recipe("tiny-near").with_changes(**TOKENS, **{"scoring.channels": ["residual"]}),
+    }[name]
+    run = run_system(recipe, small_factory, tmp_path)
+    assert run is not None
+    assert run.results is not None
+    assert run.timing.training_seconds == 0
+    assert not (tmp_path / "model" / "model.json").exists()
+    views = json.loads((tmp_path / "view_scores.json").read_text())
+    assert [entry["machine"] for entry in views] == ["hummer", "whiner"]
+    assert set(views[0]["views"]) == set(recipe.scoring.channels)
+    assert len(views[0]["normal"]) == 10
+    if name == "fused":
+        z = []
+        for view in ("near", "cancelled"):
+            alone = np.array(views[0]["normal_views"][view])
+            z.append((np.array(views[0]["views"][view]) - alone.mean()) / alone.std())
+        np.testing.assert_allclose(read_scores(tmp_path / "scores")[0].scores, np.mean(z, axis=0), rtol=1e-6)
+
+
+def test_the_cancelled_view_can_be_a_third_channel_of_training(
+    small_factory: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe.with_changes(
+        **{
+            "training.channels": ["near", "far", "cancelled"],
+            "scoring.channels": ["cancelled"],
+            "training.steps": 2,
+        }
+    )
+    run = run_system(recipe, small_factory, tmp_path)
+    assert run is not None
+    classes = json.loads((tmp_path / "model" / "model.json").read_text())["classes"]
+    assert {name.rpartition("|")[2] for name in classes} == {"near", "far", "cancelled"}
+
+
+def test_a_channel_that_was_not_trained_is_refused(
+    small_factory: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe.with_changes(**{"training.channels": ["near"], "scoring.channels": ["residual"]})
+    with pytest.raises(InputError, match=r"scoring\.channels: found far, on which the model is not trained"):
+        run_system(recipe, small_factory, tmp_path)
