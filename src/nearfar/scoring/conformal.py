@@ -7,8 +7,8 @@ them. Then its rank among them is uniform, so that with the p-value
 
 the chance of p <= a is at most a, whatever the distribution (Vovk, Gammerman, Shafer, "Algorithmic Learning in a
 Random World", 2005; Bates et al., "Testing for Outliers with Conformal p-values", Annals of Statistics 2023). The
-threshold for a false-alarm rate a is the ceil((n + 1) (1 - a))-th smallest score; where that is more than n, n scores
-do not support so small a rate.
+threshold for a false-alarm rate a is the ceil((n + 1) (1 - a))-th smallest score; where that is more than n, n
+scores do not support so small a rate.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def p_values(scores: ArrayLike, calibration: ArrayLike) -> NDArray[np.float64]:
     """
     ordered = np.sort(np.asarray(calibration, dtype=np.float64))
     at_least = len(ordered) - np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
-    values: NDArray[np.float64] = (1.0 + at_least) / (len(ordered) + 1.0)
+    values: NDArray[np.float64] = np.asarray((1.0 + at_least) / (len(ordered) + 1.0), dtype=np.float64)
     return values
 
 

@@ -1,11 +1,11 @@
 """Where in time and frequency a clip departs from normal: patches of its log-mel spectrogram against normal ones.
 
-A patch is what EAT looks at, 16 frames (160 ms) by 16 mel bins, on a grid of time columns by 8 frequency bands. It is
-described by its mean spectrum, its mean profile over time and how much it varies from frame to frame, and compared
-with the normal patches of its band, wherever these lie in time. Its deviation is the distance to the nearest of
-them, in units of how far normal patches of that band are from the nearest of *other* normal clips: mean 0,
-deviation 1. A fault that lasts shows in the mean deviation of a band over the clip, which is brought to the scale of
-normal clips' in the same way. The map is the sum of both, the patches smoothed over time.
+A patch is what EAT looks at, 16 frames (160 ms) by 16 mel bins, on a grid of time columns by 8 frequency bands. It
+is described by its mean spectrum, its mean profile over time and how much it varies from frame to frame, and
+compared with the normal patches of its band, wherever these lie in time. Its deviation is the distance to the
+nearest of them, in units of how far normal patches of that band are from the nearest of *other* normal clips: mean
+0, deviation 1. A fault that lasts shows in the mean deviation of a band over the clip, which is brought to the scale
+of normal clips' in the same way. The map is the sum of both, the patches smoothed over time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FLOOR = 1e-6
 CLIP_FLOOR = 0.05
 """Deviations are divided by no less: a few normal clips may happen to be alike."""
 FACTS = ("level", "variation", "contrast")
-"""Of a patch: mean log energy, deviation over time of its energy, deviation over frequency of its mean spectrum."""
+"""Of a patch: mean log energy, its deviation over time, and the deviation of the mean spectrum over frequency."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +71,8 @@ def patch_features(log_mel: Tensor) -> Tensor:
     """Describe the patches of one clip.
 
     Args:
-        log_mel: (frames, 128) float32, at least 16 frames, without padding; what is left over of the last column is
-            not seen.
+        log_mel: (frames, 128) float32, at least 16 frames, without padding; what is left over behind the last
+            whole column is not seen.
 
     Returns:
         (columns, bands, 16 + 8 + 16) float32: mean spectrum, mean energy in pairs of frames, deviation over time
@@ -131,7 +131,7 @@ def fit_patches(log_mels: list[Tensor], seed: int = 0) -> PatchBank:
     )
     mean, deviation = distances.mean(dim=1), distances.std(dim=1, correction=0).clamp_min(FLOOR)
     relative = (distances - mean[:, None]) / deviation[:, None]
-    clips = [clip.T for clip in relative.split(lengths.tolist(), dim=1)]
+    clips = [clip.T for clip in torch.split(relative, lengths.tolist(), dim=1)]
     of_clips = torch.stack([clip.mean(dim=0) for clip in clips])
     clip_mean = of_clips.mean(dim=0)
     clip_deviation = of_clips.std(dim=0, correction=0).clamp_min(CLIP_FLOOR)
@@ -178,7 +178,7 @@ def deviations(log_mel: Tensor, bank: PatchBank) -> Tensor:
 
 
 def smoothed(grid: Tensor) -> Tensor:
-    """Deviations averaged with their neighbours in time, weights 1, 2, 1, so that one odd patch does not decide."""
+    """Deviations averaged with their neighbours in time, weights 1, 2, 1: one odd patch does not decide."""
     padded = torch.cat([grid[:1], grid, grid[-1:]])
     return (padded[:-2] + 2.0 * padded[1:-1] + padded[2:]) / 4.0
 
