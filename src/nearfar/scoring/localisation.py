@@ -4,8 +4,8 @@ A patch is what EAT looks at, 16 frames (160 ms) by 16 mel bins, on a grid of ti
 is described by its mean spectrum, its mean profile over time and how much it varies from frame to frame, and
 compared with the normal patches of its band, wherever these lie in time. Its deviation is the distance to the
 nearest of them, in units of how far normal patches of that band are from the nearest of *other* normal clips: mean
-0, deviation 1. A fault that lasts shows in the mean deviation of a band over the clip, which is brought to the scale
-of normal clips' in the same way. The map is the sum of both, the patches smoothed over time.
+0, deviation 1. A fault that lasts shows in the mean deviation of a band over the clip, which is brought to the
+scale of normal clips' in the same way. The map is the sum of both, the patches smoothed over time.
 """
 
 from __future__ import annotations
