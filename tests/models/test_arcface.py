@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from pytorch_metric_learning.losses import ArcFaceLoss
+from pytorch_metric_learning.losses import ArcFaceLoss, SubCenterArcFaceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -207,3 +207,28 @@ def test_training_with_it_brings_embeddings_to_their_centres() -> None:
         optimizer.step()
     assert float(arcface(embeddings, labels).mean().detach()) < before / 1000
     assert (arcface.cosine(embeddings).argmax(dim=1) == labels).all()
+
+
+@pytest.mark.parametrize("sub_centres", [2, 5])
+def test_sub_centres_equal_pytorch_metric_learning(sub_centres: int) -> None:
+    embeddings, _, labels = example(seed=3)
+    ours = ArcFace(5, 7, 30.0, 0.2, sub_centres)
+    theirs = SubCenterArcFaceLoss(
+        num_classes=7, embedding_size=5, margin=math.degrees(0.2), scale=30.0, sub_centers=sub_centres
+    )
+    with torch.no_grad():
+        theirs.W.copy_(ours.centres.T)
+    nearest = ours.cosine(embeddings).gather(1, labels[:, None])[:, 0]
+    rows = nearest.acos() < math.pi - 0.2 - 1e-3
+    assert rows.sum() >= 4
+    torch.testing.assert_close(
+        ours(embeddings[rows], labels[rows]).mean(), theirs(embeddings[rows], labels[rows]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_centres_that_are_not_trained_have_no_gradient() -> None:
+    embeddings, _, labels = example()
+    arcface = ArcFace(5, 7, 30.0, 0.2, 3, trainable=False)
+    arcface(embeddings.requires_grad_(), labels).sum().backward()
+    assert arcface.centres.grad is None
+    assert embeddings.grad is not None

@@ -58,6 +58,14 @@ __all__ = [
 _REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
 
 
+_NEWER = {
+    "head": ("loss", "sub_centres", "trainable_centres"),
+    "training": ("target_share", "pseudo_labels"),
+    "augmentation": ("far_noise_probability", "far_noise_snr_db"),
+}
+"""Keys that joined after models had been trained; at their defaults they do not enter a model's key."""
+
+
 class Recipe(Table):
     """Everything that decides what a system computes."""
 
@@ -126,6 +134,11 @@ class Recipe(Table):
             del tree["lora"]
         if "cancelled" not in self.training.channels:
             del tree["cancellation"]
+        for table, kind in (("head", Head), ("training", Training), ("augmentation", Augmentation)):
+            for key in _NEWER[table]:
+                usual = kind.model_fields[key].default
+                if tree[table][key] == (list(usual) if isinstance(usual, tuple) else usual):
+                    del tree[table][key]
         # The challenge's channels are left out, as they were before files of other recorders could be read: a
         # model that was trained then keeps its key.
         for key, usual in (("near_channel", NEAR_CHANNEL), ("far_channel", FAR_CHANNEL)):

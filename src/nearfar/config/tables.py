@@ -103,6 +103,11 @@ class Head(Table):
     """s of ArcFace."""
     margin: Annotated[float, Field(ge=0, lt=3.1416)] = 0.2
     """m of ArcFace, in radians."""
+    loss: Literal["arcface", "adacos"] = "arcface"
+    """``adacos`` adapts its scale itself and has no margin."""
+    sub_centres: PositiveInt = 1
+    """Centres of a class."""
+    trainable_centres: bool = True
 
 
 class Lora(Table):
@@ -134,6 +139,10 @@ class Training(Table):
     clip_norm: PositiveFloat | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 where the accelerator has it and float32 on CPU."""
+    target_share: Rate = 0.0
+    """Chance that a sample is drawn from the target domain, on top of its turn among all samples."""
+    pseudo_labels: Annotated[int, Field(ge=0)] = 0
+    """Clusters of log-mel statistics that stand for attributes in the source domain of machines without any."""
     activation_checkpointing: bool = False
     checkpoint_every: PositiveInt = 500
     loader_threads: PositiveInt = 2
@@ -148,6 +157,10 @@ class Augmentation(Table):
     """Random gain, uniform in plus or minus this many decibels."""
     mixup_probability: Fraction = 0.0
     """Probability that a sample is mixed with another training sample (waveforms and labels)."""
+    far_noise_probability: Fraction = 0.0
+    """Probability that a sample that is not far gets the far channel of another clip of its machine as noise."""
+    far_noise_snr_db: tuple[float, float] = (5.0, 20.0)
+    """Lowest and highest ratio of sample to that noise."""
     frequency_mask_bins: Annotated[int, Field(ge=0, le=128)] = 0
     time_mask_frames: Annotated[int, Field(ge=0)] = 0
 

@@ -43,22 +43,39 @@ def arcface_logits(cosine: Tensor, labels: Tensor, scale: float, margin: float) 
 class ArcFace(nn.Module):
     """Class centres and the loss of equation 1.
 
+    With several sub-centres per class, the cosine to a class is that to the nearest of them (Deng et al.,
+    "Sub-center ArcFace: Boosting Face Recognition by Large-Scale Noisy Web Faces", ECCV 2020).
+
     Args:
         embedding_dim: width of an embedding.
         classes: number of composite labels.
         scale: s. margin: m in radians.
+        sub_centres: K, centres of a class; those of a class lie beside each other.
+        trainable: whether the centres are trained, or stay where they start.
     """
 
-    def __init__(self, embedding_dim: int, classes: int, scale: float, margin: float) -> None:
+    def __init__(
+        self,
+        embedding_dim: int,
+        classes: int,
+        scale: float,
+        margin: float,
+        sub_centres: int = 1,
+        *,
+        trainable: bool = True,
+    ) -> None:
         super().__init__()
-        self.scale, self.margin = scale, margin
-        self.centres = nn.Parameter(torch.empty(classes, embedding_dim))
+        self.scale, self.margin, self.sub_centres = scale, margin, sub_centres
+        self.centres = nn.Parameter(torch.empty(classes * sub_centres, embedding_dim), requires_grad=trainable)
         nn.init.xavier_normal_(self.centres)
 
     def cosine(self, embeddings: Tensor) -> Tensor:
         """(batch, classes) float32 cosines of (batch, embedding_dim) embeddings to the class centres."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            return F.normalize(embeddings.float(), dim=1) @ F.normalize(self.centres.float(), dim=1).T
+            cosine = F.normalize(embeddings.float(), dim=1) @ F.normalize(self.centres.float(), dim=1).T
+        if self.sub_centres == 1:
+            return cosine
+        return cosine.reshape(len(cosine), -1, self.sub_centres).amax(dim=2)
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, other_labels: Tensor | None = None, share: Tensor | None = None

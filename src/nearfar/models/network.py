@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import nearfar
-from nearfar.config import Recipe
+from nearfar.config import Head, Recipe
 from nearfar.errors import InputError
+from nearfar.models.adacos import SubClusterAdaCos
 from nearfar.models.arcface import ArcFace
 from nearfar.models.eat import EAT
 from nearfar.models.embedder import Embedder, build_embedder, longest_seconds
@@ -38,7 +39,7 @@ class Network(nn.Module):
         base_hash: identity of the encoder's weights before training.
     """
 
-    def __init__(self, embedder: Embedder, arcface: ArcFace, base_hash: str) -> None:
+    def __init__(self, embedder: Embedder, arcface: ArcFace | SubClusterAdaCos, base_hash: str) -> None:
         super().__init__()
         self.embedder, self.arcface, self.base_hash = embedder, arcface, base_hash
 
@@ -75,11 +76,25 @@ def build_network(recipe: Recipe, classes: int) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         embedder = _around(encoder, recipe)
-        arcface = ArcFace(recipe.head.embedding_dim, classes, recipe.head.scale, recipe.head.margin)
+        arcface = build_head(recipe.head, classes)
         if recipe.training.adaptation == "lora":
             embedder.encoder = add_adapters(encoder, recipe.lora)
     encoder.checkpoint_blocks = recipe.training.activation_checkpointing
     return Network(embedder, arcface, base_hash)
+
+
+def build_head(head: Head, classes: int) -> ArcFace | SubClusterAdaCos:
+    """The angular head that a recipe asks for, its centres drawn from torch's random state."""
+    if head.loss == "adacos":
+        return SubClusterAdaCos(head.embedding_dim, classes, head.sub_centres, trainable=head.trainable_centres)
+    return ArcFace(
+        head.embedding_dim,
+        classes,
+        head.scale,
+        head.margin,
+        head.sub_centres,
+        trainable=head.trainable_centres,
+    )
 
 
 def require_positions(encoder: EAT, recipe: Recipe) -> None:

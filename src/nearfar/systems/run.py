@@ -41,6 +41,7 @@ from nearfar.systems.progress import Progress, silent
 from nearfar.training.checkpoint import Identity, finished_steps
 from nearfar.training.finetune import StepRecord, finetune, is_main_process
 from nearfar.training.labels import label_samples
+from nearfar.training.pseudo_labels import with_pseudo_attributes
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,10 @@ def train_or_reuse(
     if is_trained(recipe, dataset, folder):
         return is_main_process()
     train = _training_clips(dataset)
-    labelled = label_samples(train, recipe.training.channels)
+    told = train
+    if recipe.training.pseudo_labels:
+        told = with_pseudo_attributes(train, recipe.training.pseudo_labels, recipe.audio, recipe.seed)
+    labelled = label_samples(told, recipe.training.channels)
     if len(labelled.classes) == 1:
         logger.warning(
             "%s: all training samples are of one class (%s), so there is nothing to tell apart and the model "

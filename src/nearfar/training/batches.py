@@ -23,7 +23,7 @@ from nearfar.data.views import read_views
 from nearfar.models.fbank import MEL_BINS, padded_frame_count
 from nearfar.training.labels import LabelledSamples
 
-_ORDER, _ROW, _DEPTH = 0, 1, 2
+_ORDER, _ROW, _DEPTH, _BALANCE = 0, 1, 2, 3
 """Purposes of random streams; each stream is seeded by (seed, purpose, ...)."""
 
 
@@ -110,6 +110,7 @@ class Batches:
         seed: of all random choices.
         cache_megabytes: limit of the waveform cache.
         audio, cancellation: the recipe's tables, by which recordings become views.
+        target_share: chance that a row is drawn from the target domain instead.
     """
 
     def __init__(
@@ -123,10 +124,20 @@ class Batches:
         cache_megabytes: float = 2_000.0,
         audio: Audio | None = None,
         cancellation: Cancellation | None = None,
+        target_share: float = 0.0,
     ) -> None:
         self.labelled, self.augmentation = labelled, augmentation
         self.padded_samples, self.batch_size, self.seed = padded_samples, batch_size, seed
         views = tuple(dict.fromkeys(sample.view for sample in labelled.samples))
+        if augmentation.far_noise_probability > 0 and "far" not in views:
+            views = (*views, "far")
+        self.target_share = target_share
+        self._targets = [i for i, sample in enumerate(labelled.samples) if sample.clip.domain == "target"]
+        self._clips_of: dict[str, list[Clip]] = {}
+        for sample in labelled.samples:
+            others = self._clips_of.setdefault(sample.clip.machine, [])
+            if not others or others[-1] != sample.clip:
+                others.append(sample.clip)
         self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), cancellation or Cancellation())
 
     def rows(self, step: int, first: int, last: int) -> Batch:
@@ -135,7 +146,8 @@ class Batches:
         Raises:
             InputError: if a recording cannot be read or is longer than the recipe's clip length.
         """
-        chosen = step_samples(step, self.batch_size, len(self.labelled.samples), self.seed)[first:last]
+        turn = step_samples(step, self.batch_size, len(self.labelled.samples), self.seed)[first:last]
+        chosen = [self._balanced(step, first + offset, index) for offset, index in enumerate(turn)]
         rows = [self._row(step, first + offset, index) for offset, index in enumerate(chosen)]
         mixed, masked = self.augmentation.mixup_probability > 0, self._masks()
         return Batch(
@@ -147,6 +159,15 @@ class Batches:
             blank=torch.from_numpy(np.stack([row.blank for row in rows])) if masked else None,
             files=tuple(str(self.labelled.samples[index].clip.path) for index in chosen),
         )
+
+    def _balanced(self, step: int, row: int, index: int) -> int:
+        """The sample whose turn it is, or one of the target domain."""
+        if self.target_share == 0.0 or not self._targets:
+            return index
+        random = np.random.default_rng((self.seed, _BALANCE, step, row))
+        if random.random() >= self.target_share:
+            return index
+        return self._targets[int(random.integers(len(self._targets)))]
 
     def _masks(self) -> bool:
         return self.augmentation.frequency_mask_bins > 0 or self.augmentation.time_mask_frames > 0
@@ -168,10 +189,23 @@ class Batches:
         waveform = self._cache.read(sample.clip, sample.view)
         if self.augmentation.time_shift:
             waveform = np.roll(waveform, int(random.integers(len(waveform))))
+        if sample.view != "far" and random_below(self.augmentation.far_noise_probability, random):
+            waveform = self._with_far_noise(waveform, sample.clip, random)
         if self.augmentation.gain_db > 0:
             decibels = random.uniform(-self.augmentation.gain_db, self.augmentation.gain_db)
             waveform = waveform * np.float32(10.0 ** (decibels / 20.0))
         return zero_pad(waveform, self.padded_samples, sample.clip.path), len(waveform)
+
+    def _with_far_noise(
+        self, waveform: NDArray[np.float32], clip: Clip, random: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """The waveform with the far channel of another clip of the machine on top, at a random ratio."""
+        others = self._clips_of[clip.machine]
+        noise = self._cache.read(others[int(random.integers(len(others)))], "far")
+        noise = np.resize(np.roll(noise, int(random.integers(len(noise)))), waveform.shape)
+        ratio_db = random.uniform(*self.augmentation.far_noise_snr_db)
+        gain = rms(waveform) / rms(noise) * 10.0 ** (-ratio_db / 20.0)
+        return waveform + np.float32(gain) * noise
 
     def _blank(self, random: np.random.Generator) -> NDArray[np.bool_]:
         frames = padded_frame_count(self.padded_samples)
@@ -190,6 +224,16 @@ class _Row:
     other_label: int
     share: float
     blank: NDArray[np.bool_]
+
+
+def random_below(probability: float, random: np.random.Generator) -> bool:
+    """Whether a chance comes true; nothing is drawn where there is none, so other draws stay what they were."""
+    return probability > 0.0 and bool(random.random() < probability)
+
+
+def rms(waveform: NDArray[np.float32]) -> float:
+    """Root mean square of (samples,), at least 1e-9."""
+    return max(float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))), 1e-9)
 
 
 def _span(random: np.random.Generator, widest: int, size: int) -> tuple[int, int]:

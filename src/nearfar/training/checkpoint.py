@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     step: int,
     identity: Identity,
+    buffers: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the state after ``step`` finished steps; the previous checkpoint stays until the new one is whole.
 
@@ -54,6 +56,7 @@ def save_checkpoint(
         optimizer: an AdamW over these parameters.
         step: number of finished steps.
         identity: of the run.
+        buffers: what else training changes, by name.
 
     Raises:
         NearfarError: if the file cannot be written, for instance because the disk is full.
@@ -61,6 +64,7 @@ def save_checkpoint(
     tensors = {f"parameter.{name}": parameter.detach().cpu() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         tensors |= {f"{key}.{name}": value.cpu() for key, value in _moments(optimizer, parameter).items()}
+    tensors |= {f"buffer.{name}": value.detach().cpu().clone() for name, value in (buffers or {}).items()}
     metadata = {"step": str(step), **{key: value for key, value in asdict(identity).items() if value is not None}}
     path, partial = folder / CHECKPOINT_FILE, folder / f"{CHECKPOINT_FILE}.partial"
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -82,7 +86,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, identity: Identity
+    folder: Path,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    identity: Identity,
+    buffers: Mapping[str, Tensor] | None = None,
 ) -> int:
     """Restore the state in place and return the number of finished steps; 0 where there is no checkpoint.
 
@@ -94,7 +102,7 @@ def load_checkpoint(
         path = folder / CHECKPOINT_FILE
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        _restore(path, tensors, parameters, optimizer)
+        _restore(path, tensors, parameters, optimizer, buffers or {})
     return finished
 
 
@@ -122,13 +130,17 @@ def finished_steps(folder: Path, identity: Identity) -> int:
 
 
 def _restore(
-    path: Path, tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    path: Path,
+    tensors: dict[str, Tensor],
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    buffers: Mapping[str, Tensor],
 ) -> None:
     wanted = {
         f"{kind}.{name}": () if kind == "step" else tuple(parameter.shape)
         for kind in ("parameter", "exp_avg", "exp_avg_sq", "step")
         for name, parameter in parameters.items()
-    }
+    } | {f"buffer.{name}": tuple(buffer.shape) for name, buffer in buffers.items()}
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise _unfit(path, f"{len(missing)} missing tensors ({', '.join(missing[:3])})", "a whole checkpoint")
     if extra := sorted(tensors.keys() - wanted.keys()):
@@ -139,6 +151,8 @@ def _restore(
         if tensors[key].shape != shape:
             raise _unfit(path, f"{key} of shape {tuple(tensors[key].shape)}", f"shape {shape}")
     with torch.no_grad():
+        for name, buffer in buffers.items():
+            buffer.copy_(tensors[f"buffer.{name}"])
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])
             optimizer.state[parameter] = {

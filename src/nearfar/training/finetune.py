@@ -136,7 +136,8 @@ def finetune(
     identity = Identity(recipe.model_key(), data_key, network.base_hash)
     folder.mkdir(parents=True, exist_ok=True)
     network.to(accelerator.device)
-    start = load_checkpoint(folder, trainable, optimizer, identity)
+    adapting = dict(network.arcface.named_buffers())
+    start = load_checkpoint(folder, trainable, optimizer, identity, adapting)
     # DDP copies the first process's weights when it wraps, so this comes after the checkpoint is read.
     wrapped, engine = _wrapped(accelerator, network, optimizer)
     loop = _Loop(recipe, accelerator, wrapped, engine, trainable, _batches(recipe, labelled))
@@ -148,7 +149,7 @@ def finetune(
                 if on_step is not None:
                     on_step(record)
                 if finished % recipe.training.checkpoint_every == 0 and finished < recipe.training.steps:
-                    save_checkpoint(folder, trainable, optimizer, finished, identity)
+                    save_checkpoint(folder, trainable, optimizer, finished, identity, adapting)
                 if progress is not None:
                     progress(finished, recipe.training.steps)
     if accelerator.is_main_process:
@@ -207,6 +208,7 @@ def _batches(recipe: Recipe, labelled: LabelledSamples) -> Batches:
         seed=recipe.seed,
         audio=recipe.audio,
         cancellation=recipe.cancellation,
+        target_share=recipe.training.target_share,
     )
 
 

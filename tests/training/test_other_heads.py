@@ -1,0 +1,106 @@
+"""Other heads, balanced batches, far noise and pseudo-labels, as parts of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nearfar.config import Audio, Augmentation, Recipe
+from nearfar.data.audio import read_waveform
+from nearfar.data.layouts import read_dataset
+from nearfar.training import finetune as module
+from nearfar.training.batches import Batches
+from nearfar.training.finetune import finetune
+from nearfar.training.labels import LabelledSamples, label_samples
+from nearfar.training.pseudo_labels import cluster, with_pseudo_attributes
+
+
+class StopTrainingError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("loss", ["adacos", "arcface"])
+def test_a_killed_training_with_sub_centres_comes_to_the_same_weights(
+    loss: str, short_recipe: Recipe, labelled: LabelledSamples, tmp_path: Path, one_thread: None
+) -> None:
+    """AdaCos's scale is a state of its own: without it in the checkpoint the rest of the run would differ."""
+    recipe = short_recipe.with_changes(
+        **{"head.loss": loss, "head.sub_centres": 3, "training.checkpoint_every": 2}
+    )
+    finetune(recipe, labelled, tmp_path / "whole", data_key="d")
+
+    def stop(record: module.StepRecord) -> None:
+        if record.step == 2:
+            raise StopTrainingError
+
+    with pytest.raises(StopTrainingError):
+        finetune(recipe, labelled, tmp_path / "cut", data_key="d", on_step=stop)
+    finetune(recipe, labelled, tmp_path / "cut", data_key="d")
+    whole, cut = (load_file(tmp_path / name / "head.safetensors") for name in ("whole", "cut"))
+    assert whole["arcface.centres"].shape[0] == 3 * len(labelled.classes)
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, cut[name]), name
+
+
+def batches(labelled: LabelledSamples, augmentation: Augmentation | None = None, **more: float) -> Batches:
+    return Batches(labelled, augmentation or Augmentation(), padded_samples=16_000, batch_size=8, seed=0, **more)
+
+
+def test_the_target_domain_gets_its_share(labelled: LabelledSamples) -> None:
+    balanced = batches(labelled, target_share=0.5)
+    files = [file for step in range(60) for file in balanced.rows(step, 0, 8).files]
+    share = np.mean(["_target_" in file for file in files])
+    usual = 4 / 20
+    assert abs(share - (0.5 + 0.5 * usual)) < 0.08
+    again = batches(labelled, target_share=0.5)
+    assert torch.equal(again.rows(3, 0, 8).waveform, balanced.rows(3, 0, 8).waveform)
+    assert torch.equal(again.rows(3, 4, 8).waveform, balanced.rows(3, 0, 8).waveform[4:])
+
+
+def test_far_noise_is_another_far_channel_at_the_ratio(labelled: LabelledSamples) -> None:
+    plain = batches(labelled).rows(0, 0, 8)
+    noisy = batches(labelled, Augmentation(far_noise_probability=1.0, far_noise_snr_db=(10.0, 10.0))).rows(0, 0, 8)
+    views = [name.rpartition("|")[2] for name in (labelled.classes[int(label)] for label in plain.labels)]
+    assert set(views) == {"near", "far"}
+    for row, view in enumerate(views):
+        added = (noisy.waveform[row] - plain.waveform[row]).double()
+        if view == "far":
+            assert not added.any()
+            continue
+        ratio = 10 * torch.log10(plain.waveform[row].double().square().mean() / added.square().mean())
+        assert float(ratio) == pytest.approx(10.0, abs=0.01)
+        machine = Path(plain.files[row]).parent
+        spectra = [np.abs(np.fft.rfft(read_waveform(path, ("far",))[0])) for path in sorted(machine.glob("*.wav"))]
+        found = np.abs(np.fft.rfft(added.numpy()))
+        agreement = [np.corrcoef(found, spectrum)[0, 1] for spectrum in spectra]
+        assert max(agreement) > 0.999, "a rotated far channel keeps its spectrum"
+
+
+def test_machines_without_attributes_get_clusters_of_the_source_domain(small_factory: Path) -> None:
+    clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
+    bare = [replace(clip, attributes=()) if clip.machine == "hummer" else clip for clip in clips]
+    told = with_pseudo_attributes(bare, 2, Audio(), seed=0)
+    spd = {clip.path: dict(clip.attributes)["spd"] for clip in clips}
+    pairs = set()
+    for before, after in zip(bare, told, strict=True):
+        if before.machine == "whiner":
+            assert after == before
+        elif before.domain == "target":
+            assert after.attributes == ()
+        else:
+            ((key, label),) = after.attributes
+            assert key == "cluster"
+            pairs.add((spd[before.path], label))
+    assert len(pairs) == 2, "two speeds an octave apart are two clusters"
+    assert len(label_samples(told).classes) == len(label_samples(bare).classes) + 2
+
+
+def test_clusters_are_numbered_by_first_appearance_and_no_more_than_there_are_clips() -> None:
+    table = np.array([[0.0], [10.0], [0.1], [10.1], [0.0]])
+    assert cluster(table, 2, seed=3) == [0, 1, 0, 1, 0]
+    assert len(set(cluster(table, 9, seed=3))) == 4
