@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nearfar.evaluation.metrics import DOMAINS, MAX_FPR, domain_rows, machine_metrics
 from nearfar.evaluation.official import CURRENT, OfficialScore
+from nearfar.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,13 +78,8 @@ def machine_figure(
         axes = figure.subplot_mosaic([[name, "roc"] for name in present], width_ratios=(1.15, 1))
         _draw_histograms({name: axes[name] for name in present}, anomalous, domain, score)
         _draw_roc(axes["roc"], anomalous, domain, score, rule)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            figure.savefig(scratch, format="png")
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with whole_file(path) as partial:
+            figure.savefig(partial, format="png")
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from nearfar.data.clips import Clip, Domain, Label
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import Told
+from nearfar.files import whole_file
 from nearfar.scoring.scorefiles import MachineScores
 
 FILE = "truth.csv"
@@ -37,14 +38,11 @@ def told_by(clips: Iterable[Clip]) -> dict[tuple[str, str], tuple[Label, Domain]
 
 def write_truth_table(folder: Path, told: Told) -> Path:
     """Write ``truth.csv`` into a folder of score files; the folder is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    scratch = path.with_name(f".{FILE}.partial")
-    with scratch.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_HEAD)
         writer.writerows([*key, *what] for key, what in told.items())
-    scratch.replace(path)
     return path
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nearfar.errors import InputError
+from nearfar.files import whole_file
 from nearfar.models.linear import Linear
 from nearfar.models.slaney import MEL_BINS
 
@@ -118,16 +119,9 @@ def save_autoencoder(path: Path, model: TrainedAutoencoder) -> None:
     matrices = [matrix for covariances in both for matrix in (covariances.source, covariances.target)]
     tensors = {f"network.{key}": value for key, value in model.network.state_dict().items()}
     tensors |= dict(zip(_COVARIANCES, matrices, strict=True))
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(
-            {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}, partial
-        )
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    tensors = {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+    with whole_file(path) as partial:
+        save_file(tensors, partial)
 
 
 def load_autoencoder(path: Path) -> TrainedAutoencoder:

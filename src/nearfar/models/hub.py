@@ -14,6 +14,7 @@ from typing import Literal
 from nearfar.data.download.space import disk_errors, require_space
 from nearfar.data.download.transfer import WORTH_WAITING, Patience, retry_after_seconds
 from nearfar.errors import InputError
+from nearfar.files import whole_file
 
 ENCODER_FILES = ("config.json", "model.safetensors")
 """The files of an encoder; the last one holds the weights."""
@@ -260,11 +261,9 @@ def _copied(folder: Path, out: Path) -> Path:
     """``out``, holding copies of an encoder's files, each of which appears when it is whole."""
     require_space(out, sum((folder / filename).stat().st_size for filename in ENCODER_FILES), f"a copy in {out}")
     with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
         for filename in ENCODER_FILES:
-            partial = out / f"{filename}.partial"
-            shutil.copyfile(folder / filename, partial)
-            partial.replace(out / filename)
+            with whole_file(out / filename) as partial:
+                shutil.copyfile(folder / filename, partial)
     return out
 
 
@@ -285,10 +284,8 @@ def _record(fetched: FetchedEncoder) -> None:
     if same:
         return
     tree = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(fetched).items()}
-    with disk_errors(fetched.record):
-        partial = fetched.record.with_name(fetched.record.name + ".partial")
+    with disk_errors(fetched.record), whole_file(fetched.record) as partial:
         partial.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
-        partial.replace(fetched.record)
 
 
 def _check_identity(path: Path, record: PublishedWeights) -> str | None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import nearfar
 from nearfar.config import Head, Recipe
 from nearfar.errors import InputError
+from nearfar.files import whole_file
 from nearfar.models.adacos import SubClusterAdaCos
 from nearfar.models.arcface import ArcFace
 from nearfar.models.eat import EAT
@@ -172,7 +173,8 @@ def save_model(
     head = {f"pooling.{key}": value for key, value in embedder.pooling.state_dict().items()}
     head |= {f"projection.{key}": value for key, value in embedder.projection.state_dict().items()}
     head["arcface.centres"] = network.arcface.centres.detach()
-    save_file({key: value.cpu().contiguous() for key, value in head.items()}, folder / "head.safetensors")
+    with whole_file(folder / "head.safetensors") as partial:
+        save_file({key: value.cpu().contiguous() for key, value in head.items()}, partial)
     card = {
         "format": FORMAT,
         "nearfar": nearfar.__version__,
@@ -181,9 +183,8 @@ def save_model(
         "training": training,
         "recipe": recipe.model_dump(mode="json"),
     }
-    partial = folder / "model.json.partial"
-    partial.write_text(json.dumps(card, indent=1), encoding="utf-8")
-    partial.replace(folder / "model.json")
+    with whole_file(folder / "model.json") as partial:
+        partial.write_text(json.dumps(card, indent=1), encoding="utf-8")
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:

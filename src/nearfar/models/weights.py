@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import pickle
 import re
 import warnings
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nearfar.errors import InputError
+from nearfar.files import whole_file
 from nearfar.models.eat import EAT, SIZES, EATConfig, build_encoder, sincos_positions
 from nearfar.models.hub import download
 
@@ -88,9 +88,10 @@ def save_encoder(encoder: EAT, folder: Path) -> None:
     named = {f"model.{name}": tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(_to_published_config(encoder.config), indent=2) + "\n"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS_FILE, lambda path: save_file(named, path, metadata={"format": "pt"}))
-        _replace(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        with whole_file(folder / WEIGHTS_FILE) as partial:
+            save_file(named, partial, metadata={"format": "pt"})
+        with whole_file(folder / CONFIG_FILE) as partial:
+            partial.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise InputError(
             folder,
@@ -371,13 +372,3 @@ def _not_eat(path: Path, found: str) -> InputError:
 def _listed(items: list[str], at_most: int = 4) -> str:
     more = len(items) - at_most
     return ", ".join(items[:at_most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in its place at once."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

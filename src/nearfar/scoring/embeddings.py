@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from nearfar.data.fingerprint import clips_key
 from nearfar.data.prefetch import prefetched
 from nearfar.data.views import channels_of, read_views
 from nearfar.errors import NearfarError
+from nearfar.files import whole_file
 from nearfar.scoring.representation import Representation
 
 COMPUTATION = 2
@@ -124,14 +124,10 @@ class EmbeddingStore:
 
     @staticmethod
     def _write(path: Path, features: Features) -> None:
-        partial = path.with_suffix(".partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"features": features}, partial)
-            partial.replace(path)
+            with whole_file(path) as partial:
+                save_file({"features": features}, partial)
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise NearfarError(
                 f"{path}: cannot write the embeddings ({error}). Free some space and run the same command again; "
                 "what was written is kept."

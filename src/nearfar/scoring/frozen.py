@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -18,6 +17,7 @@ from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, NearfarError
+from nearfar.files import whole_file
 from nearfar.models.embedder import longest_seconds
 from nearfar.models.fbank import FRAME_SAMPLES, SAMPLE_RATE_HZ, Fbank
 from nearfar.models.weights import load_encoder
@@ -94,17 +94,13 @@ def _require_length(clip_seconds: float | None, longest: float) -> None:
 
 
 def _write(out: Path, embeddings: NDArray[np.float32], metadata: dict[str, str]) -> None:
-    partial_file = out.with_name(f".{out.stem}.partial{out.suffix}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".npy":
-            np.save(partial_file, embeddings)
-        else:
-            save_file({"embeddings": embeddings}, partial_file, metadata)
-        partial_file.replace(out)
+        with whole_file(out) as partial_file:
+            if out.suffix == ".npy":
+                np.save(partial_file, embeddings)
+            else:
+                save_file({"embeddings": embeddings}, partial_file, metadata)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # where the folder cannot be made, there is nothing to take away
-            partial_file.unlink()
         raise NearfarError(f"{out}: cannot write it ({error}). Free some space or choose another file.") from None
 
 

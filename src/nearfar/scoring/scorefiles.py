@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.errors import InputError
+from nearfar.files import whole_file
 
 _PATTERN = (
     r"_(?:DCASE20\d\dT2)?(?P<machine>.+)_section_(?P<section>\d\d)_test(?:_seed\d+_id\(\d+_\))?(?:_Eval)?\.csv"
@@ -142,15 +142,8 @@ def read_rows(path: Path, expected: str) -> tuple[tuple[str, ...], list[str]]:
 
 def write_rows(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Write a headerless CSV file of two columns, whole or not at all; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _number(path: Path, row: int, text: str) -> float:

@@ -30,6 +30,7 @@ from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, NearfarError
+from nearfar.files import write_json
 from nearfar.models.autoencoder import (
     STACKED_FRAMES,
     Autoencoder,
@@ -43,7 +44,6 @@ from nearfar.models.slaney import HOP_SAMPLES, slaney_log_mel
 from nearfar.scoring.mahalanobis import Precisions, mean_square_score, precisions, selective_score
 from nearfar.scoring.scorefiles import MachineScores
 from nearfar.systems.decide import ScoredMachine
-from nearfar.systems.environment import write_json
 from nearfar.systems.progress import Progress, silent
 from nearfar.training.autoencoder import Vectors, gather_vectors, train_autoencoder
 from nearfar.training.finetune import is_main_process

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nearfar.config import Decision
 from nearfar.errors import InputError
+from nearfar.files import write_json
 from nearfar.scoring.decisions import (
     THRESHOLDS,
     MachineDecisions,
@@ -23,7 +24,6 @@ from nearfar.scoring.decisions import (
     write_decisions,
 )
 from nearfar.scoring.scorefiles import MachineScores
-from nearfar.systems.environment import write_json
 
 logger = logging.getLogger(__name__)
 

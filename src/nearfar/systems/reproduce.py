@@ -10,7 +10,7 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
-from nearfar.systems.environment import write_json, write_text
+from nearfar.files import write_json, write_text
 from nearfar.systems.progress import Progress, silent
 from nearfar.systems.run import SystemRun, data_note, run_system
 from nearfar.training.finetune import is_main_process

@@ -27,6 +27,7 @@ from nearfar.evaluation.figures import machine_figure
 from nearfar.evaluation.metrics import Results, Told, evaluate_scores, hides_labels, truth_from_names
 from nearfar.evaluation.tables import results_table, to_csv, to_json, to_markdown
 from nearfar.evaluation.truth_table import evaluable, told_by, write_truth_table
+from nearfar.files import write_json, write_text
 from nearfar.models.network import read_card
 from nearfar.models.weights import encoder_hash, load_encoder
 from nearfar.scoring.embeddings import EmbeddingStore
@@ -35,7 +36,7 @@ from nearfar.scoring.representation import Representation, represent, scored_fea
 from nearfar.scoring.scorefiles import MachineScores, write_scores
 from nearfar.systems import baseline
 from nearfar.systems.decide import ScoredMachine, decide_system, write_view_scores
-from nearfar.systems.environment import environment, peak_memory_bytes, write_json, write_text
+from nearfar.systems.environment import environment, peak_memory_bytes
 from nearfar.systems.prepare import prepare
 from nearfar.systems.progress import Progress, silent
 from nearfar.training.checkpoint import Identity, finished_steps

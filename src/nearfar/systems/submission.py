@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import MachineMetrics
+from nearfar.files import write_text
 from nearfar.scoring.decisions import MachineDecisions, read_decisions, write_decisions
 from nearfar.scoring.scorefiles import MachineScores, read_scores, write_scores
-from nearfar.systems.environment import write_text
 from nearfar.systems.submission_meta import Author, dump_yaml, metadata
 
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*_[A-Za-z0-9-]+_task2_[1-4]")

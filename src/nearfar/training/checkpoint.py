@@ -6,7 +6,6 @@ rate are functions of the step (see :mod:`nearfar.training.batches`).
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nearfar.errors import InputError, NearfarError
+from nearfar.files import flush_to_disk, whole_file
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -66,17 +66,15 @@ def save_checkpoint(
         tensors |= {f"{key}.{name}": value.cpu() for key, value in _moments(optimizer, parameter).items()}
     tensors |= {f"buffer.{name}": value.detach().cpu().clone() for name, value in (buffers or {}).items()}
     metadata = {"step": str(step), **{key: value for key, value in asdict(identity).items() if value is not None}}
-    path, partial = folder / CHECKPOINT_FILE, folder / f"{CHECKPOINT_FILE}.partial"
+    path = folder / CHECKPOINT_FILE
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     try:
         if shutil.disk_usage(folder).free < needed:
             raise OSError("no space left on device")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata)
-        with partial.open("r+b") as file:  # Windows flushes only what is open for writing
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with whole_file(path) as partial:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata)
+            flush_to_disk(partial)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         kept = "the previous checkpoint is kept" if path.is_file() else "there is no earlier checkpoint"
         raise NearfarError(
             f"{path}: cannot write the checkpoint of step {step} ({error}); it needs {needed / 1e6:.0f} MB and "

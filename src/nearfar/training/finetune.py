@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nearfar.config import Recipe, Training
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, NearfarError, TrainingError
+from nearfar.files import write_text
 from nearfar.models.eat import stochastic_depth
 from nearfar.models.network import Network, build_network, save_model
 from nearfar.training.batches import Batch, Batches, depth_generator
@@ -222,7 +223,7 @@ def _open_log(path: Path, start: int, is_main: bool) -> TextIO:
         return Path(os.devnull).open("w", encoding="utf-8")
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() and start else []
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-    path.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))
     return path.open("a", encoding="utf-8")
 
 

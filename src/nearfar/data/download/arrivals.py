@@ -10,6 +10,7 @@ from typing import Any
 
 from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.data.download.catalogue import Archive
+from nearfar.files import flush_to_disk, whole_file
 
 STORE = ".download"
 """The folder in a data folder for partial archives and records; hidden, so that no reader takes it for data."""
@@ -34,13 +35,9 @@ def note_arrival(out: Path, archive: Archive, address: str, size_bytes: int) -> 
         "clips": {split: _clips(out / archive.machine / split) for split in archive.splits},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    path = _path(out, archive)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with whole_file(_path(out, archive)) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        flush_to_disk(partial)
 
 
 def has_arrived(out: Path, archive: Archive) -> bool:

@@ -1,0 +1,64 @@
+"""Files are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nearfar.errors import NearfarError
+from nearfar.files import whole_file, write_json, write_text
+
+
+def test_a_file_takes_its_place_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "anomaly_score_fan.csv"
+    with whole_file(path) as partial:
+        partial.write_bytes(b"first")
+        assert not path.exists()
+        assert partial.parent == path.parent
+        assert partial.suffix == ".csv"  # numpy and matplotlib choose the format by it
+        assert not list(path.parent.glob("anomaly_score_*"))  # no reader takes it for a file of scores
+    assert path.read_bytes() == b"first"
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_bytes(b"before")
+    with pytest.raises(error), whole_file(path) as partial:
+        partial.write_bytes(b"half")
+        raise error
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["scores.csv"]
+
+
+def test_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_bytes(b"before")
+    code = (
+        "import os, pathlib, sys; from nearfar.files import whole_file\n"
+        "with whole_file(pathlib.Path(sys.argv[1])) as partial:\n"
+        "    partial.write_bytes(b'half'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 9
+    assert path.read_bytes() == b"before"
+
+
+def test_text_and_json_are_utf8_and_replace_what_was_there(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.md", "0,5 µV – ä")
+    assert (tmp_path / "a.md").read_bytes() == "0,5 µV – ä".encode()
+    for tree in ({"where": Path("a"), "ä": [1.5, None]}, {"b": 1}):
+        write_json(tmp_path / "a.json", tree)
+        read = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+        assert read == {key: str(value) if isinstance(value, Path) else value for key, value in tree.items()}
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NearfarError, match=r"a\.md: cannot write it \(.+\)\. Free some space or choose another"):
+        write_text(tmp_path / "file" / "a.md", "text")
