@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nearfar.scoring.fusion import mean_of_channels
+from nearfar.scoring.fusion import fuse, mean_of_channels, standardised_mean
 
 
 def test_it_is_the_plain_mean_clip_by_clip() -> None:
@@ -40,3 +40,37 @@ def test_no_channel_and_channels_of_other_clips_are_refused() -> None:
         mean_of_channels({"near": np.zeros(3), "far": np.zeros(2)})
     with pytest.raises(ValueError, match="all of the same clips"):
         mean_of_channels({"near": np.zeros(1), "far": np.zeros(5)})  # numpy would broadcast it
+
+
+def test_the_standardised_mean_is_that_of_z_scores_on_normal_clips() -> None:
+    rng = np.random.default_rng(0)
+    normal = {"near": rng.gamma(2.0, size=50), "far": 100.0 + 7.0 * rng.random(50)}
+    scores = {"near": rng.random(6), "far": 100.0 * rng.random(6)}
+    expected = []
+    for clip in range(6):
+        z = [(scores[c][clip] - np.mean(normal[c])) / np.sqrt(np.var(normal[c])) for c in ("near", "far")]
+        expected.append(sum(z) / 2)
+    np.testing.assert_allclose(standardised_mean(scores, normal), expected, rtol=1e-12)
+    np.testing.assert_array_equal(fuse(scores, normal, "standardised")[0], standardised_mean(scores, normal))
+    of_normal = fuse(scores, normal, "standardised")[1]
+    assert of_normal.mean() == pytest.approx(0.0, abs=1e-12)
+    np.testing.assert_array_equal(fuse(scores, normal, "mean")[0], mean_of_channels(scores))
+
+
+def test_standardised_scores_do_not_depend_on_a_channel_s_unit() -> None:
+    rng = np.random.default_rng(1)
+    normal, scores = ({name: rng.random(9) for name in ("near", "far")} for _ in range(2))
+    other = {"near": 1e3 * scores["near"] - 5.0, "far": scores["far"]}
+    as_well = {"near": 1e3 * normal["near"] - 5.0, "far": normal["far"]}
+    np.testing.assert_allclose(standardised_mean(other, as_well), standardised_mean(scores, normal), rtol=1e-9)
+
+
+def test_normal_clips_that_do_not_differ_or_are_missing_leave_the_scale_alone() -> None:
+    scores = {"near": np.array([1.0, 4.0])}
+    assert standardised_mean(scores, {"near": np.array([2.0, 2.0])}).tolist() == [-1.0, 2.0]
+    assert standardised_mean(scores, {"near": np.empty(0)}).tolist() == [1.0, 4.0]
+
+
+def test_normal_scores_of_other_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected normal scores of near, got those of far"):
+        standardised_mean({"near": np.zeros(2)}, {"far": np.zeros(2)})

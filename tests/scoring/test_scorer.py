@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from nearfar.config import Scoring
-from nearfar.scoring import density
+from nearfar.scoring import distances, neighbours
+from nearfar.scoring import scorer as scorer_module
 from nearfar.scoring.scorer import fit_scorer
 
 
@@ -24,105 +27,222 @@ def targets(clips: int, of_target: int) -> torch.Tensor:
 # --- the definitions, in loops ------------------------------------------------------------------------------
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+@dataclass
+class Entry:
+    """An entry of a bank: (parts, dim) scaled, its domain, and the clips that it is made of."""
+
+    vector: np.ndarray
+    target: bool
+    parents: set[int]
 
 
-def nearest_others(i: int, bank: list[np.ndarray], count: int) -> list[float]:
-    return sorted(cosine(bank[i], bank[j]) for j in range(len(bank)) if j != i)[:count]
+class Naive:
+    """The scorer's definition on the clips of one machine, with nothing kept from one bank to the next."""
 
+    def __init__(self, bank: torch.Tensor, target: torch.Tensor, scoring: Scoring, seed: int = 0) -> None:
+        self.clips, self.target, self.scoring, self.seed = bank.double().numpy(), target.numpy(), scoring, seed
+        self.mean, self.deviation = self.clips.mean(axis=0), self.clips.std(axis=0)
+        self.vectors = [self.scaled(clip) for clip in self.clips]
 
-def rescaled(x: np.ndarray, bank: list[np.ndarray], scoring: Scoring, k: int) -> list[float]:
-    plain = [cosine(x, y) for y in bank]
-    if scoring.normalisation == "none" or len(bank) == 1:
-        return plain
-    b = [float(np.mean(nearest_others(i, bank, k))) for i in range(len(bank))]
-    if scoring.normalisation == "ratio":
-        return [p / max(q, 1e-12) for p, q in zip(plain, b, strict=True)]
-    if scoring.normalisation == "difference":
-        return [p - q for p, q in zip(plain, b, strict=True)]
-    d = [nearest_others(i, bank, 1)[0] for i in range(len(bank))]
-    alpha = np.cov(d, b, bias=True)[0, 1] / np.var(b) if np.var(b) > 1e-12 else 0.0
-    return [p - alpha * q for p, q in zip(plain, b, strict=True)]
+    def scaled(self, clip: np.ndarray) -> np.ndarray:
+        if self.scoring.distance == "cosine":
+            return clip / np.linalg.norm(clip, axis=1, keepdims=True)
+        return (clip - self.mean) / self.deviation / np.sqrt(clip.shape[1])
 
+    def distance(self, a: np.ndarray, b: np.ndarray, parts: list[int]) -> float:
+        """Between (parts, dim) scaled, averaged over some parts."""
+        if self.scoring.distance == "cosine":
+            return float(np.mean([1 - a[p] @ b[p] / np.linalg.norm(a[p]) / np.linalg.norm(b[p]) for p in parts]))
+        return float(np.mean([np.sqrt(np.sum((a[p] - b[p]) ** 2)) for p in parts]))
 
-def of_one_bank(x: np.ndarray, bank: np.ndarray, scoring: Scoring, k: int) -> float:
-    """x: (parts, dim), bank: (normals, parts, dim)."""
-    return float(
-        np.mean(
-            [
-                np.mean(sorted(rescaled(x[part], list(bank[:, part]), scoring, k))[: scoring.neighbours])
-                for part in range(len(x))
-            ]
+    def nearest(self, clip: int, others: list[int]) -> list[int]:
+        parts = list(range(self.clips.shape[1]))
+        return sorted(others, key=lambda o: self.distance(self.vectors[clip], self.vectors[o], parts))
+
+    def bank(self, left_out: int | None) -> list[Entry]:
+        """The entries of a bank that a clip is left out of."""
+        s, clips = self.scoring, [i for i in range(len(self.clips)) if i != left_out]
+        real = self.prototypes(left_out) if s.prototypes else clips
+        entries = [Entry(self.vectors[i], bool(self.target[i]), {i}) for i in real]
+        made: list[tuple[int, int, float]] = []
+        if s.enrichment == "memmix":
+            sources = [i for i in clips if not self.target[i]]
+            for t in (i for i in clips if self.target[i]):
+                made += [(t, o, 1 - s.memmix_lambda) for o in self.nearest(t, sources)[: s.memmix_sources]]
+        elif s.enrichment == "smote":
+            made = [draw for draw in self.smote() if left_out not in draw[:2]]
+        for first, second, share in made:
+            mixed = (1 - share) * self.vectors[first] + share * self.vectors[second]
+            entries.append(Entry(mixed, True, {first, second}))
+        return entries
+
+    def smote(self) -> list[tuple[int, int, float]]:
+        """The draws of all clips."""
+        s, own = self.scoring, np.flatnonzero(self.target)
+        missing = round(s.smote_ratio * int((~self.target).sum())) - len(own)
+        random = np.random.default_rng(self.seed)
+        near = [self.nearest(t, [o for o in own if o != t])[: s.smote_neighbours] for t in own]
+        first = random.integers(len(own), size=missing)
+        which = random.integers(min(s.smote_neighbours, len(own) - 1), size=missing)
+        share = random.random(missing)
+        return [(int(own[f]), int(near[f][w]), float(u)) for f, w, u in zip(first, which, share, strict=True)]
+
+    def prototypes(self, left_out: int | None) -> list[int]:
+        """The clips nearest to the centres that all source clips have, without the one that is left out."""
+        source = [i for i in range(len(self.clips)) if not self.target[i]]
+        kept = [i for i in range(len(self.clips)) if self.target[i] and i != left_out]
+        flat = np.stack([self.vectors[i].ravel() for i in source])
+        means = KMeans(self.scoring.prototypes, n_init=1, random_state=self.seed).fit(flat)
+        for cluster, centre in enumerate(means.cluster_centers_):
+            members = [i for i, c in zip(source, means.labels_, strict=True) if c == cluster and i != left_out]
+            if members:
+                off = {i: round(float(np.linalg.norm(self.vectors[i].ravel() - centre)), 6) for i in members}
+                kept.append(min(members, key=lambda i: (off[i], i)))
+        return kept
+
+    def of_entries(self, x: np.ndarray, entries: list[Entry], k: int) -> float:
+        """The score of scaled x by the entries of one domain."""
+        every = list(range(len(x)))
+        together = [every] if self.scoring.shared_neighbour else [[part] for part in every]
+        return float(np.mean([self.of_part(x, [e.vector for e in entries], k, parts) for parts in together]))
+
+    def of_part(self, x: np.ndarray, bank: list[np.ndarray], k: int, parts: list[int]) -> float:
+        return float(np.mean(sorted(self.rescaled(x, bank, k, parts))[: self.scoring.neighbours]))
+
+    def rescaled(self, x: np.ndarray, bank: list[np.ndarray], k: int, parts: list[int]) -> list[float]:
+        plain = [self.distance(x, y, parts) for y in bank]
+        how = self.scoring.normalisation
+        if how == "none" or len(bank) == 1:
+            return plain
+        others = [
+            sorted(self.distance(y, z, parts) for j, z in enumerate(bank) if j != i) for i, y in enumerate(bank)
+        ]
+        b = [float(np.mean(near[:k])) for near in others]
+        if how == "ratio":
+            return [p / q for p, q in zip(plain, b, strict=True)]
+        d = [near[0] for near in others]
+        alpha = (
+            1.0 if how == "difference" else np.cov(d, b, bias=True)[0, 1] / np.var(b) if np.var(b) > 1e-12 else 0
         )
-    )
+        return [p - alpha * q for p, q in zip(plain, b, strict=True)]
+
+    def score(self, clip: np.ndarray, left_out: int | None = None) -> float:
+        """Of (parts, dim) features."""
+        s, entries, x = self.scoring, self.bank(left_out), self.scaled(clip)
+        if s.domains == "pooled":
+            return self.of_entries(x, entries, s.density_neighbours)
+        scores, medians = [], []
+        for domain, k in ((False, s.density_neighbours), (True, s.target_density_neighbours)):
+            own = [entry for entry in entries if entry.target == domain]
+            if own:
+                scores.append(self.of_entries(x, own, k))
+                medians.append(self.median(domain, own, left_out) if s.domains == "standardised" else 1.0)
+        known = [m for m in medians if m is not None] or [1.0]
+        return min(v / (m if m is not None else known[0]) for v, m in zip(scores, medians, strict=True))
+
+    def median(self, domain: bool, own: list[Entry], left_out: int | None) -> float | None:
+        """Of the scores of the domain's clips by those entries that they are no part of."""
+        alone = []
+        for j, vector in enumerate(self.vectors):
+            others = [entry for entry in own if j not in entry.parents]
+            if self.target[j] == domain and j != left_out and others:
+                alone.append(self.of_entries(vector, others, 0))
+        return float(np.median(alone)) if alone else None
 
 
-def left_out(bank: np.ndarray, scoring: Scoring, k: int) -> list[float]:
-    rest = [np.delete(bank, i, axis=0) for i in range(len(bank))]
-    return [of_one_bank(bank[i], rest[i], scoring, k) for i in range(len(bank))]
+def agrees(bank: torch.Tensor, target: torch.Tensor, scoring: Scoring, rtol: float = 1e-5) -> None:
+    """Scores of new clips and leave-one-out scores are those of the definition."""
+    queries = features(5, bank.shape[1], bank.shape[2], seed=1)
+    scorer, naive = fit_scorer(bank, target, scoring), Naive(bank, target, scoring)
+    expected = [naive.score(query) for query in queries.double().numpy()]
+    np.testing.assert_allclose(scorer.score(queries)[0], expected, atol=1e-6, rtol=rtol)
+    alone = [naive.score(clip, left_out) for left_out, clip in enumerate(naive.clips)]
+    np.testing.assert_allclose(scorer.leave_one_out(), alone, atol=1e-6, rtol=rtol)
 
 
-def naive(x: np.ndarray, bank: np.ndarray, target: np.ndarray, scoring: Scoring) -> float:
-    if scoring.domains == "pooled":
-        return of_one_bank(x, bank, scoring, scoring.density_neighbours)
-    groups = [
-        (bank[~target], scoring.density_neighbours),
-        (bank[target], scoring.target_density_neighbours),
-    ]
-    scores, medians = [], []
-    for group, k in groups:
-        if len(group):
-            scores.append(of_one_bank(x, group, scoring, k))
-            medians.append(float(np.median(left_out(group, scoring, k))) if len(group) > 1 else None)
-    if scoring.domains == "separate":
-        return min(scores)
-    known = [m for m in medians if m is not None] or [1.0]
-    return min(s / (m if m is not None else known[0]) for s, m in zip(scores, medians, strict=True))
-
-
-SETTINGS = [
+BACK_ENDS = [
     {"normalisation": normalisation, "domains": domains, "neighbours": neighbours}
     for normalisation, domains, neighbours in itertools.product(
         ("none", "ratio", "difference", "varmin"), ("pooled", "separate"), (1, 3)
     )
 ] + [{"domains": "standardised"}, {"domains": "standardised", "neighbours": 2}]
+BANKS = [
+    {"enrichment": "memmix"},
+    {"enrichment": "memmix", "memmix_sources": 3},
+    {"enrichment": "smote", "smote_ratio": 0.9},
+    {"prototypes": 4},
+    {"prototypes": 4, "enrichment": "memmix", "memmix_sources": 3},
+    {"prototypes": 3, "enrichment": "smote", "smote_ratio": 0.9},
+]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
-@pytest.mark.parametrize(
-    ("clips", "of_target", "parts"), [(14, 5, 2), (13, 0, 1), (7, 1, 1), (9, 3, 1), (2, 0, 1)]
-)
-def test_scores_and_leave_one_out_are_those_of_the_definition(settings, clips, of_target, parts, monkeypatch):
-    monkeypatch.setattr(density, "CHUNK", 4)
-    scoring = Scoring(density_neighbours=4, target_density_neighbours=3, **settings)
-    bank, target = features(clips, parts), targets(clips, of_target)
-    queries = features(6, parts, seed=1)
-    scorer = fit_scorer(bank, target, scoring)
-    wide, flags = bank.double().numpy(), target.numpy()
-    expected = [naive(query, wide, flags, scoring) for query in queries.double().numpy()]
-    np.testing.assert_allclose(scorer.score(queries)[0], expected, atol=2e-6, rtol=2e-5)
-    alone = [naive(wide[i], np.delete(wide, i, axis=0), np.delete(flags, i), scoring) for i in range(clips)]
-    np.testing.assert_allclose(scorer.leave_one_out(), alone, atol=2e-6, rtol=2e-5)
+def named(settings: dict[str, object]) -> str:
+    return "-".join(map(str, settings.values()))
 
 
+@pytest.fixture(params=[(1 << 21, 8), (40, 0)], ids=["whole", "in pieces"])
+def pieces(request, monkeypatch):
+    """With lists of neighbours so short that they run out, and a few clips at a time, nothing changes."""
+    monkeypatch.setattr(distances, "ELEMENTS", request.param[0])
+    monkeypatch.setattr(neighbours, "SPARE", request.param[1])
+
+
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.parametrize("settings", BACK_ENDS, ids=named)
+def test_scores_and_leave_one_out_are_those_of_the_definition(settings):
+    agrees(features(14, 2), targets(14, 5), Scoring(target_density_neighbours=3, **settings))
+
+
+@pytest.mark.parametrize("settings", BACK_ENDS, ids=named)
+@pytest.mark.parametrize(("clips", "of_target"), [(9, 0), (7, 1), (7, 2), (5, 5), (2, 0), (2, 1), (3, 1)])
+def test_domains_of_few_clips(settings, clips, of_target):
+    agrees(features(clips, 1), targets(clips, of_target), Scoring(**settings))
+
+
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.parametrize("bank", BANKS, ids=named)
 @pytest.mark.parametrize(
     "settings",
     [
-        {"enrichment": "memmix", "memmix_sources": 3},
-        {"enrichment": "smote", "smote_ratio": 0.8},
-        {"prototypes": 4},
-        {"prototypes": 4, "enrichment": "memmix", "domains": "separate", "normalisation": "ratio"},
+        {},
+        {"neighbours": 3, "domains": "standardised"},
+        {"normalisation": "ratio", "domains": "separate", "neighbours": 2},
+        {"normalisation": "varmin"},
     ],
-    ids=lambda s: "-".join(map(str, s.values())),
+    ids=named,
 )
-def test_leave_one_out_of_made_up_and_selected_banks_is_that_of_a_bank_without_the_clip(settings):
-    scoring, bank, target = Scoring(**settings), features(12, 2), targets(12, 3)
-    alone = []
-    for i in range(12):
-        rest = np.arange(12) != i
-        alone.append(fit_scorer(bank[rest], target[rest], scoring).score(bank[i : i + 1])[0][0])
-    np.testing.assert_allclose(fit_scorer(bank, target, scoring).leave_one_out(), alone, atol=1e-12)
+def test_banks_of_made_up_and_selected_clips(bank, settings):
+    agrees(features(11, 2), targets(11, 3), Scoring(density_neighbours=3, **bank, **settings))
+
+
+@pytest.mark.parametrize("distance", ["cosine", "standardised"])
+@pytest.mark.parametrize("settings", [*BACK_ENDS[::3], {"domains": "standardised", "neighbours": 2}], ids=named)
+def test_parts_that_choose_together(distance, settings):
+    scoring = Scoring(distance=distance, shared_neighbour=True, **settings)
+    agrees(features(10, 3), targets(10, 4), scoring)
+
+
+@pytest.mark.parametrize("settings", [*BACK_ENDS[::3], *BANKS], ids=named)
+def test_the_standardised_distance(settings):
+    agrees(features(10, 2), targets(10, 3), Scoring(distance="standardised", **settings))
+
+
+@pytest.mark.parametrize("normalisation", ["none", "ratio", "difference"])
+def test_embeddings_that_point_much_the_same_way_are_told_apart(normalisation):
+    """Cosine distances of 1e-6: in single precision, 1 - u @ v is no better than a tenth of that."""
+    bank = torch.ones(12, 1, 64) + 1e-3 * features(12, dim=64)
+    scoring, none = Scoring(normalisation=normalisation), targets(12, 0)
+    naive = Naive(bank, none, scoring)
+    alone = [naive.score(clip, left_out) for left_out, clip in enumerate(naive.clips)]
+    scale = 1.0 if normalisation == "ratio" else 1e-6
+    np.testing.assert_allclose(
+        fit_scorer(bank, none, scoring).leave_one_out(), alone, rtol=1e-3, atol=1e-3 * scale
+    )
+    queries = bank + 2e-4 * features(12, dim=64, seed=3)
+    expected = [naive.score(query) for query in queries.double().numpy()]
+    np.testing.assert_allclose(
+        fit_scorer(bank, none, scoring).score(queries)[0], expected, rtol=1e-3, atol=1e-3 * scale
+    )
 
 
 def test_the_report_s_score_is_one_minus_the_highest_cosine():
@@ -174,31 +294,94 @@ def test_memmix_by_hand():
 
 def test_smote_lies_between_target_clips_and_reaches_the_ratio():
     bank, target = features(30, 1), targets(30, 4)
-    scorer = fit_scorer(bank, target, Scoring(enrichment="smote", smote_ratio=0.5))
-    (domain,) = scorer._domains
-    assert len(domain.normals) == 26 + 13
-    again = fit_scorer(bank, target, Scoring(enrichment="smote", smote_ratio=0.5))
-    assert torch.equal(again._domains[0].normals, domain.normals)
-    other = fit_scorer(bank, target, Scoring(enrichment="smote", smote_ratio=0.5), seed=1)
-    assert not torch.equal(other._domains[0].normals, domain.normals)
+    scoring = Scoring(enrichment="smote", smote_ratio=0.5, distance="standardised")
+    made = fit_scorer(bank, target, scoring).bank
+    assert len(made.entries) == 26 + 13
+    first, second = (made.entries[made.parents[30:, side]] for side in (0, 1))
+    assert bool(made.target[made.parents[30:]].all())
+    way = (first - second).norm(dim=2)
+    torch.testing.assert_close(
+        (made.entries[30:] - first).norm(dim=2) + (made.entries[30:] - second).norm(dim=2), way
+    )
+    assert torch.equal(fit_scorer(bank, target, scoring).bank.entries, made.entries)
+    assert not torch.equal(fit_scorer(bank, target, scoring, seed=1).bank.entries, made.entries)
+
+
+@pytest.mark.parametrize("of_target", [0, 1, 6])
+def test_smote_makes_none_up_of_fewer_than_two_or_where_there_are_enough(of_target):
+    bank, target = features(16), targets(16, of_target)
+    plain, smote = fit_scorer(bank, target, Scoring()), fit_scorer(bank, target, Scoring(enrichment="smote"))
+    np.testing.assert_array_equal(smote.leave_one_out(), plain.leave_one_out())
+    assert len(smote.bank.entries) == 16
 
 
 def test_prototypes_are_real_clips_and_keep_the_target_domain():
     bank, target = features(30, 1), targets(30, 4)
-    scorer = fit_scorer(bank, target, Scoring(prototypes=5))
-    kept = scorer._domains[0].normals
+    made = fit_scorer(bank, target, Scoring(prototypes=5)).bank
+    kept = made.entries[made.now]
     assert len(kept) == 5 + 4
     distances, nearest = fit_scorer(bank, target, Scoring()).score(kept)
     assert distances == pytest.approx(np.zeros(9), abs=1e-6)
     assert set(range(26, 30)) <= set(nearest.tolist())
 
 
-def test_twins_do_not_divide_by_nothing():
+def test_more_prototypes_than_source_clips_keep_all_of_them():
+    bank, target = features(12), targets(12, 4)
+    plain, all_kept = fit_scorer(bank, target, Scoring()), fit_scorer(bank, target, Scoring(prototypes=8))
+    np.testing.assert_array_equal(all_kept.leave_one_out(), plain.leave_one_out())
+
+
+TWINS = [*BACK_ENDS, *BANKS, {"distance": "standardised"}, {"distance": "standardised", "normalisation": "ratio"}]
+
+
+@pytest.mark.parametrize("settings", TWINS, ids=named)
+def test_scores_of_banks_of_twins_are_finite(settings):
     bank = features(6).repeat(2, 1, 1)
-    for settings in ({"normalisation": "ratio"}, {"normalisation": "varmin"}, {"domains": "standardised"}):
-        scorer = fit_scorer(bank, targets(12, 6), Scoring(density_neighbours=1, **settings))
-        assert np.isfinite(scorer.leave_one_out()).all()
-        assert np.isfinite(scorer.score(features(3, seed=3))[0]).all()
+    scorer = fit_scorer(bank, targets(12, 6), Scoring(density_neighbours=1, **settings))
+    assert np.isfinite(scorer.leave_one_out()).all()
+    assert np.isfinite(scorer.score(features(3, seed=3))[0]).all()
+
+
+@pytest.mark.parametrize("distance", ["cosine", "standardised"])
+def test_a_clip_is_at_no_distance_from_its_twin(distance):
+    bank = 3.0 + features(6, 2, 300).repeat(2, 1, 1)
+    scorer = fit_scorer(bank, targets(12, 0), Scoring(distance=distance))
+    np.testing.assert_array_equal(scorer.leave_one_out(), 0.0)
+    np.testing.assert_array_equal(scorer.score(bank)[0], 0.0)
+
+
+@pytest.mark.parametrize("settings", TWINS, ids=named)
+@pytest.mark.parametrize("of_target", [0, 1])
+def test_a_bank_of_one_clip_scores_plain_distances(settings, of_target):
+    bank, queries = features(1, 2), features(4, 2, seed=1)
+    scoring = Scoring(**settings)
+    plain = Scoring(distance=scoring.distance)
+    expected = fit_scorer(bank, targets(1, of_target), plain).score(queries)[0]
+    scores, nearest = fit_scorer(bank, targets(1, of_target), scoring).score(queries)
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+    assert nearest.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("settings", [*BACK_ENDS[::3], *BANKS], ids=named)
+def test_matrices_of_distances_keep_to_the_bound(settings, monkeypatch):
+    made: list[int] = []
+
+    def watched(*arguments):
+        found = distances.between(*arguments)
+        made.append(found.numel())
+        return found
+
+    monkeypatch.setattr(distances, "ELEMENTS", 600)
+    monkeypatch.setattr(scorer_module, "between", watched)
+    scorer = fit_scorer(features(60, 2), targets(60, 10), Scoring(**settings))
+    scorer.leave_one_out()
+    scorer.score(features(90, 2, seed=1))
+    assert 100 < max(made) <= max(600, len(scorer.bank.entries))  # one row at least
+
+
+def test_no_clips_have_no_scores():
+    scores, nearest = fit_scorer(features(3), targets(3, 1), Scoring()).score(features(0))
+    assert (scores.shape, scores.dtype, nearest.shape, nearest.dtype) == ((0,), np.float64, (0,), np.int64)
 
 
 def test_bad_features_are_refused():

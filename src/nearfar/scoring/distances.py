@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor
 
 Distance = Literal["cosine", "standardised"]
 EPSILON = 1e-12
+ELEMENTS = 1 << 21
+"""Entries of a matrix of distances at work at once, to bound memory (16 MB in double precision)."""
 
 
 def directions(features: Tensor) -> Tensor:
@@ -57,11 +61,40 @@ class Scaling:
             raise ValueError("a feature is not finite")
         return (features.double() - self.mean) * self.factor
 
-    def between(self, queries: Tensor, normals: Tensor) -> Tensor:
-        """Distances of scaled parts: (queries, dim) and (normals, dim) to (queries, normals).
 
-        ``1 - cos`` in 0 to 2, or the Euclidean distance.
-        """
-        if self.distance == "cosine":
-            return (1.0 - queries @ normals.T).clamp(0.0, 2.0)
-        return torch.cdist(queries, normals, compute_mode="donot_use_mm_for_euclid_dist")
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """One part of some clips, seen from a centre: ``values`` (clips, dim), and ``half`` their squared lengths."""
+
+    values: Tensor
+    half: Tensor
+
+    def __getitem__(self, clips: Tensor) -> Points:
+        return Points(self.values[clips], self.half[clips])
+
+
+def points(scaled: Tensor, centre: Tensor) -> Points:
+    """Scaled features of one part, (clips, dim), seen from a centre (dim,)."""
+    values = (scaled - centre).contiguous()
+    return Points(values, values.square().sum(dim=1) / 2)
+
+
+def between(queries: Points, normals: Points, distance: Distance) -> Tensor:
+    """Distances, (queries, normals) float64: ``1 - cos``, or the Euclidean distance of standardised features.
+
+    Directions u and v have ``1 - cos = |u - v|² / 2``, which stays the same if a common centre is taken off both.
+    Seen from the middle of the bank, one single-precision matrix product is then exact to about 1e-6 *of the
+    spread of the bank*. (``1 - u @ v`` is exact to 1e-7 of 1, which is a per cent of the distances between
+    embeddings that all point much the same way, as those of plain encoders do.) What lies below is 0, so that
+    clips that are alike are at distance 0.
+    """
+    half: Tensor = torch.addmm(normals.half[None], queries.values, normals.values.T, alpha=-1.0)
+    half += queries.half[:, None]
+    resolution = 1e-6 if half.dtype == torch.float32 else 1e-14
+    half.masked_fill_(half < resolution * queries.half[:, None], 0.0)
+    return half.double() if distance == "cosine" else (2.0 * half.clamp_min_(0.0)).sqrt()
+
+
+def chunks(rows: int, columns: int) -> Iterator[Tensor]:
+    """The numbers 0 to ``rows``, so many at a time that a matrix of ``columns`` keeps to :data:`ELEMENTS`."""
+    yield from torch.split(torch.arange(rows), max(1, ELEMENTS // max(columns, 1)))

@@ -42,6 +42,29 @@ def standardised(scores: NDArray[np.float64], normal_scores: NDArray[np.float64]
     return (scores - float(normal_scores.mean())) / (deviation if deviation > 0 else 1.0)
 
 
+def standardised_mean(
+    scores: Mapping[str, NDArray[np.float64]], normal_scores: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """The mean over channels, or members of an ensemble, of scores on the scale of normal clips.
+
+    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal training clips: no test
+    clip decides how another is scaled.
+
+    Args:
+        scores: (clips,) float64 of every channel.
+        normal_scores: (normals,) float64 of the same channels.
+
+    Returns:
+        (clips,) float64.
+
+    Raises:
+        ValueError: if there is no channel, their numbers of clips differ, or normal scores are of other channels.
+    """
+    if scores.keys() != normal_scores.keys():
+        raise ValueError(f"expected normal scores of {', '.join(scores)}, got those of {', '.join(normal_scores)}")
+    return mean_of_channels({name: standardised(values, normal_scores[name]) for name, values in scores.items()})
+
+
 def fuse(
     scores: Mapping[str, NDArray[np.float64]], normal_scores: Mapping[str, NDArray[np.float64]], fusion: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -56,6 +79,5 @@ def fuse(
         (clips,) and (normals,) float64.
     """
     if fusion == "standardised":
-        scores = {view: standardised(values, normal_scores[view]) for view, values in scores.items()}
-        normal_scores = {view: standardised(values, values) for view, values in normal_scores.items()}
+        return standardised_mean(scores, normal_scores), standardised_mean(normal_scores, normal_scores)
     return mean_of_channels(scores), mean_of_channels(normal_scores)

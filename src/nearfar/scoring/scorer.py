@@ -3,9 +3,17 @@
 With one part, the cosine distance and one neighbour this is equation 3 of the report,
 ``1 - max_n cos(E, E_n)``. With several parts, each finds its own nearest normal clip and the distances are
 averaged (BEAM of public systems), unless ``shared_neighbour`` lets them choose together.
+
+With two domains apart, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of each
+domain's own bank (domain-wise local density, after Wilkinghoff et al., arXiv 2509.10951), or
+``min(S_source / m_source, S_target / m_target)``, where m is the median of the domain's own leave-one-out scores
+(domain-wise standardisation).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,98 +21,121 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.config import Scoring
-from nearfar.scoring.density import CHUNK, EPSILON, DensityBank
-from nearfar.scoring.distances import Scaling
-from nearfar.scoring.enrichment import memmix, prototypes, smote
+from nearfar.scoring.bank import Bank, make_bank
+from nearfar.scoring.density import DensityBank
+from nearfar.scoring.distances import EPSILON, Distance, Points, Scaling, between, chunks, points
+from nearfar.scoring.neighbours import NeighbourLists
 
 Scores = NDArray[np.float64]
 
 
 class _Domain:
-    """The normal clips of one domain, or of both together: a density bank per part."""
+    """The bank's entries of one domain, or of both together: a density bank per part, or one of all parts.
 
-    def __init__(self, scaling: Scaling, scaled: Tensor, members: Tensor, scoring: Scoring, density: int) -> None:
-        self.scaling, self.members, self.shared = scaling, members, scoring.shared_neighbour
-        self.normals = scaled[members]
-        between = [scaling.between(part, part) for part in self.normals.unbind(dim=1)]
-        if self.shared:
-            between = [torch.stack(between).mean(dim=0)]
-        self.banks = [DensityBank(part, scoring.normalisation, density, scoring.neighbours) for part in between]
+    ``clips`` are the normal clips of the domain, ``members`` the entries.
+    """
 
-    def score(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean score over parts, and the members that were nearest in the most telling part."""
-        distances = [
-            self.scaling.between(query, normal)
-            for query, normal in zip(queries.unbind(dim=1), self.normals.unbind(dim=1), strict=True)
+    def __init__(
+        self, distance: Distance, scaled: Tensor, bank: Bank, members: Tensor, clips: Tensor, scoring: Scoring
+    ) -> None:
+        self._distance, self._bank, self._scoring = distance, bank, scoring
+        self.members, self.clips, self._now = members, clips, bank.now[members]
+        entries = bank.entries if len(members) == len(bank.entries) else bank.entries[members]
+        self._centres = bank.entries[members[self._now]].mean(dim=0)
+        self._points = self.seen(entries)
+        self._of_clips = self.seen(scaled[clips])
+        of_target = scoring.domains != "pooled" and bool(bank.target[members[0]])
+        count = scoring.target_density_neighbours if of_target else scoring.density_neighbours
+        parts = [[part] for part in range(len(self._points))]
+        self._together = [list(range(len(parts)))] if scoring.shared_neighbour else parts
+        self._banks = [
+            DensityBank(
+                partial(self._among, parts=each), self._now, scoring.normalisation, count, scoring.neighbours
+            )
+            for each in self._together
         ]
-        if self.shared:
-            distances = [torch.stack(distances).mean(dim=0)]
-        scored = [bank.score(part) for bank, part in zip(self.banks, distances, strict=True)]
-        overall = torch.stack(distances).mean(dim=0).argmin(dim=1)
-        nearest = scored[0][1] if len(scored) == 1 else overall
-        return torch.stack([score for score, _ in scored]).mean(dim=0), self.members[nearest]
+        if scoring.domains == "standardised":
+            self._lists = [
+                NeighbourLists(partial(self._unrelated, parts=each), len(clips), len(members), scoring.neighbours)
+                for each in self._together
+            ]
+            self._alone = [lists.means(self._now, scoring.neighbours) for lists in self._lists]
 
-    def leave_one_out(self) -> Tensor:
-        return torch.stack([bank.leave_one_out() for bank in self.banks]).mean(dim=0)
+    def seen(self, scaled: Tensor) -> list[Points]:
+        """Scaled features, (clips, parts, dim), by part and from the middle of the bank."""
+        return [points(part, centre) for part, centre in zip(scaled.unbind(dim=1), self._centres, strict=True)]
 
-    def medians_without(self) -> Tensor:
-        """For every clip the median leave-one-out score of the others in the bank without it, (members,)."""
-        size, out = len(self.members), []
-        for first in range(0, size, CHUNK):
-            rows = min(CHUNK, size - first)
-            scores = torch.stack([bank.without(first, rows) for bank in self.banks]).mean(dim=0)
-            scores[torch.arange(rows), first + torch.arange(rows)] = torch.nan
-            out.append(torch.from_numpy(np.nanmedian(scores.numpy(), axis=1)))
-        return torch.cat(out)
+    def score(self, queries: list[Points], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean score over parts, and the entry that is nearest over all parts together.
+
+        ``present``, (queries, entries of the whole bank) bool, is which of them are present for each query.
+        """
+        here = None if present is None else present[:, self.members]
+        total, overall = torch.zeros(len(queries[0].half), dtype=torch.float64), None
+        for bank, parts in zip(self._banks, self._together, strict=True):
+            scores, rescaled = bank.score(self._mean_distance(queries, parts), here)
+            total += scores
+            overall = rescaled if overall is None else overall.add_(rescaled)
+        assert overall is not None, "features have one part or more"
+        return total / len(self._banks), self.members[overall.argmin(dim=1)]
+
+    def median(self) -> Tensor:
+        """The median leave-one-out score of the domain's normal clips, (1,); NaN where there is none."""
+        alone = torch.stack([mean for mean, _ in self._alone]).mean(dim=0)
+        return _median(alone[None])
+
+    def medians_without(self, clips: Tensor, present: Tensor) -> Tensor:
+        """The same in the bank that one of ``clips`` is missing from: (clips,)."""
+        here, count = present[:, self.members], self._scoring.neighbours
+        scores = [
+            lists.means_without(self._now, here, count, alone)
+            for lists, alone in zip(self._lists, self._alone, strict=True)
+        ]
+        mean = torch.stack(scores).mean(dim=0)
+        return _median(mean.masked_fill(self.clips == clips[:, None], torch.nan))
+
+    def _mean_distance(self, queries: list[Points], parts: list[int]) -> Tensor:
+        total = between(queries[parts[0]], self._points[parts[0]], self._distance)
+        for part in parts[1:]:
+            total += between(queries[part], self._points[part], self._distance)
+        return total.div_(len(parts)) if len(parts) > 1 else total
+
+    def _among(self, entries: Tensor, parts: list[int]) -> Tensor:
+        return self._mean_distance([each[entries] for each in self._points], parts)
+
+    def _unrelated(self, rows: Tensor, parts: list[int]) -> Tensor:
+        """Distances of some of the domain's clips to entries that are not made of them."""
+        distances = self._mean_distance([each[rows] for each in self._of_clips], parts)
+        related = self._bank.parents[self.members].T[:, None] == self.clips[rows][:, None]
+        return distances.masked_fill_(related.any(dim=0), torch.inf)
 
 
 class Scorer:
-    """A fitted scorer of one machine's clips and one view; made by :func:`fit_scorer`."""
+    """A fitted scorer of one machine's clips and one view; made by :func:`fit_scorer`.
 
-    def __init__(self, features: Tensor, target: Tensor, scoring: Scoring, seed: int, scaling: Scaling) -> None:
-        self.features, self.target = features, target
-        self._scoring, self._seed, self._scaling = scoring, seed, scaling
-        scaled, domain, self._origin = self._bank(scaling(features), target)
-        self._domains = self._split(scaled, domain)
-        self._scales = self._medians() if scoring.domains == "standardised" else [1.0] * len(self._domains)
+    Attributes:
+        features: (normals, parts, dim) float32 that it was fitted on.
+        target: (normals,) bool.
+        bank: what clips are compared with.
+    """
 
-    def _bank(self, scaled: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The bank's features, whether each is of the target domain, and the normal clip it comes from."""
-        scoring = self._scoring
-        origin = torch.arange(len(scaled))
-        if scoring.prototypes is not None:
-            origin = prototypes(scaled, target, scoring.prototypes, self._seed)
-        made, parents = scaled[:0], origin[:0]
-        if scoring.enrichment == "memmix":
-            made, parents = memmix(self._scaling, scaled, target, scoring.memmix_lambda, scoring.memmix_sources)
-        elif scoring.enrichment == "smote":
-            made, parents = smote(
-                self._scaling, scaled, target, scoring.smote_neighbours, scoring.smote_ratio, self._seed
-            )
-        if self._scaling.distance == "cosine" and len(made):
-            made = made / made.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
-        bank = torch.cat([scaled[origin], made])
-        return (
-            bank,
-            torch.cat([target[origin], torch.ones(len(made), dtype=torch.bool)]),
-            torch.cat([origin, parents]),
-        )
-
-    def _split(self, scaled: Tensor, target: Tensor) -> list[_Domain]:
-        scoring = self._scoring
-        source_k, target_k = scoring.density_neighbours, scoring.target_density_neighbours
-        if scoring.domains == "pooled":
-            return [_Domain(self._scaling, scaled, torch.arange(len(scaled)), scoring, source_k)]
-        groups = [(torch.nonzero(~target)[:, 0], source_k), (torch.nonzero(target)[:, 0], target_k)]
-        return [_Domain(self._scaling, scaled, members, scoring, k) for members, k in groups if len(members)]
-
-    def _medians(self) -> list[float]:
-        """The median leave-one-out score of every domain; a domain of one clip takes the other's."""
-        found = [
-            float(np.median(domain.leave_one_out().numpy())) if len(domain.members) > 1 else None
-            for domain in self._domains
+    def __init__(self, features: Tensor, target: Tensor, scoring: Scoring, seed: int) -> None:
+        self.features, self.target, self._scoring = features, target, scoring
+        self._scaling = Scaling(features, scoring.distance)
+        scaled = self._scaling(features)
+        self.bank = make_bank(self._scaling, scaled, target, scoring, seed)
+        clips, entries = torch.arange(len(target)), torch.arange(len(self.bank.now))
+        groups = [(entries, clips)]
+        if scoring.domains != "pooled":
+            groups = [(entries[self.bank.target == domain], clips[target == domain]) for domain in (False, True)]
+        self._domains = [
+            _Domain(scoring.distance, scaled, self.bank, members, of_domain, scoring)
+            for members, of_domain in groups
+            if len(of_domain)
         ]
-        return _usable(found)
+        self._scales: Tensor | None = None
+        if scoring.domains == "standardised":
+            self._scales = _usable(torch.stack([domain.median() for domain in self._domains]))
 
     def score(self, features: Tensor) -> tuple[Scores, NDArray[np.int64]]:
         """Score clips.
@@ -114,7 +145,7 @@ class Scorer:
 
         Returns:
             (clips,) float64, higher is more anomalous, and (clips,) int64, the nearest normal clip of each: over
-            all parts together, where there are several.
+            all parts together, where there are several. Of a made-up clip it is the target clip it is made of.
 
         Raises:
             ValueError: if the features have other sizes than the normal clips', or one is not finite (or, for the
@@ -125,70 +156,69 @@ class Scorer:
                 f"expected features of (clips, {self.features.shape[1]}, {self.features.shape[2]}), "
                 f"got {tuple(features.shape)}"
             )
-        scores, nearest = [], []
-        for chunk in torch.split(self._scaling(features), CHUNK):
-            found = [domain.score(chunk) for domain in self._domains]
-            each = torch.stack([score / scale for (score, _), scale in zip(found, self._scales, strict=True)])
-            lowest, which = each.min(dim=0)
-            scores.append(lowest)
-            members = torch.stack([member for _, member in found])
-            nearest.append(self._origin[members.gather(0, which[None])[0]])
-        return torch.cat(scores).double().numpy(), torch.cat(nearest).numpy()
+        scores = np.empty(len(features), dtype=np.float64)
+        nearest = np.empty(len(features), dtype=np.int64)
+        for part in self._chunks(len(features)):
+            lowest, which = self._lowest(features[part], None, self._scales)
+            scores[part.numpy()], nearest[part.numpy()] = lowest.numpy(), which.numpy()
+        return scores, nearest
 
     def leave_one_out(self) -> Scores:
-        """The score of every normal clip in a bank fitted without it, (normals,) float64.
+        """The score of every normal clip in a bank that it is left out of, (normals,) float64.
 
-        Exact, with the scaling of ``standardised`` distances kept, which belongs to the features. Where clips are
-        made up or selected, the bank is really fitted anew for every clip.
+        Exact: what a scorer fitted on the other clips gives it, in the sense of :mod:`nearfar.scoring.bank` where
+        clips are drawn or clustered. Only the scaling of ``standardised`` distances is kept, which belongs to the
+        features. A domain that is left without clips has no say.
 
         Raises:
             ValueError: if there is one normal clip only.
         """
         if len(self.features) < 2:
             raise ValueError("a single normal clip has no others to be scored against")
-        scoring = self._scoring
-        anew = scoring.enrichment != "none" or scoring.prototypes is not None
-        if anew or (scoring.domains != "pooled" and min(len(domain.members) for domain in self._domains) < 4):
-            return self._refitted()
-        if scoring.domains == "pooled":
-            return self._domains[0].leave_one_out().numpy()
-        out = torch.empty(len(self.features), dtype=torch.float64)
-        scaled = self._scaling(self.features)
-        for domain, scale in zip(self._domains, self._scales, strict=True):
-            own = domain.leave_one_out()
-            own = (
-                own / domain.medians_without().clamp_min(EPSILON)
-                if scoring.domains == "standardised"
-                else own / scale
-            )
-            for other, other_scale in zip(self._domains, self._scales, strict=True):
-                if other is not domain:
-                    queries = torch.split(scaled[domain.members], CHUNK)
-                    elsewhere = torch.cat([other.score(chunk)[0] for chunk in queries]) / other_scale
-                    own = torch.minimum(own, elsewhere)
-            out[domain.members] = own
-        return out.numpy()
+        scores = np.empty(len(self.features), dtype=np.float64)
+        for clips in self._chunks(len(self.features)):
+            present = self.bank.without(clips)
+            scales = None
+            if self._scales is not None:
+                found = [domain.medians_without(clips, present) for domain in self._domains]
+                scales = _usable(torch.stack(found))
+            scores[clips.numpy()] = self._lowest(self.features[clips], present, scales)[0].numpy()
+        return scores
 
-    def _refitted(self) -> Scores:
-        clips = torch.arange(len(self.features))
-        scores = []
-        for clip in clips:
-            rest = clips != clip
-            smaller = Scorer(self.features[rest], self.target[rest], self._scoring, self._seed, self._scaling)
-            scores.append(smaller.score(self.features[clip : clip + 1])[0][0])
-        return np.array(scores, dtype=np.float64)
+    def _lowest(self, features: Tensor, present: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The lowest score over domains, and the nearest normal clip."""
+        scaled = self._scaling(features)
+        found = [domain.score(domain.seen(scaled), present) for domain in self._domains]
+        each = torch.stack([score for score, _ in found])
+        lowest, which = (each if scales is None else each / scales).min(dim=0)
+        entry = torch.stack([nearest for _, nearest in found]).gather(0, which[None])[0]
+        return lowest, self.bank.parents[entry, 0]
+
+    def _chunks(self, clips: int) -> Iterator[Tensor]:
+        """Clips at work at once: bounded by the distances to the bank, and by the features themselves."""
+        yield from chunks(clips, max(len(self.bank.now), self.features[0].numel()))
 
 
-def _usable(medians: list[float | None]) -> list[float]:
-    """Medians to divide by: where there is none, or it is 0 because clips are alike, that of the other domain."""
-    known = [median for median in medians if median is not None and median > EPSILON]
-    return [
-        median if median is not None and median > EPSILON else (known[0] if known else 1.0) for median in medians
-    ]
+def _median(scores: Tensor) -> Tensor:
+    """The median of every row's numbers that are not NaN; NaN where there are none: (rows,) float64."""
+    ordered = scores.sort(dim=1).values  # NaN comes last
+    count = (~ordered.isnan()).sum(dim=1, keepdim=True)
+    lower, upper = (count - 1).clamp_min(0) // 2, torch.minimum(count // 2, (count - 1).clamp_min(0))
+    return (ordered.gather(1, lower) + ordered.gather(1, upper))[:, 0] / 2
+
+
+def _usable(medians: Tensor) -> Tensor:
+    """(domains, clips) to divide by: where a median is none, or 0 because clips are alike, the other domain's."""
+    usable = medians > EPSILON
+    others = medians.flip(0)
+    return torch.where(usable, medians, torch.where(others > EPSILON, others, 1.0))
 
 
 def fit_scorer(features: Tensor, target: Tensor, scoring: Scoring, seed: int = 0) -> Scorer:
     """Fit a scorer on normal clips.
+
+    Memory: the features and, with them, three numbers for each of some tens of neighbours of every entry; matrices
+    of distances are taken in chunks (:data:`nearfar.scoring.distances.ELEMENTS`).
 
     Args:
         features: (normals, parts, dim) float32 of one machine and view.
@@ -204,4 +234,4 @@ def fit_scorer(features: Tensor, target: Tensor, scoring: Scoring, seed: int = 0
             f"expected features of (normals >= 1, parts, dim) and their domains, got {tuple(features.shape)} and "
             f"{tuple(target.shape)}"
         )
-    return Scorer(features, target, scoring, seed, Scaling(features, scoring.distance))
+    return Scorer(features, target, scoring, seed)
