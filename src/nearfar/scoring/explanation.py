@@ -1,31 +1,44 @@
-"""What a deviation map says in a sentence: when, at which frequencies, and what is different there."""
+"""What a map of departures says in a sentence: when, at which frequencies, and what is different there."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nearfar.models.fbank import mel_centres_hz
 from nearfar.scoring.localisation import (
     BANDS,
+    FACTS,
     PatchBank,
     band_edges_hz,
-    column_seconds,
-    deviations,
+    clip_level,
+    departures,
+    nearest_patches,
     patch_facts,
+    patch_features,
+    time_edges_s,
 )
 
 NOTABLE = 0.95
 """A peak that is not above those of this share of normal clips is called usual."""
+SURPASSED = 0.95
+"""The share of normal clips that a region must surpass in a fact for the fact to be told."""
+AUDIBLE_DB = 1.0
+"""Differences below this are not told."""
 _WORDS = {
     "level": ("quieter", "louder"),
     "variation": ("steadier", "more impulsive"),
-    "contrast": ("flatter", "more tonal"),
+    "contrast": ("less tonal", "more tonal"),
 }
-_SHARE = 0.95
-"""Of normal clips that must be surpassed for a fact to be told."""
+_DECIBELS = 10.0 / math.log(10.0)
+
+Cells = tuple[slice, slice]
+"""Columns and bands of a region."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,82 +46,174 @@ class Explanation:
     """Where a clip departs most from normal.
 
     Attributes:
-        map: (columns, bands) float32 deviations; columns of 0.16 s, bands from low to high.
-        peak: the largest.
-        begin_s, end_s, low_hz, high_hz: the region around it.
-        sentence: the same in words.
+        map: (columns, bands) float32: 0 is as near to normal as normal clips are, 1 twice as far from it, and so
+            on; cell (t, f) is EAT's patch token ``t * 8 + f``.
+        time_edges_s: (columns + 1,) edges of the columns in seconds.
+        band_edges_hz: (bands + 1,) edges of the bands in hertz.
+        peak: the largest value of the map.
+        notable: whether the peak is above those of 95 % of the normal clips.
+        begin_s, end_s, low_hz, high_hz: the region around the peak.
+        nearest: which normal clip, counted as they were given to the bank, is most like the region.
+        most_hz: where in the region the mean spectrum differs most from the most similar normal patches, and
+        excess_db: by how much, both clips' mean levels taken out.
+        sentence: all this in words.
     """
 
     map: NDArray[np.float32]
+    time_edges_s: tuple[float, ...]
+    band_edges_hz: tuple[float, ...]
     peak: float
+    notable: bool
     begin_s: float
     end_s: float
     low_hz: float
     high_hz: float
+    nearest: int
+    most_hz: float
+    excess_db: float
     sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """A region beside the normal patches nearest to its cells: whose most are, and the greatest difference."""
+
+    clip: int
+    at_hz: float
+    excess_db: float
 
 
 def explain(log_mel: Tensor, bank: PatchBank) -> Explanation:
     """Explain one clip.
 
     Args:
-        log_mel: (frames, 128) float32 of the clip, without padding, at least 16 frames.
+        log_mel: (frames, 128) float32 of the clip, without padding, as :meth:`nearfar.models.fbank.Fbank.log_mel`
+            gives it.
         bank: of normal clips of the same machine and view.
+
+    Raises:
+        ValueError: if there are fewer than 16 frames.
     """
-    grid = deviations(log_mel, bank).numpy()
-    columns, bands = _region(grid)
-    edges = band_edges_hz()
-    begin, end = column_seconds(columns[0])[0], column_seconds(columns[1])[1]
-    low, high = edges[bands[0]], edges[bands[1] + 1]
-    peak = float(grid.max())
-    told = _comparison(patch_facts(log_mel).numpy(), bank, columns, bands)
-    where = f"{begin:.1f} to {end:.1f} s, {_hertz(low)} to {_hertz(high)}"
-    if peak <= float(np.quantile(bank.peaks.numpy(), NOTABLE)):
-        sentence = f"Nothing stands out; {where} is the least usual part: {told}."
-    else:
-        sentence = f"{where}: {told}."
-    return Explanation(grid.astype(np.float32), peak, begin, end, low, high, sentence)
+    features = patch_features(log_mel)
+    grid = departures(features, bank.normal)
+    cells = region(grid)
+    notable = bool(grid.max() > bank.peaks.quantile(NOTABLE))
+    beside = _beside_nearest(features, bank, cells)
+    times, bands = time_edges_s(len(grid)), band_edges_hz()
+    begin, end = times[cells[0].start], times[cells[0].stop]
+    low, high = bands[cells[1].start], bands[cells[1].stop]
+    when = "throughout" if (cells[0].start, cells[0].stop) == (0, len(grid)) else f"{begin:.1f} to {end:.1f} s"
+    where = f"{when}, {_hertz(low, high)}"
+    told = _comparison(patch_facts(log_mel)[cells], bank, cells) or _difference(beside, len(bank.peaks), notable)
+    opening = where if notable else f"Nothing stands out; the least usual part, {where}"
+    return Explanation(
+        map=grid.numpy(),
+        time_edges_s=tuple(times),
+        band_edges_hz=tuple(bands),
+        peak=float(grid.max()),
+        notable=notable,
+        begin_s=begin,
+        end_s=end,
+        low_hz=low,
+        high_hz=high,
+        nearest=beside.clip,
+        most_hz=beside.at_hz,
+        excess_db=beside.excess_db,
+        sentence=f"{opening}: {told}{_overall(log_mel, bank)}.",
+    )
 
 
-def _region(grid: NDArray[np.float32]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last column and band of the cells around the peak that reach half of it, grown side by side."""
-    column, band = (int(place) for place in np.unravel_index(int(grid.argmax()), grid.shape))
-    enough = grid >= 0.5 * max(float(grid.max()), 0.0)
-    first = last = column
-    while first > 0 and enough[first - 1, band]:
+def region(grid: Tensor) -> Cells:
+    """The cells around the peak: its run of columns, then of bands, at half the peak or more.
+
+    Args:
+        grid: (columns, bands) float32.
+
+    Returns:
+        columns of the peak's band next to it that reach half of it; bands next to the peak's in which at least
+        half of these columns do.
+    """
+    column, band = divmod(int(grid.argmax()), grid.shape[1])
+    enough = grid >= max(0.5 * float(grid.max()), 0.0)
+    enough[column, band] = True  # a map without positive values has a peak as well
+    columns = _run(enough[:, band], column)
+    bands = _run(enough[columns].float().mean(dim=0) >= 0.5, band)
+    return columns, slice(min(bands.start, band), max(bands.stop, band + 1))
+
+
+def _run(true: Tensor, place: int) -> slice:
+    """The unbroken run of true values around a place."""
+    first, last = place, place
+    while first > 0 and true[first - 1]:
         first -= 1
-    while last < len(grid) - 1 and enough[last + 1, band]:
+    while last < len(true) - 1 and true[last + 1]:
         last += 1
-    low = high = band
-    strong = enough[first : last + 1].mean(axis=0) >= 0.5
-    while low > 0 and strong[low - 1]:
-        low -= 1
-    while high < BANDS - 1 and strong[high + 1]:
-        high += 1
-    return (first, last), (low, high)
+    return slice(first, last + 1)
 
 
-def _comparison(
-    facts: NDArray[np.float32], bank: PatchBank, columns: tuple[int, int], bands: tuple[int, int]
-) -> str:
-    """How the region's facts stand against the lowest and highest of them in each normal clip."""
-    inside = facts[columns[0] : columns[1] + 1, bands[0] : bands[1] + 1]
-    normal = bank.facts[:, :, bands[0] : bands[1] + 1].numpy().mean(axis=2)
-    clips = len(normal)
+def _beside_nearest(features: Tensor, bank: PatchBank, cells: Cells) -> _Beside:
+    index = nearest_patches(features, bank.normal)[1]
+    bands = torch.arange(BANDS).expand_as(index)
+    bins = features.shape[2] // 2
+    ours, theirs = features[cells], bank.patches[bands, index][cells]
+    by_bin = _DECIBELS * (ours - theirs)[..., :bins].mean(dim=0).flatten()
+    place = int(by_bin.abs().argmax())
+    whose = int(bank.owners[bands, index][cells].flatten().mode().values)
+    return _Beside(whose, float(mel_centres_hz()[cells[1].start * bins + place]), float(by_bin[place]))
+
+
+def _comparison(facts: Tensor, bank: PatchBank, cells: Cells) -> str:
+    """In what the region surpasses nearly all normal clips, at any time of theirs; empty if in nothing.
+
+    Args:
+        facts: (columns, bands, 3) of the region.
+    """
+    clips = len(bank.facts)
+    lowest, highest = bank.facts[:, :, cells[1]].mean(dim=2).unbind(dim=1)
+    by_column = facts.mean(dim=1)
+    margin = AUDIBLE_DB / _DECIBELS
     words, weakest = [], clips
-    for place, fact in enumerate(_WORDS):
-        by_column = inside[..., place].mean(axis=1)
-        below = int((by_column.min() < normal[:, 0, place]).sum())
-        above = int((by_column.max() > normal[:, 1, place]).sum())
+    for place, fact in enumerate(FACTS):
+        below = int((by_column[:, place].min() < lowest[:, place] - margin).sum())
+        above = int((by_column[:, place].max() > highest[:, place] + margin).sum())
         surpassed, word = max((below, _WORDS[fact][0]), (above, _WORDS[fact][1]))
-        if surpassed >= _SHARE * clips:
+        if surpassed >= SURPASSED * clips:
             words.append(word)
             weakest = min(weakest, surpassed)
     if not words:
-        return f"another sound than in any of {clips} normal clips, neither louder nor otherwise extreme"
-    than = f"any of {clips} normal clips" if weakest == clips else f"{weakest} of {clips} normal clips"
-    return f"{', '.join(words[:-1])}{' and ' if len(words) > 1 else ''}{words[-1]} than {than}"
+        return ""
+    return f"{_listed(words)} than {'any' if weakest == clips else weakest} of {clips} normal clips"
 
 
-def _hertz(hertz: float) -> str:
-    return f"{hertz / 1000:.1f} kHz" if hertz >= 1000 else f"{round(hertz, -1):.0f} Hz"
+def _difference(beside: _Beside, clips: int, notable: bool) -> str:
+    """How the region differs from what is most similar to it, where it surpasses nothing."""
+    opening = f"unlike any sound there in {clips} normal clips" if notable else "much as in normal clips"
+    if abs(beside.excess_db) < AUDIBLE_DB:
+        return opening
+    word = _WORDS["level"][beside.excess_db > 0]
+    most = f"{abs(beside.excess_db):.0f} dB {word} at {_number(beside.at_hz)} than the most similar"
+    return f"{opening}, {most}" if notable else f"{opening}, at most {most}"
+
+
+def _overall(log_mel: Tensor, bank: PatchBank) -> str:
+    """What the map does not show, for levels are taken out: a clip that is louder or quieter as a whole."""
+    level = clip_level(log_mel)
+    above, below = float(level - bank.levels.max()), float(bank.levels.min() - level)
+    excess = _DECIBELS * max(above, below)
+    if excess < AUDIBLE_DB:
+        return ""
+    return f"; the whole clip is {excess:.0f} dB {'louder' if above > below else 'quieter'} than any of them"
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _hertz(low: float, high: float) -> str:
+    if low >= 1000:
+        return f"{low / 1000:.1f} to {_number(high)}"
+    return f"{_number(low)} to {_number(high)}" if high >= 1000 else f"{low:.0f} to {_number(high)}"
+
+
+def _number(hertz: float) -> str:
+    return f"{hertz / 1000:.1f} kHz" if hertz >= 1000 else f"{hertz:.0f} Hz"
