@@ -31,7 +31,7 @@ def test_a_system_without_training_scores_at_once(name: str, small_factory: Path
     assert run.results is not None
     assert run.timing.training_seconds == 0
     assert not (tmp_path / "model" / "model.json").exists()
-    views = json.loads((tmp_path / "view_scores.json").read_text())
+    views = json.loads((tmp_path / "view_scores.json").read_text())["machines"]
     assert [entry["machine"] for entry in views] == ["hummer", "whiner"]
     assert set(views[0]["views"]) == set(recipe.scoring.channels)
     assert len(views[0]["normal"]) == 10

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import data, download, embeddings, scores, submission, systems
+from nearfar.cli import data, download, embeddings, report, scores, submission, systems
 from nearfar.errors import NearfarError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ for command in (
     scores.table,
     submission.submit,
     embeddings.embed,
+    report.report,
 ):
     app.command()(command)
 app.add_typer(download.app, name="download")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.config import Decision
+from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.files import write_json
 from nearfar.scoring.decisions import (
@@ -95,9 +96,9 @@ def decide_system(scored: Sequence[ScoredMachine], decision: Decision, out: Path
     return tuple(decided)
 
 
-def write_view_scores(scored: Sequence[ScoredMachine], out: Path) -> None:
-    """Write ``view_scores.json``: scores of test and of normal clips, by view and fused, for who looks closer."""
-    tree = [
+def write_view_scores(scored: Sequence[ScoredMachine], dataset: Dataset, out: Path) -> None:
+    """Write ``view_scores.json``: scores of test and normal clips, by view and fused, and where the clips are."""
+    machines = [
         {
             "machine": entry.test.machine,
             "section": entry.test.section,
@@ -108,4 +109,4 @@ def write_view_scores(scored: Sequence[ScoredMachine], out: Path) -> None:
         }
         for entry in scored
     ]
-    write_json(out / "view_scores.json", tree)
+    write_json(out / "view_scores.json", {"data": str(dataset.root.resolve()), "machines": machines})

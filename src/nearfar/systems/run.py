@@ -176,7 +176,7 @@ def score_system(
     """
     recipe = representation.recipe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    groups, views = _groups(dataset), waveform_views(recipe)
+    groups, views = machine_groups(dataset), waveform_views(recipe)
     total = len(views) * sum(len(train) + len(test) for train, test in groups.values())
     done = 0
 
@@ -203,7 +203,7 @@ def score_system(
     return tuple(out)
 
 
-def _groups(dataset: Dataset) -> dict[tuple[str, str], tuple[list[Clip], list[Clip]]]:
+def machine_groups(dataset: Dataset) -> dict[tuple[str, str], tuple[list[Clip], list[Clip]]]:
     """Training and test clips of every machine and section that has test clips."""
     groups = {}
     for machine in dataset.machines:
@@ -266,7 +266,7 @@ def run_system(
     timing = Timing(_training_seconds(resolved, dataset, folder), seconds, peak_memory_bytes())
     write_json(out / "environment.json", made_with | {"total_parameters": parameters})
     decide_system(scored, resolved.decision, out)
-    write_view_scores(scored, out)
+    write_view_scores(scored, dataset, out)
     own = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
     results = write_results(resolved.name, scores, out, note=note, told=own)
     write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})

@@ -1,0 +1,1 @@
+"""One page about a run or a detector: a file that needs no network."""

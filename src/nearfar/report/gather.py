@@ -1,0 +1,219 @@
+"""What a run folder says, read into typed records; recordings are read again only for what wants to be heard."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nearfar.config import Recipe, load_recipe
+from nearfar.data.clips import Clip
+from nearfar.data.layouts import Dataset, read_dataset
+from nearfar.errors import InputError
+from nearfar.evaluation.metrics import Told, hides_labels, truth_from_names
+from nearfar.evaluation.truth_table import evaluable, read_truth_table
+from nearfar.evaluation.uncertainty import Uncertainty, uncertainty
+from nearfar.scoring.embeddings import EmbeddingStore
+from nearfar.scoring.representation import represent, waveform_views
+from nearfar.scoring.scorefiles import MachineScores, read_scores
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MachineFacts:
+    """One machine and section of a run.
+
+    Attributes:
+        scores: of the test clips.
+        anomalous, domains: (clips,) of the test clips, or None where their names hide it.
+        views: (clips,) scores of every view before fusion. normal, normal_views: leave-one-out scores of training
+            clips.
+        threshold: or None where there is none.
+        train, test: the clips, empty where the recordings are not at hand.
+    """
+
+    scores: MachineScores
+    anomalous: NDArray[np.bool_] | None
+    domains: NDArray[np.str_] | None
+    views: dict[str, Numbers]
+    normal: Numbers
+    normal_views: dict[str, Numbers]
+    threshold: float | None
+    train: tuple[Clip, ...]
+    test: tuple[Clip, ...]
+
+    @property
+    def name(self) -> str:
+        """The machine, and its section where it is not the usual one."""
+        return (
+            self.scores.machine if self.scores.section == "00" else f"{self.scores.machine} {self.scores.section}"
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunFacts:
+    """A whole run. ``intervals`` is None where the labels are hidden, ``curve`` where nothing was trained here."""
+
+    folder: Path
+    recipe: Recipe
+    recipe_text: str
+    environment: dict[str, Any]
+    data: list[dict[str, Any]]
+    notes: tuple[str, ...]
+    intervals: Uncertainty | None
+    machines: tuple[MachineFacts, ...]
+    curve: tuple[Numbers, Numbers] | None
+    missing: tuple[str, ...]
+
+
+def gather_run(run: Path, data: Path | None = None) -> RunFacts:
+    """Read a run folder.
+
+    Args:
+        run: what ``nearfar run`` wrote.
+        data: the folder of recordings, if it is no longer where the run found it.
+
+    Raises:
+        InputError: if the folder holds no finished run, or ``data`` no recordings.
+    """
+    for name in ("recipe.toml", "view_scores.json", "scores"):
+        if not (run / name).exists():
+            raise InputError(
+                run,
+                found=f"no {name}",
+                expected="the folder of a finished run",
+                remedy="Give the --out folder of nearfar run, or run the same command again to finish it",
+            )
+    recipe = load_recipe(run / "recipe.toml")
+    by_view = _json(run / "view_scores.json")
+    place = data if data is not None else Path(by_view["data"])
+    missing: list[str] = []
+    dataset = _dataset(place, missing, required=data is not None)
+    entries, told = read_scores(run / "scores"), read_truth_table(run / "scores")
+    shown = [entry for entry in entries if not hides_labels(entry, told)]
+    labelled = evaluable(shown, told)
+    thresholds = {(row["machine"], row["section"]): row["value"] for row in _json(run / "thresholds.json")}
+    details = {(row["machine"], row["section"]): row for row in by_view["machines"]}
+    machines = []
+    for entry in entries:
+        key = (entry.machine, entry.section)
+        machines.append(
+            _machine(entry, details.get(key, {}), thresholds.get(key), told, entry in labelled, dataset)
+        )
+    results = _json(run / "results.json") if (run / "results.json").is_file() else {}
+    return RunFacts(
+        run,
+        recipe,
+        (run / "recipe.toml").read_text(encoding="utf-8"),
+        _json(run / "environment.json"),
+        _json(run / "data.json"),
+        tuple(str(note) for note in results.get("notes", [])),
+        uncertainty(labelled, told) if labelled else None,
+        tuple(machines),
+        _curve(run / "model" / "log.jsonl"),
+        tuple(missing),
+    )
+
+
+def _machine(
+    entry: MachineScores,
+    detail: dict[str, Any],
+    threshold: float | None,
+    told: Told | None,
+    labelled: bool,
+    dataset: Dataset | None,
+) -> MachineFacts:
+    truth = truth_from_names(entry, told) if labelled else None
+    clips = () if dataset is None else dataset.train(entry.machine) + dataset.test(entry.machine)
+    own = [clip for clip in clips if clip.section == entry.section]
+    return MachineFacts(
+        entry,
+        None if truth is None else truth.anomalous,
+        None if truth is None else truth.domains,
+        {view: np.array(values) for view, values in detail.get("views", {}).items()},
+        np.array(detail.get("normal", [])),
+        {view: np.array(values) for view, values in detail.get("normal_views", {}).items()},
+        threshold,
+        tuple(clip for clip in own if clip.split == "train"),
+        tuple(clip for clip in own if clip.split == "test"),
+    )
+
+
+def _dataset(place: Path, missing: list[str], *, required: bool) -> Dataset | None:
+    """The recordings; without them the page has neither sound nor spectrograms nor a map, and says so."""
+    try:
+        return read_dataset(place)
+    except InputError:
+        if required:
+            raise
+        missing.append(
+            f"The recordings are no longer in {place}: no sound, spectrograms or map of embeddings. "
+            "Give --data FOLDER to have them."
+        )
+        return None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            path,
+            found=f"a file that cannot be read ({' '.join(str(error).split())})",
+            expected="what nearfar run wrote",
+            remedy="Run the same command again",
+        ) from None
+
+
+def _curve(log: Path) -> tuple[Numbers, Numbers] | None:
+    """Steps and losses, averaged over stretches so that no more than 300 points are left."""
+    if not log.is_file():
+        return None
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    if len(rows) < 2:
+        return None
+    steps, losses = np.array([row["step"] + 1 for row in rows]), np.array([row["loss"] for row in rows])
+    stretch = -(-len(rows) // 300)
+    whole = len(rows) // stretch * stretch
+    return (
+        steps[:whole].reshape(-1, stretch).mean(axis=1),
+        losses[:whole].reshape(-1, stretch).mean(axis=1),
+    )
+
+
+def plane_of(facts: MachineFacts, run: RunFacts) -> dict[str, tuple[Numbers, Numbers]] | None:
+    """A map of the machine's clips: for every scored view the places of its training and of its test clips.
+
+    Principal components of the features, every number scaled by its deviation over all training clips; features
+    come from the run's store where they are there, or are computed. None for autoencoders and without recordings.
+
+    Returns:
+        by view, (training clips, 2) and (test clips, 2).
+    """
+    if run.recipe.method == "autoencoder" or not facts.train or not facts.test:
+        return None
+    folder = run.folder / "model"
+    if run.recipe.training.adaptation != "none" and not (folder / "model.json").is_file():
+        return None
+    representation = represent(run.recipe, folder)
+    store, size = EmbeddingStore(folder / "embeddings"), run.recipe.scoring.batch_size
+    device = torch.device("cpu")
+    table: dict[str, tuple[Numbers, Numbers]] = {}
+    for view in waveform_views(run.recipe):
+        rows = [
+            store.get(representation, clips, view, batch_size=size, device=device).reshape(len(clips), -1)
+            for clips in (facts.train, facts.test)
+        ]
+        table[view] = (rows[0].astype(np.float64), rows[1].astype(np.float64))
+    normal = np.concatenate([train for train, _ in table.values()])
+    mean, deviation = normal.mean(axis=0), normal.std(axis=0)
+    scale = np.where(deviation > 1e-9, deviation, np.inf)
+    _, _, axes = np.linalg.svd((normal - mean) / scale, full_matrices=False)
+    axes = axes[:2] if len(axes) > 1 else np.vstack([axes, np.zeros_like(axes)])
+    return {view: tuple(((rows - mean) / scale) @ axes.T for rows in pair) for view, pair in table.items()}

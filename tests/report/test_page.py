@@ -1,0 +1,204 @@
+"""The page about a run: whole, self-contained, true to the run, and alive in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nearfar.cli import app
+from nearfar.config import load_recipe
+from nearfar.errors import InputError
+from nearfar.report.page import report_run
+from nearfar.systems.run import run_system
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def run(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    recipe = load_recipe("nearfar-best").with_changes(
+        **{"name": "<b>best</b>", "scoring.channels": ["near", "far"], "decision.quantile": 0.5}
+    )
+    assert run_system(recipe, small_factory, out, note="Made-up tones & noise.") is not None
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report_run(run, tmp_path_factory.mktemp("page") / "report.html")
+
+
+class Outline(HTMLParser):
+    """Headings, addresses, and tags that are left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: list[int] = []
+        self.addresses: list[str] = []
+        self.anchors: list[str] = []
+        self.ids: list[str] = []
+        self.labels: list[dict[str, str | None]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        told = dict(attrs)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        self.addresses += [str(told[key]) for key in ("src", "href") if told.get(key)]
+        if told.get("id"):
+            self.ids.append(str(told["id"]))
+        if tag in ("audio", "img"):
+            self.labels.append(told)
+        if tag not in ("meta", "link", "img", "br", "line", "rect", "circle", "path", "polyline"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def outline(page: Path) -> Outline:
+    outline = Outline()
+    outline.feed(page.read_text(encoding="utf-8"))
+    return outline
+
+
+def test_the_page_is_self_contained_and_well_formed(outline: Outline) -> None:
+    assert outline.open == []
+    assert outline.addresses
+    assert all(address.startswith(("data:", "#")) for address in outline.addresses)
+    assert len(set(outline.ids)) == len(outline.ids)
+    assert {a[1:] for a in outline.addresses if a.startswith("#")} <= set(outline.ids)
+    assert outline.headings[0] == 1
+    assert outline.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(outline.headings, outline.headings[1:], strict=False))
+    assert all(told.get("alt") or told.get("aria-label") for told in outline.labels)
+
+
+def test_the_page_says_what_the_run_says(page: Path, run: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;best&lt;/b&gt;" in text
+    assert "<b>best" not in text
+    assert "Made-up tones &amp; noise." in text
+    results = json.loads((run / "results.json").read_text())["systems"][0]
+    assert f"{100 * results['all']['score']['mean']:.1f}" in text
+    for machine in ("hummer", "whiner"):
+        assert f">{machine}</h2>" in text
+    for heading in (
+        "ROC",
+        "Scores by domain and label",
+        "Threshold and false alarms",
+        "Near against far",
+        "Map of clips",
+    ):
+        assert text.count(f"<h3>{heading}</h3>") == 2
+    assert "density_neighbours" in text, "the recipe"
+    assert "processor" in text, "the environment"
+
+
+def test_worst_mistakes_can_be_seen_and_heard(page: Path, run: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    thresholds = {row["machine"]: row["value"] for row in json.loads((run / "thresholds.json").read_text())}
+    alarms = 0
+    for machine in json.loads((run / "view_scores.json").read_text())["machines"]:
+        name = f"anomaly_score_{machine['machine']}_section_00_test.csv"
+        for line in (run / "scores" / name).read_text().splitlines():
+            file, score = line.split(",")
+            alarms += "_normal_" in file and float(score) > thresholds[machine["machine"]]
+    assert alarms
+    assert text.count('class="badge false"') == min(alarms, 4)
+    assert text.count("<audio") == 2 * text.count('class="badge ')
+    assert text.count('src="data:image/png') == text.count('class="badge ')
+
+
+def test_without_recordings_the_page_says_what_is_missing(run: Path, tmp_path: Path, small_factory: Path) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(run, moved)
+    tree = json.loads((moved / "view_scores.json").read_text())
+    tree["data"] = str(tmp_path / "gone")
+    (moved / "view_scores.json").write_text(json.dumps(tree))
+    text = report_run(moved, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "The recordings are no longer in" in text
+    assert "<audio" not in text
+    assert "Map of clips" not in text
+    assert "ROC" in text
+    assert "<audio" in report_run(moved, tmp_path / "b.html", data=small_factory).read_text(encoding="utf-8")
+
+
+def test_a_run_with_hidden_labels_has_scores_but_no_verdicts(small_factory: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_factory / "hummer", data / "hummer")
+    for number, clip in enumerate(sorted((data / "hummer" / "test").iterdir())):
+        clip.rename(clip.with_name(f"section_00_{number:04d}.wav"))
+    run_system(load_recipe("nearfar-best"), data, tmp_path / "run")
+    text = report_run(tmp_path / "run", tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="summary"' not in text
+    assert "ROC" not in text
+    assert "Threshold and false alarms" in text
+
+
+def test_the_command_writes_the_page_and_refuses_what_is_no_run(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report.html"
+    done = CliRunner().invoke(app, ["report", str(run), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert out.is_file()
+    with pytest.raises(InputError, match=r"no recipe\.toml.*finished run"):
+        report_run(tmp_path, tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", "window-size=390,844"),
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, page: Path) -> None:
+    browser.get(page.as_uri())
+    assert browser.get_log("browser") == [], "no console messages, which a blocked request would be as well"
+    requested = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in requested if not name.startswith("data:")] == []
+    widths = browser.execute_script("return [...document.images].map(i => i.complete && i.naturalWidth)")
+    assert widths
+    assert all(widths)
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('svg.chart')].map(s => s.getBoundingClientRect().height)"
+    )
+    assert boxes
+    assert min(boxes) > 50
+    load = """const done = arguments[0]; const all = [...document.querySelectorAll('audio')];
+        Promise.all(all.map(a => new Promise(r => { a.oncanplaythrough = () => r(a.duration); a.onerror = () => r(0);
+        a.preload = 'auto'; a.load(); }))).then(done)"""
+    lengths = browser.execute_async_script(load)
+    assert lengths
+    assert all(0.9 < length < 1.3 for length in lengths)
+    wide = browser.execute_script(
+        "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+    assert wide <= 0, "a phone must not scroll sideways"
