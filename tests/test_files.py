@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,18 +22,18 @@ def test_a_file_takes_its_place_when_the_block_ends_and_not_before(tmp_path: Pat
         assert partial.suffix == ".csv"  # numpy and matplotlib choose the format by it
         assert not list(path.parent.glob("anomaly_score_*"))  # no reader takes it for a file of scores
     assert path.read_bytes() == b"first"
-    assert os.listdir(path.parent) == [path.name]
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
 def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "scores.csv"
     path.write_bytes(b"before")
-    with pytest.raises(error), whole_file(path) as partial:
+    with pytest.raises(error), whole_file(path) as partial:  # noqa: PT012 - the block is what is interrupted
         partial.write_bytes(b"half")
         raise error
     assert path.read_bytes() == b"before"
-    assert os.listdir(tmp_path) == ["scores.csv"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["scores.csv"]
 
 
 def test_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
