@@ -193,8 +193,8 @@ def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, page: Path)
     assert boxes
     assert min(boxes) > 50
     load = """const done = arguments[0]; const all = [...document.querySelectorAll('audio')];
-        Promise.all(all.map(a => new Promise(r => { a.oncanplaythrough = () => r(a.duration); a.onerror = () => r(0);
-        a.preload = 'auto'; a.load(); }))).then(done)"""
+        Promise.all(all.map(a => new Promise(r => { a.oncanplaythrough = () => r(a.duration);
+        a.onerror = () => r(0); a.preload = 'auto'; a.load(); }))).then(done)"""
     lengths = browser.execute_async_script(load)
     assert lengths
     assert all(0.9 < length < 1.3 for length in lengths)
