@@ -46,10 +46,9 @@ class NeighbourLists:
             (rows,) float64, NaN where no entry is present; and (rows,) int64, up to which place of its list an
             entry matters to the mean.
         """
-        rows = torch.arange(self.rows)
         mean, ends = [], []
         for part in chunks(self.rows, self.indices.shape[1]):
-            one, end = self._first(present.expand(len(part), -1), rows[part], count)
+            one, end = self._first(present[None], part, count, torch.zeros_like(part))
             mean.append(one)
             ends.append(end)
         return torch.cat(mean), torch.cat(ends)
@@ -91,11 +90,8 @@ class NeighbourLists:
         slot = self._slots[begin[pair] + within]
         return which[pair], slot // self.indices.shape[1], slot % self.indices.shape[1]
 
-    def _first(
-        self, present: Tensor, row: Tensor, count: int, which: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _first(self, present: Tensor, row: Tensor, count: int, which: Tensor) -> tuple[Tensor, Tensor]:
         """Means and ends of some rows; of each, ``present[which]`` says which entries are present."""
-        which = torch.arange(len(row)) if which is None else which
         distances = self.distances[row]
         there = present[which[:, None], self.indices[row]] & torch.isfinite(distances)
         use = there & (there.cumsum(dim=1) <= count)
