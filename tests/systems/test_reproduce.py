@@ -106,9 +106,27 @@ def test_two_models_are_trained_for_four_systems(interrupted) -> None:
 
 def test_interrupted_training_went_on(interrupted) -> None:
     _, out, _ = interrupted
-    (lora,) = (out / "seed_0" / "models").glob("lora_*")
-    steps = [json.loads(line)["step"] for line in (lora / "log.jsonl").read_text().splitlines()]
-    assert steps == [0, 1]
+    models = sorted((out / "models").glob("lora_*"))
+    assert len(models) == len(SEEDS)
+    for lora in models:
+        steps = [json.loads(line)["step"] for line in (lora / "log.jsonl").read_text().splitlines()]
+        assert steps == [0, 1]
+
+
+def test_seeds_added_later_train_only_their_own_models(
+    interrupted, small_factory: Path, recipes: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, _ = interrupted
+    monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
+    monkeypatch.setattr(run_module, "finetune", lambda *_, **__: pytest.fail("nothing is left to train"))
+    shutil.copytree(out / "models", tmp_path / "models")
+    (recipe,) = (recipe for recipe in recipes if recipe.name == "tiny-near")
+    one = reproduce([recipe], small_factory, tmp_path, seeds=(3,))
+    assert (tmp_path / "tiny-near" / "results.json").is_file()
+    both = reproduce([recipe], small_factory, tmp_path, seeds=SEEDS)
+    assert one is not None
+    assert both is not None
+    assert both.runs["tiny-near"][1].results == one.runs["tiny-near"][0].results
 
 
 def test_seeds_and_systems_differ(interrupted) -> None:

@@ -19,6 +19,7 @@ from nearfar.evaluation.metrics import evaluate_scores
 from nearfar.models.network import load_model
 from nearfar.scoring import embeddings as embedding_module
 from nearfar.scoring.scorefiles import read_scores
+from nearfar.systems import baseline
 from nearfar.systems import run as module
 from nearfar.systems.run import SystemRun, prepare, run_system
 
@@ -167,15 +168,71 @@ def test_second_system_uses_model_and_embeddings_again(
 def test_same_run_again_changes_no_result(
     finished, small_factory: Path, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, out, _ = finished
+    first, out, _ = finished
     before = contents(out)
     monkeypatch.setattr(module, "finetune", never)
     monkeypatch.setattr(embedding_module, "embed_clips", never)
-    run_system(small_recipe, small_factory, out)
-    after = contents(out)
-    assert before.keys() == after.keys()
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed <= {"environment.json", "timing.json"}
+    monkeypatch.setattr(module, "check_recordings", never)
+    again = run_system(small_recipe, small_factory, out)
+    assert contents(out) == before, "what made the results, and how long that took, as well"
+    assert again is not None
+    assert again.timing == first.timing
+
+
+def test_other_scores_come_with_what_made_them(
+    finished, small_factory: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    _, out, _ = finished
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
+    environment = json.loads((copy / "environment.json").read_text())
+    (copy / "environment.json").write_text(json.dumps(environment | {"torch": "of the first run"}))
+
+    def torch_of(run: Path) -> str:
+        return json.loads((run / "environment.json").read_text())["torch"]
+
+    run_system(small_recipe, small_factory, copy)
+    assert torch_of(copy) == "of the first run"
+    file = copy / "scores" / "anomaly_score_hummer_section_00_test.csv"
+    changed = file.read_text().splitlines()
+    file.write_text("\n".join([changed[0].split(",")[0] + ",0.123", *changed[1:]]) + "\n")
+    run_system(small_recipe, small_factory, copy)
+    assert torch_of(copy) == torch.__version__, "other scores than these"
+    (copy / "environment.json").write_text(json.dumps(environment | {"torch": "of the first run"}))
+    run_system(small_recipe.with_changes(**{"decision.quantile": 0.8}), small_factory, copy)
+    assert torch_of(copy) == torch.__version__, "another recipe"
+
+
+def test_a_broken_clip_is_found_before_training(
+    small_factory: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory = linked(small_factory, tmp_path / "factory")
+    clip = factory / "whiner" / "test" / "section_00_target_test_anomaly_0001_noAttribute.wav"
+    sound, rate = sf.read(clip, dtype="float32")
+    sound[100, 1] = np.nan
+    clip.unlink()
+    sf.write(clip, sound, rate, subtype="FLOAT")
+    monkeypatch.setattr(module, "finetune", never)
+    monkeypatch.setattr(baseline, "train_autoencoder", never)
+    said: list[tuple[str, int, int]] = []
+    with pytest.raises(InputError, match=r"anomaly_0001_noAttribute\.wav: found 1 NaN .* in the far channel"):
+        run_system(small_recipe, factory, tmp_path / "out", progress=lambda *what: said.append(what))
+    assert {task for task, _, _ in said} == {"checking clips"}
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    one_epoch = load_recipe("ae-mse").with_changes(**{"autoencoder.epochs": 1})
+    assert run_system(one_epoch, factory, tmp_path / "ae") is not None, "which hears the near channel alone"
+
+
+def test_a_warm_up_that_outlasts_training_is_shortened_and_said(
+    small_factory: Path, small_recipe: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    longer = small_recipe.with_changes(**{"training.steps": 20, "training.warmup_steps": 21})
+    _, resolved = prepare(small_factory, longer)
+    assert (resolved.training.warmup_steps, resolved.training.steps) == (2, 20)
+    assert "training.warmup_steps is 21 of 20 steps" in caplog.text
+    whole = longer.with_changes(**{"training.warmup_steps": 20})
+    assert prepare(small_factory, whole)[1].training.warmup_steps == 20
+    assert prepare(small_factory, longer.with_changes(**{"training.adaptation": "none"}))[1].training.steps == 20
 
 
 def test_model_of_another_recipe_is_refused_and_nothing_changes(
@@ -213,7 +270,7 @@ def test_checkpoint_of_another_recipe_is_refused_and_nothing_changes(
         pass
 
     def stop(task: str, done: int, total: int) -> None:
-        if done == 3:
+        if "training" in task and done == 3:
             raise StoppedError
 
     with pytest.raises(StoppedError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.errors import InputError
+from nearfar.training.autoencoder import EpochRecord
 from nearfar.training.finetune import StepRecord
 from nearfar.training.tensorboard import tensorboard_writer
 
@@ -28,6 +29,24 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
         "learning_rate": [(0, 0.25), (7, 0.125)],
         "gradient_norm": [(0, 4.0), (7, 3.0)],
         "seconds": [(0, 0.5), (7, 0.75)],
+    }
+
+
+def test_an_epoch_without_validation_has_no_such_point(tmp_path: Path) -> None:
+    with tensorboard_writer(tmp_path) as write:
+        write(EpochRecord(epoch=0, loss=2.5, validation_loss=3.0, seconds=0.5))
+        write(EpochRecord(epoch=1, loss=1.5, validation_loss=None, seconds=0.5))
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    curves = {
+        name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]
+    }
+    assert curves == {
+        "loss": [(0, 2.5), (1, 1.5)],
+        "validation_loss": [(0, 3.0)],
+        "seconds": [(0, 0.5), (1, 0.5)],
     }
 
 

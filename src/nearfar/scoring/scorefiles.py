@@ -84,6 +84,19 @@ def read_scores(folder: Path) -> list[MachineScores]:
     return entries
 
 
+def holds_scores(folder: Path, machine_scores: Sequence[MachineScores]) -> bool:
+    """Whether the score files of a folder are of these machines and clips and hold exactly these scores."""
+    try:
+        kept = {(entry.machine, entry.section): entry for entry in read_scores(folder)}
+    except InputError:
+        return False
+    given = {(entry.machine, entry.section): entry for entry in machine_scores}
+    return kept.keys() == given.keys() and all(
+        kept[key].names == entry.names and np.array_equal(kept[key].scores, entry.scores)
+        for key, entry in given.items()
+    )
+
+
 def files_of(folder: Path, kind: str) -> list[tuple[Path, str, str]]:
     """The files ``<kind>_<machine>_section_NN_test.csv`` of a folder, as (path, machine, section), in order.
 

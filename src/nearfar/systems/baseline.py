@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -44,8 +44,8 @@ from nearfar.models.slaney import HOP_SAMPLES, slaney_log_mel
 from nearfar.scoring.mahalanobis import Precisions, mean_square_score, precisions, selective_score
 from nearfar.scoring.scorefiles import MachineScores
 from nearfar.systems.decide import ScoredMachine
-from nearfar.systems.progress import Progress, silent
-from nearfar.training.autoencoder import Vectors, gather_vectors, train_autoencoder
+from nearfar.systems.progress import Progress, record_writer, silent
+from nearfar.training.autoencoder import EpochRecord, Vectors, gather_vectors, train_autoencoder
 from nearfar.training.finetune import is_main_process
 
 FORMAT = 1
@@ -70,10 +70,18 @@ def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
     return not _untrained(recipe, dataset, folder)
 
 
-def train_or_reuse(recipe: Recipe, dataset: Dataset, folder: Path, *, progress: Progress = silent) -> bool:
+def train_or_reuse(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    tensorboard: Path | None = None,
+) -> bool:
     """Make sure that ``folder`` holds an autoencoder of every machine that has test clips.
 
-    Whole models of the same recipe and clips are used again.
+    Whole models of the same recipe and clips are used again. The training curve of every other machine is written
+    into a folder of ``tensorboard``.
 
     Returns:
         whether this is the main process of a distributed launch; the others should stop.
@@ -94,7 +102,8 @@ def train_or_reuse(recipe: Recipe, dataset: Dataset, folder: Path, *, progress: 
             remedy="Run it without accelerate launch first (a launch then uses its models), or leave it out",
         )
     for machine in missing:
-        _train_machine(recipe, dataset, machine, folder, progress)
+        with record_writer(None if tensorboard is None else tensorboard / machine) as on_epoch:
+            _train_machine(recipe, dataset, machine, folder, progress, on_epoch)
     return is_main
 
 
@@ -164,7 +173,14 @@ def _of_section(clips: Sequence[Clip], section: str) -> list[Clip]:
 # --- one machine ------------------------------------------------------------------------------------------------
 
 
-def _train_machine(recipe: Recipe, dataset: Dataset, machine: str, folder: Path, progress: Progress) -> None:
+def _train_machine(
+    recipe: Recipe,
+    dataset: Dataset,
+    machine: str,
+    folder: Path,
+    progress: Progress,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> None:
     clips = dataset.train(machine)
     began = time.perf_counter()
     vectors = _vectors(clips, recipe.audio.near_channel)
@@ -175,6 +191,7 @@ def _train_machine(recipe: Recipe, dataset: Dataset, machine: str, folder: Path,
             recipe.seed,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
             progress=lambda done, total: progress(f"training autoencoder of {machine}", done, total),
+            on_epoch=on_epoch,
         )
     except ValueError as error:
         raise InputError(

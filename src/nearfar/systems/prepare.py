@@ -7,12 +7,15 @@ from functools import cache
 from pathlib import Path
 
 from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe
-from nearfar.data.audio import AudioHeader, check_lengths, read_headers
+from nearfar.data.audio import AudioHeader, check_lengths, read_headers, read_waveform
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
+from nearfar.data.prefetch import prefetched
+from nearfar.data.views import channels_of
 from nearfar.errors import InputError
 from nearfar.models.fbank import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.scoring.representation import channels_heard, waveform_views
+from nearfar.systems.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +24,9 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
     """Read a data folder and fit the recipe to it, finding what is wrong before anything long begins.
 
     Returns:
-        the data, and the recipe with ``audio.clip_seconds`` as a number, and with ``training.channels`` near
-        alone where all recordings are mono and only the near channel is scored.
+        the data, and the recipe with ``audio.clip_seconds`` as a number, with ``training.channels`` near alone
+        where all recordings are mono and only the near channel is scored, and with a warm-up that ends before
+        training does.
 
     Raises:
         InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. Clips
@@ -40,7 +44,7 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
             expected=f"channels among training.channels ({', '.join(recipe.training.channels)})",
             remedy="Correct the recipe",
         )
-    recipe = _with_channels(recipe, dataset)
+    recipe = _with_channels(_with_warmup(recipe), dataset)
     lengths = check_lengths(dataset.clips)
     for machine, seconds in lengths.items():
         if seconds * SAMPLE_RATE_HZ < FRAME_SAMPLES:
@@ -51,6 +55,52 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
                 remedy="Give longer recordings",
             )
     return dataset, _with_clip_length(recipe, dataset, lengths)
+
+
+def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = silent) -> None:
+    """Read every clip as training and scoring will, so that a broken one is found before hours of training.
+
+    About a millisecond of processor time per 10 s clip.
+
+    Raises:
+        InputError: naming the first clip with NaN, infinite or broken-off samples or a silent channel, of the
+            channels that the recipe hears.
+    """
+    heard = {"train": channels_heard(recipe), "test": channels_of(waveform_views(recipe))}
+    near, far = recipe.audio.near_channel, recipe.audio.far_channel
+
+    def check(clip: Clip) -> None:
+        read_waveform(clip.path, heard[clip.split], near=near, far=far)
+
+    tested = {clip.machine for clip in dataset.clips if clip.split == "test"}
+    shared = recipe.method != "autoencoder"  # one model of all machines, or one for each that is tested
+    clips = [clip for clip in dataset.clips if shared or clip.machine in tested]
+    for done, _ in enumerate(prefetched(check, clips, threads=2, ahead=8), start=1):
+        progress("checking clips", done, len(clips))
+
+
+def _with_warmup(recipe: Recipe) -> Recipe:
+    """The recipe, with a tenth of its steps as warm-up where the warm-up would outlast training."""
+    training = recipe.training
+    if recipe.method == "autoencoder" or training.adaptation == "none":
+        return recipe
+    if training.warmup_steps <= training.steps:
+        return recipe
+    shorter = training.steps // 10
+    _say_shorter_warmup(training.warmup_steps, training.steps, shorter)
+    return recipe.with_changes(**{"training.warmup_steps": shorter})
+
+
+@cache
+def _say_shorter_warmup(warmup: int, steps: int, shorter: int) -> None:
+    """Cached, so that it is said once and not for every system."""
+    logger.warning(
+        "training.warmup_steps is %d of %d steps, so the learning rate would never reach its maximum; "
+        "%d are taken, a tenth of the steps, as published",
+        warmup,
+        steps,
+        shorter,
+    )
 
 
 def _with_channels(recipe: Recipe, dataset: Dataset) -> Recipe:

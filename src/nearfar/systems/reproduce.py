@@ -65,9 +65,9 @@ def reproduce(
 ) -> Reproduction | None:
     """Run systems that share models, for every seed, and write the table into ``out``.
 
-    ``out`` gets ``table.{md,csv,json}``, ``timing.json`` and, per seed (in ``seed_N/`` where there are several),
-    ``models/<autoencoder, full or lora>_<key>/`` and ``<system>/`` as :func:`nearfar.systems.run.run_system`
-    writes it. Killed and run again, it goes on where it stopped.
+    ``out`` gets ``table.{md,csv,json}``, ``timing.json``, ``models/<autoencoder, full or lora>_<key>/`` and, per
+    seed (in ``seed_N/`` where there are several), ``<system>/`` as :func:`nearfar.systems.run.run_system` writes
+    it. Killed and run again, it goes on where it stopped; with more seeds, it trains those that are new.
 
     Returns:
         the table and the runs, or None on the helper processes of a distributed launch.
@@ -82,7 +82,7 @@ def reproduce(
         for recipe in recipes:
             seeded = recipe.with_changes(seed=seed)
             kind = "autoencoder" if recipe.method == "autoencoder" else recipe.training.adaptation
-            model = place / "models" / f"{kind}_{seeded.model_key()}"
+            model = out / "models" / f"{kind}_{seeded.model_key()}"  # the seed is in the key
 
             def named(task: str, done: int, total: int, name: str = recipe.name, seed: int = seed) -> None:
                 progress(f"{name}, seed {seed}: {task}" if len(seeds) > 1 else f"{name}: {task}", done, total)

@@ -8,10 +8,10 @@ features that were computed.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +33,14 @@ from nearfar.models.weights import encoder_hash, load_encoder
 from nearfar.scoring.embeddings import EmbeddingStore
 from nearfar.scoring.machine import MachineScorer
 from nearfar.scoring.representation import Representation, represent, scored_features, waveform_views
-from nearfar.scoring.scorefiles import MachineScores, write_scores
+from nearfar.scoring.scorefiles import MachineScores, holds_scores, write_scores
 from nearfar.systems import baseline
 from nearfar.systems.decide import ScoredMachine, decide_system, write_view_scores
 from nearfar.systems.environment import environment, peak_memory_bytes
-from nearfar.systems.prepare import prepare
-from nearfar.systems.progress import Progress, silent
+from nearfar.systems.prepare import check_recordings, prepare
+from nearfar.systems.progress import Progress, record_writer, silent
 from nearfar.training.checkpoint import Identity, finished_steps
-from nearfar.training.finetune import StepRecord, finetune, is_main_process
+from nearfar.training.finetune import finetune, is_main_process
 from nearfar.training.labels import label_samples
 from nearfar.training.pseudo_labels import with_pseudo_attributes
 
@@ -127,7 +127,7 @@ def train_or_reuse(
             :func:`nearfar.systems.baseline.train_or_reuse`.
     """
     if recipe.method == "autoencoder":
-        return baseline.train_or_reuse(recipe, dataset, folder, progress=progress)
+        return baseline.train_or_reuse(recipe, dataset, folder, progress=progress, tensorboard=tensorboard)
     if is_trained(recipe, dataset, folder):
         return is_main_process()
     train = _training_clips(dataset)
@@ -142,7 +142,7 @@ def train_or_reuse(
             dataset.root,
             labelled.classes[0],
         )
-    with _step_writer(tensorboard if is_main_process() else None) as on_step:
+    with record_writer(tensorboard if is_main_process() else None) as on_step:
         return finetune(
             recipe,
             labelled,
@@ -151,14 +151,6 @@ def train_or_reuse(
             progress=lambda done, total: progress(f"training {recipe.training.adaptation} model", done, total),
             on_step=on_step,
         )
-
-
-def _step_writer(folder: Path | None) -> AbstractContextManager[Callable[[StepRecord], None] | None]:
-    if folder is None:
-        return nullcontext()
-    from nearfar.training.tensorboard import tensorboard_writer
-
-    return tensorboard_writer(folder)
 
 
 def score_system(
@@ -236,12 +228,12 @@ def run_system(
     Args:
         recipe: the system.
         data: a folder in the DCASE layout.
-        out: the run folder; whatever is there already and still holds is used again.
+        out: the run folder; whatever is there already and still holds is used again. What made it and how long
+            that took (``environment.json``, ``timing.json``) stays as long as the scores stay the same.
         model_folder: where the model is or will be; by default ``out/model``.
         note: a line for the tables, for instance that the data is surrogate; by default :func:`data_note`.
         progress: called during long steps.
-        tensorboard: also write the training curve for TensorBoard, into ``model/tensorboard``. (Those of
-            autoencoders are in their JSON files.)
+        tensorboard: also write the training curve for TensorBoard, into ``model/tensorboard``.
 
     Returns:
         the scores and results, or None on the helper processes of a distributed launch.
@@ -249,11 +241,18 @@ def run_system(
     dataset, resolved = prepare(data, recipe)
     note = note or data_note(data)
     folder = model_folder or out / "model"
-    is_trained(resolved, dataset, folder)  # a refusal comes before anything is overwritten
+    trained = is_trained(resolved, dataset, folder)  # a refusal comes before anything is overwritten
+    if trained and tensorboard:
+        logger.warning("--tensorboard: there is nothing left to train, so no curve is written")
+    if not trained:
+        check_recordings(resolved, dataset, progress)
+    recipe_file, text = out / "recipe.toml", resolved.to_toml()
+    again = trained and recipe_file.is_file() and recipe_file.read_text(encoding="utf-8") == text
     made_with = environment()
     if is_main_process():
-        write_text(out / "recipe.toml", resolved.to_toml())
-        write_json(out / "environment.json", made_with)
+        write_text(recipe_file, text)
+        if not again:
+            write_json(out / "environment.json", made_with)
         write_json(out / "data.json", [summary.to_json() for summary in summarise(dataset)])
     if not train_or_reuse(
         resolved, dataset, folder, progress=progress, tensorboard=folder / "tensorboard" if tensorboard else None
@@ -263,14 +262,26 @@ def run_system(
     scored, parameters = _score(resolved, dataset, folder, progress)
     scores = tuple(entry.test for entry in scored)
     seconds = time.perf_counter() - began
-    timing = Timing(_training_seconds(resolved, dataset, folder), seconds, peak_memory_bytes())
-    write_json(out / "environment.json", made_with | {"total_parameters": parameters})
+    timing = _timing_of(out) if again and holds_scores(out / "scores", scores) else None
+    if timing is None:
+        timing = Timing(_training_seconds(resolved, dataset, folder), seconds, peak_memory_bytes())
+        write_json(out / "environment.json", made_with | {"total_parameters": parameters})
+        write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     decide_system(scored, resolved.decision, out)
     write_view_scores(scored, dataset, out)
     own = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
     results = write_results(resolved.name, scores, out, note=note, told=own)
-    write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     return SystemRun(resolved, scores, results, timing)
+
+
+def _timing_of(out: Path) -> Timing | None:
+    """How long the run took that made what a folder holds; None where it did not come to its end."""
+    try:
+        environment_of = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+        kept = Timing(**json.loads((out / "timing.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return kept if "total_parameters" in environment_of else None
 
 
 def _training_seconds(recipe: Recipe, dataset: Dataset, folder: Path) -> float:

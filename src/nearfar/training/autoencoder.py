@@ -97,6 +97,7 @@ def train_autoencoder(
     *,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[TrainedAutoencoder, tuple[EpochRecord, ...]]:
     """Train for all epochs and keep the last; validation is only watched.
 
@@ -106,6 +107,7 @@ def train_autoencoder(
         seed: of the initial weights, the held-out vectors and the order of the others.
         device: where to train; None is the CPU.
         progress: called after each epoch.
+        on_epoch: called with the record of each epoch.
 
     Returns:
         the trained autoencoder on the CPU, and one record per epoch.
@@ -131,6 +133,8 @@ def train_autoencoder(
         if not math.isfinite(loss):
             raise TrainingError(f"epoch {epoch}: the loss is {loss}. Lower autoencoder.learning_rate.")
         history.append(EpochRecord(epoch, loss, validation_loss, time.perf_counter() - began))
+        if on_epoch is not None:
+            on_epoch(history[-1])
         if progress is not None:
             progress(epoch + 1, settings.epochs)
     network.eval()
