@@ -116,6 +116,21 @@ def read_waveform(
     return np.ascontiguousarray(resampled.T, dtype=np.float32)
 
 
+def read_beginning(path: Path, seconds: float) -> tuple[NDArray[np.float32], int]:
+    """The first seconds of every channel as recorded, not checked for what they sound like.
+
+    Returns:
+        (channels, samples) float32, and the sample rate in hertz.
+
+    Raises:
+        InputError: as :func:`read_header`.
+    """
+    with _opened(path) as file:
+        header = _header(path, file)
+        samples = file.read(round(seconds * header.sample_rate_hz), dtype="float32", always_2d=True)
+    return np.ascontiguousarray(samples.T), header.sample_rate_hz
+
+
 def zero_pad(
     waveform: NDArray[np.float32], samples: int, path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ
 ) -> NDArray[np.float32]:

@@ -1,0 +1,145 @@
+"""How much later one microphone hears than the other: generalised cross-correlation with phase transform.
+
+Knapp and Carter, "The generalized correlation method for estimation of time delay", IEEE TASSP 24 (1976), with
+the weight 1 / |cross-spectrum|, which makes every frequency count alike and the peak of a single source sharp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Correlations = NDArray[np.float64]
+
+SEGMENT_S = 1.0
+"""Length of the segments that are correlated; a quarter of a clip that is shorter than four of them."""
+MOST_LAG_S = 0.25
+"""Delays up to this are looked for, or up to half a segment."""
+LOW_HZ, HIGH_HZ = 150.0, 7_000.0
+_EDGE_S = 0.0003
+"""Half the width of a peak, which belongs neither to what is before it nor to what is after it."""
+_TAIL_S = 0.03
+"""How far before and after a peak echoes are looked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delays:
+    """Correlations of far with near in the segments of a clip.
+
+    Attributes:
+        values: (segments, 2 * most + 1) float64; index ``most + k`` is far k samples later than near.
+        hop_s: seconds from one segment to the next.
+        rate_hz: samples a second.
+    """
+
+    values: Correlations
+    hop_s: float
+    rate_hz: int
+
+    @property
+    def whole(self) -> Correlations:
+        """The mean over the segments."""
+        mean: Correlations = self.values.mean(axis=0)
+        return mean
+
+
+def correlate(near: NDArray[np.float32], far: NDArray[np.float32], rate_hz: int) -> Delays | None:
+    """Correlate the segments of a clip, half overlapping.
+
+    Args:
+        near, far: (samples,) float32.
+        rate_hz: their sample rate.
+
+    Returns:
+        the correlations, or None for clips shorter than 0.2 s.
+    """
+    size = int(min(SEGMENT_S * rate_hz, len(near) / 2))
+    if size < 0.1 * rate_hz:
+        return None
+    most, hop = int(min(MOST_LAG_S * rate_hz, size // 2)), size // 2
+    length = 2 ** int(np.ceil(np.log2(2 * size)))
+    begins = np.arange(0, len(near) - size + 1, hop)
+    window = np.hanning(size)
+    a, b = (np.fft.rfft(np.stack([x[s : s + size] for s in begins]) * window, length) for x in (near, far))
+    cross = b * np.conj(a)
+    hz = np.fft.rfftfreq(length, 1 / rate_hz)
+    weight = ((hz >= LOW_HZ) & (hz <= HIGH_HZ)) / np.maximum(np.abs(cross), 1e-12)
+    rolled = np.fft.irfft(cross * weight, length)
+    values = np.concatenate([rolled[:, -most:], rolled[:, : most + 1]], axis=1)
+    return Delays(values, hop / rate_hz, rate_hz)
+
+
+def lag_s(correlation: Correlations, rate_hz: int) -> float:
+    """The delay of the highest peak in seconds, positive where far hears later."""
+    return float(np.argmax(correlation) - len(correlation) // 2) / rate_hz
+
+
+def prominence(correlation: Correlations) -> float:
+    """How high the peak stands above the root mean square of the correlation; noise alone gives 4 or so."""
+    return float(correlation.max() / max(np.sqrt(np.mean(np.square(correlation))), 1e-12))
+
+
+def beyond(correlation: Correlations, limit_s: float, rate_hz: int) -> float:
+    """The highest value at delays beyond a limit, over the highest within it."""
+    middle, limit = len(correlation) // 2, round(limit_s * rate_hz)
+    inside = np.zeros(len(correlation), dtype=bool)
+    inside[max(middle - limit, 0) : middle + limit + 1] = True
+    if inside.all():
+        return 0.0
+    return float(correlation[~inside].max() / max(correlation[inside].max(), 1e-12))
+
+
+def far_leads(correlation: Correlations, rate_hz: int) -> tuple[float, float]:
+    """How much more the far microphone's sound comes first than the near one's, and reverberates less.
+
+    Where near hears a source directly and far its echoes too, the energy of the correlation lies at positive
+    delays, and, the echoes of far following its direct sound, rather after the peak than before it.
+
+    Returns:
+        energy at negative over that at positive delays, and before over after the peak; within 30 ms. Both are
+        well below 1 for microphones that are as they should be, and the inverse where they are exchanged.
+    """
+    middle, peak = len(correlation) // 2, int(np.argmax(correlation))
+    return _balance(correlation, middle, rate_hz), _balance(correlation, peak, rate_hz)
+
+
+def _balance(correlation: Correlations, place: int, rate_hz: int) -> float:
+    """Energy before a place over energy after it, without the place itself."""
+    edge, tail = round(_EDGE_S * rate_hz), round(_TAIL_S * rate_hz)
+    before = correlation[max(place - tail, 0) : max(place - edge, 0)]
+    after = correlation[place + edge + 1 : place + tail + 1]
+    return float(np.square(before).sum() / max(np.square(after).sum(), 1e-12))
+
+
+def drift(clips: list[Delays], most_ppm: float = 600.0) -> tuple[float, float]:
+    """The clock drift at which the correlations of the segments, shifted along it, agree best.
+
+    Args:
+        clips: correlations of clips of one length; each may have a delay of its own.
+
+    Returns:
+        drift of the far clock in parts per million (positive: far falls behind more and more), and how much higher
+        the peaks of the shifted and averaged segments are than without a drift.
+    """
+    segments, rate = min(len(clip.values) for clip in clips), clips[0].rate_hz
+    times = clips[0].hop_s * (np.arange(segments) - (segments - 1) / 2)
+    step_ppm = 0.5e6 / (rate * max(times[-1], 1e-9))  # half a sample at the ends
+    steps = int(most_ppm / step_ppm)
+    slopes = step_ppm * np.arange(-steps, steps + 1)
+    heights = np.array([_aligned(clips, np.rint(1e-6 * slope * times * rate).astype(int)) for slope in slopes])
+    gain = float(heights.max() / max(heights[steps], 1e-12))
+    if gain <= 1.0:  # neighbouring slopes come to the same where shifts are rounded
+        return 0.0, 1.0
+    high = heights >= 0.5 * heights.max()
+    return float(np.average(slopes[high], weights=heights[high])), gain
+
+
+def _aligned(clips: list[Delays], shifts: NDArray[np.int64]) -> float:
+    """The mean over clips of the peak of their segments, each moved back by its shift, and averaged."""
+    peaks = []
+    for clip in clips:
+        moved = [np.roll(row, -shift) for row, shift in zip(clip.values, shifts, strict=False)]
+        peaks.append(np.mean(moved, axis=0).max())
+    return float(np.mean(peaks))

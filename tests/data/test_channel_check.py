@@ -1,0 +1,170 @@
+"""Each mistake made on purpose, and recordings without any."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from nearfar.data.audio import read_beginning, read_waveform
+from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
+from nearfar.data.clips import Clip, parse_clip
+from nearfar.data.layouts import read_dataset
+from nearfar.data.simulate import FactoryPlan, simulate_factory
+from nearfar.errors import InputError
+
+RATE = 16_000
+CLIPS = 6
+Pair = tuple[np.ndarray, np.ndarray]
+Mistake = Callable[[np.ndarray, np.ndarray], Pair]
+
+
+def pair(seed: int, seconds: float = 3.0) -> Pair:
+    """A machine heard near, and far: 7 ms later, with echoes; each microphone hears a noise of its own as well."""
+    random = np.random.default_rng(seed)
+    samples = round(seconds * RATE)
+    sound = random.standard_normal(samples + 8_000)
+    echoes = np.exp(-np.arange(3_000) / 800) * random.standard_normal(3_000) * 0.12
+    response = np.concatenate([np.zeros(112), [1.0], echoes])
+    far = np.convolve(sound, response)[: len(sound)]
+    near, far = (x[8_000:] + 0.2 * random.standard_normal(samples) for x in (sound, far))
+    return 0.05 * near, 0.02 * far
+
+
+def write(folder: Path, mistake: Mistake, machine: str = "pump") -> list[Clip]:
+    clips = []
+    for index in range(CLIPS):
+        path = folder / machine / "train" / f"section_00_source_train_normal_{index:04d}_noAttribute.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sf.write(path, np.stack(mistake(*pair(index)), axis=1), RATE, subtype="PCM_16")
+        clips.append(parse_clip(path, machine, "train"))
+    return clips
+
+
+def late(near: np.ndarray, far: np.ndarray) -> Pair:
+    return near[800:], far[:-800]
+
+
+def early(near: np.ndarray, far: np.ndarray) -> Pair:
+    return near[:-1_600], far[1_600:]
+
+
+def drifting(near: np.ndarray, far: np.ndarray) -> Pair:
+    place = np.arange(len(far))
+    return near, np.interp(place * (1 - 150e-6), place, far)
+
+
+MISTAKES: dict[str, tuple[str, Mistake, str]] = {
+    "dead far": ("dead", lambda near, far: (near, 0 * far), "the far channel is silent"),
+    "far unplugged": ("dead", lambda near, far: (near, 0.002 * far), "the far channel is silent"),
+    "dead near": ("dead", lambda near, far: (0 * near, far), "the near channel is silent"),
+    "both dead": ("dead", lambda near, far: (0 * near, 0 * far), "both channels are silent"),
+    "identical": ("identical", lambda near, far: (near, near), "the same signal but for a gain"),
+    "identical but for gain and sign": ("identical", lambda near, far: (near, -0.4 * near), "the same signal"),
+    "overdriven": ("clipped", lambda near, far: (np.clip(near, -0.1, 0.1), far), "the sound is clipped"),
+    "far overdriven": ("clipped", lambda near, far: (near, np.clip(60 * far, -1, 1)), "the sound is clipped"),
+    "far late": ("misaligned", late, "far is about 57 ms later than near, which is more than the 30 ms"),
+    "far early": ("misaligned", early, "far is about 93 ms earlier than near"),
+    "drift": ("drift", drifting, "far runs behind of near by 1"),
+    "swapped": ("swapped", lambda near, far: (far, near), "the channels look swapped"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_and_nothing_else_is(name: str, tmp_path: Path) -> None:
+    kind, mistake, message = MISTAKES[name]
+    clips = write(tmp_path, mistake)
+    (warning,) = check_channels(clips)
+    assert (warning.kind, warning.machine, warning.checked) == (kind, "pump", CLIPS)
+    assert warning.files == tuple(clip.name for clip in clips)
+    assert warning.message.startswith(f"In {CLIPS} of {CLIPS} recordings that were checked, such as section_00_")
+    assert message in warning.message
+    assert warning.remedy.endswith(".")
+    assert str(warning) == f"pump: {warning.message} {warning.remedy}"
+
+
+def test_good_recordings_have_no_warnings(tmp_path: Path) -> None:
+    assert check_channels(write(tmp_path, lambda near, far: (near, far))) == []
+
+
+def test_a_far_microphone_may_be_louder_than_the_near_one(tmp_path: Path) -> None:
+    assert check_channels(write(tmp_path, lambda near, far: (near, 4 * far))) == []
+
+
+def test_exchanged_channels_are_right_when_they_are_said_to_be(tmp_path: Path) -> None:
+    clips = write(tmp_path, lambda near, far: (far, near))
+    assert check_channels(clips, near=1, far=0) == []
+
+
+def test_a_loud_tone_is_not_taken_for_a_clipped_one(tmp_path: Path) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 50 * np.arange(3 * RATE) / RATE)
+    assert check_channels(write(tmp_path, lambda near, far: (0.1 * near + tone, far))) == []
+
+
+def test_only_the_recordings_with_the_mistake_are_listed(tmp_path: Path) -> None:
+    clips = write(tmp_path / "a", lambda near, far: (near, far))
+    clips += write(tmp_path / "b", lambda near, far: (near, 0 * far), machine="fan")
+    sf.write(clips[1].path, np.stack([pair(1)[0], np.zeros(3 * RATE)], axis=1), RATE, subtype="PCM_16")
+    pump, fan = check_channels(clips)
+    assert (pump.machine, pump.kind, pump.files) == ("pump", "dead", (clips[1].name,))
+    assert (fan.machine, fan.kind, len(fan.files)) == ("fan", "dead", CLIPS)
+
+
+def test_a_dead_far_microphone_leaves_the_near_one_to_be_used(tmp_path: Path) -> None:
+    clips = write(tmp_path, lambda near, far: (near, 0 * far))
+    assert read_waveform(clips[0].path, ("near",)).shape == (1, 3 * RATE)
+    with pytest.raises(InputError, match="a silent far channel"):
+        read_waveform(clips[0].path)
+
+
+def test_what_cannot_be_checked_is_passed_over(tmp_path: Path) -> None:
+    clips = write(tmp_path, lambda near, far: (near, far))
+    clips[0].path.write_bytes(b"no sound at all")
+    sf.write(clips[1].path, pair(1)[0], RATE)
+    broken = np.stack(pair(2), axis=1)
+    broken[5] = np.nan
+    sf.write(clips[2].path, broken, RATE, subtype="FLOAT")
+    sf.write(clips[3].path, np.stack(pair(3, 0.1), axis=1), RATE)
+    sf.write(clips[4].path, np.stack(pair(4, 1.0), axis=1), 44_100)  # others have another rate
+    assert check_channels(clips) == []
+    assert check_channels([]) == []
+
+
+def test_a_sample_is_listened_to_and_told(tmp_path: Path) -> None:
+    clips = write(tmp_path, lambda near, far: (near, 0 * far))
+    many = [clip for _ in range(5) for clip in clips]
+    steps: list[int] = []
+    (warning,) = check_channels(many, advance=steps.append)
+    assert warning.checked == len(steps) == sampled(many) == 10
+
+
+def test_warnings_are_kept_as_json() -> None:
+    warning = ChannelWarning("drift", "pump", ("a.wav", "b.wav"), 12, "It drifts.", "Stop it.")
+    assert ChannelWarning.from_json(json.loads(json.dumps(warning.to_json()))) == warning
+
+
+def test_the_beginning_is_read_as_recorded(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", np.stack([*pair(0), np.zeros(3 * RATE)], axis=1), RATE, subtype="FLOAT")
+    samples, rate_hz = read_beginning(tmp_path / "a.wav", 0.5)
+    assert samples.shape == (3, RATE // 2)
+    assert samples.dtype == np.float32
+    assert rate_hz == RATE
+    np.testing.assert_allclose(samples[1], pair(0)[1][: RATE // 2], atol=1e-7)
+    assert read_beginning(tmp_path / "a.wav", 60.0)[0].shape == (3, 3 * RATE)
+
+
+def test_simulated_factories_have_no_warnings(tmp_path: Path) -> None:
+    plan = FactoryPlan(("gearbox", "valve", "pump"), 6, 4, 1, clip_seconds=2.0, snr_db=(-6.0, 10.0), seed=5)
+    dataset = read_dataset(simulate_factory(plan, tmp_path / "factory"))
+    assert check_channels(dataset.clips) == []
+
+
+def test_real_machines_in_noise_have_no_warnings(shared: Path) -> None:
+    dataset = read_dataset(shared / "data" / "realmix")
+    train = [clip for machine in dataset.machines for clip in dataset.train(machine)]
+    assert check_channels(train) == []
+    assert sampled(train) == 64
