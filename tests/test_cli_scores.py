@@ -96,6 +96,29 @@ def test_what_a_run_says_of_its_data_is_not_left_out(nearfar, tmp_path):
         assert noted["systems"] == alone["systems"][:1], "the report's figures are of other data"
 
 
+def test_machines_that_hide_their_labels_are_left_out_and_said(nearfar, tmp_path, caplog):
+    """As a run on development and evaluation machines together leaves them."""
+    entries = write_system(tmp_path / "both", 0)
+    write_decisions(
+        tmp_path / "both", [MachineDecisions(e.machine, "00", e.names, np.ones(16, dtype=int)) for e in entries]
+    )
+    for kind in ("anomaly_score", "decision_result"):
+        file = tmp_path / "both" / f"{kind}_pump_section_00_test.csv"
+        rows = [line.rpartition(",")[2] for line in file.read_text().splitlines()]
+        file.write_text("".join(f"section_00_{index:04d}.wav,{row}\n" for index, row in enumerate(rows)))
+    code, out, _ = nearfar("evaluate", "--scores", tmp_path / "both", "--json")
+    tree = json.loads(out)
+    assert code == 0
+    assert tree["systems"][0]["machines"].keys() == {"fan"}
+    assert tree["decisions"]["machines"].keys() == {"fan"}
+    assert caplog.messages == ["pump: all test clips hide their labels, so they are scored but not evaluated"]
+    (tmp_path / "both" / "anomaly_score_fan_section_00_test.csv").unlink()
+    code, _, err = nearfar("evaluate", "--scores", tmp_path / "both")
+    assert code == 2
+    assert "found test clips that hide their labels" in err
+    assert "--truth" in err
+
+
 def test_intervals_hold_their_values(nearfar, tmp_path):
     write_system(tmp_path / "mine", 0)
     tree = json.loads(nearfar("evaluate", "--scores", tmp_path / "mine", "--intervals", "--json")[1])
@@ -150,7 +173,7 @@ def test_truth_of_an_evaluation_set(nearfar, tmp_path):
     before = json.loads(nearfar("evaluate", "--scores", tmp_path / "system", "--json")[1])
     hide(tmp_path / "system", tmp_path / "truth")
     code, _, error = nearfar("evaluate", "--scores", tmp_path / "system")
-    assert (code, "hides domain and label" in error) == (2, True)
+    assert (code, "hide their labels" in error, "--truth" in error) == (2, True, True)
     code, out, _ = nearfar("evaluate", "--scores", tmp_path / "system", "--truth", tmp_path / "truth", "--json")
     assert (code, json.loads(out)) == (0, before)
     (tmp_path / "system" / "anomaly_score_pump_section_00_test.csv").unlink()

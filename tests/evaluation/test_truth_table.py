@@ -66,8 +66,15 @@ def test_machines_with_clips_of_one_label_are_left_out_and_named(caplog):
     of_the_challenge = MachineScores(
         "c", "00", ("section_00_source_test_normal_0000_noAttribute.wav",), np.zeros(1)
     )
-    assert evaluable([a, b, of_the_challenge], told) == [b, of_the_challenge]
-    assert caplog.messages == ["a: all test clips are normal, so they are scored but not evaluated"]
+    hidden = MachineScores("d", "00", ("section_00_0000.wav",), np.zeros(1))
+    assert evaluable([a, b, of_the_challenge, hidden], told) == [b, of_the_challenge]
+    assert caplog.messages == [
+        "a: all test clips are normal, so they are scored but not evaluated",
+        "d: all test clips hide their labels, so they are scored but not evaluated",
+    ]
+    caplog.clear()
+    assert evaluable([hidden, hidden], told) == []
+    assert caplog.messages == [], "an evaluation set is as it should be"
 
 
 def test_decisions_on_a_single_domain():

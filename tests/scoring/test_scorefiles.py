@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import InputError
-from nearfar.scoring.scorefiles import MachineScores, read_scores, write_scores
+from nearfar.scoring.scorefiles import MachineScores, holds_scores, read_scores, remove_others, write_scores
 
 
 def scores_of(
@@ -33,6 +33,28 @@ def test_scores_come_back_bit_for_bit(tmp_path_factory):
         np.testing.assert_array_equal(back.scores.view(np.uint64), np.array(values).view(np.uint64))
 
     check()
+
+
+def test_a_folder_holds_the_very_scores_or_not(tmp_path):
+    assert not holds_scores(tmp_path, [scores_of()])
+    write_scores(tmp_path, [scores_of(), scores_of("pump")])
+    assert holds_scores(tmp_path, [scores_of("pump"), scores_of()])
+    assert not holds_scores(tmp_path, [scores_of()])
+    assert not holds_scores(tmp_path, [scores_of(), scores_of("valve")])
+    almost = scores_of("pump")
+    almost.scores[0] = np.nextafter(almost.scores[0], 9)
+    assert not holds_scores(tmp_path, [scores_of(), almost])
+    renamed = tuple(f"section_00_{index:04d}.wav" for index in range(5, 5 + len(almost.names)))
+    assert not holds_scores(tmp_path, [scores_of(), scores_of("pump", names=renamed)])
+
+
+def test_files_of_other_machines_and_sections_are_removed(tmp_path):
+    write_scores(tmp_path, [scores_of(), scores_of("pump"), scores_of("fan", "01")])
+    kept = {"decision_result_fan_section_00_test.csv", "truth.csv", "anomaly_score_notes.csv"}
+    for name in (*kept, "decision_result_pump_section_00_test.csv"):
+        (tmp_path / name).write_text("")
+    remove_others(tmp_path, [scores_of()])
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"anomaly_score_fan_section_00_test.csv"}
 
 
 def test_reads_machines_in_the_order_of_the_reports_table(tmp_path):

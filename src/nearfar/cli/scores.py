@@ -154,8 +154,15 @@ def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[M
     if truth is None:
         told = read_truth_table(files)
         entries = evaluable(entries, told)
-        machines = {entry.machine for entry in entries}
-        return entries, [entry for entry in decided if entry.machine in machines], told
+        if not entries:
+            raise InputError(
+                files,
+                found="test clips that hide their labels, or are all normal or all anomalous",
+                expected="normal and anomalous test clips",
+                remedy="Give the evaluator's ground truth with --truth, or the scores of a development set",
+            )
+        kept = {(entry.machine, entry.section) for entry in entries}
+        return entries, [entry for entry in decided if (entry.machine, entry.section) in kept], told
     known = read_truth(truth)
     require_every_machine(entries, known)
     return with_true_names(entries, known), with_true_names(decided, known), None

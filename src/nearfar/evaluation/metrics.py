@@ -282,7 +282,7 @@ def _told_by_name(name: str, entry: MachineScores | MachineDecisions) -> tuple[L
             where,
             found=f"{clip.name}, an evaluation clip whose name hides domain and label",
             expected="names such as section_00_source_test_normal_0000_noAttribute.wav",
-            remedy="Evaluate the scores of a development set, or put the true names in the score files",
+            remedy="Give the evaluator's ground truth with --truth, or put the true names in the score files",
         )
     return clip.label, clip.domain
 

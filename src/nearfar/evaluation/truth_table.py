@@ -17,13 +17,14 @@ from pathlib import Path
 
 from nearfar.data.clips import Clip, Domain, Label
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import Told
+from nearfar.evaluation.metrics import Told, hides_labels
 from nearfar.files import whole_file
 from nearfar.scoring.scorefiles import MachineScores
 
 FILE = "truth.csv"
 logger = logging.getLogger(__name__)
 
+_HIDDEN = "hide their labels"
 _HEAD = ["machine", "file_name", "label", "domain"]
 
 
@@ -73,19 +74,23 @@ def read_truth_table(folder: Path) -> Told | None:
 
 
 def evaluable(entries: Sequence[MachineScores], told: Told | None) -> list[MachineScores]:
-    """Those of one's own machines that have both normal and anomalous test clips, and all of the challenge's.
+    """The machines whose test clips tell their labels and, of one's own folder, are both normal and anomalous.
 
-    The others are said in a warning; the challenge's, which ought to have both, are found when they are evaluated.
+    What the others lack is said in a warning, unless all hide their labels, as evaluation sets do. Machines of the
+    challenge that lack a group that they ought to have are found when they are evaluated.
     """
-    return [entry for entry in entries if _has_both_labels(entry, told)]
+    lacks = [_lack(entry, told) for entry in entries]
+    for entry, lack in zip(entries, lacks, strict=True):
+        if lack is not None and set(lacks) != {_HIDDEN}:
+            logger.warning("%s: all test clips %s, so they are scored but not evaluated", entry.machine, lack)
+    return [entry for entry, lack in zip(entries, lacks, strict=True) if lack is None]
 
 
-def _has_both_labels(entry: MachineScores, told: Told | None) -> bool:
+def _lack(entry: MachineScores, told: Told | None) -> str | None:
+    if hides_labels(entry, told):
+        return _HIDDEN
     labels = {(told or {}).get((entry.machine, name), ("",))[0] for name in entry.names}
-    if len(labels) > 1 or labels == {""}:
-        return True
-    logger.warning("%s: all test clips are %s, so they are scored but not evaluated", entry.machine, *labels)
-    return False
+    return None if len(labels) > 1 or labels == {""} else f"are {labels.pop()}"
 
 
 def _bad(path: Path, found: str) -> InputError:

@@ -97,6 +97,19 @@ def holds_scores(folder: Path, machine_scores: Sequence[MachineScores]) -> bool:
     )
 
 
+def remove_others(folder: Path, machine_scores: Sequence[MachineScores]) -> None:
+    """Remove score and decision files of machines and sections that are not among these.
+
+    They are left from a run on other data, and evaluating the folder would take them in.
+    """
+    kept = {(entry.machine, entry.section) for entry in machine_scores}
+    for kind in ("anomaly_score", "decision_result"):
+        for path in folder.glob(f"{kind}_*.csv"):
+            match = re.fullmatch(kind + _PATTERN, path.name)
+            if match and (match["machine"], match["section"]) not in kept:
+                path.unlink()
+
+
 def files_of(folder: Path, kind: str) -> list[tuple[Path, str, str]]:
     """The files ``<kind>_<machine>_section_NN_test.csv`` of a folder, as (path, machine, section), in order.
 

@@ -24,7 +24,7 @@ from nearfar.data.layouts import Dataset
 from nearfar.data.summary import summarise
 from nearfar.errors import InputError
 from nearfar.evaluation.figures import machine_figure
-from nearfar.evaluation.metrics import Results, Told, evaluate_scores, hides_labels, truth_from_names
+from nearfar.evaluation.metrics import Results, Told, evaluate_scores, truth_from_names
 from nearfar.evaluation.tables import results_table, to_csv, to_json, to_markdown
 from nearfar.evaluation.truth_table import evaluable, told_by, write_truth_table
 from nearfar.files import write_json, write_text
@@ -33,7 +33,7 @@ from nearfar.models.weights import encoder_hash, load_encoder
 from nearfar.scoring.embeddings import EmbeddingStore
 from nearfar.scoring.machine import MachineScorer
 from nearfar.scoring.representation import Representation, represent, scored_features, waveform_views
-from nearfar.scoring.scorefiles import MachineScores, holds_scores, write_scores
+from nearfar.scoring.scorefiles import MachineScores, holds_scores, remove_others, write_scores
 from nearfar.systems import baseline
 from nearfar.systems.decide import ScoredMachine, decide_system, write_view_scores
 from nearfar.systems.environment import environment, peak_memory_bytes
@@ -311,9 +311,10 @@ def write_results(
     ``told`` says what clips are whose names do not; it is written beside the scores, for who evaluates them again.
     """
     write_scores(out / "scores", scores)
+    remove_others(out / "scores", scores)
     if told is not None:
         write_truth_table(out / "scores", told)
-    labelled = evaluable([entry for entry in scores if not hides_labels(entry, told)], told)
+    labelled = evaluable(scores, told)
     if not labelled:
         return None
     results = evaluate_scores(labelled, told)
