@@ -19,6 +19,7 @@ SYSTEMS = ("fusion", "lora-fusion", "near", "lora-near")
 RECIPES = [
     "ae-mahala",
     "ae-mse",
+    "eat-lora-cancelled",
     "nearfar-best",
     *(f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS),
 ]

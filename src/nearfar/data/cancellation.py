@@ -15,6 +15,7 @@ H (L / |H|)^2.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,37 +43,45 @@ def cancel(near: Waveform, far: Waveform, settings: Cancellation, sample_rate_hz
     Returns:
         (samples,) float32 on the scale of ``near``.
     """
-    peak = max(float(np.abs(near).max(initial=0.0)), float(np.abs(far).max(initial=0.0)))
+    peak = max(_peak(near), _peak(far))
     if peak == 0.0:
         return near.copy()
-    scale = np.float32(1.0 / peak)
     if settings.delay_search_ms:
         most = round(settings.delay_search_ms * sample_rate_hz / 1000)
         far = delayed(far, best_delay(near, far, most))
     window, hop = settings.window_samples, settings.hop_samples
-    spectra = stft(np.stack([near, far]) * scale, window, hop)
-    predicted = predict(spectra[0], spectra[1], settings)
-    return near - istft(predicted, len(near), window, hop) / scale
+    near_spectra, far_spectra = (stft(channel, window, hop) for channel in (near, far))
+    # The definition divides both channels by their common peak, which is the same as a larger epsilon.
+    epsilon = max(EPSILON * peak**2, float(np.finfo(np.float32).tiny))
+    predicted = predict(near_spectra, far_spectra, settings, epsilon)
+    return near - istft(predicted, len(near), window, hop)
 
 
-def predict(near: Spectrum, far: Spectrum, settings: Cancellation) -> Spectrum:
+def _peak(waveform: Waveform) -> float:
+    return max(float(waveform.max(initial=0.0)), -float(waveform.min(initial=0.0)))
+
+
+def predict(near: Spectrum, far: Spectrum, settings: Cancellation, epsilon: float = EPSILON) -> Spectrum:
     """What far predicts of near, H F: (frames, bins) complex64, like both arguments."""
     if settings.taps > 1:
         return multi_tap(near, far, settings.taps)
-    return transfer(near, far, settings) * far
+    return transfer(near, far, settings, epsilon) * far
 
 
-def transfer(near: Spectrum, far: Spectrum, settings: Cancellation) -> Spectrum:
+def transfer(near: Spectrum, far: Spectrum, settings: Cancellation, epsilon: float = EPSILON) -> Spectrum:
     """H by least squares, smoothed and limited as the settings say; (1 or frames, bins) complex64."""
     cross: NDArray[Any] = near * far.conj()
-    power: NDArray[Any] = far.real**2 + far.imag**2
+    power: NDArray[Any]
     if settings.smooth_frames is None:
-        cross, power = cross.sum(axis=0, keepdims=True), power.sum(axis=0, keepdims=True)
+        parts = far.view(np.float32)  # real and imaginary parts side by side
+        power = np.einsum("tf,tf->f", parts, parts).reshape(1, -1, 2).sum(axis=2)
+        cross = cross.sum(axis=0, keepdims=True)
     else:
+        power = far.real**2 + far.imag**2
         cross, power = (_moving_sum(values, settings.smooth_frames, axis=0) for values in (cross, power))
     if settings.smooth_bins:
         cross, power = (_moving_sum(values, settings.smooth_bins, axis=1) for values in (cross, power))
-    gain: Spectrum = (cross / (power + EPSILON)).astype(np.complex64)
+    gain: Spectrum = (cross / (power + np.float32(epsilon))).astype(np.complex64)
     if settings.gain_limit is not None:
         gain = limited(gain, settings.gain_limit)
     return gain
@@ -132,33 +141,47 @@ def delayed(waveform: Waveform, samples: int) -> Waveform:
 
 def stft(waveform: Waveform, window: int, hop: int) -> Spectrum:
     """Hann-windowed spectra of (..., samples) float32, centred and zero-padded: (..., frames, bins) complex64."""
-    samples = waveform.shape[-1]
-    frames = 1 + -(-samples // hop)
-    right = (frames - 1) * hop + window - window // 2 - samples
-    padded = np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(window // 2, right)])
-    cut = np.lib.stride_tricks.sliding_window_view(padded, window, axis=-1)[..., ::hop, :]
-    spectra: Spectrum = fft.rfft(cut * hann(window), axis=-1)
+    *others, samples = waveform.shape
+    pieces, count = window // hop, 1 + -(-samples // hop)
+    shape = hann(window)
+    blocks = np.zeros((*others, (count + pieces - 1) * hop), np.float32)
+    blocks[..., window // 2 : window // 2 + samples] = waveform
+    blocks = blocks.reshape(*others, count + pieces - 1, hop)
+    frames = np.empty((*others, count, window), np.float32)
+    for piece in range(pieces):  # a frame is as many neighbouring blocks as hops make a window
+        part = slice(piece * hop, (piece + 1) * hop)
+        np.multiply(blocks[..., piece : piece + count, :], shape[part], out=frames[..., part])
+    spectra: Spectrum = fft.rfft(frames, axis=-1, overwrite_x=True)
     return spectra
 
 
 def istft(spectra: Spectrum, samples: int, window: int, hop: int) -> Waveform:
     """The waveform whose :func:`stft` is nearest to (frames, bins) spectra: (samples,) float32."""
-    shape = hann(window)
     frames: Waveform = fft.irfft(spectra, window, axis=-1)
-    frames = frames * shape
-    pieces = window // hop
-    total = np.zeros((len(frames) + pieces - 1, hop), np.float32)
-    weight = np.zeros_like(total)
+    frames *= hann(window)
+    total = _overlapped(frames, hop).ravel()[window // 2 : window // 2 + samples]
+    total *= _inverse_weight(len(frames), window, hop).ravel()[window // 2 : window // 2 + samples]
+    return total
+
+
+def _overlapped(frames: Waveform, hop: int) -> Waveform:
+    """Frames a hop apart added up: (frames, window) to (frames + window / hop - 1, hop)."""
+    count, pieces = len(frames), frames.shape[1] // hop
+    total = np.zeros((count + pieces - 1, hop), np.float32)
     for piece in range(pieces):
-        part = slice(piece * hop, (piece + 1) * hop)
-        total[piece : piece + len(frames)] += frames[:, part]
-        weight[piece : piece + len(frames)] += shape[part] ** 2
-    begin = window // 2
-    inside = slice(begin, begin + samples)
-    out: Waveform = (total.ravel()[inside] / np.maximum(weight.ravel()[inside], 1e-6)).astype(np.float32)
+        total[piece : piece + count] += frames[:, piece * hop : (piece + 1) * hop]
+    return total
+
+
+@lru_cache(maxsize=8)
+def _inverse_weight(frames: int, window: int, hop: int) -> Waveform:
+    """What the squares of overlapping windows add up to, inverted; the same for all clips of a length."""
+    squares = np.broadcast_to(hann(window) ** 2, (frames, window))
+    out: Waveform = (1.0 / np.maximum(_overlapped(squares, hop), 1e-6)).astype(np.float32)
     return out
 
 
+@lru_cache(maxsize=8)
 def hann(window: int) -> Waveform:
     """The periodic Hann window, (window,) float32."""
     shape: Waveform = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)).astype(np.float32)
