@@ -137,6 +137,55 @@ def test_the_description_follows_the_recipe():
     assert describe("ae-mse")["external_datasets"] is None
 
 
+def test_a_system_without_an_encoder_claims_none():
+    best = describe("nearfar-best")
+    said = best["description"]
+    assert best["external_datasets"] is None
+    assert said["external_data_usage"] is None
+    assert said["embeddings"] is None
+    assert said["machine_learning_method"] == "statistics of the log-mel spectrogram, k-NN"
+    assert said["front_end"].startswith("near without what far predicts of it, zero-padded")
+    assert said["aggregation_method"] == (
+        "mean and deviation over time per frequency band, "
+        "distance as variance-minimising share of the density of normal clips"
+    )
+    for learnt in (
+        "attribute_usage",
+        "domain_generalization_method",
+        "development_data_usage",
+        "data_augmentation",
+    ):
+        assert said[learnt] is None
+
+
+def test_a_frozen_encoder_is_not_said_to_be_trained():
+    frozen = {"training.adaptation": "none", "features.source": "tokens", "features.pooling": "rdp"}
+    scoring = {"scoring.channels": ["near", "residual"], "scoring.fusion": "standardised"}
+    more = {"scoring.domains": "separate", "scoring.enrichment": "memmix"}
+    system = describe("eat-near", **frozen, **scoring, **more)
+    said = system["description"]
+    assert said["machine_learning_method"] == "EAT (frozen), k-NN"
+    assert said["front_end"] == "near and near features less 0.5 of far features, zero-padded to 16.0 s"
+    assert said["aggregation_method"] == (
+        "relative deviation pooling of tokens, average of standardised near and residual scores"
+    )
+    assert said["domain_adaptation_method"] == "MemMixup"
+    assert said["domain_generalization_method"] == "bank of each domain, smaller distance"
+    assert said["external_data_usage"] == "pre-trained model"
+    assert said["attribute_usage"] is None
+
+
+def test_other_training_is_named():
+    changes = {"head.loss": "adacos", "head.sub_centres": 3, "training.pseudo_labels": 4}
+    more = {"training.target_share": 0.5, "augmentation.far_noise_probability": 0.3}
+    said = describe("tiny-near", **changes, **more)["description"]
+    assert said["machine_learning_method"] == (
+        "EAT (full fine-tuning), AdaCos with 3 sub-centres, pseudo-labels by clustering, k-NN"
+    )
+    assert said["data_augmentation"] == "time shift, far channel of other clips as noise"
+    assert said["domain_generalization_method"] == "domain in the class labels, target domain drawn more often"
+
+
 def test_weights_of_ones_own_have_no_address(tmp_path):
     (entry,) = describe("eat-near", **{"encoder.weights": str(tmp_path / "mine")})["external_datasets"]
     assert entry == {"name": "mine", "url": None}

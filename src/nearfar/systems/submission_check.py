@@ -22,7 +22,7 @@ import yaml
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import MachineMetrics
 from nearfar.systems.submission import HIDDEN, LABEL, LABEL_FORM
-from nearfar.systems.submission_meta import DEVELOPMENT_MACHINES, EVALUATION_MACHINES
+from nearfar.systems.system_description import DEVELOPMENT_MACHINES, EVALUATION_MACHINES
 
 CLIPS = 200
 """Test clips of each evaluation machine."""
@@ -243,8 +243,8 @@ def _meta_problems(tree: dict[str, Any], label: str, is_challenge: bool) -> Iter
 
 
 def _parameter_problems(parameters: Any) -> Iterator[str]:
-    if not isinstance(parameters, int) or isinstance(parameters, bool) or parameters <= 0:
-        yield f"system.complexity.total_parameters is {parameters!r}; expected a positive whole number"
+    if not isinstance(parameters, int) or isinstance(parameters, bool) or parameters < 0:
+        yield f"system.complexity.total_parameters is {parameters!r}; expected a whole number, 0 or more"
 
 
 def _author_problems(authors: Any) -> Iterator[str]:

@@ -15,15 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nearfar.config import Recipe
-from nearfar.data.download.catalogue import ARCHIVES
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import MachineMetrics
-from nearfar.models.hub import PUBLISHED, SHORT_NAMES
+from nearfar.systems.system_description import DEVELOPMENT_MACHINES, describe, external_datasets
 
-DEVELOPMENT_MACHINES = tuple(archive.machine for archive in ARCHIVES if archive.part == "dev")
-EVALUATION_MACHINES = tuple(archive.machine for archive in ARCHIVES if archive.part == "eval")
-
-_AUDIOSET: dict[str, str | None] = {"name": "AudioSet", "url": "https://research.google.com/audioset/"}
 _AUTHOR = re.compile(r"\s*(\S.*?)\s+(\S+)\s+<([^<>@\s]+@[^<>@\s]+)>\s*")
 _NULL = "tag:yaml.org,2002:null"
 
@@ -108,9 +103,9 @@ def metadata(
             "authors": _authors(list(authors)),
         },
         "system": {
-            "description": _description(recipe, set(trained_on)),
+            "description": describe(recipe, trained_on),
             "complexity": {"total_parameters": parameters},
-            "external_datasets": _external_datasets(recipe),
+            "external_datasets": external_datasets(recipe),
             "source_code": source_code,
         },
         "results": {"development_dataset": _development(development or {})},
@@ -151,88 +146,6 @@ def _authors(authors: list[Author]) -> list[dict[str, Any]]:
         }
         for place, author in enumerate(authors)
     ]
-
-
-def _description(recipe: Recipe, trained_on: set[str]) -> dict[str, Any]:
-    is_embedder = recipe.method == "nearest-normal"
-    general = {
-        "input_sampling_rate": f"{recipe.audio.sample_rate_hz // 1000}kHz",
-        "data_augmentation": None,
-        "front_end": "near",
-        "acoustic_features": "log-mel energies",
-    }
-    method = _embedder(recipe) if is_embedder else _autoencoder(recipe)
-    is_shared = is_embedder and trained_on & set(DEVELOPMENT_MACHINES)
-    return general | {
-        **method,
-        "decision_making": _decision_making(recipe),
-        "attribute_usage": "class labels in training" if is_embedder else None,
-        "external_data_usage": "pre-trained model" if _external_datasets(recipe) else None,
-        "development_data_usage": "model training" if is_shared else None,
-    }
-
-
-def _embedder(recipe: Recipe) -> dict[str, Any]:
-    channels = recipe.scoring.channels
-    fused = len(channels) > 1
-    adapted = "LoRA" if recipe.training.adaptation == "lora" else "full fine-tuning"
-    heard = "near and far channel as separate samples" if len(recipe.training.channels) > 1 else channels[0]
-    return {
-        "data_augmentation": _augmentation(recipe),
-        "front_end": f"{heard}, zero-padded to {recipe.audio.clip_seconds} s",
-        "embeddings": "EAT",
-        "machine_learning_method": f"EAT ({adapted}), ArcFace, k-NN",
-        "aggregation_method": "attentive statistics pooling" + (", average of near and far scores" * fused),
-        "domain_adaptation_method": None,
-        "domain_generalization_method": "domain in the class labels",
-        "ensemble_method_subsystem_count": len(channels) if fused else None,
-    }
-
-
-def _autoencoder(recipe: Recipe) -> dict[str, Any]:
-    is_mahala = recipe.autoencoder.score == "mahala"
-    return {
-        "embeddings": None,
-        "machine_learning_method": "AE, selective Mahalanobis distance" if is_mahala else "AE",
-        "aggregation_method": "average",
-        "domain_adaptation_method": None,
-        "domain_generalization_method": "covariance of each domain, smaller distance" if is_mahala else None,
-        "ensemble_method_subsystem_count": None,
-    }
-
-
-def _augmentation(recipe: Recipe) -> str | None:
-    chosen = recipe.augmentation
-    kinds = {
-        "time shift": chosen.time_shift,
-        "gain": chosen.gain_db,
-        "mixup": chosen.mixup_probability,
-        "frequency masking": chosen.frequency_mask_bins,
-        "time masking": chosen.time_mask_frames,
-    }
-    return ", ".join(kind for kind, amount in kinds.items() if amount) or None
-
-
-def _decision_making(recipe: Recipe) -> str:
-    scores = f"quantile {recipe.decision.quantile:g} of "
-    scores += "a gamma distribution fitted to " if recipe.decision.threshold == "gamma" else ""
-    return scores + "the scores of normal training clips"
-
-
-def _external_datasets(recipe: Recipe) -> list[dict[str, str | None]] | None:
-    """The encoder's weights and, where it is known, what they were pre-trained on."""
-    weights = recipe.encoder.weights
-    if recipe.method != "nearest-normal" or weights.startswith("random:"):
-        return None
-    weights = SHORT_NAMES.get(weights, weights)
-    if weights in PUBLISHED:
-        return [{"name": weights, "url": PUBLISHED[weights].source}, _AUDIOSET]
-    is_local = Path(weights).exists() or weights.count("/") != 1
-    return (
-        [{"name": Path(weights).name, "url": None}]
-        if is_local
-        else [{"name": weights, "url": f"https://huggingface.co/{weights}"}]
-    )
 
 
 def _development(results: Mapping[str, MachineMetrics]) -> dict[str, dict[str, float | None]]:
