@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import soundfile as sf
 from safetensors.numpy import load_file
 
 import nearfar
@@ -41,7 +42,7 @@ SHORT = [
 def nearfar_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Nearfar:
     """``nearfar ARGUMENTS`` in this process, through the entry point."""
 
-    def run(*arguments: str | Path) -> Finished:
+    def run(*arguments: str | Path | int) -> Finished:
         monkeypatch.setattr(sys, "argv", ["nearfar", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -120,6 +121,26 @@ def test_data_as_table_and_as_json(nearfar_command: Nearfar, small_factory: Path
         assert machine["channels"] == [2]
         assert machine["sample_rates_hz"] == [16000]
         assert machine["shortest_seconds"] == machine["longest_seconds"] == 1.0
+
+
+def test_data_listens_where_it_is_asked_to(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
+    factory = tmp_path / "factory"
+    shutil.copytree(small_factory / "hummer", factory / "hummer")
+    assert "make sense" in nearfar_command("data", factory, "--listen").out
+    for path in (factory / "hummer" / "train").glob("*target*.wav"):
+        samples, rate_hz = sf.read(path)
+        samples[:, 1] = 0.0
+        sf.write(path, samples, rate_hz)
+    told = nearfar_command("data", factory, "--listen")
+    assert told.code == 0
+    assert "warning hummer: In 2 of 10 recordings that were checked, such as section_00_target" in told.out
+    (warning,) = json.loads(nearfar_command("data", factory, "--listen", "--json").out)["channel_warnings"]
+    assert (warning["kind"], warning["machine"], len(warning["files"])) == ("dead", "hummer", 2)
+    (warning,) = json.loads(nearfar_command("data", factory, "--listen", "--json", "--near", 1, "--far", 0).out)[
+        "channel_warnings"
+    ]
+    assert "the near channel is silent" in warning["message"]
+    assert "channel_warnings" not in json.loads(nearfar_command("data", factory, "--json").out)
 
 
 def test_names_with_brackets_are_printed_as_they_are(

@@ -69,7 +69,7 @@ MISTAKES: dict[str, tuple[str, Mistake, str]] = {
     "far overdriven": ("clipped", lambda near, far: (near, np.clip(60 * far, -1, 1)), "the sound is clipped"),
     "far late": ("misaligned", late, "far is about 57 ms later than near, which is more than the 30 ms"),
     "far early": ("misaligned", early, "far is about 93 ms earlier than near"),
-    "drift": ("drift", drifting, "far runs behind of near by 1"),
+    "drift": ("drift", drifting, "far runs behind near by about 1"),
     "swapped": ("swapped", lambda near, far: (far, near), "the channels look swapped"),
 }
 

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nearfar.cli.options import (
+    FarOption,
     JsonOption,
+    NearOption,
     number_pair,
 )
+
+if TYPE_CHECKING:
+    from nearfar.data.channel_check import ChannelWarning
+    from nearfar.data.layouts import Dataset
 
 
 def data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with <machine>/{train,test}/*.wav.")],
     as_json: JsonOption = False,
+    listen: Annotated[
+        bool, typer.Option("--listen", help="Also listen to a sample and check that near and far make sense.")
+    ] = False,
+    near: NearOption = None,
+    far: FarOption = None,
 ) -> None:
     """Say what nearfar understands of a data folder, machine by machine."""
     from nearfar.data.layouts import read_dataset
@@ -24,11 +35,13 @@ def data(
 
     dataset = read_dataset(folder)
     machines = summarise(dataset)
+    warnings = _listened(dataset, near, far) if listen else []
     if as_json:
         tree = {
             "root": str(folder),
             "machines": [m.to_json() for m in machines],
             "oddities": list(dataset.oddities),
+            **({"channel_warnings": [warning.to_json() for warning in warnings]} if listen else {}),
         }
         print(json.dumps(tree, indent=1, default=str))
         return
@@ -39,6 +52,32 @@ def data(
     show(data_table(machines))
     for oddity in [*dataset.oddities, *(f"{m.machine}: {oddity}" for m in machines for oddity in m.oddities)]:
         show(Text.assemble(("odd", "yellow"), f" {oddity}"))
+    for warning in warnings:
+        show(Text.assemble(("warning", "red"), f" {warning}"))
+    if listen and not warnings:
+        show("Near and far make sense in the recordings that were listened to.")
+
+
+def _listened(dataset: Dataset, near: int | None, far: int | None) -> list[ChannelWarning]:
+    from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
+    from nearfar.data.channel_check import check_channels, sampled
+    from nearfar.terminal import progress_bars
+
+    clips = [clip for machine in dataset.machines for clip in dataset.train(machine)]
+    done, total = 0, sampled(clips)
+    with progress_bars() as progress:
+
+        def advance(heard: int) -> None:
+            nonlocal done
+            done += heard
+            progress("listening to clips", done, total)
+
+        return check_channels(
+            clips,
+            near=NEAR_CHANNEL if near is None else near,
+            far=FAR_CHANNEL if far is None else far,
+            advance=advance,
+        )
 
 
 def simulate(

@@ -198,8 +198,8 @@ def _check_clocks(heard: list[_Heard], warn: Callable[[Kind, Sequence[_Heard], s
     alike = [d for d in delays if (d.rate_hz, d.hop_s) == (delays[0].rate_hz, delays[0].hop_s)]
     ppm, gain = drift(alike)
     if ppm and gain >= _DRIFT_GAIN:
-        behind = "behind" if ppm > 0 else "ahead"
-        what = f"far runs {behind} of near by {abs(ppm):.0f} millionths of the time: their clocks differ"
+        behind = "behind" if ppm > 0 else "ahead of"
+        what = f"far runs {behind} near by about {abs(ppm):.0f} parts per million: their clocks differ"
         warn("drift", heard, what, "Record both with one recorder or a common word clock, or resample one channel")
 
 
