@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearfar.detector.detector import Detector
     from nearfar.models.weights import load_encoder
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_encoder"]
+__all__ = ["Detector", "__version__", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from nearfar.models.weights import load_encoder
 
         return load_encoder
+    if name == "Detector":
+        from nearfar.detector.detector import Detector
+
+        return Detector
     raise AttributeError(f"module 'nearfar' has no attribute {name!r}")

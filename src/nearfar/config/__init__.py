@@ -24,6 +24,7 @@ from nearfar.config.tables import (
     Autoencoder,
     Cancellation,
     Decision,
+    Detection,
     Encoder,
     Fbank,
     Features,
@@ -43,6 +44,7 @@ __all__ = [
     "Autoencoder",
     "Cancellation",
     "Decision",
+    "Detection",
     "Encoder",
     "Fbank",
     "Features",
@@ -85,6 +87,7 @@ class Recipe(Table):
     features: Features = Features()
     scoring: Scoring = Scoring()
     decision: Decision = Decision()
+    detection: Detection = Detection()
     autoencoder: Autoencoder = Autoencoder()
 
     def with_changes(self, **changes: Any) -> Recipe:
@@ -121,7 +124,7 @@ class Recipe(Table):
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
     def _embedder_tree(self) -> dict[str, Any]:
-        other = {"name", "description", "method", "features", "scoring", "decision", "autoencoder"}
+        other = {"name", "description", "method", "features", "scoring", "decision", "detection", "autoencoder"}
         tree = self.model_dump(mode="json", exclude=other)
         for speed_only in (
             "checkpoint_every",

@@ -242,6 +242,23 @@ class Decision(Table):
     """The share of normal clips that the threshold is meant to let pass."""
 
 
+class Detection(Table):
+    """How ``nearfar fit`` calibrates a detector and hears long recordings; nothing else reads it."""
+
+    calibration: Literal["leave-one-out", "split"] = "leave-one-out"
+    """Every normal recording is scored against the others, or some are held out of the bank and scored."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """The share that ``split`` holds out."""
+    threshold: Literal["conformal", "gamma", "empirical"] = "conformal"
+    """From the calibration scores by rank, by a gamma distribution fitted to them, or as their quantile."""
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """The share of normal recordings that may be called anomalous."""
+    domains: Literal["pooled", "separate"] = "pooled"
+    """One threshold for both domains, or one for each."""
+    hop_seconds: PositiveFloat | None = None
+    """Recordings longer than a clip are heard in windows of a clip, this far apart; None is a clip's length."""
+
+
 class Autoencoder(Table):
     """The challenge's baselines; read only when ``method = "autoencoder"``, and then instead of the tables of the
     encoder and its training. They hear the near channel."""

@@ -98,22 +98,52 @@ def read_waveform(
         InputError: as :func:`read_header`; also if a channel that is asked for is missing, dead (it never varies
             by more than one 16-bit step) or holds NaN or infinite samples, or if the sound breaks off.
     """
-    columns = [near if channel == "near" else far for channel in channels]
     with _opened(path) as file:
         header = _header(path, file)
-        _require_columns(path, header, channels, columns)
+        _require_columns(path, header.channels, channels, _columns(channels, near, far))
         samples = file.read(dtype="float32", always_2d=True)
     if len(samples) < header.frames:
         raise _not_whole(path, f"sound that breaks off after {len(samples)} of {header.frames} samples")
-    waveform = np.ascontiguousarray(samples.T[columns])
+    return choose_channels(samples.T, header.sample_rate_hz, path, channels, sample_rate_hz, near=near, far=far)
+
+
+def choose_channels(
+    samples: NDArray[np.float32],
+    recorded_hz: int,
+    where: Path | str,
+    channels: Sequence[Channel] = CHANNELS,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    near: int = 0,
+    far: int = 1,
+) -> NDArray[np.float32]:
+    """The near and far channels of samples in memory, checked and resampled as :func:`read_waveform` does.
+
+    Args:
+        samples: (recorded channels, samples) float32 in [-1, 1].
+        recorded_hz: their sample rate.
+        where: what messages call them.
+
+    Returns:
+        (channels, samples) float32 in [-1, 1].
+
+    Raises:
+        InputError: if a channel that is asked for is missing, dead or holds NaN or infinite samples.
+    """
+    columns = _columns(channels, near, far)
+    _require_columns(where, len(samples), channels, columns)
+    waveform = np.ascontiguousarray(samples[columns])
     for name, channel in zip(channels, waveform, strict=True):
-        _require_finite(path, name, channel, header.sample_rate_hz)
-        _require_alive(path, name, channel)
-    if header.sample_rate_hz == sample_rate_hz:
+        _require_finite(where, name, channel, recorded_hz)
+        _require_alive(where, name, channel)
+    if recorded_hz == sample_rate_hz:
         return waveform
-    _say_once(path, header.sample_rate_hz, sample_rate_hz)
-    resampled = soxr.resample(waveform.T, header.sample_rate_hz, sample_rate_hz, quality="HQ")
+    _say_once(where, recorded_hz, sample_rate_hz)
+    resampled = soxr.resample(waveform.T, recorded_hz, sample_rate_hz, quality="HQ")
     return np.ascontiguousarray(resampled.T, dtype=np.float32)
+
+
+def _columns(channels: Sequence[Channel], near: int, far: int) -> list[int]:
+    return [near if channel == "near" else far for channel in channels]
 
 
 def read_beginning(path: Path, seconds: float) -> tuple[NDArray[np.float32], int]:
@@ -238,22 +268,22 @@ def _not_whole(path: Path, found: str) -> InputError:
     )
 
 
-def _require_columns(path: Path, header: AudioHeader, channels: Sequence[Channel], columns: Sequence[int]) -> None:
+def _require_columns(where: Path | str, found: int, channels: Sequence[Channel], columns: Sequence[int]) -> None:
     for name, column in zip(channels, columns, strict=True):
-        if column >= header.channels:
+        if column >= found:
             raise InputError(
-                path,
-                found="1 channel (mono)" if header.channels == 1 else f"{header.channels} channels",
+                where,
+                found="1 channel (mono)" if found == 1 else f"{found} channels",
                 expected=f"at least {column + 1}, as channel {column} (from 0) is the {name} microphone",
                 remedy="Record both microphones into one file, or use a system that hears the near one only",
             )
 
 
-def _require_finite(path: Path, name: Channel, channel: NDArray[np.float32], sample_rate_hz: int) -> None:
+def _require_finite(where: Path | str, name: Channel, channel: NDArray[np.float32], sample_rate_hz: int) -> None:
     wrong = np.flatnonzero(~np.isfinite(channel))
     if wrong.size:
         raise InputError(
-            path,
+            where,
             found=f"{wrong.size} NaN or infinite samples in the {name} channel, "
             f"the first at {wrong[0] / sample_rate_hz:.3f} s",
             expected="finite samples",
@@ -261,24 +291,24 @@ def _require_finite(path: Path, name: Channel, channel: NDArray[np.float32], sam
         )
 
 
-def _require_alive(path: Path, name: Channel, channel: NDArray[np.float32]) -> None:
+def _require_alive(where: Path | str, name: Channel, channel: NDArray[np.float32]) -> None:
     if channel.max() - channel.min() <= STEP_16_BIT:
         raise InputError(
-            path,
+            where,
             found=f"a silent {name} channel (it never varies by more than one 16-bit step)",
             expected="the sound of a machine in every channel that is used",
             remedy="Check the microphone and its cable, or use a system that hears the other channel only",
         )
 
 
-def _say_once(path: Path, found_hz: int, wanted_hz: int) -> None:
+def _say_once(where: Path | str, found_hz: int, wanted_hz: int) -> None:
     with _rates_lock:
         if (found_hz, wanted_hz) in _rates_said:
             return
         _rates_said.add((found_hz, wanted_hz))
     _log.warning(
         "%s has a sample rate of %d Hz; it and all other files of that rate are resampled to %d Hz",
-        path,
+        where,
         found_hz,
         wanted_hz,
     )

@@ -213,8 +213,12 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     return card
 
 
-def load_model(folder: Path) -> TrainedModel:
+def load_model(folder: Path, *, encoder: str | None = None) -> TrainedModel:
     """Read a model folder.
+
+    Args:
+        folder: as :func:`save_model` writes it.
+        encoder: where the encoder is that adapters were trained on, if it is no longer where it was.
 
     Raises:
         InputError: if the folder holds no whole model, or its base encoder is not the one it was trained on.
@@ -229,21 +233,23 @@ def load_model(folder: Path) -> TrainedModel:
         )
     recipe = Recipe.model_validate(card["recipe"])
     if recipe.training.adaptation == "lora":
-        encoder = load_adapters(_base_encoder(folder, recipe, card["base_encoder"]["hash"]), folder / "adapter")
+        base = _base_encoder(folder, recipe, card["base_encoder"]["hash"], encoder)
+        trained = load_adapters(base, folder / "adapter")
     else:
-        encoder = load_encoder(folder / "encoder")
-    embedder = _around(encoder, recipe)
+        trained = load_encoder(folder / "encoder")
+    embedder = _around(trained, recipe)
     _load_head(embedder, folder / "head.safetensors")
     embedder.eval().requires_grad_(False)
-    return TrainedModel(embedder, recipe, tuple(card["classes"]), _embedder_hash(embedder, encoder))
+    return TrainedModel(embedder, recipe, tuple(card["classes"]), _embedder_hash(embedder, trained))
 
 
-def _base_encoder(folder: Path, recipe: Recipe, expected_hash: str) -> EAT:
+def _base_encoder(folder: Path, recipe: Recipe, expected_hash: str, place: str | None) -> EAT:
     base = folder / "base"
-    encoder = load_encoder(base if base.is_dir() else start_weights(recipe), revision=recipe.encoder.revision)
+    place = place or (str(base) if base.is_dir() else start_weights(recipe))
+    encoder = load_encoder(place, revision=recipe.encoder.revision)
     if (found := encoder_hash(encoder)) != expected_hash:
         raise InputError(
-            recipe.encoder.weights,
+            recipe.encoder.weights if place == str(base) else place,
             found=f"an encoder with hash {found[:12]}",
             expected=f"{expected_hash[:12]}, which the adapters in {folder} were trained on",
             remedy="Give the same encoder weights, or train the model again",

@@ -83,13 +83,14 @@ class _Beside:
     excess_db: float
 
 
-def explain(log_mel: Tensor, bank: PatchBank) -> Explanation:
+def explain(log_mel: Tensor, bank: PatchBank, *, begin_s: float | None = None) -> Explanation:
     """Explain one clip.
 
     Args:
         log_mel: (frames, 128) float32 of the clip, without padding, as :meth:`nearfar.models.fbank.Fbank.log_mel`
             gives it.
         bank: of normal clips of the same machine and view.
+        begin_s: when the clip begins in a longer recording, whose times are told then; None where it is all.
 
     Raises:
         ValueError: if there are fewer than 16 frames.
@@ -99,10 +100,11 @@ def explain(log_mel: Tensor, bank: PatchBank) -> Explanation:
     cells = region(grid)
     notable = bool(grid.max() > bank.peaks.quantile(NOTABLE))
     beside = _beside_nearest(features, bank, cells)
-    times, bands = time_edges_s(len(grid)), band_edges_hz()
+    times, bands = [(begin_s or 0.0) + edge for edge in time_edges_s(len(grid))], band_edges_hz()
     begin, end = times[cells[0].start], times[cells[0].stop]
     low, high = bands[cells[1].start], bands[cells[1].stop]
-    when = "throughout" if (cells[0].start, cells[0].stop) == (0, len(grid)) else f"{begin:.1f} to {end:.1f} s"
+    throughout = begin_s is None and (cells[0].start, cells[0].stop) == (0, len(grid))
+    when = "throughout" if throughout else f"{begin:.1f} to {end:.1f} s"
     where = f"{when}, {_hertz(low, high)}"
     told = _comparison(patch_facts(log_mel)[cells], bank, cells) or _difference(beside, len(bank.peaks), notable)
     opening = where if notable else f"Nothing stands out; the least usual part, {where}"

@@ -39,18 +39,30 @@ class MachineScorer:
         target: (normals,) bool, true for clips of the target domain.
         scoring: the recipe's table.
         seed: the recipe's.
+        alone: leave-one-out scores of the normal clips by view, where they are known from before; they take as
+            long as all the rest.
 
     Raises:
         ValueError: as :func:`nearfar.scoring.scorer.fit_scorer`.
     """
 
-    def __init__(self, features: Mapping[str, Tensor], target: Tensor, scoring: Scoring, seed: int = 0) -> None:
+    def __init__(
+        self,
+        features: Mapping[str, Tensor],
+        target: Tensor,
+        scoring: Scoring,
+        seed: int = 0,
+        *,
+        alone: Mapping[str, Scores] | None = None,
+    ) -> None:
         self._fusion = scoring.fusion
         self._scorers = {view: fit_scorer(normals, target, scoring, seed) for view, normals in features.items()}
-        several = len(target) > 1
-        alone = {
-            view: scorer.leave_one_out() if several else np.empty(0) for view, scorer in self._scorers.items()
-        }
+        if alone is None:
+            several = len(target) > 1
+            alone = {
+                view: scorer.leave_one_out() if several else np.empty(0) for view, scorer in self._scorers.items()
+            }
+        alone = dict(alone)
         self.normal = ViewScores(fuse(alone, alone, self._fusion)[1], alone, np.empty(0, np.int64))
         """Leave-one-out scores of the normal clips; empty where there is a single one."""
 

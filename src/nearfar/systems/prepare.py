@@ -36,15 +36,7 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
     dataset = read_dataset(data)
     tested = [machine for machine in dataset.machines if dataset.test(machine)]
     require_training_clips(dataset, tested)
-    untrained = set() if recipe.training.adaptation == "none" else set(waveform_views(recipe)) - {"cancelled"}
-    if missing := untrained - set(recipe.training.channels):
-        raise InputError(
-            "scoring.channels",
-            found=f"{', '.join(sorted(missing))}, on which the model is not trained",
-            expected=f"channels among training.channels ({', '.join(recipe.training.channels)})",
-            remedy="Correct the recipe",
-        )
-    recipe = _with_channels(_with_warmup(recipe), dataset)
+    recipe = fit_recipe(recipe, dataset)
     lengths = check_lengths(dataset.clips)
     for machine, seconds in lengths.items():
         if seconds * SAMPLE_RATE_HZ < FRAME_SAMPLES:
@@ -103,8 +95,21 @@ def _say_shorter_warmup(warmup: int, steps: int, shorter: int) -> None:
     )
 
 
-def _with_channels(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe, trained on the near channel alone where there is no other; files must have what it hears."""
+def fit_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe, trained on the near channel alone where there is no other, and not warmed up for too long.
+
+    Raises:
+        InputError: if the recipe scores channels that it does not train on, or a file lacks one that it hears.
+    """
+    recipe = _with_warmup(recipe)
+    untrained = set() if recipe.training.adaptation == "none" else set(waveform_views(recipe)) - {"cancelled"}
+    if missing := untrained - set(recipe.training.channels):
+        raise InputError(
+            "scoring.channels",
+            found=f"{', '.join(sorted(missing))}, on which the model is not trained",
+            expected=f"channels among training.channels ({', '.join(recipe.training.channels)})",
+            remedy="Correct the recipe",
+        )
     headers = read_headers(clip.path for clip in dataset.clips)
     for header in headers:
         if isinstance(header, InputError):
