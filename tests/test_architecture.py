@@ -114,7 +114,7 @@ def test_exported_names_are_the_listed_ones() -> None:
     space: dict[str, object] = {}
     exec("from nearfar import *", space)
     assert space.keys() - {"__builtins__"} == set(nearfar.__all__)
-    assert nearfar.__all__ == ["__version__", "load_encoder"]
+    assert nearfar.__all__ == ["Detector", "__version__", "load_encoder"]
 
 
 def test_no_other_object_of_the_package_is_public_by_accident() -> None:
@@ -131,6 +131,12 @@ def test_the_public_encoder_loader_is_the_one_of_the_models() -> None:
     from nearfar.models.weights import load_encoder
 
     assert nearfar.load_encoder is load_encoder
+
+
+def test_the_public_detector_is_the_one_of_its_room() -> None:
+    from nearfar.detector.detector import Detector
+
+    assert nearfar.Detector is Detector
 
 
 def test_the_package_is_typed_and_its_version_is_the_distributions() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from nearfar.config import Cancellation, Features, Recipe, Scoring, load_recipe, recipe_names
+from nearfar.config import Cancellation, Detection, Features, Recipe, Scoring, load_recipe, recipe_names
 from nearfar.errors import InputError
 
 SYSTEMS = ("fusion", "lora-fusion", "near", "lora-near")
@@ -20,6 +20,8 @@ RECIPES = [
     "ae-mahala",
     "ae-mse",
     "eat-lora-cancelled",
+    "frozen-eat",
+    "frozen-near",
     "nearfar-best",
     *(f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS),
 ]
@@ -298,6 +300,7 @@ SAME_MODEL = {
     *(f"features.{key}" for key in Features.model_fields),
     *(f"scoring.{key}" for key in Scoring.model_fields),
     *(f"cancellation.{key}" for key in Cancellation.model_fields),
+    *(f"detection.{key}" for key in Detection.model_fields),
     "decision.threshold",
     "decision.quantile",
     "training.checkpoint_every",
@@ -341,6 +344,10 @@ OTHER = {
     "scoring.fusion": "standardised",
     "scoring.prototypes": 8,
     "scoring.memmix_lambda": 0.5,
+    "detection.calibration": "split",
+    "detection.threshold": "gamma",
+    "detection.domains": "separate",
+    "detection.hop_seconds": 1.0,
     "cancellation.window_samples": 2048,
     "cancellation.hop_samples": 256,
     "cancellation.gain_limit": 1.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
+    from nearfar.detector.scores import Departure, Score
+    from nearfar.detector.thresholds import Threshold
 
 
 def show(what: RenderableType) -> None:
@@ -92,5 +94,71 @@ def data_table(machines: Iterable[MachineSummary]) -> Table:
             "/".join(map(str, machine.channels)),
             "/".join(f"{rate} Hz" for rate in machine.sample_rates_hz),
             f"{machine.hours:.2f}",
+        )
+    return table
+
+
+def scores_table(scores: Sequence[Score], *, windows: bool = False) -> Table:
+    """A row per recording, and behind it one per window of longer ones where asked for; anomalous ones in red."""
+    table = Table(box=SIMPLE_HEAD)
+    left = ("file", "machine", "nearest normal", "departs most")
+    views = list(scores[0].channels) if scores and len(scores[0].channels) > 1 else []
+    for name in ("file", "machine", "score", *views, "threshold", "margin", "p", *left[2:]):
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    for entry in scores:
+        style = "bold red" if entry.anomalous else None
+        several = len(entry.windows) > 1
+        table.add_row(
+            entry.file,
+            entry.machine,
+            f"{entry.score:.4f}",
+            *(f"{entry.channels[view]:.4f}" for view in views),
+            "none" if entry.threshold is None else f"{entry.threshold:.4f}",
+            "" if entry.margin is None else f"{entry.margin:+.4f}" + (" anomalous" if entry.anomalous else ""),
+            "" if entry.p_value is None else f"{entry.p_value:.3g}",
+            _nearest(entry.nearest, entry.nearest_begin_s),
+            _place(entry.departure),
+            style=style,
+        )
+        for window in entry.windows if windows and several else ():
+            table.add_row(
+                f"  {window.begin_s:.2f} to {window.end_s:.2f} s",
+                "",
+                f"{window.score:.4f}",
+                *(f"{window.channels[view]:.4f}" for view in views),
+                *("", "", ""),
+                _nearest(window.nearest, window.nearest_begin_s),
+                "",
+                style="dim",
+            )
+    return table
+
+
+def _nearest(name: str, begin_s: float) -> str:
+    return f"{name} from {begin_s:.2f} s" if begin_s else name
+
+
+def _place(departure: Departure | None) -> str:
+    if departure is None:
+        return ""
+    times = f"{departure.begin_s:.1f} to {departure.end_s:.1f} s"
+    return f"{times}, {departure.low_hz:.0f} to {departure.high_hz:.0f} Hz"
+
+
+def thresholds_table(thresholds: Iterable[Threshold]) -> Table:
+    """A row per threshold: its value, how it was found, from how many recordings, and what it promises."""
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("machine", "domain", "threshold", "found by", "false alarms", "normal recordings"):
+        table.add_column(name, justify="left" if name in ("machine", "domain", "found by") else "right")
+    for entry in thresholds:
+        rate = entry.false_alarm_rate
+        bound = "at most" if entry.guaranteed else "about"
+        table.add_row(
+            entry.machine if entry.section == "00" else f"{entry.machine}/{entry.section}",
+            entry.domain or "both",
+            "none" if entry.value is None else f"{entry.value:.4f}",
+            entry.method,
+            "unknown" if rate is None or entry.value is None else f"{bound} {100 * rate:.3g} %",
+            str(entry.recordings),
         )
     return table

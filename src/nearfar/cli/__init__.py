@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import data, download, embeddings, report, scores, submission, systems
+from nearfar.cli import data, detector, download, embeddings, report, scores, submission, systems
 from nearfar.errors import NearfarError
 
 app = typer.Typer(
@@ -32,6 +32,9 @@ for command in (
     scores.evaluate,
     scores.compare,
     scores.table,
+    detector.fit,
+    detector.score,
+    detector.threshold,
     submission.submit,
     embeddings.embed,
     report.report,

@@ -19,6 +19,7 @@ from nearfar.detector.calibration import (
     Scores,
     left_out_scores,
     most_anomalous,
+    not_needed,
     only_falls,
 )
 from nearfar.detector.hearing import Heard
@@ -37,7 +38,7 @@ class Bank:
         features: (windows, parts, dim) float32 of every scored view.
         recording: (windows,) int64, which recording each window is of.
         begins_s: (windows,) float64, where it begins there.
-        alone: (windows,) float64 leave-one-out scores by view, which bring views to one scale.
+        alone: (windows,) float64 leave-one-out scores by view, where views are brought to one scale by them.
         patches: what normal patches of the first view are like; None where recordings are too short for any.
         recipe: resolved.
     """
@@ -57,7 +58,9 @@ class Bank:
     def scorer(self) -> MachineScorer:
         """Fitted when it is first asked for: a detector of many machines is mostly asked about one."""
         target = torch.from_numpy(self.target[self.recording])
-        return MachineScorer(self.features, target, self.recipe.scoring, self.recipe.seed, alone=self.alone)
+        scoring = self.recipe.scoring
+        alone = self.alone or not_needed(self.features, scoring)
+        return MachineScorer(self.features, target, scoring, self.recipe.seed, alone=alone)
 
     def score(self, features: dict[str, Tensor]) -> ViewScores:
         """Scores of windows from their features."""
@@ -99,7 +102,9 @@ def fit_bank(
     recording = (np.cumsum(~held) - 1)[heard.recording[inside.numpy()]]
     features = {view: values[inside] for view, values in heard.features.items()}
     target = np.array([clip.domain == "target" for clip in kept], dtype=np.bool_)
-    fused, alone = left_out_scores(features, torch.from_numpy(target[recording]), recording, recipe)
+    flags = torch.from_numpy(target[recording])
+    several = recipe.scoring.fusion != "mean"
+    alone = MachineScorer(features, flags, recipe.scoring, recipe.seed).normal.views if several else {}
     log_mels = [log_mel for window, log_mel in heard.log_mels.items() if inside[window]]
     bank = Bank(
         machine,
@@ -110,7 +115,7 @@ def fit_bank(
         recording,
         heard.begins_s[inside.numpy()],
         alone,
-        fit_patches(log_mels, recipe.seed) if log_mels else None,
+        fit_patches(log_mels) if log_mels else None,
         recipe,
     )
     method = recipe.detection.calibration
@@ -120,7 +125,8 @@ def fit_bank(
         of = (np.cumsum(held) - 1)[heard.recording[~inside.numpy()]]
         entries = _normal_scores(chosen, of, scored.fused, scored.views) if scored is not None else ()
     else:
-        entries = _normal_scores(kept, recording, fused, alone) if fused.size else ()
+        fused, views = left_out_scores(features, flags, recording, recipe)
+        entries = _normal_scores(kept, recording, fused, views) if fused.size else ()
     exact = method == "split" or (recipe.training.adaptation == "none" and only_falls(recipe.scoring))
     return bank, Calibration(machine=machine, section=section, method=method, guaranteed=exact, recordings=entries)
 

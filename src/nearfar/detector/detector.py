@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,14 @@ Source = Path | str | NDArray[np.floating[Any]]
 """A file, or (channels, samples) or (samples,) in [-1, 1]."""
 
 
+class _Workshop:
+    """A temporary folder, there as long as something holds this."""
+
+    def __init__(self) -> None:
+        self.folder = Path(mkdtemp(prefix="nearfar-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Detector:
     """Normal recordings of one or several machines, and thresholds.
@@ -74,7 +84,7 @@ class Detector:
     classes: tuple[str, ...] = ()
     encoder: kept.EncoderCard | None = None
     model: Path | None = None
-    _workshop: TemporaryDirectory[str] | None = None
+    _workshop: _Workshop | None = None
     """Holds the model of a detector that was trained without a folder to do so."""
 
     @property
@@ -112,18 +122,14 @@ class Detector:
         resolved = resolve(recipe, dataset)
         groups = grouped(dataset)
         held = held_out_of(groups, resolved)
-        kept_in = [clip for unit, clips in groups.items() for clip in np.array(clips, object)[~held[unit]]]
         workshop = None
-        if resolved.training.adaptation != "none":
-            workshop = None if model is not None else TemporaryDirectory(prefix="nearfar-")
-            model = model or Path(workshop.name if workshop else "")
-            bank_clips = Dataset(dataset.root, tuple(kept_in), (), dataset.layout)
-            if not train_or_reuse(resolved, bank_clips, model, progress=progress):
-                raise NearfarError(
-                    "A detector is fitted by one process; train on several with nearfar run --model."
-                )
-        else:
+        if resolved.training.adaptation == "none":
             resolved, model = with_whole_path(resolved), None
+        else:
+            if model is None:
+                workshop = _Workshop()
+                model = workshop.folder
+            _train(resolved, _without(dataset, groups, held), model, progress)
         representation = represent(resolved, model)
         fitted = [
             fit_bank(*unit, groups[unit], held[unit], heard, resolved)
@@ -286,6 +292,21 @@ class Detector:
         representation = loaded_representation(card, folder, encoder)
         model = folder / kept.MODEL if card.recipe.training.adaptation != "none" else None
         return cls(card.recipe, representation, banks, calibrations, thresholds, card.classes, card.encoder, model)
+
+
+def _without(dataset: Dataset, groups: Groups, held: dict[tuple[str, str], NDArray[np.bool_]]) -> Dataset:
+    """The recordings that are not held out."""
+    kept_in = [
+        clip for unit, clips in groups.items() for clip, out in zip(clips, held[unit], strict=True) if not out
+    ]
+    return Dataset(dataset.root, tuple(kept_in), (), dataset.layout)
+
+
+def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
+    if not train_or_reuse(recipe, dataset, model, progress=progress):
+        raise NearfarError(
+            "A detector is fitted by one process. Train on several with nearfar run, and give its model (--model)."
+        )
 
 
 def _heard(

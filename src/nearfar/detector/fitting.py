@@ -82,6 +82,20 @@ def grouped(dataset: Dataset) -> Groups:
     return groups
 
 
+def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
+    """The recipe of that name or path, or where none is named the default for the recordings.
+
+    Raises:
+        InputError: if there is no such recipe, or a recording cannot be read.
+    """
+    if name is not None:
+        return load_recipe(name)
+    mono = all(header.channels == 1 for header in _headers(dataset))
+    if mono:
+        logger.warning("all recordings are mono: the detector hears the near channel (%s)", MONO_RECIPE)
+    return load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)
+
+
 def resolve(recipe: Recipe | str | None, dataset: Dataset) -> Recipe:
     """The recipe fitted to the recordings: clip length as a number, and channels that they have.
 
@@ -93,13 +107,8 @@ def resolve(recipe: Recipe | str | None, dataset: Dataset) -> Recipe:
         InputError: if the recipe makes no detectors, or the recordings are not what it needs.
     """
     headers = _headers(dataset)
-    if recipe is None:
-        mono = all(header.channels == 1 for header in headers)
-        if mono:
-            logger.warning("%s: all recordings are mono: the detector hears the near channel", dataset.root)
-        recipe = load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)
-    elif isinstance(recipe, str):
-        recipe = load_recipe(recipe)
+    if not isinstance(recipe, Recipe):
+        recipe = starting_recipe(recipe, dataset)
     if recipe.method == "autoencoder":
         raise InputError(
             f"recipe {recipe.name}",

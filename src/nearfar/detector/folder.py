@@ -3,8 +3,8 @@
 ``detector.json`` (recipe, clip specification, classes, encoder, versions, hashes), ``banks.safetensors`` (features
 of the normal recordings per machine and view, and their domains), ``calibration.json`` (scores of normal
 recordings), ``thresholds.json`` (data, to be changed without fitting again) and, of a recipe that trains,
-``model/`` as :mod:`nearfar.models.network` writes it. A random encoder that nothing was trained on is kept in ``encoder/``;
-any other frozen encoder is named and hashed only.
+``model/`` as :mod:`nearfar.models.network` writes it. A random encoder that nothing was trained on is kept in
+``encoder/``; any other frozen encoder is named and hashed only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from nearfar.detector.bank import Bank
 from nearfar.detector.calibration import Calibration
 from nearfar.detector.thresholds import Threshold
 from nearfar.errors import InputError, NearfarError
-from nearfar.scoring.localisation import PatchBank
 from nearfar.files import write_json
+from nearfar.scoring.localisation import PatchBank
 
 FORMAT = 1
 CARD, BANKS, CALIBRATION, THRESHOLDS = "detector.json", "banks.safetensors", "calibration.json", "thresholds.json"
@@ -137,7 +137,7 @@ def new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
             raise
     except (OSError, SafetensorError) as error:
         raise NearfarError(
-            f"{folder}: cannot write it ({error}). Free some space or choose another folder; what is there is kept."
+            f"{folder}: cannot write it ({error}). Free some space or take another folder; what was there is kept."
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -193,7 +193,7 @@ def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe) -> Ban
         {view: features[view] for view in views},
         tensors[f"{card.key}/recording"].numpy(),
         tensors[f"{card.key}/begins_s"].numpy(),
-        {view: alone[view].numpy() for view in views},
+        {view: values.numpy() for view, values in alone.items()},
         PatchBank.restored(patches) if patches else None,
         recipe,
     )

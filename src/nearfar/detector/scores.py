@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,3 +78,34 @@ class Score:
     def to_json(self) -> dict[str, Any]:
         """The same as dictionaries, lists, text, numbers and None."""
         return {key: [*value] if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def csv_rows(scores: Sequence[Score], *, windows: bool = False) -> Iterator[list[object]]:
+    """A header and a row per recording, with one behind it for every window of longer ones where asked for.
+
+    Numbers are as they are, unknown ones empty; ``anomalous`` is 1, 0 or empty. Rows of windows have no threshold.
+    """
+    views = list(scores[0].channels) if scores else []
+    yield [*_COLUMNS, *(f"score_{view}" for view in views)]
+    for entry in scores:
+        end = max(window.end_s for window in entry.windows)
+        departure = entry.departure
+        told: list[object] = [None] * 5
+        if departure is not None:
+            told = [departure.begin_s, departure.end_s, departure.low_hz, departure.high_hz, departure.sentence]
+        anomalous = None if entry.anomalous is None else int(entry.anomalous)
+        judged = [entry.score, entry.threshold, entry.margin, entry.p_value, anomalous]
+        nearest = [entry.nearest, entry.nearest_begin_s]
+        yield [entry.file, entry.machine, 0.0, end, *judged, *nearest, *told, *(entry.channels[v] for v in views)]
+        for window in entry.windows if windows and len(entry.windows) > 1 else ():
+            place = [entry.file, entry.machine, window.begin_s, window.end_s]
+            near = [window.nearest, window.nearest_begin_s]
+            empty = [None] * 4
+            yield [*place, window.score, *empty, *near, *[None] * 5, *(window.channels[v] for v in views)]
+
+
+_COLUMNS = (
+    *("file", "machine", "begin_s", "end_s", "score", "threshold", "margin", "p_value", "anomalous"),
+    *("nearest", "nearest_begin_s", "departs_begin_s", "departs_end_s", "departs_low_hz", "departs_high_hz"),
+    "departs",
+)

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -84,6 +84,19 @@ def usable_threshold(
     return _record(calibration, domain, method, false_alarm_rate, None, remark)
 
 
+def known_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for method in get_args(Method):
+        if method == name:
+            found: Method = method
+            return found
+    raise InputError("--method", found=name, expected=f"one of {', '.join(get_args(Method))}", remedy="Correct it")
+
+
 def given_threshold(calibration: Calibration, domain: str | None, value: float) -> Threshold:
     """A threshold that a person chose; it has no false-alarm rate."""
     return _record(calibration, domain, "given", None, value)
@@ -100,7 +113,12 @@ def domains_of(calibration: Calibration, domains: str) -> tuple[str | None, ...]
     """What to find thresholds for where a recipe's ``detection.domains`` is ``separate`` or ``pooled``.
 
     Without scores of both domains there is one threshold for both.
+
+    Raises:
+        InputError: if it is neither.
     """
+    if domains not in ("pooled", "separate"):
+        raise InputError("--domains", found=domains, expected="pooled or separate", remedy="Correct it")
     separate = domains == "separate" and len(calibration.domains) > 1
     return calibration.domains if separate else (None,)
 

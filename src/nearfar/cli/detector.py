@@ -1,0 +1,231 @@
+"""Commands that fit a detector to a machine of one's own, score recordings with it and set its thresholds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nearfar.cli.options import (
+    EncoderOption,
+    FarOption,
+    JsonOption,
+    NearOption,
+    SetOption,
+    changed,
+)
+from nearfar.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nearfar.config import Recipe
+    from nearfar.detector.calibration import Calibration
+    from nearfar.detector.scores import Score
+    from nearfar.detector.thresholds import Threshold
+
+DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that nearfar fit wrote.")]
+TargetFarOption = Annotated[
+    float | None,
+    typer.Option("--target-far", metavar="RATE", help="Share of normal recordings that may be called anomalous."),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(help="conformal (a bound), gamma (a fitted distribution) or empirical (the scores' quantile)."),
+]
+
+
+def fit(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Normal recordings: <machine>/normal/*.wav, a challenge's folder, or plain files.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder to make; must be new or empty.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A recipe or a TOML file; default nearfar-best, frozen-near for mono recordings."),
+    ] = None,
+    encoder: EncoderOption = None,
+    machine: Annotated[
+        str | None, typer.Option(help="Only this machine; of plain files, what to call the machine.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Hear recordings in windows of this length; default: their own length.")
+    ] = None,
+    target_far: TargetFarOption = None,
+    method: MethodOption = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Model folder of a recipe that trains, also that of a run on the same data."),
+    ] = None,
+    near: NearOption = None,
+    far: FarOption = None,
+    settings: SetOption = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a detector there.")] = False,
+) -> None:
+    """Fit a detector on recordings of machines running normally, and find its thresholds."""
+    from nearfar.detector.detector import Detector
+    from nearfar.detector.fitting import normal_recordings, starting_recipe
+    from nearfar.detector.folder import require_free
+    from nearfar.terminal import progress_bars, show, thresholds_table
+
+    require_free(out, replace=replace)
+    dataset = normal_recordings(folder, machine)
+    chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
+    given = {
+        "audio.clip_seconds": seconds,
+        "detection.false_alarm_rate": target_far,
+        "detection.threshold": method,
+    }
+    chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
+    with progress_bars() as progress:
+        detector = Detector.fit(
+            dataset.clips, chosen, model=model or _model_beside(chosen, out), progress=progress
+        )
+        detector.save(out, replace=replace)
+    show(thresholds_table(detector.thresholds))
+    _say_remarks(detector.thresholds)
+    show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
+
+
+def _model_beside(recipe: Recipe, out: Path) -> Path | None:
+    """Where a recipe that trains does so: beside the detector, so that the same command goes on from there."""
+    return None if recipe.training.adaptation == "none" else out.with_name(f"{out.name}-training")
+
+
+def score(
+    detector: DetectorArgument,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Recordings, or folders of them.")],
+    machine: Annotated[
+        str | None, typer.Option(help="Whose recordings they are; by default the folder they lie in says it.")
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="source or target, if these have thresholds of their own.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Where the detector's encoder is, if no longer where it was.")
+    ] = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row per recording.")] = False,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="Add a row per window of recordings longer than a clip.")
+    ] = False,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if a recording is anomalous.")
+    ] = False,
+) -> None:
+    """Score recordings: how far each is from normal, whether that is anomalous, and where it departs."""
+    from nearfar.detector.detector import Detector
+    from nearfar.detector.files import recordings_in
+    from nearfar.terminal import progress_bars, scores_table, show
+
+    if as_json and as_csv:
+        raise InputError("nearfar score", found="--json and --csv", expected="one of them", remedy="Leave one out")
+    listed = recordings_in(files)
+    loaded = Detector.load(detector, encoder=encoder)
+    with progress_bars() as progress:
+        scores = loaded.score(listed, machine, domain=domain, progress=progress)
+    if as_json:
+        print(json.dumps([entry.to_json() for entry in scores], indent=1, ensure_ascii=False))
+    elif as_csv:
+        _print_csv(scores, windows)
+    else:
+        show(scores_table(scores, windows=windows))
+        for entry in scores:
+            if entry.anomalous and entry.departure is not None:
+                show(f"{entry.file}: {entry.departure.sentence}")
+    if fail_on_anomaly:
+        _exit_by(scores, detector)
+
+
+def _exit_by(scores: list[Score], detector: Path) -> None:
+    undecided = [entry.machine for entry in scores if entry.anomalous is None]
+    if undecided:
+        raise InputError(
+            detector,
+            found=f"no threshold for {undecided[0]}",
+            expected="one, to tell what is anomalous",
+            remedy="Fit it on more normal recordings, or give one with nearfar threshold --value",
+        )
+    if any(entry.anomalous for entry in scores):
+        raise typer.Exit(1)
+
+
+def _print_csv(scores: list[Score], windows: bool) -> None:
+    import csv
+
+    from nearfar.detector.scores import csv_rows
+
+    csv.writer(sys.stdout, lineterminator="\n").writerows(csv_rows(scores, windows=windows))
+
+
+def threshold(
+    detector: DetectorArgument,
+    target_far: TargetFarOption = None,
+    machine: Annotated[str | None, typer.Option(help="Only this machine's.")] = None,
+    method: MethodOption = None,
+    domains: Annotated[
+        str | None, typer.Option(help="pooled (one threshold for both domains) or separate (one for each).")
+    ] = None,
+    value: Annotated[
+        float | None, typer.Option(help="A threshold of your own instead, for --machine or a single one.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a detector's thresholds, or find others from its normal scores without fitting it again."""
+    from nearfar.detector.folder import read_calibrations, read_card, read_thresholds, write_thresholds
+    from nearfar.detector.thresholds import changed_thresholds
+    from nearfar.terminal import show, thresholds_table
+
+    detection = read_card(detector).recipe.detection
+    calibrations, thresholds = read_calibrations(detector), read_thresholds(detector)
+    change = _change(target_far, method or detection.threshold, value, len(calibrations), machine)
+    if change is not None:
+        thresholds = changed_thresholds(
+            calibrations, thresholds, change, machine=machine, domains=domains or detection.domains
+        )
+        write_thresholds(detector, thresholds)
+    elif method is not None or domains is not None or machine is not None:
+        raise InputError(
+            "nearfar threshold",
+            found="neither --target-far nor --value",
+            expected="the false-alarm rate of the new thresholds, such as --target-far 0.01",
+            remedy="Add it",
+        )
+    if as_json:
+        print(json.dumps([entry.model_dump(mode="json") for entry in thresholds], indent=1, ensure_ascii=False))
+    else:
+        show(thresholds_table(thresholds))
+        _say_remarks(thresholds)
+
+
+def _change(
+    rate: float | None, method: str, value: float | None, banks: int, machine: str | None
+) -> Callable[[Calibration, str | None], Threshold] | None:
+    from nearfar.detector.thresholds import find_threshold, given_threshold, known_method
+
+    if value is not None:
+        if rate is not None or (machine is None and banks > 1):
+            raise InputError(
+                "--value",
+                found="--target-far as well" if rate is not None else "several machines",
+                expected="a threshold for one machine",
+                remedy="Leave one out" if rate is not None else "Name the machine with --machine",
+            )
+        return lambda entry, domain: given_threshold(entry, domain, value)
+    if rate is None:
+        return None
+    chosen = known_method(method)
+    return lambda entry, domain: find_threshold(entry, domain, chosen, rate)
+
+
+def _say_remarks(thresholds: tuple[Threshold, ...]) -> None:
+    for entry in thresholds:
+        if entry.remark is not None:
+            print(f"nearfar: {entry.machine}: {entry.remark}", file=sys.stderr)

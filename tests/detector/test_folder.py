@@ -1,0 +1,139 @@
+"""The folder of a detector: what is in it, how it is written, and what of it cannot be read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import nearfar
+from nearfar.detector import folder as kept
+from nearfar.errors import InputError, NearfarError
+
+
+@pytest.fixture
+def saved(fitted: nearfar.Detector, tmp_path: Path) -> Path:
+    fitted.save(tmp_path / "detector")
+    return tmp_path / "detector"
+
+
+def test_a_detector_comes_back_as_it_was(fitted: nearfar.Detector, saved: Path, small_factory: Path) -> None:
+    loaded = nearfar.Detector.load(saved)
+    files = sorted(small_factory.glob("*/test/*.wav"))
+    assert loaded.score(files) == fitted.score(files)
+    assert loaded.thresholds == fitted.thresholds
+    assert loaded.calibrations == fitted.calibrations
+    loaded.save(saved.parent / "again")
+    for name in (kept.BANKS, kept.CALIBRATION, kept.THRESHOLDS):
+        assert (saved.parent / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_the_folder_holds_numbers_and_text_only(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {
+        "detector.json",
+        "banks.safetensors",
+        "calibration.json",
+        "thresholds.json",
+    }
+    card = json.loads((saved / "detector.json").read_text())
+    assert card["clip"] == {
+        "sample_rate_hz": 16000,
+        "seconds": 1.0,
+        "hop_seconds": 1.0,
+        "channels": {"near": 0, "far": 1},
+    }
+    assert card["nearfar"] == nearfar.__version__
+    assert card["encoder"] is None
+    assert card["recipe"]["name"] == "nearfar-best"
+    assert card["sha256"]["banks.safetensors"] == kept.file_sha256(saved / "banks.safetensors")
+    assert [entry["machine"] for entry in card["banks"]] == ["hummer", "whiner"]
+    assert "torch" in card["made_with"]
+
+
+def test_what_is_there_is_not_lost(fitted: nearfar.Detector, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"found a detector; expected no such folder.*--replace"):
+        fitted.save(saved)
+    other = saved.parent / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="found something that is no detector"):
+        fitted.save(other, replace=True)
+    assert (other / "thesis.txt").read_text() == "mine"
+
+    before = (saved / "thresholds.json").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "write_card", full)
+        with pytest.raises(NearfarError, match=r"No space left on device.*what was there is kept"):
+            fitted.with_thresholds(0.5).save(saved, replace=True)
+    assert (saved / "thresholds.json").read_bytes() == before
+    assert {path.name for path in saved.parent.iterdir()} == {"detector", "other"}
+
+    fitted.with_thresholds(0.5).save(saved, replace=True)
+    assert {path.name for path in saved.parent.iterdir()} == {"detector", "other"}
+    assert nearfar.Detector.load(saved).thresholds[0].false_alarm_rate == 0.5
+
+
+def test_an_empty_folder_will_do(fitted: nearfar.Detector, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    fitted.save(tmp_path / "new")
+    assert kept.is_detector(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["detector.json", "calibration.json", "thresholds.json"])
+@pytest.mark.parametrize("text", ["{", "[{}]", '{"format": 1}', ""])
+def test_corrupt_json_is_named(saved: Path, name: str, text: str) -> None:
+    (saved / name).write_text(text)
+    with pytest.raises(
+        InputError, match=rf"{name}: found a file that cannot be read.*expected what nearfar fit wrote"
+    ):
+        nearfar.Detector.load(saved)
+
+
+@pytest.mark.parametrize("name", ["banks.safetensors", "calibration.json", "thresholds.json"])
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}: found a file that cannot be read \(.*No such file"):
+        nearfar.Detector.load(saved)
+
+
+def test_banks_of_another_detector_are_refused(saved: Path) -> None:
+    content = bytearray((saved / "banks.safetensors").read_bytes())
+    content[-1] ^= 1
+    (saved / "banks.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"banks\.safetensors: found .*SHA-256"):
+        nearfar.Detector.load(saved)
+
+
+def test_scores_of_other_machines_are_refused(saved: Path) -> None:
+    tree = json.loads((saved / "calibration.json").read_text())
+    (saved / "calibration.json").write_text(json.dumps(tree[:1]))
+    with pytest.raises(InputError, match=r"calibration\.json: found scores of other machines"):
+        nearfar.Detector.load(saved)
+
+
+def test_features_of_another_computation_are_refused(saved: Path) -> None:
+    card = json.loads((saved / "detector.json").read_text())
+    (saved / "detector.json").write_text(json.dumps(card | {"computation": 1}))
+    with pytest.raises(InputError, match=r"detector\.json: found features computed as.*Fit the detector again"):
+        nearfar.Detector.load(saved)
+
+
+def test_a_folder_that_is_no_detector_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="found no such folder"):
+        nearfar.Detector.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"found no detector\.json"):
+        nearfar.Detector.load(tmp_path)
+
+
+def test_a_detector_can_be_moved(
+    fitted: nearfar.Detector, saved: Path, small_factory: Path, tmp_path: Path
+) -> None:
+    shutil.move(saved, tmp_path / "elsewhere")
+    file = sorted(small_factory.glob("*/test/*.wav"))[0]
+    assert nearfar.Detector.load(tmp_path / "elsewhere").score(file) == fitted.score(file)
