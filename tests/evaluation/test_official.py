@@ -138,6 +138,35 @@ def test_2021_means_are_the_evaluator_s_published_ones():
     )
 
 
+def test_the_current_score_is_that_of_the_evaluator_of_2023():
+    """Harmonic means over all machines of AUC (source), AUC (target) and pAUC, and the official score of them, as
+    the organisers' evaluator documents them; the AUC there is of both domains together."""
+    means = [0.7423494890244248, 0.5253826834789426, 0.5517419647782388]
+    assert hmean(means[:2]) == pytest.approx(0.6152996272906976, abs=1e-12)
+    assert overall_score(CURRENT, ["all"], [means]) == pytest.approx(0.5925469043549957, abs=1e-12)
+
+
+def test_2020_averages_are_those_of_the_year_s_evaluator():
+    """AUC and pAUC of two machine types by id, and their averages, as the organisers' evaluator documents them."""
+    values = {
+        "fan": [
+            (0.7939877300613497, 0.6181788827897966), (0.8663687150837989, 0.6768597471331961),
+            (0.869850950290476, 0.7075731309293712),
+        ],
+        "valve": [
+            (0.57725, 0.5109649122807017), (0.5424166666666665, 0.5166666666666667),
+            (0.551825, 0.49144736842105263),
+        ],
+    }  # fmt: skip
+    averages = {"fan": (0.8434024651452082, 0.6675372536174548), "valve": (0.5571638888888889, 0.506359649122807)}
+    for machine, rows in values.items():
+        auc, _, pauc = column_means(Y2020, [machine] * 3, [(auc, np.nan, pauc) for auc, pauc in rows])
+        assert (auc, pauc) == pytest.approx(averages[machine], abs=1e-12)
+    rows = [(auc, np.nan, pauc) for machine in values.values() for auc, pauc in machine]
+    both = overall_score(Y2020, ["fan"] * 3 + ["valve"] * 3, rows)
+    assert both == pytest.approx(np.mean(list(averages.values())), abs=1e-12)
+
+
 def test_means_pass_over_what_is_absent():
     values = np.array([[0.8, np.nan, 0.6], [0.7, 0.5, 0.55]])
     assert section_scores(OWN, values) == pytest.approx([hmean([0.8, 0.6]), hmean([0.7, 0.5, 0.55])])

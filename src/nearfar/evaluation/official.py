@@ -2,7 +2,7 @@
 
 =============  ==================================================================================================
 2022 to 2026   AUC per section and domain, its normal clips against the anomalies of both; pAUC per section over
-               both domains; the harmonic mean of all of them. *Sure*: the evaluators of 2022 and 2024 and the
+               both domains; the harmonic mean of all of them. *Sure*: the evaluators of 2022 to 2024 and the
                baselines from 2022 on compute it so.
 2021           AUC and pAUC per section and domain, each domain with its own anomalies; the harmonic mean of all of
                them. *Sure* for the values and for the harmonic means of AUC and of pAUC (the year's evaluator);

@@ -144,7 +144,7 @@ def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe) -> In
     near, far = recipe.audio.near_channel, recipe.audio.far_channel
     if (near, far) == (NEAR_CHANNEL, FAR_CHANNEL):
         expected = "two: near microphone first, far microphone second"
-        remedy = "Give two-channel recordings, or set training.channels and scoring.channels to ['near']"
+        remedy = "Give two-channel recordings, or take a system that hears near alone, such as tiny-near or ae-mse"
     else:
         expected = f"at least {needed}: channel {near} (from 0) is the near microphone, channel {far} the far one"
         remedy = "Correct --near and --far (audio.near_channel, audio.far_channel)"
