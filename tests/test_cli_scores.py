@@ -119,6 +119,20 @@ def test_machines_that_hide_their_labels_are_left_out_and_said(nearfar, tmp_path
     assert "--truth" in err
 
 
+def test_development_machines_of_a_run_on_both_sets_are_not_held_to_the_ground_truth(nearfar, tmp_path, caplog):
+    write_system(tmp_path / "run" / "scores", 0)
+    alone = json.loads(nearfar("evaluate", "--scores", tmp_path / "run", "--json")[1])["systems"][0]["machines"]
+    other = write_system(tmp_path / "fan" / "scores", 1, machines=("fan",))
+    hide(tmp_path / "run" / "scores", tmp_path / "truth")
+    (tmp_path / "truth" / "ground_truth_data" / "ground_truth_fan_section_00_test.csv").unlink()
+    (tmp_path / "truth" / "ground_truth_domain" / "ground_truth_fan_section_00_test.csv").unlink()
+    write_scores(tmp_path / "run" / "scores", other)
+    code, out, _ = nearfar("evaluate", "--scores", tmp_path / "run", "--truth", tmp_path / "truth", "--json")
+    assert code == 0
+    assert json.loads(out)["systems"][0]["machines"] == {"pump": alone["pump"]}
+    assert caplog.messages == ["left out, as the ground truth is not of them: fan"]
+
+
 def test_intervals_hold_their_values(nearfar, tmp_path):
     write_system(tmp_path / "mine", 0)
     tree = json.loads(nearfar("evaluate", "--scores", tmp_path / "mine", "--intervals", "--json")[1])

@@ -238,12 +238,33 @@ def test_development_results_are_in_percent(tmp_path):
     assert found(tmp_path / "out") == []
 
 
+def test_a_run_on_both_sets_brings_its_own_results(tmp_path):
+    """As on a folder that holds the machines of all parts of the challenge."""
+    run = write_run(tmp_path / "run", EVALUATION)
+    fan = MachineScores("fan", "00", labelled(), np.random.default_rng(3).uniform(size=12))
+    hidden = read_scores(run / "scores")
+    write_results("system", [*hidden, fan], run, note=None)
+    folder = write_submission(run, LABEL, tmp_path / "out", authors=[ADA])
+    rows = yaml.safe_load((folder / f"{LABEL}.meta.yaml").read_text())["results"]["development_dataset"]
+    (row,) = evaluate_scores([fan]).machines
+    assert rows["fan"] == {key: round(100 * value, 2) for key, value in row.metrics._asdict().items()}
+    assert set(rows["valveEmu"].values()) == {None}
+    assert len(list(folder.glob("anomaly_score_*.csv"))) == len(EVALUATION)
+    write_results("system", hidden, run, note=None)
+    assert not list(run.glob("results.*")), "of other data"
+
+
 def test_development_results_of_another_system_are_refused(tmp_path):
     run = write_run(tmp_path / "run", EVALUATION)
     for number, recipe in enumerate(("tiny-near", "tiny-lora-fusion", "ae-mse")):
         dev = write_run(tmp_path / f"dev{number}", ("fan",), labelled(), recipe)
         with pytest.raises(InputError, match=f"results of another system \\({recipe}\\)"):
             write_submission(run, LABEL, tmp_path / "out", authors=[ADA], development=dev)
+    changed = write_run(tmp_path / "changed", ("fan",), labelled())
+    other = load_recipe(changed / "recipe.toml").with_changes(**{"features.source": "log-mel"})
+    (changed / "recipe.toml").write_text(other.to_toml())
+    with pytest.raises(InputError, match="results of another system"):
+        write_submission(run, LABEL, tmp_path / "out", authors=[ADA], development=changed)
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from nearfar.evaluation.tables import ResultsTable
     from nearfar.scoring.decisions import MachineDecisions
     from nearfar.scoring.scorefiles import MachineScores
+
+logger = logging.getLogger(__name__)
 
 TruthOption = Annotated[
     Path | None,
@@ -143,6 +146,7 @@ def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[M
 
     The last is what the folder's ``truth.csv`` says of clips whose names do not.
     """
+    from nearfar.evaluation.metrics import hides_labels
     from nearfar.evaluation.truth import read_truth, require_every_machine, with_true_names
     from nearfar.evaluation.truth_table import evaluable, read_truth_table
     from nearfar.scoring.decisions import read_decisions
@@ -164,6 +168,12 @@ def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[M
         kept = {(entry.machine, entry.section) for entry in entries}
         return entries, [entry for entry in decided if (entry.machine, entry.section) in kept], told
     known = read_truth(truth)
+    foreign = [entry for entry in entries if (entry.machine, entry.section) not in known.names]
+    of_development = sorted({entry.machine for entry in foreign if not hides_labels(entry)})
+    if of_development:
+        logger.warning("left out, as the ground truth is not of them: %s", ", ".join(of_development))
+        entries = [entry for entry in entries if entry.machine not in of_development]
+        decided = [entry for entry in decided if entry.machine not in of_development]
     require_every_machine(entries, known)
     return with_true_names(entries, known), with_true_names(decided, known), None
 

@@ -24,7 +24,10 @@ def submit(
     label: Annotated[str | None, typer.Option(help="<LastName>_<INST>_task2_<1 to 4>.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write task2/<label>/ into.")] = None,
     dev: Annotated[
-        Path | None, typer.Option(help="Run of the same system on the development set, for its results.")
+        Path | None,
+        typer.Option(
+            help="Run of the same system on the development set, for its results; default: those of RUN."
+        ),
     ] = None,
     authors: Annotated[
         Path | None,

@@ -316,6 +316,8 @@ def write_results(
         write_truth_table(out / "scores", told)
     labelled = evaluable(scores, told)
     if not labelled:
+        for suffix in ("json", "md", "csv"):
+            (out / f"results.{suffix}").unlink(missing_ok=True)  # of other data
         return None
     results = evaluate_scores(labelled, told)
     table = results_table({name: [results]}, notes=[note] if note else [], published=note is None)

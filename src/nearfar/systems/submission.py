@@ -50,7 +50,8 @@ def write_submission(
         label: the system's, ``<LastName>_<INST>_task2_<1 to 4>``.
         out: where packages are; up to four systems share it.
         authors: at least one.
-        development: the run of the same system on the development set, for its results.
+        development: the run of the same system on the development set, for its results; by default those of the
+            machines of ``run`` itself whose labels are known, if there are any.
         name, abbreviation, source_code: as :func:`nearfar.systems.submission_meta.metadata`.
 
     Returns:
@@ -63,6 +64,8 @@ def write_submission(
     folder = out / "task2" / label
     _require(label, authors, folder)
     recipe = _recipe_of(run)
+    if development is None and (run / "results.json").is_file():
+        development = run
     results = None if development is None else _results_of(development, recipe)
     scores, decisions = _evaluation_machines(run)
     tree = metadata(
@@ -166,7 +169,7 @@ def _results_of(run: Path, recipe: Recipe) -> dict[str, MachineMetrics]:
 def _system_key(recipe: Recipe) -> tuple[Any, ...]:
     """Equal where two recipes make the same system, but for the seed and the length to which clips are padded."""
     alike = recipe.with_changes(**{"seed": 0, "audio.clip_seconds": "longest", "scoring.batch_size": 1})
-    return alike.model_key(), alike.scoring, alike.autoencoder
+    return alike.model_key(), alike.features, alike.cancellation, alike.scoring, alike.autoencoder
 
 
 def _trained_on(run: Path) -> list[str]:
