@@ -244,6 +244,8 @@ def test_demo_says_that_its_data_is_simulated(
     finished = nearfar_command("demo", "--out", tmp_path)
     assert finished.code == 0, finished.err
     assert finished.out.startswith("The recordings of this demonstration are simulated")
+    assert "nearfar-best" in finished.out
+    assert (tmp_path / "report.html").is_file()
     assert "Simulated data" in finished.out
     assert "Simulated data" in (tmp_path / "results" / "table.md").read_text()
     assert list((tmp_path / "results" / "tiny-near" / "figures").glob("*.png"))

@@ -94,16 +94,18 @@ def reproduce(
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write into; made if needed.")] = Path("demo"),
 ) -> None:
-    """Simulate a small factory, train the tiny encoder, run all four systems: a few minutes on two cores."""
+    """Simulate a small factory, run the four systems with a tiny encoder and nearfar-best: a few minutes."""
     from nearfar.evaluation.tables import to_rich
-    from nearfar.systems.demo import demonstrate
+    from nearfar.report.page import report_run
+    from nearfar.systems.demo import BEST, demonstrate
     from nearfar.terminal import progress_bars, show
 
     show("The recordings of this demonstration are simulated, and the encoder starts from random weights.")
     with progress_bars() as progress:
         finished = demonstrate(out, progress)
-    if finished is None or finished.table is None:
-        return
+        if finished is None or finished.table is None:
+            return
+        report_run(out / "results" / BEST, out / "report.html")
     show(to_rich(finished.table))
     show("50 is chance. The data is simulated: these numbers say that nearfar works, not how well it hears.")
-    show(f"Look at {out}/results/tiny-near/figures/*.png and listen to {out}/factory.")
+    show(f"Look at {out}/report.html in a browser and listen to {out}/factory.")
