@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -9,10 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from nearfar.cli import app
 from nearfar.config import load_recipe
+from nearfar.detector.detector import Detector
 from nearfar.errors import InputError
 from nearfar.report.page import report_run
 from nearfar.systems.run import run_system
@@ -157,6 +160,29 @@ def test_the_command_writes_the_page_and_refuses_what_is_no_run(run: Path, tmp_p
     with pytest.raises(InputError, match=r"no recipe\.toml.*finished run"):
         report_run(tmp_path, tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
+
+
+def test_a_detector_has_a_page_of_its_own(small_factory: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "data"
+    shutil.copytree(small_factory / "hummer" / "train", odd / "hummer" / "train")
+    for clip in (odd / "hummer" / "train").iterdir():
+        samples, rate = soundfile.read(clip)
+        soundfile.write(clip, samples[:, [0, 0]], rate, subtype="PCM_16")
+    near = load_recipe("nearfar-best").with_changes(**{"scoring.channels": ["near"]})
+    detector = Detector.fit(odd, near)
+    assert [warning.kind for warning in detector.channel_warnings] == ["identical"]
+    detector.save(tmp_path / "detector")
+    assert Detector.load(tmp_path / "detector").channel_warnings == detector.channel_warnings
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "detector"), "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    outline = Outline()
+    outline.feed(text)
+    assert outline.open == []
+    assert html.escape(detector.channel_warnings[0].message, quote=False)[:40] in text
+    for heading in ("Scores of normal recordings", "Threshold and false alarms", "Map of the bank", "Thresholds"):
+        assert f"<h3>{heading}</h3>" in text
+    assert f"{detector.thresholds[0].value:.4g}" in text
 
 
 @pytest.fixture(scope="module")

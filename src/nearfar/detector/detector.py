@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import weakref
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 import nearfar
 from nearfar.config import Recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset
 from nearfar.detector import folder as kept
@@ -45,6 +47,8 @@ from nearfar.scoring.representation import Representation, channels_heard, repre
 from nearfar.systems.environment import environment
 from nearfar.systems.progress import Progress, silent
 from nearfar.systems.run import train_or_reuse
+
+logger = logging.getLogger(__name__)
 
 TOGETHER = 32
 """Recordings that are heard and scored at a time."""
@@ -74,6 +78,7 @@ class Detector:
         classes: those of the trained model, if there is one.
         encoder: the encoder that is needed from outside, if any.
         model: the folder of the trained model, if there is one.
+        channel_warnings: what looked wrong with the two channels when it was fitted.
     """
 
     recipe: Recipe
@@ -84,6 +89,7 @@ class Detector:
     classes: tuple[str, ...] = ()
     encoder: kept.EncoderCard | None = None
     model: Path | None = None
+    channel_warnings: tuple[ChannelWarning, ...] = ()
     _workshop: _Workshop | None = None
     """Holds the model of a detector that was trained without a folder to do so."""
 
@@ -121,6 +127,7 @@ class Detector:
         dataset = normal_recordings(source, machine)
         resolved = resolve(recipe, dataset)
         groups = grouped(dataset)
+        channel_warnings = _checked_channels(groups, resolved)
         held = held_out_of(groups, resolved)
         workshop = None
         if resolved.training.adaptation == "none":
@@ -143,7 +150,18 @@ class Detector:
             for domain in domains_of(entry, detection.domains)
         )
         classes, encoder = needs_of(representation, model)
-        return cls(resolved, representation, banks, calibrations, thresholds, classes, encoder, model, workshop)
+        return cls(
+            resolved,
+            representation,
+            banks,
+            calibrations,
+            thresholds,
+            classes,
+            encoder,
+            model,
+            channel_warnings,
+            workshop,
+        )
 
     def score(
         self,
@@ -258,6 +276,7 @@ class Detector:
             banks=banks,
             sha256={kept.BANKS: sha256},
             made_with=environment(),
+            channel_warnings=tuple(warning.to_json() for warning in self.channel_warnings),
         )
 
     @classmethod
@@ -291,7 +310,26 @@ class Detector:
             )
         representation = loaded_representation(card, folder, encoder)
         model = folder / kept.MODEL if card.recipe.training.adaptation != "none" else None
-        return cls(card.recipe, representation, banks, calibrations, thresholds, card.classes, card.encoder, model)
+        return cls(
+            card.recipe,
+            representation,
+            banks,
+            calibrations,
+            thresholds,
+            card.classes,
+            card.encoder,
+            model,
+            tuple(ChannelWarning.from_json(tree) for tree in card.channel_warnings),
+        )
+
+
+def _checked_channels(groups: Groups, recipe: Recipe) -> tuple[ChannelWarning, ...]:
+    """Listen to a sample of two-channel recordings and say what looks wrong: it may explain what follows."""
+    clips = [clip for of_unit in groups.values() for clip in of_unit]
+    found = check_channels(clips, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
+    for warning in found:
+        logger.warning("%s: %s %s", warning.machine, warning.message, warning.remedy)
+    return tuple(found)
 
 
 def _without(dataset: Dataset, groups: Groups, held: dict[tuple[str, str], NDArray[np.bool_]]) -> Dataset:

@@ -84,6 +84,8 @@ class Card(Table):
     banks: tuple[BankCard, ...]
     sha256: dict[str, str]
     made_with: dict[str, Any]
+    channel_warnings: tuple[dict[str, Any], ...] = ()
+    """See :class:`nearfar.data.channel_check.ChannelWarning`."""
 
 
 def is_detector(folder: Path) -> bool:

@@ -143,14 +143,14 @@ def _false_alarms(facts: MachineFacts) -> Chart:
     scores = facts.scores.scores
     every = np.unique(np.concatenate([facts.normal, scores]))
     grid = np.quantile(every, np.linspace(0.0, 1.0, 120))
-    series = [Series("training clips, each against the others", "train", grid, _above(facts.normal, grid))]
+    series = [Series("training clips, each against the others", "train", grid, share_above(facts.normal, grid))]
     if facts.anomalous is not None:
         for name, kind, mask in (
             ("normal test clips", "normal", ~facts.anomalous),
             ("anomalies", "anomaly", facts.anomalous),
         ):
             if mask.any():
-                series.append(Series(name, kind, grid, _above(scores[mask], grid)))
+                series.append(Series(name, kind, grid, share_above(scores[mask], grid)))
     if facts.threshold is not None:
         at = np.array([facts.threshold, facts.threshold])
         series.append(Series("threshold", "threshold", at, np.array([0.0, 1.0])))
@@ -169,7 +169,8 @@ def _false_alarms(facts: MachineFacts) -> Chart:
     )
 
 
-def _above(scores: Numbers, grid: Numbers) -> Numbers:
+def share_above(scores: Numbers, grid: Numbers) -> Numbers:
+    """The share of scores above every threshold of a grid."""
     share: Numbers = 1.0 - np.searchsorted(np.sort(scores), grid, side="right") / len(scores)
     return share
 

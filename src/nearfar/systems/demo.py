@@ -28,7 +28,7 @@ TRAINING = {"training.steps": 100, "training.warmup_steps": 20}
 
 
 def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
-    """Simulate recordings into ``out/factory`` and run the tiny suite and nearfar-best on them into ``out/results``.
+    """Simulate recordings into ``out/factory``; run the tiny suite and nearfar-best into ``out/results``.
 
     Run again, it uses what is there: whole simulated recordings, trained models, embeddings.
 
