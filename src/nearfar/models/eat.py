@@ -128,11 +128,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, key_keep: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """x: (B, N, D); keep: (2, B) factors of the attention and MLP branch (stochastic depth), or None."""
+        return self.with_fed(x, key_keep, keep)[0]
+
+    def with_fed(
+        self, x: Tensor, key_keep: Tensor | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The block's output and, of the same shape, its MLP's output before the residual and norm2."""
         attended = self.attn(x, key_keep)
         x = self.norm1(x + (attended if keep is None else attended * keep[0, :, None, None]))
-        fed = self.mlp(x)
+        fed: Tensor = self.mlp(x)
         out: Tensor = self.norm2(x + (fed if keep is None else fed * keep[1, :, None, None]))
-        return out
+        return out, fed
 
 
 class EAT(nn.Module):
@@ -163,8 +169,12 @@ class EAT(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def embed(self, fbank: Tensor) -> Tensor:
-        """Patches with positions, CLS in front, normalised: (B, 1, T, mel) to (B, 1 + N, D)."""
+    def patches(self, fbank: Tensor) -> Tensor:
+        """Patches with positions, (B, 1, T, mel) to (B, N, D).
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
         config = self.config
         if fbank.dim() != 4 or fbank.shape[1] != 1 or fbank.shape[3] != config.mel_bins:
             raise ValueError(
@@ -177,10 +187,18 @@ class EAT(nn.Module):
                 f"got {fbank.shape[2]}"
             )
         tokens = self.local_encoder(fbank)
-        tokens = tokens + self.fixed_positional_encoder.positions[:, : tokens.shape[1]]
-        cls = self.extra_tokens.expand(len(tokens), -1, -1)
-        out: Tensor = self.pre_norm(torch.cat([cls, tokens], dim=1))
+        out: Tensor = tokens + self.fixed_positional_encoder.positions[:, : tokens.shape[1]]
         return out
+
+    def with_cls(self, patches: Tensor) -> Tensor:
+        """CLS in front of any choice of patches, normalised: (B, N, D) to (B, 1 + N, D), what the blocks see."""
+        cls = self.extra_tokens.expand(len(patches), -1, -1)
+        out: Tensor = self.pre_norm(torch.cat([cls, patches], dim=1))
+        return out
+
+    def embed(self, fbank: Tensor) -> Tensor:
+        """Patches with positions, CLS in front, normalised: (B, 1, T, mel) to (B, 1 + N, D)."""
+        return self.with_cls(self.patches(fbank))
 
     def forward(
         self, fbank: Tensor, *, token_keep: Tensor | None = None, branch_keep: Tensor | None = None
