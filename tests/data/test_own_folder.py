@@ -144,6 +144,24 @@ def test_what_is_not_read_is_said(root):
     )
 
 
+def test_recordings_in_other_formats_are_said(tmp_path):
+    touch(
+        tmp_path / "fan", "normal/1.wav", "normal/a/2.MP3", "test/worn/3.m4a", "test/worn/4.flac", "normal/._5.mp3"
+    )
+    dataset = read_dataset(tmp_path)
+    assert [clip.name for clip in dataset.clips] == ["1.wav", "worn/4.flac"]
+    assert dataset.oddities == (
+        "fan: 2 recordings that are neither WAV nor FLAC and not read, such as normal/a/2.MP3",
+    )
+
+
+def test_a_table_may_have_the_paths_of_windows(tmp_path):
+    touch(tmp_path / "fan", "normal/a/1.wav")
+    write_table(tmp_path / "fan", "file_name,speed", r"normal\a\1.wav,900")
+    (clip,) = read_dataset(tmp_path).clips
+    assert clip.attributes == (("speed", "900"),)
+
+
 @pytest.mark.parametrize(
     ("files", "where", "found", "remedy"),
     [

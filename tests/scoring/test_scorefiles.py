@@ -35,6 +35,13 @@ def test_scores_come_back_bit_for_bit(tmp_path_factory):
     check()
 
 
+def test_a_folder_of_several_runs_is_sent_to_one(tmp_path):
+    write_scores(tmp_path / "seed_0" / "ae-mse" / "scores", [scores_of()])
+    with pytest.raises(InputError) as caught:
+        read_scores(tmp_path)
+    assert caught.value.remedy == f"Give the folder of one run, such as {tmp_path / 'seed_0' / 'ae-mse'}"
+
+
 def test_a_folder_holds_the_very_scores_or_not(tmp_path):
     assert not holds_scores(tmp_path, [scores_of()])
     write_scores(tmp_path, [scores_of(), scores_of("pump")])

@@ -8,6 +8,7 @@ from pathlib import Path
 from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.errors import InputError
 
+_OTHER_FORMATS = (".aac", ".aif", ".aiff", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wma")
 _COMPANIONS = ("attributes_", "license", "licence", "manifest", "readme", "simulated", "truth")
 """How the names of files begin that belong beside clips and are neither read nor odd."""
 
@@ -20,6 +21,17 @@ def visible(folder: Path) -> list[Path]:
 def is_audio(path: Path) -> bool:
     """Whether a path is a file named as WAV or FLAC."""
     return path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()
+
+
+def other_formats(folder: Path, name: str) -> list[str]:
+    """One sentence about the recordings in a folder and below it that are in a format that is not read."""
+    files = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in _OTHER_FORMATS)
+    if not files:
+        return []
+    count = "1 recording that is" if len(files) == 1 else f"{len(files)} recordings that are"
+    return [
+        f"{name}: {count} neither WAV nor FLAC and not read, such as {files[0].relative_to(folder).as_posix()}"
+    ]
 
 
 def folder_name(folder: Path) -> str:

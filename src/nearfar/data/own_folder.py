@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nearfar.data.clips import Attributes, Clip, Domain, Label, Split
-from nearfar.data.listing import is_audio, refuse_duplicates, unread, visible
+from nearfar.data.listing import is_audio, other_formats, refuse_duplicates, unread, visible
 from nearfar.errors import InputError
 
 NORMAL, TEST = "normal", "test"
@@ -47,7 +47,7 @@ def read_own_machine(folder: Path, machine: str) -> tuple[list[Clip], list[str]]
     """
     table = _read_table(folder / TABLE)
     clips: list[Clip] = []
-    oddities = unread(folder, machine, read=(NORMAL, TEST, TABLE))
+    oddities = unread(folder, machine, read=(NORMAL, TEST, TABLE)) + other_formats(folder, machine)
     if (folder / NORMAL).is_dir():
         clips += _clips(folder, folder / NORMAL, folder / NORMAL, machine, "train", "normal", table)
         if not clips:
@@ -55,7 +55,7 @@ def read_own_machine(folder: Path, machine: str) -> tuple[list[Clip], list[str]]
                 folder / NORMAL,
                 found="a folder without WAV or FLAC files",
                 expected="normal recordings of the machine",
-                remedy="Put them there, or remove the folder",
+                remedy="Put them there (converted from other formats), or remove the folder",
             )
     if (folder / TEST).is_dir():
         for place in visible(folder / TEST):
@@ -143,6 +143,7 @@ def _read_table(path: Path) -> _Table:
     table: _Table = {}
     for number, row in enumerate(rows[1:], start=2):
         name, *cells = [cell.strip() for cell in row] or [""]
+        name = name.replace("\\", "/")  # as Windows writes paths
         if len(row) != len(head) or not name or name in table:
             raise _bad_table(path, f"{','.join(row)!r} in row {number}")
         pairs = zip(head[1:], cells, strict=True)

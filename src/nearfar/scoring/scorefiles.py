@@ -140,6 +140,8 @@ def files_of(folder: Path, kind: str) -> list[tuple[Path, str, str]]:
             )
         found[key] = path
     if not found:
+        runs = [path.parent for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/scores"))]
+        remedy = f"Give the folder of one run, such as {runs[0]}" if runs else remedy
         raise InputError(folder, found=f"no {kind} files", expected=expected, remedy=remedy)
     ordered = sorted(found.items(), key=lambda item: (item[0][0].casefold(), *item[0]))
     return [(path, machine, section) for (machine, section), path in ordered]
