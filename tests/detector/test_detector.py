@@ -70,6 +70,7 @@ def test_a_record_says_what_its_numbers_are(fitted: nearfar.Detector, small_fact
         assert row.p_value == (1 + (calibration.scores() >= row.score).sum()) / (len(calibration.recordings) + 1)
         assert row.channels == {"cancelled": row.score}
         assert row.nearest in fitted.banks[0].recordings
+        assert Path(row.nearest_file) == small_factory.resolve() / "hummer" / "train" / row.nearest
         assert row.windows[0].end_s == 1.0
         assert 0 <= row.departure.begin_s < row.departure.end_s <= 1.0
         assert 0 < row.departure.low_hz < row.departure.high_hz <= 8000
@@ -256,6 +257,19 @@ def test_a_split_keeps_what_it_calibrates_on_out_of_the_bank(small_factory: Path
     scores = {entry.file: entry.score for entry in calibration.recordings}
     assert [row.score for row in rows] == pytest.approx([scores[name] for name in sorted(held)], rel=1e-5)
     assert detector.thresholds[0].guaranteed
+
+
+def test_channels_that_make_no_sense_are_told_and_kept(tmp_path: Path) -> None:
+    for seed in range(4):
+        sound = 0.1 * np.random.default_rng(seed).normal(size=16_000)
+        (tmp_path / "pump").mkdir(exist_ok=True)
+        sf.write(tmp_path / "pump" / f"{seed}.wav", np.stack([sound, sound], axis=1), 16_000)
+    recipe = load_recipe("frozen-near").with_changes(**{"scoring.channels": ["near", "far"]})
+    detector = nearfar.Detector.fit(tmp_path / "pump", recipe)
+    (warning,) = detector.channel_warnings
+    assert (warning.kind, warning.machine) == ("identical", "pump")
+    detector.save(tmp_path / "detector")
+    assert nearfar.Detector.load(tmp_path / "detector").channel_warnings == detector.channel_warnings
 
 
 # --- saved and loaded -------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class Bank:
     Attributes:
         machine, section: whose they are.
         recordings: names of the normal recordings.
+        files: where they were when the detector was fitted, for who wants to listen.
         target: (recordings,) bool, which of them are of the target domain.
         features: (windows, parts, dim) float32 of every scored view.
         recording: (windows,) int64, which recording each window is of.
@@ -46,6 +47,7 @@ class Bank:
     machine: str
     section: str
     recordings: tuple[str, ...]
+    files: tuple[str, ...]
     target: NDArray[np.bool_]
     features: dict[str, Tensor]
     recording: NDArray[np.int64]
@@ -69,6 +71,10 @@ class Bank:
     def nearest(self, window: int) -> tuple[str, float]:
         """The recording that a normal window is of, and where in it, in seconds, it begins."""
         return self.recordings[int(self.recording[window])], float(self.begins_s[window])
+
+    def file(self, window: int) -> str:
+        """Where the recording of a normal window was when the detector was fitted."""
+        return self.files[int(self.recording[window])]
 
     def domain(self, window: int) -> str:
         """The domain of a normal window."""
@@ -110,6 +116,7 @@ def fit_bank(
         machine,
         section,
         tuple(clip.name for clip in kept),
+        tuple(str(clip.path.resolve()) for clip in kept),
         target,
         features,
         recording,

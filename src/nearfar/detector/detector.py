@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import nearfar
 from nearfar.config import Recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
-from nearfar.data.channel_check import ChannelWarning, check_channels
+from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset
 from nearfar.detector import folder as kept
@@ -127,7 +127,7 @@ class Detector:
         dataset = normal_recordings(source, machine)
         resolved = resolve(recipe, dataset)
         groups = grouped(dataset)
-        channel_warnings = _checked_channels(groups, resolved)
+        channel_warnings = _checked_channels(resolved, dataset, progress)
         held = held_out_of(groups, resolved)
         workshop = None
         if resolved.training.adaptation == "none":
@@ -274,9 +274,9 @@ class Detector:
             weights_hash=self.representation.weights_hash,
             computation=COMPUTATION,
             banks=banks,
+            channel_warnings=self.channel_warnings,
             sha256={kept.BANKS: sha256},
             made_with=environment(),
-            channel_warnings=tuple(warning.to_json() for warning in self.channel_warnings),
         )
 
     @classmethod
@@ -319,17 +319,8 @@ class Detector:
             card.classes,
             card.encoder,
             model,
-            tuple(ChannelWarning.from_json(tree) for tree in card.channel_warnings),
+            card.channel_warnings,
         )
-
-
-def _checked_channels(groups: Groups, recipe: Recipe) -> tuple[ChannelWarning, ...]:
-    """Listen to a sample of two-channel recordings and say what looks wrong: it may explain what follows."""
-    clips = [clip for of_unit in groups.values() for clip in of_unit]
-    found = check_channels(clips, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
-    for warning in found:
-        logger.warning("%s: %s %s", warning.machine, warning.message, warning.remedy)
-    return tuple(found)
 
 
 def _without(dataset: Dataset, groups: Groups, held: dict[tuple[str, str], NDArray[np.bool_]]) -> Dataset:
@@ -345,6 +336,22 @@ def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) ->
         raise NearfarError(
             "A detector is fitted by one process. Train on several with nearfar run, and give its model (--model)."
         )
+
+
+def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> tuple[ChannelWarning, ...]:
+    """Listen to a sample of two-channel recordings and say what looks wrong: it may explain what follows."""
+    total, done = sampled(dataset.clips), 0
+
+    def advance(recordings: int) -> None:
+        nonlocal done
+        done += recordings
+        progress("checking channels", done, total)
+
+    audio = recipe.audio
+    found = check_channels(dataset.clips, near=audio.near_channel, far=audio.far_channel, advance=advance)
+    for warning in found:
+        logger.warning("%s", warning)
+    return tuple(found)
 
 
 def _heard(

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from nearfar.config import Recipe
 from nearfar.config.tables import Table
+from nearfar.data.channel_check import ChannelWarning
 from nearfar.detector.bank import Bank
 from nearfar.detector.calibration import Calibration
 from nearfar.detector.thresholds import Threshold
@@ -67,6 +68,7 @@ class BankCard(Table):
     machine: str
     section: str
     recordings: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 class Card(Table):
@@ -82,9 +84,9 @@ class Card(Table):
     computation: int
     """Of features; see :data:`nearfar.scoring.embeddings.COMPUTATION`."""
     banks: tuple[BankCard, ...]
+    channel_warnings: tuple[ChannelWarning, ...]
     sha256: dict[str, str]
     made_with: dict[str, Any]
-    channel_warnings: tuple[dict[str, Any], ...] = ()
     """See :class:`nearfar.data.channel_check.ChannelWarning`."""
 
 
@@ -152,7 +154,15 @@ def write_banks(folder: Path, banks: Sequence[Bank]) -> tuple[tuple[BankCard, ..
     cards = []
     for number, bank in enumerate(banks):
         key = f"{number:03d}"
-        cards.append(BankCard(key=key, machine=bank.machine, section=bank.section, recordings=bank.recordings))
+        cards.append(
+            BankCard(
+                key=key,
+                machine=bank.machine,
+                section=bank.section,
+                recordings=bank.recordings,
+                files=bank.files,
+            )
+        )
         tensors |= {f"{key}/features/{view}": values for view, values in bank.features.items()}
         tensors |= {f"{key}/alone/{view}": torch.from_numpy(values) for view, values in bank.alone.items()}
         tensors[f"{key}/target"] = torch.from_numpy(bank.target.astype(np.uint8))
@@ -191,6 +201,7 @@ def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe) -> Ban
         card.machine,
         card.section,
         card.recordings,
+        card.files,
         tensors[f"{card.key}/target"].numpy().astype(np.bool_),
         {view: features[view] for view in views},
         tensors[f"{card.key}/recording"].numpy(),

@@ -60,6 +60,7 @@ def rows(
                 domain=own,
                 nearest=name,
                 nearest_begin_s=begin,
+                nearest_file=bank.file(nearest),
                 channels={view: float(values[window]) for view, values in scored.views.items()},
                 departure=_departure(bank, heard, int(window)),
                 windows=tuple(

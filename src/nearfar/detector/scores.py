@@ -55,7 +55,8 @@ class Score:
             normal recording could be set against others.
         anomalous: whether ``margin`` is above 0.
         domain: the domain whose threshold and p-value these are, where domains have thresholds of their own.
-        nearest: the normal recording nearest to the most anomalous window, and ``nearest_begin_s`` where in it.
+        nearest: the normal recording nearest to the most anomalous window, and ``nearest_begin_s`` where in it;
+            ``nearest_file`` is where it was when the detector was fitted, to listen to.
         channels: that window's score by view, before fusion.
         departure: where the recording departs most from normal; None where it is too short to tell.
         windows: every window, in their order.
@@ -71,6 +72,7 @@ class Score:
     domain: str | None
     nearest: str
     nearest_begin_s: float
+    nearest_file: str
     channels: dict[str, float]
     departure: Departure | None
     windows: tuple[WindowScore, ...]
