@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,19 @@ def test_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 9
     assert path.read_bytes() == b"before"
+
+
+def test_what_a_killed_program_left_is_removed_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "check[1].safetensors"
+    old, new = (tmp_path / f".check[1].{pid}.partial.safetensors" for pid in (11, 12))
+    other = tmp_path / ".checkpoint.11.partial.safetensors"
+    for partial in (old, new, other):
+        partial.write_bytes(b"half")
+    for partial in (old, other):
+        os.utime(partial, (1e9, 1e9))
+    with whole_file(path) as partial:
+        partial.write_bytes(b"whole")
+    assert set(tmp_path.iterdir()) == {path, new, other}
 
 
 def test_text_and_json_are_utf8_and_replace_what_was_there(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def run_system(
     if trained and tensorboard:
         logger.warning("--tensorboard: there is nothing left to train, so no curve is written")
     if not trained:
-        check_recordings(resolved, dataset, progress)
+        check_recordings(resolved, dataset, progress if is_main_process() else silent)
     recipe_file, text = out / "recipe.toml", resolved.to_toml()
     again = trained and recipe_file.is_file() and recipe_file.read_text(encoding="utf-8") == text
     made_with = environment()
