@@ -124,6 +124,26 @@ def test_several_taps_are_least_squares_over_frames():
         np.testing.assert_allclose(predicted[:, k], a @ np.linalg.solve(gram, a.conj().T @ near[:, k]), atol=1e-3)
 
 
+@pytest.mark.parametrize("samples", [400, 1_600])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Cancellation(),
+        Cancellation(window_samples=8192, hop_samples=2048, gain_limit=1.0),
+        Cancellation(taps=8),
+        Cancellation(smooth_frames=20, smooth_bins=3),
+        Cancellation(delay_search_ms=200.0),
+    ],
+    ids=lambda s: str(s.model_dump(exclude_defaults=True)),
+)
+def test_clips_shorter_than_a_window_or_than_the_taps_are_cancelled_too(settings, samples):
+    far = noise(1.0, 0)[:samples]
+    cancelled = cancel(0.5 * far, far, settings)
+    assert cancelled.shape == far.shape
+    assert cancelled.dtype == np.float32
+    assert decibels(cancelled, far) < -20
+
+
 @pytest.mark.parametrize("lag", [-37, 0, 5, 160])
 def test_the_delay_is_found(lag):
     far = noise(1.0, 6)

@@ -11,8 +11,9 @@ from nearfar.errors import InputError
 from nearfar.models.eat import EATConfig, build_encoder
 from nearfar.models.fbank import Fbank
 from nearfar.models.features import LogMelFeatures, TokenFeatures
+from nearfar.models.network import TrainedModel, build_network
 from nearfar.models.token_pooling import log_mel_statistics, relative_deviation_pooling
-from nearfar.scoring.representation import represent, scored_features, waveform_views
+from nearfar.scoring.representation import of_model, represent, scored_features, waveform_views
 
 SMALL = EATConfig(embed_dim=16, depth=3, num_heads=2, max_length=16)
 
@@ -93,6 +94,51 @@ def test_token_features_pool_the_tokens_of_their_blocks(pooling, keep_bands):
     torch.testing.assert_close(out[0], torch.stack(expected), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "rdp", "cls"])
+def test_averaged_layers_are_pooled_as_one_part(pooling):
+    encoder, fbank = build_encoder(SMALL), Fbank()
+    settings = Features(source="tokens", layers=(1, 3), average_layers=True, pooling=pooling)
+    with torch.inference_mode():
+        out = TokenFeatures(encoder, fbank, settings)(clip(), torch.tensor([16_000]))
+        first, last = encoder.forward_layers(fbank(clip()), [0])
+    tokens = (first[0] + last[0]) / 2
+    expected = {
+        "mean": tokens[1:].mean(dim=0),
+        "rdp": relative_deviation_pooling(tokens[1:], 4.0),
+        "cls": tokens[0],
+    }[pooling]
+    torch.testing.assert_close(out, expected[None, None], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_asp_is_what_the_trained_head_projects(mask):
+    recipe = load_recipe("tiny-near").with_changes(
+        **{
+            "audio.clip_seconds": 1.0,
+            "encoder.mask_padding": mask,
+            "features.source": "tokens",
+            "features.pooling": "asp",
+        }
+    )
+    embedder = build_network(recipe, classes=3).embedder.eval()
+    trained = TrainedModel(embedder, recipe, ("a", "b", "c"), "hash")
+    waveform, samples = torch.nn.functional.pad(clip(9_000), (0, 7_000)), torch.tensor([9_000])
+    statistics = of_model(trained, recipe)(waveform, samples)
+    assert statistics.shape == (1, 1, 2 * 192)
+    with torch.inference_mode():
+        torch.testing.assert_close(embedder.projection(statistics[:, 0]), embedder(waveform, samples))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"keep_bands": True}, {"layers": (3,)}, {"source": "log-mel"}],
+    ids=lambda keys: "-".join(keys),
+)
+def test_asp_goes_with_the_last_tokens_alone(keys):
+    with pytest.raises(ValueError, match="asp was trained on the last block"):
+        Features(**({"source": "tokens", "pooling": "asp"} | keys))
+
+
 def test_masked_padding_reaches_no_token_feature():
     """42 frames are three columns, which end after 7,920 samples; behind them one clip has silence, one a tone."""
     quiet = torch.nn.functional.pad(clip(7_000), (0, 9_000))
@@ -115,6 +161,8 @@ def test_layers_that_are_not_there_and_heads_that_were_not_trained_are_refused()
         represent(frozen.with_changes(**{"features.layers": [5], "features.lags": []}))
     with pytest.raises(InputError, match=r"features\.source.*trains nothing"):
         represent(frozen.with_changes(**{"features.source": "embedding"}))
+    with pytest.raises(InputError, match=r"features\.pooling.*trains nothing"):
+        represent(frozen.with_changes(**{"features.pooling": "asp", "features.keep_bands": False}))
 
 
 def test_the_residual_is_near_without_a_share_of_far():

@@ -14,6 +14,7 @@ import torch
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
 from nearfar.scoring.frozen import embed_files
+from nearfar.scoring.representation import channels_heard
 from nearfar.systems import prepare as module
 from nearfar.systems.run import prepare, run_system
 
@@ -28,6 +29,18 @@ def rewritten(factory: Path, to: Path, change) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         sf.write(target, change(sound), rate, subtype="PCM_16")
     return to
+
+
+def test_far_noise_needs_the_far_channel_before_training_begins(
+    small_factory: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    mono = rewritten(small_factory, tmp_path, lambda sound: sound[:, 0])
+    near = {"training.channels": ["near"], "scoring.channels": ["near"]}
+    assert channels_heard(small_recipe.with_changes(**near)) == ("near",)
+    noisy = small_recipe.with_changes(**near, **{"augmentation.far_noise_probability": 0.5})
+    assert channels_heard(noisy) == ("near", "far")
+    with pytest.raises(InputError, match=r"found one channel; .*far_noise_probability to 0"):
+        prepare(mono, noisy)
 
 
 @pytest.fixture(scope="module")

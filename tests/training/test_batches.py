@@ -6,6 +6,7 @@ import itertools
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from nearfar.config import Audio, Augmentation, Cancellation
 from nearfar.data.audio import read_waveform
-from nearfar.data.clips import parse_clip
+from nearfar.data.clips import View, parse_clip
+from nearfar.data.views import read_views
 from nearfar.errors import InputError
 from nearfar.models.fbank import Fbank
 from nearfar.training.batches import Batch, Batches, WaveformCache, depth_generator, step_samples
@@ -328,6 +330,24 @@ def test_the_cache_reads_a_clip_once_as_long_as_there_is_room(
         for clip in clips:
             cache.read(clip, "near")
     assert counted.total() == reads
+
+
+def test_a_full_cache_makes_no_view_but_the_one_that_is_asked_for(
+    labelled: LabelledSamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[View, ...]] = []
+
+    def noting(path: Path, views: tuple[View, ...], *others: Any) -> np.ndarray:
+        made.append(tuple(views))
+        return read_views(path, views, *others)
+
+    monkeypatch.setattr("nearfar.training.batches.read_views", noting)
+    views: tuple[View, ...] = ("near", "far", "cancelled")
+    cache, ample = (WaveformCache(views, size, Audio(), Cancellation()) for size in (0.0, 10.0))
+    clip = labelled.samples[0].clip
+    for view in views:
+        assert np.array_equal(cache.read(clip, view), ample.read(clip, view))
+    assert made == [views, views, ("far",), ("cancelled",)]  # both ask for near first
 
 
 def test_the_cache_hands_out_the_channel_that_is_asked_for(labelled: LabelledSamples) -> None:

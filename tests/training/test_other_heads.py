@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from nearfar.config import Audio, Augmentation, Recipe
 from nearfar.data.audio import read_waveform
+from nearfar.data.clips import Clip, View
 from nearfar.data.layouts import read_dataset
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
@@ -79,6 +80,26 @@ def test_far_noise_is_another_far_channel_at_the_ratio(labelled: LabelledSamples
         found = np.abs(np.fft.rfft(added.numpy()))
         agreement = [np.corrcoef(found, spectrum)[0, 1] for spectrum in spectra]
         assert max(agreement) > 0.999, "a rotated far channel keeps its spectrum"
+
+
+def test_far_noise_is_never_of_the_clip_itself(labelled: LabelledSamples) -> None:
+    first = labelled.samples[0].clip.machine
+    two = list(dict.fromkeys(sample.clip for sample in labelled.samples if sample.clip.machine == first))[:2]
+    noisy = batches(label_samples(two, ("near",)), Augmentation(far_noise_probability=1.0))
+    read: list[tuple[str, str]] = []
+    original = noisy._cache.read
+
+    def noting(clip: Clip, view: View) -> np.ndarray:
+        read.append((view, str(clip.path)))
+        return original(clip, view)
+
+    noisy._cache.read = noting  # type: ignore[method-assign]
+    for step in range(4):
+        noisy.rows(step, 0, 8)
+    assert len(read) == 2 * 32
+    for (near, own), (far, other) in zip(read[::2], read[1::2], strict=True):
+        assert (near, far) == ("near", "far")
+        assert own != other
 
 
 def test_machines_without_attributes_get_clusters_of_the_source_domain(small_factory: Path) -> None:

@@ -173,8 +173,10 @@ class Features(Table):
     spectrogram, which take no encoder."""
     layers: Annotated[tuple[PositiveInt, ...], AfterValidator(_named_once)] | None = None
     """Blocks of the encoder, from 1, each a part of its own; None is the last one."""
-    pooling: Literal["mean", "mean-std", "rdp", "cls"] = "mean"
-    """Of tokens over time (and frequency)."""
+    average_layers: bool = False
+    """Pool the mean of the blocks' tokens, so that the blocks are one part together."""
+    pooling: Literal["mean", "mean-std", "rdp", "cls", "asp"] = "mean"
+    """Of tokens over time (and frequency); ``asp`` is the trained head's own, before its projection."""
     rdp_gamma: Annotated[float, Field(ge=0)] = 4.0
     keep_bands: bool = False
     """Pool within each of the 8 frequency bands, each a part of its own."""
@@ -188,6 +190,8 @@ class Features(Table):
     def _fits(self) -> Features:
         if self.keep_bands and self.pooling == "cls" and self.source == "tokens":
             raise ValueError("CLS has no bands: keep_bands goes with another pooling")
+        if self.pooling == "asp" and (self.keep_bands or self.layers is not None or self.source != "tokens"):
+            raise ValueError("asp was trained on the last block's tokens: it goes with source = 'tokens' alone")
         return self
 
 

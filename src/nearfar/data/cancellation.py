@@ -201,8 +201,8 @@ def _moving_sum(values: NDArray[Any], reach: int, axis: int) -> NDArray[Any]:
 
 def _shifted(values: Spectrum, frames: int) -> Spectrum:
     out = np.zeros_like(values)
-    if frames >= 0:
-        out[frames:] = values[: len(values) - frames]
+    if frames >= 0:  # of a clip with fewer frames than taps nothing is left
+        out[frames:] = values[: max(len(values) - frames, 0)]
     else:
         out[:frames] = values[-frames:]
     return out

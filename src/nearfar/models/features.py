@@ -13,6 +13,7 @@ from nearfar.config import Features
 from nearfar.models.eat import EAT
 from nearfar.models.embedder import Embedder
 from nearfar.models.fbank import FRAME_SAMPLES, MEL_BINS, PATCH_FRAMES, Fbank, frame_count
+from nearfar.models.pooling import AttentiveStatisticsPooling
 from nearfar.models.token_pooling import (
     log_mel_statistics,
     mean_pooling,
@@ -39,13 +40,29 @@ class EmbeddingFeatures(nn.Module):
 class TokenFeatures(nn.Module):
     """Pooled tokens of one or more blocks of an encoder, over all bands or within each.
 
+    Args:
+        encoder: trained or not.
+        fbank: its front end.
+        features: layers and pooling.
+        mask_padding: leave token columns of pure padding out of attention and pooling.
+        attention: the trained head's pooling, for ``asp``.
+
     Raises:
         ValueError: if the encoder has no such block.
     """
 
-    def __init__(self, encoder: EAT, fbank: Fbank, features: Features, *, mask_padding: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: EAT,
+        fbank: Fbank,
+        features: Features,
+        *,
+        mask_padding: bool = False,
+        attention: AttentiveStatisticsPooling | None = None,
+    ) -> None:
         super().__init__()
         self.encoder, self.fbank, self.features, self.mask_padding = encoder, fbank, features, mask_padding
+        self.attention = attention
         self.layers = features.layers or (encoder.config.depth,)
         if max(self.layers) > encoder.config.depth:
             raise ValueError(f"expected layers from 1 to {encoder.config.depth}, got {list(self.layers)}")
@@ -61,8 +78,13 @@ class TokenFeatures(nn.Module):
             keep = of_column.repeat_interleave(BANDS, dim=1).to(fbank.device)
         blocks = sorted({layer - 1 for layer in self.layers})
         outputs = dict(zip(blocks, self.encoder.forward_layers(fbank, blocks, token_keep=keep), strict=False))
-        parts = [self._pooled(outputs[layer - 1], kept) for layer in self.layers]
-        return torch.cat(parts, dim=1)
+        if self.attention is not None and self.features.pooling == "asp":
+            statistics: Tensor = self.attention(outputs[blocks[-1]][:, 1:], keep)
+            return statistics.unsqueeze(1)
+        chosen = [outputs[layer - 1] for layer in self.layers]
+        if self.features.average_layers:
+            chosen = [torch.stack(chosen).mean(dim=0)]
+        return torch.cat([self._pooled(tokens, kept) for tokens in chosen], dim=1)
 
     def _pooled(self, tokens: Tensor, kept: list[int] | None) -> Tensor:
         """(batch, 1 + columns * 8, dim) to (batch, 1 or 8, dim)."""

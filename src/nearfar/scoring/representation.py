@@ -17,6 +17,7 @@ from nearfar.models.eat import EAT
 from nearfar.models.fbank import Fbank
 from nearfar.models.features import EmbeddingFeatures, LogMelFeatures, TokenFeatures
 from nearfar.models.network import TrainedModel, load_model, require_positions, start_weights
+from nearfar.models.pooling import AttentiveStatisticsPooling
 from nearfar.models.weights import encoder_hash, load_encoder
 
 
@@ -80,7 +81,7 @@ def of_model(model: TrainedModel, recipe: Recipe) -> Representation:
     if recipe.features.source == "embedding":
         extractor = EmbeddingFeatures(model.embedder)
     elif recipe.features.source == "tokens":
-        extractor = _tokens(encoder, model.embedder.fbank, recipe)
+        extractor = _tokens(encoder, model.embedder.fbank, recipe, model.embedder.pooling)
     else:
         extractor = LogMelFeatures(model.embedder.fbank, recipe.features)
     parameters = sum(parameter.numel() for parameter in model.embedder.parameters())
@@ -98,6 +99,13 @@ def _frozen(recipe: Recipe) -> Representation:
             expected="'tokens' or 'log-mel', which need no trained head",
             remedy="Correct the recipe, or set training.adaptation to 'full' or 'lora'",
         )
+    if recipe.features.pooling == "asp":
+        raise InputError(
+            "features.pooling",
+            found="'asp' in a recipe that trains nothing",
+            expected="a pooling without parameters, such as 'mean' or 'rdp'",
+            remedy="Correct the recipe, or set training.adaptation to 'full' or 'lora'",
+        )
     encoder = load_encoder(start_weights(recipe), revision=recipe.encoder.revision)
     require_positions(encoder, recipe)
     extractor = _tokens(encoder, fbank, recipe).eval().requires_grad_(False)
@@ -106,9 +114,12 @@ def _frozen(recipe: Recipe) -> Representation:
     return Representation(extractor, recipe, identity, sum(p.numel() for p in encoder.parameters()))
 
 
-def _tokens(encoder: EAT, fbank: Fbank, recipe: Recipe) -> TokenFeatures:
+def _tokens(
+    encoder: EAT, fbank: Fbank, recipe: Recipe, attention: AttentiveStatisticsPooling | None = None
+) -> TokenFeatures:
+    mask = recipe.encoder.mask_padding
     try:
-        return TokenFeatures(encoder, fbank, recipe.features, mask_padding=recipe.encoder.mask_padding)
+        return TokenFeatures(encoder, fbank, recipe.features, mask_padding=mask, attention=attention)
     except ValueError as error:
         raise InputError(
             "features.layers",
@@ -144,5 +155,8 @@ def channels_heard(recipe: Recipe) -> tuple[Channel, ...]:
     """The recorded channels that training and scoring of a recipe read."""
     from nearfar.data.views import channels_of
 
-    trained = () if recipe.training.adaptation == "none" else recipe.training.channels
+    trained: tuple[View, ...] = ()
+    if recipe.training.adaptation != "none":
+        noise: tuple[View, ...] = ("far",) if recipe.augmentation.far_noise_probability > 0 else ()
+        trained = (*recipe.training.channels, *noise)
     return channels_of((*trained, *waveform_views(recipe)))

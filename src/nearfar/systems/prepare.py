@@ -145,6 +145,8 @@ def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe) -> In
     if (near, far) == (NEAR_CHANNEL, FAR_CHANNEL):
         expected = "two: near microphone first, far microphone second"
         remedy = "Give two-channel recordings, or take a system that hears near alone, such as tiny-near or ae-mse"
+        if recipe.augmentation.far_noise_probability > 0:
+            remedy += "; or set augmentation.far_noise_probability to 0"
     else:
         expected = f"at least {needed}: channel {near} (from 0) is the near microphone, channel {far} the far one"
         remedy = "Correct --near and --far (audio.near_channel, audio.far_channel)"

@@ -64,22 +64,31 @@ class WaveformCache:
         self._views, self._audio, self._cancellation = views, audio, cancellation
         self._free = int(megabytes * 1e6)
         self._kept: dict[Clip, NDArray[np.float32]] = {}
+        self._full = False
         self._lock = Lock()
 
     def read(self, clip: Clip, view: View) -> NDArray[np.float32]:
         """(samples,) float32 of one view."""
         kept = self._kept.get(clip)
-        waveform: NDArray[np.float32] = self._read(clip) if kept is None else kept
-        row: NDArray[np.float32] = waveform[self._views.index(view)]
+        row: NDArray[np.float32]
+        if kept is None and self._full:  # the other views would not be kept either
+            row = self._made(clip, (view,))[0]
+        else:
+            row = (self._read(clip) if kept is None else kept)[self._views.index(view)]
         return row
 
     def _read(self, clip: Clip) -> NDArray[np.float32]:
-        waveform = read_views(clip.path, self._views, self._audio, self._cancellation)
+        waveform = self._made(clip, self._views)
         with self._lock:
-            if clip not in self._kept and waveform.nbytes <= self._free:
-                self._kept[clip] = waveform
-                self._free -= waveform.nbytes
+            if clip not in self._kept:
+                self._full = self._full or waveform.nbytes > self._free
+                if waveform.nbytes <= self._free:
+                    self._kept[clip] = waveform
+                    self._free -= waveform.nbytes
         return waveform
+
+    def _made(self, clip: Clip, views: tuple[View, ...]) -> NDArray[np.float32]:
+        return read_views(clip.path, views, self._audio, self._cancellation)
 
 
 @lru_cache(maxsize=4)
@@ -201,7 +210,10 @@ class Batches:
     ) -> NDArray[np.float32]:
         """The waveform with the far channel of another clip of the machine on top, at a random ratio."""
         others = self._clips_of[clip.machine]
-        noise = self._cache.read(others[int(random.integers(len(others)))], "far")
+        place = int(random.integers(len(others)))
+        if others[place] == clip:
+            place = (place + 1) % len(others)
+        noise = self._cache.read(others[place], "far")
         noise = np.resize(np.roll(noise, int(random.integers(len(noise)))), waveform.shape)
         ratio_db = random.uniform(*self.augmentation.far_noise_snr_db)
         gain = rms(waveform) / rms(noise) * 10.0 ** (-ratio_db / 20.0)
