@@ -1,0 +1,123 @@
+"""How good a frozen encoder is: a linear probe on ESC-10, and nearest neighbours on recordings of machines.
+
+    python benchmarks/encoder_quality.py --encoders eat-tiny,random:tiny:0 --esc10 ESC10 --machines DIR
+
+ESC-10 is a folder with a folder of recordings per class; the first digit of a file's name is its fold. The probe is
+multinomial logistic regression (scikit-learn, C = 1) on standardised features: the mean of the encoder's patch tokens,
+or, under the name ``log-mel``, the mean and the deviation over time of each of the 128 log-mel bands. Machines are in
+the challenge's layout; the near channel's tokens, averaged over time (``mean``) and within each of 8 bands (``bands``),
+are compared with those of the normal training clips by the cosine, and the score is the challenge's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from nearfar import load_encoder
+from nearfar.config import load_recipe
+from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.models.fbank import Fbank
+from nearfar.systems.run import run_system
+
+LOG_MEL = "log-mel"
+
+
+def clips(folder: Path) -> tuple[list[NDArray[np.float32]], list[str], list[int]]:
+    """Waveforms at 16 kHz, classes and folds."""
+    waveforms, classes, folds = [], [], []
+    for path in sorted(folder.glob("*/*.ogg")):
+        sound, rate = soundfile.read(path, dtype="float32")
+        waveforms.append(soxr.resample(sound, rate, SAMPLE_RATE_HZ, quality="HQ"))
+        classes.append(path.parent.name)
+        folds.append(int(path.name[0]))
+    return waveforms, classes, folds
+
+
+def clip_features(name: str, std: float, waveforms: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    fbank = Fbank(std=std)
+    encoder = None if name == LOG_MEL else load_encoder(name)
+    rows = []
+    with torch.inference_mode():
+        for waveform in waveforms:
+            sound = torch.from_numpy(waveform)[None]
+            if encoder is None:
+                log_mel = fbank.log_mel(sound)[0]
+                rows.append(torch.cat([log_mel.mean(0), log_mel.std(0)]))
+            else:
+                rows.append(encoder(fbank(sound))[0, 1:].mean(0))
+    return torch.stack(rows).numpy()
+
+
+def probe(features: NDArray[np.float32], classes: list[str], folds: list[int]) -> dict[int, float]:
+    """Accuracy in percent on each fold, trained on the others."""
+    target, fold = np.array(classes), np.array(folds)
+    accuracy = {}
+    for held_out in sorted(set(folds)):
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        classifier.fit(features[fold != held_out], target[fold != held_out])
+        accuracy[held_out] = 100 * float(classifier.score(features[fold == held_out], target[fold == held_out]))
+    return accuracy
+
+
+def machine_scores(name: str, std: float, data: Path, layers: tuple[int, ...] | None) -> dict[str, float]:
+    """The official score in percent of frozen tokens of the near channel."""
+    scores = {}
+    for pooling, keep_bands in (("mean", False), ("bands", True)):
+        recipe = load_recipe("nearfar-best").with_changes(
+            **{
+                "name": "frozen",
+                "encoder.weights": name,
+                "fbank.std": std,
+                "features.source": "tokens",
+                "features.keep_bands": keep_bands,
+                "features.layers": layers,
+                "scoring.channels": ["near"],
+                "scoring.distance": "cosine",
+                "scoring.normalisation": "none",
+            }
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            finished = run_system(recipe, data, Path(folder))
+        assert finished is not None and finished.results is not None
+        scores[pooling] = 100 * finished.results.official_score
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoders", default="eat-tiny,random:tiny:0,log-mel")
+    parser.add_argument("--stds", default="4.569", help="std of the fbank, one for all or one per encoder")
+    parser.add_argument("--layers", help="blocks whose tokens are compared, such as 1,4; default the last")
+    parser.add_argument("--esc10", type=Path)
+    parser.add_argument("--machines", type=Path)
+    arguments = parser.parse_args()
+    names = arguments.encoders.split(",")
+    stds = [float(std) for std in arguments.stds.split(",")]
+    sounds = clips(arguments.esc10) if arguments.esc10 else None
+    layers = tuple(map(int, arguments.layers.split(","))) if arguments.layers else None
+    for name, std in zip(names, stds * len(names) if len(stds) == 1 else stds, strict=False):
+        row: dict[str, object] = {"encoder": name, "fbank_std": std}
+        if sounds:
+            waveforms, classes, folds = sounds
+            accuracy = probe(clip_features(name, std, waveforms), classes, folds)
+            row |= {"esc10": round(float(np.mean(list(accuracy.values()))), 1)}
+            row |= {"folds": {fold: round(value, 1) for fold, value in accuracy.items()}}
+        if arguments.machines and name != LOG_MEL:
+            row |= {key: round(value, 1) for key, value in machine_scores(name, std, arguments.machines, layers).items()}
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
