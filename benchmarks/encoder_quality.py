@@ -2,11 +2,12 @@
 
     python benchmarks/encoder_quality.py --encoders eat-tiny,random:tiny:0 --esc10 ESC10 --machines DIR
 
-ESC-10 is a folder with a folder of recordings per class; the first digit of a file's name is its fold. The probe is
-multinomial logistic regression (scikit-learn, C = 1) on standardised features: the mean of the encoder's patch tokens,
-or, under the name ``log-mel``, the mean and the deviation over time of each of the 128 log-mel bands. Machines are in
-the challenge's layout; the near channel's tokens, averaged over time (``mean``) and within each of 8 bands (``bands``),
-are compared with those of the normal training clips by the cosine, and the score is the challenge's.
+ESC-10 is a folder with a folder of recordings per class; the first digit of a file's name is its fold. The
+probe is multinomial logistic regression (scikit-learn, C = 1) on standardised features: the mean of the
+encoder's patch tokens, or, under the name ``log-mel``, the mean and the deviation over time of each of the 128
+log-mel bands. Machines are in the challenge's layout; the near channel's tokens, averaged over time (``mean``)
+and within each of 8 bands (``bands``), are compared with those of the normal training clips by the cosine, and
+the score is the challenge's.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def machine_scores(name: str, std: float, data: Path, layers: tuple[int, ...] | 
         )
         with tempfile.TemporaryDirectory() as folder:
             finished = run_system(recipe, data, Path(folder))
-        assert finished is not None and finished.results is not None
+        assert finished is not None
+        assert finished.results is not None
         scores[pooling] = 100 * finished.results.official_score
     return scores
 
@@ -115,7 +117,10 @@ def main() -> None:
             row |= {"esc10": round(float(np.mean(list(accuracy.values()))), 1)}
             row |= {"folds": {fold: round(value, 1) for fold, value in accuracy.items()}}
         if arguments.machines and name != LOG_MEL:
-            row |= {key: round(value, 1) for key, value in machine_scores(name, std, arguments.machines, layers).items()}
+            row |= {
+                key: round(value, 1)
+                for key, value in machine_scores(name, std, arguments.machines, layers).items()
+            }
         print(json.dumps(row), flush=True)
 
 

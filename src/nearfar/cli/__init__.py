@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import data, detector, download, embeddings, report, scores, submission, systems
+from nearfar.cli import data, detector, distil, download, embeddings, report, scores, submission, systems
 from nearfar.errors import NearfarError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ for command in (
     detector.threshold,
     submission.submit,
     embeddings.embed,
+    distil.distil,
     report.report,
 ):
     app.command()(command)

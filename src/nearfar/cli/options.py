@@ -29,7 +29,7 @@ SetOption = Annotated[
 ]
 EncoderOption = Annotated[
     str | None,
-    typer.Option("--encoder", help="Folder, file or hub name of the encoder's weights, or random:tiny."),
+    typer.Option("--encoder", help="Folder, file or hub name of the encoder's weights, eat-tiny, or random:tiny."),
 ]
 NearOption = Annotated[
     int | None, typer.Option("--near", min=0, help="Channel of the files, from 0, that is the near microphone.")

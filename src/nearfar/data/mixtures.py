@@ -81,8 +81,8 @@ class Mixtures:
     def _part(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """One recording, changed: (samples,) of unit RMS. A crop of silence is drawn again, a few times."""
         for _ in range(TRIES):
-            folder = self.files[rng.integers(len(self.files))]
-            recording = _read(folder[rng.integers(len(folder))])
+            folder = self.files[int(rng.integers(len(self.files)))]
+            recording = _read(folder[int(rng.integers(len(folder)))])
             sound = recording[rng.integers(len(recording))].astype(np.float64) / 32_768
             if rng.random() < 0.5:
                 sound = _at_speed(sound, 2 ** rng.uniform(-SPEED_OCTAVES, SPEED_OCTAVES))
@@ -111,7 +111,7 @@ def _at_speed(sound: NDArray[np.float64], speed: float) -> NDArray[np.float64]:
 
 
 def _filtered(sound: NDArray[np.float64], rng: np.random.Generator, most_db: float) -> NDArray[np.float64]:
-    """With a smooth random gain over frequency, within plus or minus ``most_db``, knots evenly spaced on a log axis."""
+    """With a smooth random gain over the logarithm of frequency, within plus or minus ``most_db``."""
     spectrum = np.fft.rfft(sound)
     knots_hz = np.geomspace(40.0, SAMPLE_RATE_HZ / 2, FILTER_KNOTS)
     hz = np.maximum(np.fft.rfftfreq(len(sound), 1 / SAMPLE_RATE_HZ), knots_hz[0])

@@ -106,6 +106,11 @@ def download(name: str, filenames: tuple[str, ...], revision: str | None = None)
     return path.parent
 
 
+def is_cached(name: str) -> bool:
+    """Whether a published encoder is in the local cache, whole; the network is not asked."""
+    return all(_cached(name, filename, PUBLISHED[name].revision) for filename in ENCODER_FILES)
+
+
 def fetch_encoder(short_name: str, out: Path | None = None, patience: Patience | None = None) -> FetchedEncoder:
     """Have a published encoder at hand, verified, with the size and hash of its weights recorded.
 
@@ -186,7 +191,8 @@ def _fetched(
             f"({type(error).__name__}: {reason})",
             expected="a local copy, or a network that reaches huggingface.co",
             remedy=f"Check the name and the network; or download {' and '.join(filenames)} by hand from "
-            f"https://huggingface.co/{name}/tree/{revision} into one folder and give that folder instead",
+            f"https://huggingface.co/{name}/tree/{revision} into one folder and give that folder instead; or take "
+            "the small encoder that comes with nearfar, eat-tiny",
         ) from None
 
 

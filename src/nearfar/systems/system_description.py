@@ -12,11 +12,13 @@ from typing import Any
 from nearfar.config import Recipe
 from nearfar.data.download.catalogue import ARCHIVES
 from nearfar.models.hub import PUBLISHED, SHORT_NAMES
+from nearfar.models.weights import SHIPPED
 
 DEVELOPMENT_MACHINES = tuple(archive.machine for archive in ARCHIVES if archive.part == "dev")
 EVALUATION_MACHINES = tuple(archive.machine for archive in ARCHIVES if archive.part == "eval")
 
 _AUDIOSET: dict[str, str | None] = {"name": "AudioSet", "url": "https://research.google.com/audioset/"}
+_ESC_10: dict[str, str | None] = {"name": "ESC-10", "url": "https://github.com/karolpiczak/ESC-50"}
 _POOLINGS = {
     "mean": "mean over tokens",
     "mean-std": "mean and deviation over tokens",
@@ -60,6 +62,8 @@ def external_datasets(recipe: Recipe) -> list[dict[str, str | None]] | None:
     if not uses_encoder(recipe) or weights.startswith("random:"):
         return None
     weights = SHORT_NAMES.get(weights, weights)
+    if weights in SHIPPED:
+        return [{"name": weights, "url": None}, _AUDIOSET, _ESC_10]
     if weights in PUBLISHED:
         return [{"name": weights, "url": PUBLISHED[weights].source}, _AUDIOSET]
     is_local = Path(weights).exists() or weights.count("/") != 1

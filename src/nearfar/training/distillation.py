@@ -1,17 +1,16 @@
 """Distillation: a small EAT learns what YAMNet makes of a sound, and keeps the spectrum beside it.
 
 The student sees a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each). The mean of the
-tokens of each 0.96 s predicts YAMNet's embedding of it (standardised per dimension); every token predicts, linearly,
-what its own patch looks like: per mel band, the mean and the deviation over its 16 frames. The first is what makes
-sounds of a kind alike, the second what keeps two machines of the kind apart.
+tokens of each 0.96 s predicts YAMNet's embedding of it (standardised per dimension); every token predicts,
+linearly, what its own patch looks like: per mel band, the mean and the deviation over its 16 frames. The first is
+what makes sounds of a kind alike, the second what keeps two machines of the kind apart.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearfar.data.mixtures import Mixtures
+from nearfar.config.distillation import Distillation
+from nearfar.data.mixtures import Mixtures, sound_files
 from nearfar.errors import NearfarError
-from nearfar.files import whole_file
+from nearfar.files import whole_file, write_text
 from nearfar.models.eat import EAT, EATConfig, build_encoder
 from nearfar.models.fbank import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, Fbank
 from nearfar.models.weights import save_encoder
@@ -37,40 +37,6 @@ COLUMNS = FRAMES // PATCH_FRAMES
 STATISTICS_MIXTURES = 64
 LARGEST_TARGET = 4.0
 FIRST_CONTRAST = 3.0
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """What decides the weights that come out, beside the recordings.
-
-    Attributes:
-        embed_dim, depth, num_heads: of the student.
-        seed: of the student's start, the mixtures and every draw.
-        steps: updates.
-        batch_size: mixtures of an update.
-        new_per_step: of which so many are new; the others are drawn from all that came before.
-        learning_rate: of AdamW, after ``warmup_steps``; over the last fifth of the steps it goes to 0.
-        fewest_kept: the share of tokens that the student sees is uniform from here to 1, drawn for each update.
-        spectrum_weight: of the loss of tokens against that of embeddings.
-        farthest_column: the crop stands at a random time of the table of positions, up to this column.
-        bfloat16: matrix products in it, the rest in float32.
-    """
-
-    embed_dim: int = 192
-    depth: int = 4
-    num_heads: int = 3
-    seed: int = 0
-    steps: int = 1500
-    batch_size: int = 16
-    new_per_step: int = 4
-    learning_rate: float = 1e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.05
-    fewest_kept: float = 0.35
-    spectrum_weight: float = 1.0
-    farthest_column: int = 96
-    bfloat16: bool = True
-    save_every: int = 100
 
 
 class Student(nn.Module):
@@ -115,7 +81,8 @@ def visible_tokens(encoder: EAT, fbank: Tensor, kept: Tensor, first_column: int)
     x = encoder.pre_norm(torch.cat([encoder.extra_tokens.expand(len(seen), -1, -1), seen], dim=1))
     for block in encoder.blocks:
         x = block(x)
-    return x[:, 1:]
+    tokens: Tensor = x[:, 1:]
+    return tokens
 
 
 def patch_statistics(fbank: Tensor) -> Tensor:
@@ -135,7 +102,7 @@ class Lessons:
         first = torch.cat([self._taught(number)[1] for number in range(STATISTICS_MIXTURES)])
         self.mean, self.std = first.mean(dim=0), first.std(dim=0)
         # Dimensions that hardly ever fire would count as much as others.
-        self.std = self.std.clamp_min(0.2 * float(self.std.median()))
+        self.std = self.std.clamp_min(max(0.2 * float(self.std.median()), 1e-6))
 
     def _taught(self, number: int) -> tuple[Tensor, Tensor]:
         if number not in self.known:
@@ -163,16 +130,28 @@ def learning_rate_at(step: int, plan: Distillation) -> float:
 
 def distil(
     plan: Distillation,
-    files: tuple[tuple[Path, ...], ...],
+    folders: Sequence[Path],
     teacher: YAMNet,
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> EAT:
-    """Train a student and write it to ``out`` in Hugging Face layout.
+    """Train a student and write it to ``out`` in Hugging Face layout, with its plan and ``log.jsonl``, the losses.
 
     ``out/checkpoint`` keeps the state every ``save_every`` steps; called again, it goes on from there and ends at
-    the same weights, as every draw is a function of the seed and the step. ``out/log.jsonl`` gets the losses.
+    the same weights, as every draw is a function of the seed and the step.
+
+    Args:
+        plan: what decides the weights, beside the recordings.
+        folders: of recordings, each as likely to be heard as any other.
+        teacher: see :func:`nearfar.models.yamnet.load_yamnet`.
+        out: folder; made if needed.
+        progress: called with finished and all steps.
+
+    Raises:
+        InputError: if a folder holds no recordings.
+        NearfarError: if the loss becomes infinite.
     """
+    files = sound_files(folders, plan.excluded)
     student = Student(EATConfig(plan.embed_dim, plan.depth, plan.num_heads), plan.seed)
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.95), weight_decay=plan.weight_decay)
     lessons = Lessons(Mixtures(files, SAMPLES, plan.seed), teacher)
@@ -186,7 +165,7 @@ def distil(
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
             _save(out / "checkpoint", student, optimizer, step + 1)
             save_encoder(student.encoder, out)
-            (out / "distillation.json").write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
+            write_text(out / "distillation.toml", plan.to_toml())
         if progress is not None:
             progress(step + 1, plan.steps)
     return student.encoder.eval()
@@ -209,7 +188,7 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, plan)
     optimizer.zero_grad()
-    (embedding + plan.spectrum_weight * spectrum).backward()
+    (embedding + plan.spectrum_weight * spectrum).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(student.parameters(), 4.0)
     optimizer.step()
     return float(embedding.detach()), float(spectrum.detach())
@@ -231,7 +210,9 @@ def _restored(folder: Path, student: Student, optimizer: torch.optim.Optimizer) 
     if not path.is_file():
         return 0
     tensors = load_file(path)
-    student.load_state_dict({n.removeprefix("student."): t for n, t in tensors.items() if n.startswith("student.")})
+    student.load_state_dict(
+        {n.removeprefix("student."): t for n, t in tensors.items() if n.startswith("student.")}
+    )
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

