@@ -2,25 +2,30 @@
 
     python benchmarks/detector_load.py
 
-Target: under 3 s with imports, on one core. The normal recordings are noise, which changes no times.
+Target: under 3 s with imports, on one core. The normal recordings are noise,
+which changes no times.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+import torch
 
 import nearfar
 from nearfar.config import load_recipe
+from nearfar.detector.bank import Bank
 
-MACHINES, CLIPS, SECONDS, RATE_HZ = 4, 700, 2.0, 16_000
+MACHINES, CLIPS, FITTED, SECONDS, RATE_HZ = 4, 700, 10, 10.0, 16_000
 LIMIT_S, SIZE_MB = 3.0, 100
 RECIPE = {
     "training.adaptation": "none",
@@ -41,6 +46,25 @@ print(loaded - began, time.perf_counter() - loaded)
 """
 
 
+def many(bank: Bank, random: np.random.Generator) -> Bank:
+    """A bank of CLIPS normal recordings, those that were heard with a little noise."""
+    chosen = torch.arange(CLIPS) % FITTED
+    features = {
+        view: values[chosen] + 0.1 * torch.from_numpy(random.standard_normal((CLIPS, *values.shape[1:]))).float()
+        for view, values in bank.features.items()
+    }
+    names = tuple(f"{clip:04d}.wav" for clip in range(CLIPS))
+    return replace(
+        bank,
+        recordings=names,
+        files=names,
+        target=np.zeros(CLIPS, np.bool_),
+        features=features,
+        recording=np.arange(CLIPS),
+        begins_s=np.zeros(CLIPS),
+    )
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -48,36 +72,33 @@ def main() -> None:
         for machine in range(MACHINES):
             place = root / "data" / f"machine {machine}" / "normal"
             place.mkdir(parents=True)
-            for clip in range(CLIPS):
+            for clip in range(FITTED):
                 sound = 0.1 * random.standard_normal((round(SECONDS * RATE_HZ), 2))
                 sf.write(place / f"{clip:04d}.wav", sound, RATE_HZ, subtype="PCM_16")
-        began = time.perf_counter()
         detector = nearfar.Detector.fit(root / "data", load_recipe("tiny-near").with_changes(**RECIPE))
-        fitted = time.perf_counter() - began
+        detector = replace(detector, banks=tuple(many(bank, random) for bank in detector.banks))
         detector.save(root / "detector")
         size = sum(path.stat().st_size for path in (root / "detector").rglob("*") if path.is_file()) / 1e6
         clip = root / "data" / "machine 2" / "normal" / "0000.wav"
         times = []
         for _ in range(3):
-            began = time.perf_counter()
+            began, used = time.perf_counter(), children_seconds()
             done = subprocess.run(
                 [sys.executable, "-c", SCORE, str(root / "detector"), str(clip)], capture_output=True, text=True
             )
             assert done.returncode == 0, done.stderr
-            times.append((time.perf_counter() - began, *map(float, done.stdout.split())))
-    whole, loading, scoring = min(times)
-    print(
-        json.dumps(
-            {
-                "detector_mb": round(size, 1),
-                "fit_seconds": round(fitted, 1),
-                "process_seconds": round(whole, 2),
-                "import_and_load_seconds": round(loading, 2),
-                "score_seconds": round(scoring, 2),
-                "inside_target": bool(whole < LIMIT_S and size >= SIZE_MB),
-            }
-        )
-    )
+            whole = time.perf_counter() - began
+            times.append((whole, children_seconds() - used, *map(float, done.stdout.split())))
+    names = ("process_seconds", "processor_seconds", "import_and_load_seconds", "score_seconds")
+    best = dict(zip(names, (round(value, 2) for value in min(times)), strict=True))
+    inside = best["process_seconds"] < LIMIT_S and size >= SIZE_MB
+    print(json.dumps({"detector_mb": round(size, 1), **best, "inside_target": inside}))
+
+
+def children_seconds() -> float:
+    """Processor time of the processes that this one has started, which tells more on a busy machine."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

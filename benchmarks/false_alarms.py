@@ -4,7 +4,7 @@
     python benchmarks/false_alarms.py FACTORY
 
 Detectors are fitted on normal recordings drawn from the many of each machine, at a rate of 10 %, and score 200 of
-the others and the faults. Means over machines and draws; simulated recordings.
+the others and the faults. Means over machines and draws.
 """
 
 from __future__ import annotations

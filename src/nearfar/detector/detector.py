@@ -46,7 +46,6 @@ from nearfar.scoring.embeddings import COMPUTATION
 from nearfar.scoring.representation import Representation, channels_heard, represent
 from nearfar.systems.environment import environment
 from nearfar.systems.progress import Progress, silent
-from nearfar.systems.run import train_or_reuse
 
 logger = logging.getLogger(__name__)
 
@@ -332,6 +331,8 @@ def _without(dataset: Dataset, groups: Groups, held: dict[tuple[str, str], NDArr
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
+    from nearfar.systems.run import train_or_reuse  # brings accelerate, which scoring does without
+
     if not train_or_reuse(recipe, dataset, model, progress=progress):
         raise NearfarError(
             "A detector is fitted by one process. Train on several with nearfar run, and give its model (--model)."

@@ -49,14 +49,20 @@ def sincos_positions(columns: int, bands: int, dim: int) -> Tensor:
     The first half of the channels encodes the frequency band, the second half the time column; each half is
     ``[sin(p w_k), cos(p w_k)]`` with ``w_k = 10000^(-k / (dim / 4))``.
     """
-    omega = 1.0 / 10_000.0 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+
+    def numbers(count: int) -> Tensor:
+        # Encoders that weights are read into are built on torch's "meta" device, where counting alone brings
+        # torch's compiler, a second of imports.
+        return torch.arange(count, dtype=torch.float64, device="cpu")
+
+    omega = 1.0 / 10_000.0 ** (numbers(dim // 4) / (dim / 4))
 
     def encode(position: Tensor) -> Tensor:
         angle = position[:, None] * omega
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
-    band = encode(torch.arange(bands, dtype=torch.float64)).repeat(columns, 1)
-    column = encode(torch.arange(columns, dtype=torch.float64)).repeat_interleave(bands, dim=0)
+    band = encode(numbers(bands)).repeat(columns, 1)
+    column = encode(numbers(columns)).repeat_interleave(bands, dim=0)
     return torch.cat([band, column], dim=1).float().unsqueeze(0)
 
 
@@ -160,6 +166,8 @@ class EAT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
+        if self.extra_tokens.is_meta:  # to be filled with weights; drawing none saves torch's compiler, a second
+            return
         nn.init.normal_(self.extra_tokens)
         patch = self.local_encoder.proj
         nn.init.xavier_uniform_(patch.weight.view(patch.weight.shape[0], -1))
