@@ -11,12 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 WIDTH, HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 42
 _numbers = itertools.count(1)
 
 
@@ -73,21 +74,29 @@ class _Canvas:
     def add(self, part: str) -> None:
         self.parts.append(part)
 
-    def axes(self, *, ticks: bool = True) -> None:
+    def axes(self, *, ticks: bool = True, counts: bool = False) -> None:
+        """Both axes; without ticks a frame. Counts are whole, stand at zero and have no sign."""
         bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
         for value in self.y_axis.ticks() if ticks else []:
-            at = self.y(value)
+            if counts and value != round(value):
+                continue
+            at, text = self.y(value), _short(abs(value) if counts else value)
             self.add(f'<line class="grid" x1="{_LEFT}" y1="{at}" x2="{right}" y2="{at}"/>')
-            self.add(f'<text class="tick" x="{_LEFT - 5}" y="{at + 3.5}" text-anchor="end">{_short(value)}</text>')
+            self.add(f'<text class="tick" x="{_LEFT - 5}" y="{at + 4}" text-anchor="end">{text}</text>')
         for value in self.x_axis.ticks() if ticks else []:
             at = self.x(value)
-            self.add(f'<text class="tick" x="{at}" y="{bottom + 13}" text-anchor="middle">{_short(value)}</text>')
-        self.add(f'<line class="axis" x1="{_LEFT}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
+            self.add(f'<text class="tick" x="{at}" y="{bottom + 14}" text-anchor="middle">{_short(value)}</text>')
+        if ticks:
+            base = self.y(0.0) if counts else bottom
+            self.add(f'<line class="axis" x1="{_LEFT}" y1="{base}" x2="{right}" y2="{base}"/>')
+        else:
+            box = f'x="{_LEFT}" y="{_TOP}" width="{right - _LEFT}" height="{bottom - _TOP}"'
+            self.add(f'<rect class="grid" {box}/>')
         middle = (_LEFT + right) / 2
-        self.add(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(self.x_axis.label)}</text>')
+        self.add(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(self.x_axis.label)}</text>')
         height = (_TOP + bottom) / 2
         self.add(
-            f'<text transform="translate(11 {height}) rotate(-90)" text-anchor="middle">'
+            f'<text transform="translate(13 {height}) rotate(-90)" text-anchor="middle">'
             f"{escape(self.y_axis.label)}</text>"
         )
 
@@ -111,32 +120,47 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def histogram(groups: Sequence[tuple[str, str, ArrayLike]], title: str, threshold: float | None = None) -> str:
-    """Scores of several groups as overlaid outlines, (name, kind, scores), with a threshold as an upright line."""
+def histogram(
+    groups: Sequence[tuple[str, str, ArrayLike]], title: str, thresholds: Sequence[tuple[str, float]] = ()
+) -> str:
+    """Scores of several groups as overlaid outlines, (name, kind, scores): anomalies downwards, others upwards.
+
+    ``thresholds`` are upright lines: (name, score).
+    """
     every = np.concatenate([np.asarray(scores, dtype=np.float64) for _, _, scores in groups])
-    x = axis_of([*every, *([] if threshold is None else [threshold])], "anomaly score")
+    x = axis_of([*every, *(score for _, score in thresholds)], "anomaly score")
     edges = np.linspace(x.low, x.high, 25)
-    counts = [np.histogram(np.asarray(scores, dtype=np.float64), edges)[0] for _, _, scores in groups]
-    canvas = _Canvas(x, Axis(0.0, max(1.0, 1.08 * max(int(count.max()) for count in counts)), "clips"))
-    canvas.axes()
-    for (_, kind, _), count in zip(groups, counts, strict=True):
-        corners = [(edges[0], 0.0)]
-        for left, right, height in zip(edges[:-1], edges[1:], count, strict=True):
-            corners += [(float(left), float(height)), (float(right), float(height))]
+    heights = []
+    for _, kind, scores in groups:
+        count = np.histogram(np.asarray(scores, dtype=np.float64), edges)[0]
+        heights.append(-count if "anomaly" in kind.split() else count)
+    low, high = (1.08 * edge for edge in (min(int(h.min()) for h in heights), max(int(h.max()) for h in heights)))
+    canvas = _Canvas(x, Axis(min(low, 0.0), max(1.0, high), "clips"))
+    canvas.axes(counts=True)
+    for (_, kind, _), height in zip(groups, heights, strict=True):
+        corners = [(float(edges[0]), 0.0)]
+        for left, right, top in zip(edges[:-1], edges[1:], height, strict=True):
+            corners += [(float(left), float(top)), (float(right), float(top))]
         corners.append((float(edges[-1]), 0.0))
-        points = " ".join(f"{canvas.x(float(a))},{canvas.y(float(b))}" for a, b in corners)
+        points = " ".join(f"{canvas.x(a)},{canvas.y(b)}" for a, b in corners)
         canvas.add(f'<polyline class="area {kind}" points="{points}"/>')
-    if threshold is not None:
-        at = canvas.x(threshold)
+    if low < 0:
+        canvas.add(f'<text class="tick" x="{WIDTH - _RIGHT - 3}" y="{_TOP + 10}" text-anchor="end">normal</text>')
+        beside = f'x="{WIDTH - _RIGHT - 3}" y="{HEIGHT - _BOTTOM - 4}" text-anchor="end"'
+        canvas.add(f'<text class="tick" {beside}>anomalies</text>')
+    for line, (name, score) in enumerate(thresholds):
+        at = canvas.x(score)
         canvas.add(f'<line class="threshold" x1="{at}" y1="{_TOP}" x2="{at}" y2="{HEIGHT - _BOTTOM}"/>')
         anchor, shift = ("end", -4) if at > WIDTH / 2 else ("start", 4)
-        canvas.add(f'<text class="tick" x="{at + shift}" y="{_TOP + 9}" text-anchor="{anchor}">threshold</text>')
-    means = "; ".join(
+        place = f'x="{at + shift}" y="{_TOP + 10 + 13 * line}" text-anchor="{anchor}"'
+        canvas.add(f'<text class="tick halo" {place}>{escape(name)}</text>')
+    told = [
         f"{name}: {len(np.asarray(scores))} clips, median {_short(float(np.median(np.asarray(scores))))}"
         for name, _, scores in groups
         if len(np.asarray(scores))
-    )
-    return canvas.svg(title, means)
+    ]
+    told += [f"{name}: {_short(score)}" for name, score in thresholds]
+    return canvas.svg(title, "; ".join(told))
 
 
 def lines(
@@ -163,11 +187,15 @@ def lines(
             f"{canvas.x(float(a))},{canvas.y(float(b))}" for a, b in zip(line.x, line.y, strict=True)
         )
         canvas.add(f'<polyline class="line {line.kind}" points="{points}"/>')
-    return canvas.svg(title, "; ".join(f"{line.name}: {len(line.x)} points" for line in series))
+    told = (
+        f"{line.name}: from {_short(line.y[0])} at {_short(line.x[0])} to {_short(line.y[-1])} at {_short(line.x[-1])}"
+        for line in series
+    )
+    return canvas.svg(title, f"{y.label} over {x.label}. " + "; ".join(told))
 
 
 def scatter(series: Sequence[Series], title: str, x_label: str, y_label: str, *, ticks: bool = True) -> str:
-    """Points of several kinds; anomalies are crosses, target clips are hollow."""
+    """Points of several kinds; anomalies are crosses, target clips hollow, far squares, training clips small."""
     x = axis_of(np.concatenate([entry.x for entry in series]), x_label)
     y = axis_of(np.concatenate([entry.y for entry in series]), y_label)
     canvas = _Canvas(x, y)
@@ -178,15 +206,24 @@ def scatter(series: Sequence[Series], title: str, x_label: str, y_label: str, *,
             for a, b in zip(entry.x, entry.y, strict=True)
         ]
         canvas.add(f'<g class="points {entry.kind}">{"".join(marks)}</g>')
-    return canvas.svg(title, "; ".join(f"{entry.name}: {len(entry.x)} points" for entry in series))
+    told = "; ".join(
+        f"{entry.name}: {len(entry.x)} clips around {_short(np.median(entry.x))}, {_short(np.median(entry.y))}"
+        for entry in series
+        if len(entry.x)
+    )
+    return canvas.svg(title, f"{y_label} over {x_label}. {told}")
 
 
 def _mark(kind: str, x: float, y: float) -> str:
-    if "anomaly" in kind.split():
-        return f'<path d="M{x - 2.6:.1f} {y - 2.6:.1f}l5.2 5.2m0-5.2l-5.2 5.2"/>'
-    if "far" in kind.split():
-        return f'<rect x="{x - 2.2:.1f}" y="{y - 2.2:.1f}" width="4.4" height="4.4"/>'
-    return f'<circle cx="{x}" cy="{y}" r="2.6"/>'
+    words = kind.split()
+    if "anomaly" in words:
+        arms = "m0-3.2v6.4m-3.2-3.2h6.4" if "far" in words else "m-2.6-2.6l5.2 5.2m0-5.2l-5.2 5.2"
+        return f'<path d="M{x} {y}{arms}"/>'
+    radius = 1.7 if "train" in words else 2.7
+    if "far" in words:
+        side = round(1.8 * radius, 1)
+        return f'<rect x="{x - side / 2:.1f}" y="{y - side / 2:.1f}" width="{side}" height="{side}"/>'
+    return f'<circle cx="{x}" cy="{y}" r="{radius}"/>'
 
 
 def heat_map(
@@ -212,8 +249,12 @@ def heat_map(
             at = f'x="{left + (place + 0.5) * cell_w - 0.5}" y="{y + 13.5}" text-anchor="middle"'
             parts.append(f'<text class="heat-number" {at}>{value:.1f}</text>')
     width, height = left + len(columns) * cell_w + 60, top + len(rows) * cell_h + 6
-    return svg(title, f"from {_short(low)} to {_short(high)}", parts, width, height)
+    told = "; ".join(
+        f"{name}: " + ", ".join("none" if value is None else _short(value) for value in row)
+        for name, row in zip(rows, values, strict=True)
+    )
+    return svg(title, f"Columns {', '.join(columns)}. {told}", parts, width, height)
 
 
-def _short(number: float) -> str:
+def _short(number: float | np.floating[Any]) -> str:
     return f"{number:.3g}" if abs(number) < 1e5 else f"{number:.1e}"

@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from nearfar.config import Recipe, load_recipe
+from nearfar.data.audio import AudioHeader, read_headers
+from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset, read_dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import Told, hides_labels, truth_from_names
+from nearfar.evaluation.official import CURRENT, OfficialScore
 from nearfar.evaluation.truth_table import evaluable, read_truth_table
 from nearfar.evaluation.uncertainty import Uncertainty, uncertainty
 from nearfar.scoring.embeddings import EmbeddingStore
@@ -36,6 +39,7 @@ class MachineFacts:
             clips.
         threshold: or None where there is none.
         train, test: the clips, empty where the recordings are not at hand.
+        rule: how the year that the clips are of evaluates them.
     """
 
     scores: MachineScores
@@ -47,6 +51,7 @@ class MachineFacts:
     threshold: float | None
     train: tuple[Clip, ...]
     test: tuple[Clip, ...]
+    rule: OfficialScore
 
     @property
     def name(self) -> str:
@@ -58,7 +63,8 @@ class MachineFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunFacts:
-    """A whole run. ``intervals`` is None where the labels are hidden, ``curve`` where nothing was trained here."""
+    """A whole run. ``intervals`` is None where the labels are hidden, ``curve`` where nothing was trained here,
+    ``warnings`` where there is nothing to listen to."""
 
     folder: Path
     recipe: Recipe
@@ -70,6 +76,7 @@ class RunFacts:
     machines: tuple[MachineFacts, ...]
     curve: tuple[Numbers, Numbers] | None
     missing: tuple[str, ...]
+    warnings: tuple[ChannelWarning, ...] | None
 
 
 def gather_run(run: Path, data: Path | None = None) -> RunFacts:
@@ -92,6 +99,8 @@ def gather_run(run: Path, data: Path | None = None) -> RunFacts:
             )
     recipe = load_recipe(run / "recipe.toml")
     by_view = _json(run / "view_scores.json")
+    if not isinstance(by_view, dict) or not {"data", "machines"} <= by_view.keys():
+        raise unreadable(run / "view_scores.json", "it does not say where the recordings are")
     place = data if data is not None else Path(by_view["data"])
     missing: list[str] = []
     dataset = _dataset(place, missing, required=data is not None)
@@ -118,7 +127,18 @@ def gather_run(run: Path, data: Path | None = None) -> RunFacts:
         tuple(machines),
         _curve(run / "model" / "log.jsonl"),
         tuple(missing),
+        None if dataset is None else _channel_warnings(dataset, recipe),
     )
+
+
+def _channel_warnings(dataset: Dataset, recipe: Recipe) -> tuple[ChannelWarning, ...] | None:
+    """What is the matter with the two microphones; None where no recording has two channels."""
+    clips = [clip for machine in dataset.machines for clip in dataset.train(machine)]
+    audio = recipe.audio
+    needed = max(audio.near_channel, audio.far_channel) + 1
+    headers = zip(clips, read_headers(clip.path for clip in clips), strict=True)
+    both = [clip for clip, header in headers if isinstance(header, AudioHeader) and header.channels >= needed]
+    return tuple(check_channels(both, near=audio.near_channel, far=audio.far_channel)) if both else None
 
 
 def _machine(
@@ -142,6 +162,7 @@ def _machine(
         threshold,
         tuple(clip for clip in own if clip.split == "train"),
         tuple(clip for clip in own if clip.split == "test"),
+        CURRENT if truth is None else truth.rule,
     )
 
 
@@ -163,12 +184,17 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            path,
-            found=f"a file that cannot be read ({' '.join(str(error).split())})",
-            expected="what nearfar run wrote",
-            remedy="Run the same command again",
-        ) from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, why: object) -> InputError:
+    """The error about a file of a run's folder that is not what it should be."""
+    return InputError(
+        path,
+        found=f"a file that cannot be read ({' '.join(str(why).split())})",
+        expected="what nearfar run wrote",
+        remedy="Run the same command again",
+    )
 
 
 def _curve(log: Path) -> tuple[Numbers, Numbers] | None:
@@ -187,14 +213,24 @@ def _curve(log: Path) -> tuple[Numbers, Numbers] | None:
     )
 
 
-def plane_of(facts: MachineFacts, run: RunFacts) -> dict[str, tuple[Numbers, Numbers]] | None:
-    """A map of the machine's clips: for every scored view the places of its training and of its test clips.
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """A map of a machine's clips.
 
-    Principal components of the features, every number scaled by its deviation over all training clips; features
-    come from the run's store where they are there, or are computed. None for autoencoders and without recordings.
+    Attributes:
+        places: by scored view, (training clips, 2) and (test clips, 2).
+        shares: of the variance among training clips, along either axis.
+    """
 
-    Returns:
-        by view, (training clips, 2) and (test clips, 2).
+    places: dict[str, tuple[Numbers, Numbers]]
+    shares: tuple[float, float]
+
+
+def plane_of(facts: MachineFacts, run: RunFacts) -> Plane | None:
+    """A map of the machine's clips by the features of every scored view.
+
+    Features come from the run's store where they are there, or are computed. None for autoencoders and without
+    recordings.
     """
     if run.recipe.method == "autoencoder" or not facts.train or not facts.test:
         return None
@@ -211,9 +247,21 @@ def plane_of(facts: MachineFacts, run: RunFacts) -> dict[str, tuple[Numbers, Num
             for clips in (facts.train, facts.test)
         ]
         table[view] = (rows[0].astype(np.float64), rows[1].astype(np.float64))
-    normal = np.concatenate([train for train, _ in table.values()])
+    return principal_plane(table)
+
+
+def principal_plane(features: dict[str, tuple[Numbers, Numbers]]) -> Plane:
+    """The first two principal components, every number scaled by its deviation over all training clips.
+
+    Args:
+        features: by view, (training clips, dim) and (test clips, dim).
+    """
+    normal = np.concatenate([train for train, _ in features.values()])
     mean, deviation = normal.mean(axis=0), normal.std(axis=0)
     scale = np.where(deviation > 1e-9, deviation, np.inf)
-    _, _, axes = np.linalg.svd((normal - mean) / scale, full_matrices=False)
+    _, lengths, axes = np.linalg.svd((normal - mean) / scale, full_matrices=False)
+    energy = np.append(lengths**2, 0.0)
+    shares = energy / max(energy.sum(), 1e-12)
     axes = axes[:2] if len(axes) > 1 else np.vstack([axes, np.zeros_like(axes)])
-    return {view: tuple(((rows - mean) / scale) @ axes.T for rows in pair) for view, pair in table.items()}
+    places = {view: tuple(((rows - mean) / scale) @ axes.T for rows in pair) for view, pair in features.items()}
+    return Plane(places, (float(shares[0]), float(shares[1])))

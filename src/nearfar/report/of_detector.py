@@ -1,186 +1,301 @@
-"""The page about a detector: what it takes for normal, where its thresholds lie and what they cost."""
+"""What a page says of a detector: thresholds, scores of its normal recordings, and how it was fitted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nearfar.data.channel_check import ChannelWarning
+from nearfar.data.clips import Clip
+from nearfar.data.layouts import Dataset
 from nearfar.detector.bank import Bank
 from nearfar.detector.calibration import Calibration
-from nearfar.detector.detector import Detector
-from nearfar.detector.folder import read_card
+from nearfar.detector.choice import labels
+from nearfar.detector.fitting import normal_recordings
+from nearfar.detector.folder import Card, read_banks, read_calibrations, read_card, read_thresholds
 from nearfar.detector.thresholds import Threshold
+from nearfar.errors import InputError
 from nearfar.files import write_text
-from nearfar.report.drawing import Axis, Series, axis_of, histogram, legend, lines, scatter
-from nearfar.report.page import Page, render
-from nearfar.report.sections import Chart, MachineSection, share_above
+from nearfar.report.drawing import Axis, Series, axis_of, histogram, legend, lines
+from nearfar.report.examples import EACH, Example, shown
+from nearfar.report.gather import principal_plane
+from nearfar.report.page import Page, Progress, channels_table, now, render, sections_of, warned
+from nearfar.report.sections import (
+    Chart,
+    MachineSection,
+    Table,
+    map_chart,
+    percent,
+    score_row,
+    score_table,
+    views_chart,
+)
 
 
-def report_detector(folder: Path, out: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
+@dataclass(frozen=True, slots=True, eq=False)
+class UnitFacts:
+    """One machine and section of a detector; ``recordings`` is empty where they are not at hand."""
+
+    name: str
+    bank: Bank
+    calibration: Calibration
+    thresholds: tuple[Threshold, ...]
+    recordings: tuple[Clip, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectorFacts:
+    """A whole detector."""
+
+    card: Card
+    units: tuple[UnitFacts, ...]
+    missing: tuple[str, ...]
+    warnings: tuple[ChannelWarning, ...]
+
+
+def report_detector(
+    folder: Path, out: Path, *, data: Path | None = None, progress: Progress | None = None
+) -> Path:
     """Write the page about a detector.
 
     Args:
         folder: what ``nearfar fit`` wrote.
         out: the HTML file; it appears whole or not at all.
+        data: the normal recordings it was fitted on, to see and hear some of them.
         progress: called after each machine.
 
     Raises:
-        InputError: if the folder holds no whole detector, or its encoder is not to be had.
+        InputError: if the folder holds no whole detector, or ``data`` not its recordings.
         NearfarError: if the page cannot be written.
     """
-    detector, card = Detector.load(folder), read_card(folder)
-    sections = []
-    for number, (bank, calibration) in enumerate(zip(detector.banks, detector.calibrations, strict=True), start=1):
-        own = [
-            entry
-            for entry in detector.thresholds
-            if (entry.machine, entry.section) == (bank.machine, bank.section)
-        ]
-        sections.append(_section(detector.machines[number - 1], number, bank, calibration, own))
-        if progress is not None:
-            progress(number, len(detector.banks))
-    page = Page(
-        title=f"Detector {folder.resolve().name}",
-        description=detector.recipe.description,
-        notes=tuple(f"{w.machine}: {w.message} {w.remedy}" for w in detector.channel_warnings),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        quantities=(),
-        rows=(),
-        resamples=0,
-        machines=tuple(sections),
-        tables=(
-            _thresholds_table(detector),
-            (
-                "What it hears",
-                ("of a recording", "value"),
-                (
-                    ("sample rate", f"{card.clip.sample_rate_hz} Hz"),
-                    ("window", f"{card.clip.seconds:g} s, every {card.clip.hop_seconds:g} s"),
-                    ("channels", ", ".join(f"{name} is channel {n}" for name, n in card.clip.channels.items())),
-                    ("encoder", "none" if card.encoder is None else card.encoder.weights),
-                ),
-            ),
-        ),
-        texts=(
-            ("Recipe", detector.recipe.to_toml()),
-            ("Environment", json.dumps(card.made_with, indent=1)),
-        ),
-    )
-    write_text(out, render(page))
+    facts = gather_detector(folder, data)
+    sections = sections_of(facts.units, lambda unit, number: _section(unit, number, facts.card), progress)
+    write_text(out, render(_page(folder.resolve().name, facts, sections)))
     return out
 
 
-def _thresholds_table(detector: Detector) -> tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    rows = [
-        (
-            entry.machine if entry.section == "00" else f"{entry.machine} {entry.section}",
-            entry.domain or "both",
-            entry.method,
-            "–" if entry.value is None else f"{entry.value:.4g}",
-            "–" if entry.false_alarm_rate is None else f"{100 * entry.false_alarm_rate:.3g} %",
-            "a bound" if entry.guaranteed else "an estimate",
-            entry.remark or "–",
-        )
-        for entry in detector.thresholds
-    ]
-    columns = ("machine", "domain", "method", "threshold", "false alarms", "which is", "remark")
-    return "Thresholds", columns, tuple(rows)
+def gather_detector(folder: Path, data: Path | None = None) -> DetectorFacts:
+    """Read a detector's folder.
 
+    Args:
+        folder: what ``nearfar fit`` wrote.
+        data: the normal recordings it was fitted on, to see and hear some of them.
 
-def _section(
-    name: str, number: int, bank: Bank, calibration: Calibration, thresholds: list[Threshold]
-) -> MachineSection:
-    charts = []
-    values = [entry.value for entry in thresholds if entry.value is not None]
-    if len(calibration.recordings) > 1:
-        charts = [_histogram(name, calibration, values), _false_alarms(name, calibration, values)]
-        charts += _channels(name, calibration)
-    charts += _map(name, bank)
-    counts = (
-        f"{len(bank.recordings)} normal recordings in the bank, {len(calibration.recordings)} scored by a bank "
-        f"without them ({calibration.method})"
+    Raises:
+        InputError: if the folder holds no whole detector, or ``data`` not its recordings.
+    """
+    card = read_card(folder)
+    banks, calibrations, thresholds = read_banks(folder, card), read_calibrations(folder), read_thresholds(folder)
+    dataset = None if data is None else _recordings(data, banks)
+    by_unit = {(entry.machine, entry.section): entry for entry in calibrations}
+    units = []
+    for name, bank in zip(labels(banks), banks, strict=True):
+        unit = (bank.machine, bank.section)
+        if unit not in by_unit:
+            raise InputError(
+                folder,
+                found=f"no scores of {name} in calibration.json",
+                expected="scores of every machine",
+                remedy="Restore the file, or fit the detector again",
+            )
+        of_unit = tuple(entry for entry in thresholds if (entry.machine, entry.section) == unit)
+        clips = () if dataset is None else dataset.train(bank.machine)
+        own = tuple(clip for clip in clips if clip.section == bank.section)
+        units.append(UnitFacts(name, bank, by_unit[unit], of_unit, own))
+    missing = "A detector keeps no sound. Give --data FOLDER, its normal recordings, to see and hear some of them."
+    return DetectorFacts(
+        card,
+        tuple(units),
+        (missing,) if dataset is None else (),
+        tuple(ChannelWarning.from_json(tree) for tree in card.channel_warnings),
     )
-    return MachineSection(name, f"machine-{number}", counts, tuple(charts), ())
 
 
-def _histogram(name: str, calibration: Calibration, thresholds: list[float]) -> Chart:
-    groups = [
-        (f"{domain}, normal", f"{domain} normal", calibration.scores(domain)) for domain in calibration.domains
+def _recordings(data: Path, banks: tuple[Bank, ...]) -> Dataset:
+    machines = {bank.machine for bank in banks}
+    dataset = normal_recordings(data, next(iter(machines)) if len(machines) == 1 else None)
+    known = {(bank.machine, name) for bank in banks for name in bank.recordings}
+    if not any((clip.machine, clip.name) in known for clip in dataset.clips):
+        raise InputError(
+            data,
+            found="none of the detector's recordings",
+            expected=f"the normal recordings of {', '.join(sorted(machines))} that it was fitted on",
+            remedy="Correct --data, or leave it out",
+        )
+    return dataset
+
+
+def _page(name: str, facts: DetectorFacts, sections: tuple[MachineSection, ...]) -> Page:
+    card = facts.card
+    clip, encoder = card.clip, card.encoder
+    heard = ", ".join(f"{name} (channel {number})" for name, number in clip.channels.items())
+    rows = [
+        ("recipe", card.recipe.name),
+        ("channels", heard),
+        ("windows", f"{clip.seconds:g} s, one every {clip.hop_seconds:g} s, {clip.sample_rate_hz} Hz"),
+        ("encoder", "none" if encoder is None else f"{encoder.weights} ({encoder.hash[:12]})"),
+        ("classes", ", ".join(card.classes) or "none: nothing was trained"),
+        ("nearfar", card.nearfar),
     ]
+    return Page(
+        kind="Detector",
+        title=name,
+        description=card.recipe.description,
+        notes=(*facts.missing, *warned(facts.warnings)),
+        made=now(),
+        quantities=(),
+        rows=(),
+        resamples=0,
+        summary=(_thresholds_table(facts),),
+        machines=sections,
+        charts=(),
+        tables=(
+            Table("Specification", ("", "value"), tuple(rows), sentences=True),
+            *channels_table(facts.warnings),
+        ),
+        texts=(
+            ("Recipe", card.recipe.to_toml()),
+            ("Environment", json.dumps(card.made_with, indent=1)),
+        ),
+    )
+
+
+def _thresholds_table(facts: DetectorFacts) -> Table:
+    """The detector's thresholds, as they are now."""
+    rows = []
+    for unit in facts.units:
+        for entry in unit.thresholds:
+            rate = entry.false_alarm_rate
+            rows.append(
+                (
+                    unit.name,
+                    entry.domain or "both",
+                    "–" if entry.value is None else f"{entry.value:.4g}",
+                    "–" if rate is None else percent(rate),
+                    f"{entry.method}{', a bound' if entry.guaranteed else ''}",
+                    str(entry.recordings),
+                    entry.remark or "–",
+                )
+            )
+    columns = ("machine", "domain", "threshold", "false alarms", "method", "normal scores", "remark")
+    caption = "A recording above the threshold is called anomalous; normal ones at most this often, as asked."
+    return Table("Thresholds", columns, tuple(rows), caption, sentences=True)
+
+
+def _section(facts: UnitFacts, number: int, card: Card) -> MachineSection:
+    """Charts and examples of one machine of a detector."""
+    calibration = facts.calibration
+    scored = bool(calibration.recordings)
+    charts = [_histogram(facts), _false_alarms(facts)] if scored else []
+    views = tuple(calibration.recordings[0].channels) if scored else ()
+    if len(views) > 1:
+        by_view = {
+            view: np.array([entry.channels[view] for entry in calibration.recordings]) for view in views[:2]
+        }
+        groups = [
+            (name, kind, *(by_view[view][mask] for view in views[:2])) for name, kind, mask in _groups(facts)
+        ]
+        charts.append(views_chart(facts.name, (views[0], views[1]), groups))
+    if len(facts.bank.recording) > 1:
+        charts.append(_map(facts))
+    counts = f"{len(facts.bank.recordings)} normal recordings, heard in {len(facts.bank.recording)} windows"
+    return MachineSection(
+        facts.name,
+        f"machine-{number}",
+        f"{counts}; scored by {calibration.method}",
+        tuple(charts),
+        _numbers(facts),
+        tuple(_examples(facts, card)),
+    )
+
+
+def _groups(facts: UnitFacts) -> list[tuple[str, str, NDArray[np.bool_]]]:
+    """(name, kind, mask) of the scored recordings by domain."""
+    domains = np.array([entry.domain for entry in facts.calibration.recordings])
+    return [(f"{domain}, normal", f"{domain} normal", domains == domain) for domain in facts.calibration.domains]
+
+
+def _set(facts: UnitFacts) -> list[tuple[str, float]]:
+    """Names and values of the thresholds that have one."""
+    return [
+        ("threshold" if entry.domain is None else f"threshold, {entry.domain}", entry.value)
+        for entry in facts.thresholds
+        if entry.value is not None
+    ]
+
+
+def _of_domain(facts: UnitFacts, domain: str) -> float | None:
+    values = {entry.domain: entry.value for entry in facts.thresholds}
+    return values.get(domain, values.get(None))  # type: ignore[call-overload, no-any-return]
+
+
+def _histogram(facts: UnitFacts) -> Chart:
+    scores = facts.calibration.scores()
+    groups = [(name, kind, scores[mask]) for name, kind, mask in _groups(facts)]
     return Chart(
         "Scores of normal recordings",
-        histogram(groups, f"Histogram of normal scores of {name}", max(thresholds, default=None)),
-        legend([(group, kind) for group, kind, _ in groups]),
-        "How anomalous normal recordings are to a bank that does not hold them. Few should lie beyond the line.",
+        histogram(groups, f"Histogram of scores of normal recordings of {facts.name}", _set(facts)),
+        legend([(name, f"{kind} area") for name, kind, _ in groups]),
+        "Every recording is scored by a bank that does not hold it.",
     )
 
 
-def _false_alarms(name: str, calibration: Calibration, thresholds: list[float]) -> Chart:
-    scores = calibration.scores()
-    grid = np.quantile(scores, np.linspace(0.0, 1.0, 120))
-    series = [Series("normal recordings", "source", grid, share_above(scores, grid))]
-    for value in thresholds[:2]:
-        series.append(Series("threshold", "threshold", np.array([value, value]), np.array([0.0, 1.0])))
-    drawing = lines(
-        series,
-        f"False-alarm rate over the threshold, {name}",
-        axis_of([*grid, *thresholds], "threshold"),
-        Axis(0.0, 1.0, "share of normal recordings above"),
-    )
+def _false_alarms(facts: UnitFacts) -> Chart:
+    scores = np.sort(facts.calibration.scores())
+    values = [value for _, value in _set(facts)]
+    x = axis_of([*scores, *values], "threshold")
+    steps = np.concatenate([[x.low], np.repeat(scores, 2), [x.high]])
+    above = np.repeat(1.0 - np.arange(len(scores) + 1) / len(scores), 2)
+    series = [Series("normal recordings", "normal", steps, above)]
+    series += [Series(name, "threshold", np.full(2, value), np.array([0.0, 1.0])) for name, value in _set(facts)]
+    asked = {entry.false_alarm_rate for entry in facts.thresholds if entry.false_alarm_rate is not None}
+    told = [f"Above the {name}: {percent(float(np.mean(scores > value)))}." for name, value in _set(facts)]
+    if asked:
+        told.append(f"Asked for: {', '.join(percent(rate) for rate in sorted(asked))}.")
     return Chart(
         "Threshold and false alarms",
-        drawing,
-        legend([(line.name, f"{line.kind} line") for line in series[:2]]),
-        "What another threshold costs; nearfar threshold DETECTOR --target-far RATE sets it without fitting.",
+        lines(
+            series,
+            f"Share of normal recordings of {facts.name} above a threshold",
+            x,
+            Axis(0.0, 1.0, "share of recordings above it"),
+        ),
+        legend([(line.name, f"{line.kind} line") for line in series]),
+        " ".join([*told, "To change it: nearfar threshold DETECTOR --target-far RATE."]),
     )
 
 
-def _channels(name: str, calibration: Calibration) -> list[Chart]:
-    views = list(calibration.recordings[0].channels)
-    if len(views) < 2:
-        return []
-    first, second = views[:2]
-    series = []
-    for domain in calibration.domains:
-        own = [entry.channels for entry in calibration.recordings if entry.domain == domain]
-        x, y = (np.array([scores[view] for scores in own]) for view in (first, second))
-        series.append(Series(f"{domain}, normal", f"{domain} normal", x, y))
-    return [
-        Chart(
-            f"{first.capitalize()} against {second}",
-            scatter(series, f"Normal scores of {name} by channel", f"score, {first}", f"score, {second}"),
-            legend([(entry.name, entry.kind) for entry in series]),
-            "Where the two disagree, one of them hears something that the other does not.",
-        )
-    ]
+def _map(facts: UnitFacts) -> Chart:
+    bank = facts.bank
+    table = {}
+    for view, features in bank.features.items():
+        rows = features.reshape(len(features), -1).numpy().astype(np.float64)
+        table[view] = (rows, rows[:0])
+    return map_chart(facts.name, principal_plane(table), bank.target[bank.recording], [])
 
 
-def _map(name: str, bank: Bank) -> list[Chart]:
-    view, features = next(iter(bank.features.items()))
-    rows = features.flatten(1).double().numpy()
-    if len(rows) < 3:
-        return []
-    deviation = rows.std(axis=0)
-    scaled = (rows - rows.mean(axis=0)) / np.where(deviation > 1e-9, deviation, np.inf)
-    axes = np.linalg.svd(scaled, full_matrices=False)[2][:2]
-    places = scaled @ axes.T
-    target = bank.target[bank.recording]
-    series = [
-        Series(f"{domain}, normal", f"{domain} normal", places[mask, 0], places[mask, 1])
-        for domain, mask in (("source", ~target), ("target", target))
-        if mask.any()
+def _numbers(facts: UnitFacts) -> Table:
+    rows = [
+        score_row(f"{domain}, normal", facts.calibration.scores(domain), _of_domain(facts, domain))
+        for domain in facts.calibration.domains
     ]
-    return [
-        Chart(
-            "Map of the bank",
-            scatter(
-                series, f"Two principal components of {name}, {view}", "component 1", "component 2", ticks=False
-            ),
-            legend([(entry.name, entry.kind) for entry in series]),
-            "Recordings that sound alike lie together. Lone ones are worth a listen: are they normal?",
-        )
+    values = _set(facts)
+    return score_table(rows, values[0][1] if len(values) == 1 else None)
+
+
+def _examples(facts: UnitFacts, card: Card) -> list[Example]:
+    """The normal recordings with the highest scores, beside the others."""
+    by_name = {clip.name: clip for clip in facts.recordings}
+    highest = sorted(facts.calibration.recordings, key=lambda entry: -entry.score)[: 2 * EACH]
+    wanted = [
+        ("highest normal", by_name[entry.file], entry.domain, entry.score)
+        for entry in highest
+        if entry.file in by_name
     ]
+    names = {clip.name for _, clip, _, _ in wanted}
+    others = [clip for clip in facts.recordings if clip.name not in names]
+    return shown(wanted, others, card.recipe)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar.evaluation.metrics import auc, domain_rows
 from nearfar.evaluation.uncertainty import Interval, Intervals
 from nearfar.report.drawing import Axis, Series, axis_of, histogram, legend, lines, scatter
 from nearfar.report.examples import Example, examples_of
-from nearfar.report.gather import MachineFacts, Numbers, RunFacts, plane_of
+from nearfar.report.gather import MachineFacts, Numbers, Plane, RunFacts, plane_of
 
 QUANTITIES = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC", "score": "score"}
 KINDS = {
@@ -32,6 +34,17 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a heading; the first cell of a row is its name, ``sentences`` says that the last cell is text."""
+
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    sentences: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSection:
     """What the page says of one machine."""
 
@@ -39,6 +52,7 @@ class MachineSection:
     anchor: str
     counts: str
     charts: tuple[Chart, ...]
+    numbers: Table
     examples: tuple[Example, ...]
 
 
@@ -85,8 +99,40 @@ def machine_section(facts: MachineFacts, run: RunFacts, number: int) -> MachineS
         charts.append(_map(facts, plane))
     clips = f"{facts.normal.size or len(facts.train)} normal training clips, {len(facts.scores.names)} test clips"
     return MachineSection(
-        facts.name, f"machine-{number}", clips, tuple(charts), tuple(examples_of(facts, run.recipe))
+        facts.name,
+        f"machine-{number}",
+        clips,
+        tuple(charts),
+        _numbers(facts),
+        tuple(examples_of(facts, run.recipe)),
     )
+
+
+def _numbers(facts: MachineFacts) -> Table:
+    groups = [(name, facts.scores.scores[mask]) for name, _, mask in _groups(facts)]
+    if facts.normal.size:
+        groups.insert(0, ("training, normal", facts.normal))
+    rows = [score_row(name, scores, facts.threshold) for name, scores in groups]
+    return score_table(rows, facts.threshold)
+
+
+def score_row(name: str, scores: Numbers, threshold: float | None) -> tuple[str, ...]:
+    """A group of clips in a line of :func:`score_table`."""
+    low, middle, high = np.quantile(scores, [0.0, 0.5, 1.0])
+    above = "–" if threshold is None else f"{percent(float(np.mean(scores > threshold)))}"
+    return name, str(len(scores)), *(f"{value:.3g}" for value in (low, middle, high)), above
+
+
+def score_table(rows: list[tuple[str, ...]], threshold: float | None) -> Table:
+    """The scores of groups of clips as numbers, for those who do not see the charts."""
+    caption = "" if threshold is None else f"The threshold is {threshold:.3g}."
+    columns = ("clips", "number", "lowest", "median", "highest", "above threshold")
+    return Table("Scores in numbers", columns, tuple(rows), caption)
+
+
+def percent(share: float) -> str:
+    """A share for people, with one decimal where it is small."""
+    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
 
 
 def _groups(facts: MachineFacts) -> list[tuple[str, str, NDArray[np.bool_]]]:
@@ -105,9 +151,14 @@ def _histogram(facts: MachineFacts) -> Chart:
     groups = [(name, kind, facts.scores.scores[mask]) for name, kind, mask in _groups(facts)]
     return Chart(
         "Scores by domain and label",
-        histogram(groups, f"Histogram of anomaly scores of {facts.name}", facts.threshold),
-        legend([(name, kind) for name, kind, _ in groups]),
-        "Anomalies should lie to the right of the threshold, normal clips of both domains to the left.",
+        histogram(
+            groups,
+            f"Histogram of anomaly scores of {facts.name}",
+            [] if facts.threshold is None else [("threshold", facts.threshold)],
+        ),
+        legend([(name, f"{kind} area") for name, kind, _ in groups]),
+        "Anomalies count downwards and should lie to the right of the threshold, normal clips of both domains to "
+        "the left.",
     )
 
 
@@ -118,10 +169,12 @@ def _roc(facts: MachineFacts) -> Chart:
     assert facts.domains is not None
     series = []
     for domain in ("source", "target"):
-        rows = (facts.domains == domain) | facts.anomalous
-        if not facts.anomalous[rows].all():
-            false, true, _ = roc_curve(facts.anomalous[rows], facts.scores.scores[rows])
-            series.append(Series(f"{domain} normals against all anomalies", domain, false, true))
+        rows = domain_rows(facts.anomalous, facts.domains, domain, facts.rule)
+        if 0 < facts.anomalous[rows].sum() < rows.sum():
+            labels, scores = facts.anomalous[rows], facts.scores.scores[rows]
+            false, true, _ = roc_curve(labels, scores)
+            name = f"{domain} normals, {'own' if facts.rule.own_anomalies else 'all'} anomalies"
+            series.append(Series(f"{name}: AUC {100 * auc(labels, scores):.1f}", domain, false, true))
     drawing = lines(
         series,
         f"ROC curves of {facts.name}",
@@ -164,9 +217,23 @@ def _false_alarms(facts: MachineFacts) -> Chart:
         "Threshold and false alarms",
         drawing,
         legend([(line.name, f"{line.kind} line") for line in series]),
-        "Where the line of normal clips meets the threshold is the false-alarm rate. If test clips alarm more "
-        "often than training clips, conditions have changed.",
+        _at_threshold(facts)
+        + "If normal test clips alarm more often than training clips, conditions have changed.",
     )
+
+
+def _at_threshold(facts: MachineFacts) -> str:
+    """What is above the threshold, in a sentence."""
+    if facts.threshold is None:
+        return "No threshold is set. "
+    groups = [("training clips", facts.normal)]
+    if facts.anomalous is not None:
+        groups.append(("normal test clips", facts.scores.scores[~facts.anomalous]))
+        groups.append(("anomalies", facts.scores.scores[facts.anomalous]))
+    told = [
+        f"{percent(float(np.mean(scores > facts.threshold)))} of {name}" for name, scores in groups if len(scores)
+    ]
+    return f"Above the threshold: {', '.join(told)}. "
 
 
 def share_above(scores: Numbers, grid: Numbers) -> Numbers:
@@ -177,44 +244,70 @@ def share_above(scores: Numbers, grid: Numbers) -> Numbers:
 
 def _views(facts: MachineFacts) -> Chart:
     first, second = list(facts.views)[:2]
-    series = [
-        Series(name, kind, facts.views[first][mask], facts.views[second][mask])
-        for name, kind, mask in _groups(facts)
+    groups = [
+        (name, kind, facts.views[first][mask], facts.views[second][mask]) for name, kind, mask in _groups(facts)
     ]
+    return views_chart(facts.name, (first, second), groups)
+
+
+def views_chart(
+    machine: str, views: tuple[str, str], groups: Sequence[tuple[str, str, Numbers, Numbers]]
+) -> Chart:
+    """Scores of two views of the same clips; groups are (name, kind, scores of the first view, of the second)."""
+    first, second = views
+    series = [Series(*group) for group in groups]
     reading = f"Each clip's score from {first} and from {second}: where they disagree, one of them hears more."
     if second == "far":
         reading = "A clip that is high in far alone is more likely the room than the machine."
     return Chart(
         f"{first.capitalize()} against {second}",
-        scatter(series, f"Scores of {facts.name} by view", f"score, {first}", f"score, {second}"),
+        scatter(series, f"Scores of {machine} by view", f"score, {first}", f"score, {second}"),
         legend([(entry.name, entry.kind) for entry in series]),
         reading,
     )
 
 
-def _map(facts: MachineFacts, plane: dict[str, tuple[Numbers, Numbers]]) -> Chart:
-    series = []
+def _map(facts: MachineFacts, plane: Plane) -> Chart:
     target = np.array([clip.domain == "target" for clip in facts.train])
     place = {clip.name: number for number, clip in enumerate(facts.test)}
     order = [place[name] for name in facts.scores.names if name in place]
-    for view, (train, test) in plane.items():
+    groups = _groups(facts) if len(order) == len(facts.scores.names) else []
+    return map_chart(
+        facts.name, plane, target, [(name, kind, np.array(order)[mask]) for name, kind, mask in groups]
+    )
+
+
+def map_chart(
+    machine: str, plane: Plane, target: NDArray[np.bool_], groups: Sequence[tuple[str, str, NDArray[np.int64]]]
+) -> Chart:
+    """The map of a machine's clips.
+
+    Args:
+        machine: its name.
+        plane: where the clips are.
+        target: (training clips,).
+        groups: of test clips: (name, kind, rows).
+    """
+    series: list[Series] = []
+    for view, (train, test) in plane.places.items():
         extra = " far" if view == "far" else ""
         for domain, mask in (("source", ~target), ("target", target)):
             if mask.any():
                 name = f"{view}, training, {domain}"
                 series.append(Series(name, f"{domain} train{extra}", train[mask, 0], train[mask, 1]))
-        for name, kind, mask in _groups(facts) if len(order) == len(facts.scores.names) else []:
-            rows = test[order][mask]
-            series.append(Series(f"{view}, test, {name}", kind + extra, rows[:, 0], rows[:, 1]))
+        for name, kind, rows in groups:
+            series.append(Series(f"{view}, test, {name}", kind + extra, test[rows, 0], test[rows, 1]))
     known = {entry.kind: entry.name.split(", ", 1)[1] for entry in series if " far" not in entry.kind}
     names = [(name, kind) for kind, name in known.items()]
-    if len(plane) > 1:
-        names += [(f"the same, {view}", "source far") for view in plane if view == "far"]
+    if len(plane.places) > 1 and "far" in plane.places:
+        names += [("far: squares, and + for anomalies", "source far")]
+    labels = (f"component {number} ({percent(share)})" for number, share in enumerate(plane.shares, start=1))
     return Chart(
         "Map of clips",
-        scatter(series, f"Two principal components of {facts.name}", "component 1", "component 2", ticks=False),
+        scatter(series, f"Two principal components of {machine}", *labels, ticks=False),
         legend(names),
-        "Clips that sound alike lie together, as far as two dimensions can show it.",
+        "Clips that sound alike lie together, as far as two dimensions show it; in brackets, their shares of the "
+        "variance of training clips.",
     )
 
 
