@@ -51,20 +51,48 @@ def test_lines_go_through_their_points():
         )
     )
     (line,) = root.findall("polyline")
-    assert line.get("points") == "46.0,182.0 350.0,10.0"
+    assert line.get("points") == "50.0,178.0 350.0,10.0"
 
 
 def test_a_histogram_counts_every_clip():
     scores = np.random.default_rng(0).normal(size=50)
-    text = histogram([("normal <b>", "source normal", scores)], "t", threshold=0.0)
+    text = histogram([("normal <b>", "source normal", scores)], "t", [("threshold <i>", 0.0)])
     root = parsed(text)
     (area,) = root.findall("polyline")
     heights = [float(point.split(",")[1]) for point in area.get("points", "").split()]
-    per_clip = (182.0 - 10.0) / (1.08 * max(np.histogram(scores, np.linspace(*_edges(scores), 25))[0]))
+    per_clip = (178.0 - 10.0) / (1.2 * max(np.histogram(scores, np.linspace(*_edges(scores), 25))[0]))
     tops = heights[1:-1:2]
-    assert sum((182.0 - top) / per_clip for top in tops) == pytest.approx(50, abs=0.2)
+    assert sum((178.0 - top) / per_clip for top in tops) == pytest.approx(50, abs=0.2)
     assert "&lt;b&gt;" in text
+    assert "&lt;i&gt;" in text
     assert len(root.findall("line[@class='threshold']")) == 1
+
+
+def test_anomalies_are_counted_downwards():
+    root = parsed(
+        histogram([("n", "source normal", [1.0, 1.0, 2.0]), ("a", "target anomaly", [2.0, 3.0, 3.0, 3.0])], "t")
+    )
+    ups, downs = (
+        [float(point.split(",")[1]) for point in area.get("points", "").split()]
+        for area in root.findall("polyline")
+    )
+    (axis,) = root.findall("line[@class='axis']")
+    zero, per_clip = float(axis.get("y1", "")), (178.0 - 10.0) / (1.2 * (2 + 3))
+    assert max(ups) == zero == min(downs)
+    assert zero - min(ups) == pytest.approx(2 * per_clip, abs=0.1)
+    assert max(downs) - zero == pytest.approx(3 * per_clip, abs=0.1)
+    shown = [text.text for text in root.findall("text") if text.text in ("normal", "anomalies")]
+    assert shown == ["normal", "anomalies"], "the two are told apart without colour"
+
+
+def test_descriptions_say_what_is_drawn():
+    x, y = np.array([0.0, 1.0]), np.array([0.25, 0.75])
+    root = parsed(lines([Series("a", "source", x, y)], "t", Axis(0, 1, "x"), Axis(0, 1, "y")))
+    assert root[1].text == "y over x. a: from 0.25 at 0 to 0.75 at 1"
+    root = parsed(scatter([Series("a", "source", x, y)], "t", "x", "y"))
+    assert root[1].text == "y over x. a: 2 clips around 0.5, 0.5"
+    root = parsed(heat_map([[50.0, None]], ["row"], ["p", "q"], "t"))
+    assert root[1].text == "Columns p, q. row: 50, none"
 
 
 def _edges(scores: np.ndarray) -> tuple[float, float]:
@@ -73,11 +101,19 @@ def _edges(scores: np.ndarray) -> tuple[float, float]:
 
 
 def test_kinds_differ_in_shape():
-    kinds = {"source normal": "circle", "target anomaly": "path", "source normal far": "rect"}
-    points = np.zeros(1)
+    kinds = {
+        "source normal": "circle",
+        "target anomaly": "path",
+        "source normal far": "rect",
+        "source anomaly far": "path",
+    }
+    points, drawn = np.zeros(1), []
     for kind, shape in kinds.items():
         root = parsed(scatter([Series("n", kind, points, points)], "t", "x", "y"))
-        assert [child.tag for child in root.find("g") or []] == [shape]
+        (mark,) = list(root.find("g") or [])
+        assert mark.tag == shape
+        drawn.append((shape, mark.get("d", "").split("m", 1)[-1]))
+    assert len(set(drawn)) == len(kinds)
 
 
 def test_a_heat_map_shades_by_value_and_leaves_gaps():

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from nearfar.cli import app
 from nearfar.config import load_recipe
 from nearfar.detector.detector import Detector
 from nearfar.errors import InputError
+from nearfar.report.of_detector import report_detector
 from nearfar.report.page import report_run
 from nearfar.systems.run import run_system
 
@@ -109,6 +111,8 @@ def test_the_page_says_what_the_run_says(page: Path, run: Path) -> None:
         assert text.count(f"<h3>{heading}</h3>") == 2
     assert "density_neighbours" in text, "the recipe"
     assert "processor" in text, "the environment"
+    for machine in results["machines"].values():
+        assert f"source normals, all anomalies: AUC {100 * machine['auc_source']['mean']:.1f}" in text
 
 
 def test_worst_mistakes_can_be_seen_and_heard(page: Path, run: Path) -> None:
@@ -157,6 +161,10 @@ def test_the_command_writes_the_page_and_refuses_what_is_no_run(run: Path, tmp_p
     done = CliRunner().invoke(app, ["report", str(run), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert out.is_file()
+    shutil.copytree(run, tmp_path / "damaged")
+    (tmp_path / "damaged" / "view_scores.json").write_text("[]")
+    with pytest.raises(InputError, match=r"view_scores\.json.*where the recordings are"):
+        report_run(tmp_path / "damaged", tmp_path / "x.html")
     with pytest.raises(InputError, match=r"no recipe\.toml.*finished run"):
         report_run(tmp_path, tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
@@ -180,9 +188,77 @@ def test_a_detector_has_a_page_of_its_own(small_factory: Path, tmp_path: Path) -
     outline.feed(text)
     assert outline.open == []
     assert html.escape(detector.channel_warnings[0].message, quote=False)[:40] in text
-    for heading in ("Scores of normal recordings", "Threshold and false alarms", "Map of the bank", "Thresholds"):
+    for heading in ("Scores of normal recordings", "Threshold and false alarms", "Map of clips", "Thresholds"):
         assert f"<h3>{heading}</h3>" in text
     assert f"{detector.thresholds[0].value:.4g}" in text
+
+
+@pytest.fixture(scope="module")
+def detector(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("detectors") / "both"
+    recipe = load_recipe("nearfar-best").with_changes(
+        **{
+            "scoring.channels": ["near", "far"],
+            "detection.domains": "separate",
+            "detection.false_alarm_rate": 0.34,
+        }
+    )
+    Detector.fit(small_factory, recipe).save(out)
+    return out
+
+
+def test_a_detectors_page_says_what_its_folder_says(detector: Path, small_factory: Path, tmp_path: Path) -> None:
+    text = report_detector(detector, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "A detector keeps no sound" in text
+    assert "<audio" not in text
+    assert text.count("<h3>Near against far</h3>") == 2
+    thresholds = json.loads((detector / "thresholds.json").read_text())
+    assert [row["domain"] for row in thresholds] == ["source", "target"] * 2
+    for row in thresholds:
+        assert f"<td>{row['domain']}</td><td>{row['value']:.4g}</td><td>34 %</td>" in text
+    first = json.loads((detector / "calibration.json").read_text())[0]
+    scores = [entry["score"] for entry in first["recordings"] if entry["domain"] == "source"]
+    above = sum(score > thresholds[0]["value"] for score in scores) / len(scores)
+    assert f"<td>{100 * above:.0f} %</td>" in text.split("<h3>Scores in numbers</h3>")[1].split("</table>")[0]
+
+    text = report_detector(detector, tmp_path / "b.html", data=small_factory).read_text(encoding="utf-8")
+    highest = max(first["recordings"], key=lambda entry: entry["score"])["file"]
+    assert text.split('<span class="name">')[1].startswith(highest)
+    assert text.count('class="badge highest"') == 2 * 4
+    assert text.count("<audio") == 2 * text.count('class="badge ')
+    outline = Outline()
+    outline.feed(text)
+    assert outline.open == []
+    assert all(after - before <= 1 for before, after in zip(outline.headings, outline.headings[1:], strict=False))
+
+
+def test_recordings_of_another_detector_are_refused(detector: Path, small_factory: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_factory, tmp_path / "data")
+    for clip in (tmp_path / "data").glob("*/train/*"):
+        clip.rename(clip.with_name(clip.name.replace("spd", "load")))
+    with pytest.raises(InputError, match="none of the detector's recordings"):
+        report_detector(detector, tmp_path / "page.html", data=tmp_path / "data")
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
+    style = (resources.files("nearfar.report") / "page.html.j2").read_text(encoding="utf-8")
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", re.findall(r":root \{(.*?)\}", style, re.DOTALL)[theme]))
+    for behind in ("paper", "card", "shade"):
+        for text in ("ink", "soft", "blue", "vermilion", "green", "purple"):
+            assert _contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+
+
+def _contrast(first: str, second: str) -> float:
+    """WCAG 2.1's contrast ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +281,13 @@ def browser():
     driver.quit()
 
 
-def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, page: Path) -> None:
-    browser.get(page.as_uri())
+@pytest.fixture(params=["run", "detector"])
+def shown(request: pytest.FixtureRequest, page: Path, detector: Path, small_factory: Path, tmp_path: Path) -> Path:
+    return page if request.param == "run" else report_detector(detector, tmp_path / "d.html", data=small_factory)
+
+
+def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, shown: Path) -> None:
+    browser.get(shown.as_uri())
     assert browser.get_log("browser") == [], "no console messages, which a blocked request would be as well"
     requested = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in requested if not name.startswith("data:")] == []
@@ -228,3 +309,39 @@ def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, page: Path)
         "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
     assert wide <= 0, "a phone must not scroll sideways"
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(page.as_uri())
+    reached = []
+    for _ in range(12):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        told = browser.execute_script(
+            f"const e = document.activeElement; return [e.tagName, e.className, {outline}]"
+        )
+        reached.append(told)
+    assert reached[0][:2] == ["A", "skip"]
+    assert ["DIV", "scroll summary"] in [told[:2] for told in reached], (
+        "what scrolls can be scrolled without a mouse"
+    )
+    assert all(style != "none" for tag, _, style in reached if tag != "AUDIO"), "players draw their own"
+    hidden = (
+        "return [...document.querySelectorAll('audio, summary, pre, .scroll')].filter(e => e.tabIndex < 0).length"
+    )
+    assert browser.execute_script(hidden) == 0
+
+
+def test_a_printed_page_holds_the_recipe(browser, page: Path) -> None:
+    browser.get(page.as_uri())
+    visible = "return getComputedStyle(document.querySelector('details'), '::details-content').contentVisibility"
+    assert browser.execute_script(visible) == "hidden"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.execute_script(visible) == "visible"
+        sounds = "return getComputedStyle(document.querySelector('.sounds')).display"
+        assert browser.execute_script(sounds) == "none"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

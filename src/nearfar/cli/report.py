@@ -14,7 +14,10 @@ def report(
     ],
     out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
     data: Annotated[
-        Path | None, typer.Option("--data", help="The recordings, if they are no longer where they were.")
+        Path | None,
+        typer.Option(
+            "--data", help="Of a run, the recordings if they have moved; of a detector, those it was fitted on."
+        ),
     ] = None,
 ) -> None:
     """Write one self-contained page: results, charts, worst mistakes to look at and listen to, how it was made."""
@@ -29,7 +32,7 @@ def report(
             progress("drawing machines", done, total)
 
         if is_detector(source):
-            report_detector(source, out, progress=drawn)
+            report_detector(source, out, data=data, progress=drawn)
         else:
             report_run(source, out, data=data, progress=drawn)
     show(f"{out}: {out.stat().st_size / 1e6:.1f} MB. Open it in a browser.")

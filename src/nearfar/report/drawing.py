@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 WIDTH, HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 42
+_HEADROOM = 1.2
+"""Of histograms, so that names of thresholds stand beside bars and not on them."""
 _numbers = itertools.count(1)
 
 
@@ -134,7 +136,9 @@ def histogram(
     for _, kind, scores in groups:
         count = np.histogram(np.asarray(scores, dtype=np.float64), edges)[0]
         heights.append(-count if "anomaly" in kind.split() else count)
-    low, high = (1.08 * edge for edge in (min(int(h.min()) for h in heights), max(int(h.max()) for h in heights)))
+    low, high = (
+        _HEADROOM * edge for edge in (min(int(h.min()) for h in heights), max(int(h.max()) for h in heights))
+    )
     canvas = _Canvas(x, Axis(min(low, 0.0), max(1.0, high), "clips"))
     canvas.axes(counts=True)
     for (_, kind, _), height in zip(groups, heights, strict=True):
@@ -188,7 +192,8 @@ def lines(
         )
         canvas.add(f'<polyline class="line {line.kind}" points="{points}"/>')
     told = (
-        f"{line.name}: from {_short(line.y[0])} at {_short(line.x[0])} to {_short(line.y[-1])} at {_short(line.x[-1])}"
+        f"{line.name}: from {_short(line.y[0])} at {_short(line.x[0])} "
+        f"to {_short(line.y[-1])} at {_short(line.x[-1])}"
         for line in series
     )
     return canvas.svg(title, f"{y.label} over {x.label}. " + "; ".join(told))
@@ -219,7 +224,7 @@ def _mark(kind: str, x: float, y: float) -> str:
     if "anomaly" in words:
         arms = "m0-3.2v6.4m-3.2-3.2h6.4" if "far" in words else "m-2.6-2.6l5.2 5.2m0-5.2l-5.2 5.2"
         return f'<path d="M{x} {y}{arms}"/>'
-    radius = 1.7 if "train" in words else 2.7
+    radius = 2.0 if "train" in words else 2.7
     if "far" in words:
         side = round(1.8 * radius, 1)
         return f'<rect x="{x - side / 2:.1f}" y="{y - side / 2:.1f}" width="{side}" height="{side}"/>'
@@ -231,15 +236,15 @@ def heat_map(
 ) -> str:
     """A table of numbers as shaded cells with the number inside; None is an empty cell."""
     left, top, cell_w, cell_h = 150, 84, 46, 20
-    known = [value for row in values for value in row if value is not None and math.isfinite(value)]
+    known: list[float] = [value for row in values for value in row if value is not None and math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     parts = []
     for place, name in enumerate(columns):
         x = left + (place + 0.5) * cell_w
         parts.append(f'<text class="tick" transform="translate({x} {top - 6}) rotate(-40)">{escape(name)}</text>')
-    for line, (name, row) in enumerate(zip(rows, values, strict=True)):
+    for line, (row_name, row) in enumerate(zip(rows, values, strict=True)):
         y = top + line * cell_h
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 14}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 14}" text-anchor="end">{escape(row_name)}</text>')
         for place, value in enumerate(row):
             if value is None or not math.isfinite(value):
                 continue
@@ -250,11 +255,11 @@ def heat_map(
             parts.append(f'<text class="heat-number" {at}>{value:.1f}</text>')
     width, height = left + len(columns) * cell_w + 60, top + len(rows) * cell_h + 6
     told = "; ".join(
-        f"{name}: " + ", ".join("none" if value is None else _short(value) for value in row)
+        f"{name}: {', '.join('none' if value is None else _short(value) for value in row)}"
         for name, row in zip(rows, values, strict=True)
     )
     return svg(title, f"Columns {', '.join(columns)}. {told}", parts, width, height)
 
 
 def _short(number: float | np.floating[Any]) -> str:
-    return f"{number:.3g}" if abs(number) < 1e5 else f"{number:.1e}"
+    return f"{number:.3g}" if abs(float(number)) < 1e5 else f"{number:.1e}"

@@ -78,7 +78,7 @@ def examples_of(facts: MachineFacts, recipe: Recipe) -> list[Example]:
 
 
 def shown(wanted: Sequence[tuple[str, Clip, str, float]], normal: Sequence[Clip], recipe: Recipe) -> list[Example]:
-    """Clips of one machine as examples, each (kind, clip, domain, score), beside normal clips that are not them."""
+    """Clips of one machine as examples, each (kind, clip, domain, score), compared with other, normal clips."""
     if not wanted:
         return []
     listener = _Listener(recipe)
@@ -101,7 +101,8 @@ class _Listener:
             waveform = read_views(clip.path, (view,), self.recipe.audio, self.recipe.cancellation)[0]
         except InputError:
             return None
-        return waveform[: round(LONGEST_S * SAMPLE_RATE_HZ)]
+        beginning: NDArray[np.float32] = waveform[: round(LONGEST_S * SAMPLE_RATE_HZ)]
+        return beginning
 
     def log_mel(self, clip: Clip) -> torch.Tensor | None:
         waveform = self.read(clip, self.view)

@@ -193,12 +193,10 @@ def _section(facts: UnitFacts, number: int, card: Card) -> MachineSection:
     charts = [_histogram(facts), _false_alarms(facts)] if scored else []
     views = tuple(calibration.recordings[0].channels) if scored else ()
     if len(views) > 1:
-        by_view = {
-            view: np.array([entry.channels[view] for entry in calibration.recordings]) for view in views[:2]
-        }
-        groups = [
-            (name, kind, *(by_view[view][mask] for view in views[:2])) for name, kind, mask in _groups(facts)
-        ]
+        first, second = (
+            np.array([entry.channels[view] for entry in calibration.recordings]) for view in views[:2]
+        )
+        groups = [(name, kind, first[mask], second[mask]) for name, kind, mask in _groups(facts)]
         charts.append(views_chart(facts.name, (views[0], views[1]), groups))
     if len(facts.bank.recording) > 1:
         charts.append(_map(facts))
@@ -262,7 +260,7 @@ def _false_alarms(facts: UnitFacts) -> Chart:
             series,
             f"Share of normal recordings of {facts.name} above a threshold",
             x,
-            Axis(0.0, 1.0, "share of recordings above it"),
+            Axis(0.0, 1.0, "share above it"),
         ),
         legend([(line.name, f"{line.kind} line") for line in series]),
         " ".join([*told, "To change it: nearfar threshold DETECTOR --target-far RATE."]),

@@ -118,21 +118,21 @@ def _numbers(facts: MachineFacts) -> Table:
 
 def score_row(name: str, scores: Numbers, threshold: float | None) -> tuple[str, ...]:
     """A group of clips in a line of :func:`score_table`."""
-    low, middle, high = np.quantile(scores, [0.0, 0.5, 1.0])
-    above = "–" if threshold is None else f"{percent(float(np.mean(scores > threshold)))}"
-    return name, str(len(scores)), *(f"{value:.3g}" for value in (low, middle, high)), above
+    middle, high = np.quantile(scores, [0.5, 1.0])
+    above = "–" if threshold is None else _above(scores, threshold)
+    return name, str(len(scores)), f"{middle:.2g}", f"{high:.2g}", above
 
 
 def score_table(rows: list[tuple[str, ...]], threshold: float | None) -> Table:
     """The scores of groups of clips as numbers, for those who do not see the charts."""
     caption = "" if threshold is None else f"The threshold is {threshold:.3g}."
-    columns = ("clips", "number", "lowest", "median", "highest", "above threshold")
+    columns = ("clips", "number", "median", "highest", "above threshold")
     return Table("Scores in numbers", columns, tuple(rows), caption)
 
 
 def percent(share: float) -> str:
-    """A share for people, with one decimal where it is small."""
-    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
+    """A share for people, with two digits."""
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def _groups(facts: MachineFacts) -> list[tuple[str, str, NDArray[np.bool_]]]:
@@ -218,14 +218,14 @@ def _false_alarms(facts: MachineFacts) -> Chart:
         drawing,
         legend([(line.name, f"{line.kind} line") for line in series]),
         _at_threshold(facts)
-        + "If normal test clips alarm more often than training clips, conditions have changed.",
+        + " If normal test clips alarm more often than training clips, conditions have changed.",
     )
 
 
 def _at_threshold(facts: MachineFacts) -> str:
     """What is above the threshold, in a sentence."""
     if facts.threshold is None:
-        return "No threshold is set. "
+        return "No threshold is set."
     groups = [("training clips", facts.normal)]
     if facts.anomalous is not None:
         groups.append(("normal test clips", facts.scores.scores[~facts.anomalous]))
@@ -233,7 +233,11 @@ def _at_threshold(facts: MachineFacts) -> str:
     told = [
         f"{percent(float(np.mean(scores > facts.threshold)))} of {name}" for name, scores in groups if len(scores)
     ]
-    return f"Above the threshold: {', '.join(told)}. "
+    return f"Above the threshold: {', '.join(told)}."
+
+
+def _above(scores: Numbers, threshold: float) -> str:
+    return percent(float(np.mean(scores > threshold)))
 
 
 def share_above(scores: Numbers, grid: Numbers) -> Numbers:
