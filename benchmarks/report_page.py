@@ -66,8 +66,13 @@ def main() -> None:
         page = report_run(root / "run", root / "report.html")
         seconds, size_mb = time.perf_counter() - began, page.stat().st_size / 1e6
         sounds = page.read_text(encoding="utf-8").count("<audio")
+    print("Measured on made-up sound.")
     print(f"{size_mb:.1f} MB (at most {LIMIT_MB:g}), {seconds:.1f} s (at most {LIMIT_SECONDS:g}), {sounds} sounds")
-    print(json.dumps({"mb": round(size_mb, 2), "seconds": round(seconds, 1), "sounds": sounds}))
+    print(
+        json.dumps(
+            {"data": "made-up sound", "mb": round(size_mb, 2), "seconds": round(seconds, 1), "sounds": sounds}
+        )
+    )
 
 
 if __name__ == "__main__":

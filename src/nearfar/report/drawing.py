@@ -149,9 +149,9 @@ def histogram(
         points = " ".join(f"{canvas.x(a)},{canvas.y(b)}" for a, b in corners)
         canvas.add(f'<polyline class="area {kind}" points="{points}"/>')
     if low < 0:
-        canvas.add(f'<text class="tick" x="{WIDTH - _RIGHT - 3}" y="{_TOP + 10}" text-anchor="end">normal</text>')
-        beside = f'x="{WIDTH - _RIGHT - 3}" y="{HEIGHT - _BOTTOM - 4}" text-anchor="end"'
-        canvas.add(f'<text class="tick" {beside}>anomalies</text>')
+        for name, shift in (("normal", -5), ("anomalies", 14)):
+            beside = f'x="{WIDTH - _RIGHT - 3}" y="{canvas.y(0.0) + shift:.1f}" text-anchor="end"'
+            canvas.add(f'<text class="tick halo" {beside}>{name}</text>')
     for line, (name, score) in enumerate(thresholds):
         at = canvas.x(score)
         canvas.add(f'<line class="threshold" x1="{at}" y1="{_TOP}" x2="{at}" y2="{HEIGHT - _BOTTOM}"/>')

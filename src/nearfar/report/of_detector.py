@@ -155,7 +155,7 @@ def _page(name: str, facts: DetectorFacts, sections: tuple[MachineSection, ...])
         charts=(),
         tables=(
             Table("Specification", ("", "value"), tuple(rows), sentences=True),
-            *channels_table(facts.warnings),
+            *channels_table(facts.warnings, "Nothing was warned of when it was fitted."),
         ),
         texts=(
             ("Recipe", card.recipe.to_toml()),

@@ -99,7 +99,10 @@ def _page(facts: RunFacts, sections: tuple[MachineSection, ...]) -> Page:
         summary=(),
         machines=sections,
         charts=(training,) if training else (),
-        tables=(data_table(facts.data), *channels_table(facts.warnings)),
+        tables=(
+            data_table(facts.data),
+            *channels_table(facts.warnings, "A sample of the normal recordings gave nothing to warn of."),
+        ),
         texts=(
             ("Recipe", facts.recipe_text),
             ("Environment", json.dumps(facts.environment, indent=1)),
@@ -133,15 +136,15 @@ def data_table(data: list[dict[str, Any]]) -> Table:
     return Table("Data", columns, tuple(rows), sentences=True)
 
 
-def channels_table(warnings: Sequence[ChannelWarning] | None) -> tuple[Table, ...]:
-    """What is the matter with the microphones, if anything; no table where there was nothing to listen to."""
+def channels_table(warnings: Sequence[ChannelWarning] | None, nothing: str) -> tuple[Table, ...]:
+    """What is the matter with the microphones, or that ``nothing`` is; no table if nothing was listened to."""
     if warnings is None:
         return ()
     rows = tuple(
         (warning.machine, warning.kind, f"{len(warning.files)} of {warning.checked}", str(warning))
         for warning in warnings
     )
-    caption = "" if rows else "A sample of the normal recordings gave nothing to warn of."
+    caption = "" if rows else nothing
     return (Table("Microphones", ("machine", "what", "recordings", "remarks"), rows, caption, sentences=True),)
 
 

@@ -132,7 +132,7 @@ def score_table(rows: list[tuple[str, ...]], threshold: float | None) -> Table:
 
 def percent(share: float) -> str:
     """A share for people, with two digits."""
-    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+    return f"{100 * share:.2g}\u00a0%" if share < 0.1 else f"{100 * share:.0f}\u00a0%"
 
 
 def _groups(facts: MachineFacts) -> list[tuple[str, str, NDArray[np.bool_]]]:
