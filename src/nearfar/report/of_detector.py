@@ -111,7 +111,7 @@ def gather_detector(folder: Path, data: Path | None = None) -> DetectorFacts:
         card,
         tuple(units),
         (missing,) if dataset is None else (),
-        tuple(ChannelWarning.from_json(tree) for tree in card.channel_warnings),
+        card.channel_warnings,
     )
 
 
