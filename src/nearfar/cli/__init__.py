@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from nearfar import __version__
-from nearfar.cli import data, detector, distil, download, embeddings, report, scores, submission, systems
+from nearfar.cli import (
+    ablation,
+    data,
+    detector,
+    distil,
+    download,
+    embeddings,
+    report,
+    scores,
+    submission,
+    systems,
+)
 from nearfar.errors import NearfarError
 
 app = typer.Typer(
@@ -29,6 +40,7 @@ for command in (
     systems.run,
     systems.reproduce,
     systems.demo,
+    ablation.ablate,
     scores.evaluate,
     scores.compare,
     scores.table,

@@ -33,7 +33,7 @@ from nearfar.evaluation.metrics import (
     step_area,
     truth_from_names,
 )
-from nearfar.evaluation.official import CURRENT, column_means, overall_score, section_scores
+from nearfar.evaluation.official import CURRENT, OfficialScore, column_means, overall_score, section_scores
 from nearfar.scoring.scorefiles import MachineScores
 
 RESAMPLES = 10_000
@@ -150,21 +150,57 @@ def compare(
     Raises:
         InputError: if the two do not score the same clips, or as :func:`uncertainty`.
     """
-    pairs = list(_aligned(a, b))
+    return compare_all([a], b, told, resamples=resamples, level=level, seed=seed)[0]
+
+
+def compare_all(
+    systems: Sequence[Sequence[MachineScores]],
+    b: Sequence[MachineScores],
+    told: Told | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Compare several systems with one, each as :func:`compare` does and with the same resamples.
+
+    Memory grows with the number of systems: three numbers for each machine and resample.
+
+    Raises:
+        InputError: as :func:`compare`, also if two of the systems do not score the same clips.
+    """
+    if not systems:
+        return []
+    first = list(systems[0])
+    others = [[other for _, other in _aligned(first, system)] for system in (*systems[1:], b)]
     points, draws = [], []
     rule = CURRENT
-    for place, (first, second) in enumerate(pairs):
-        truth = _truth(first, told)
+    for place, entry in enumerate(first):
+        truth = _truth(entry, told)
         rule = truth.rule
-        both = [first.scores, second.scores]
-        points.append([machine_metrics(truth.anomalous, truth.domains, scores, rule) for scores in both])
-        draws.append(_resampled_metrics(truth, both, resamples, (seed, place)))
-    value, drawn = np.array(points), np.stack(draws)  # (machines, 2, 3) and (machines, 2, 3, resamples)
-    names = row_names([(first.machine, first.section) for first, _ in pairs])
-    everything = np.arange(len(names))
+        every = [entry.scores, *(other[place].scores for other in others)]
+        points.append([machine_metrics(truth.anomalous, truth.domains, scores, rule) for scores in every])
+        draws.append(_resampled_metrics(truth, every, resamples, (seed, place)))
+    value, drawn = np.array(points), np.stack(draws)  # (machines, systems, 3), (machines, systems, 3, resamples)
+    keys = [(entry.machine, entry.section) for entry in first]
+    return [
+        _comparison(keys, value[:, [place, -1]], drawn[:, [place, -1]], rule, level)
+        for place in range(len(systems))
+    ]
+
+
+def _comparison(
+    keys: Sequence[tuple[str, str]],
+    value: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+    rule: OfficialScore,
+    level: float,
+) -> Comparison:
+    """From the metrics of two systems, (machines, 2, 3), and of their resamples, (machines, 2, 3, resamples)."""
+    names, everything = row_names(keys), np.arange(len(keys))
 
     def difference(rows: NDArray[np.intp]) -> Difference:
-        machines = [pairs[row][0].machine for row in rows]
+        machines = [keys[row][0] for row in rows]
         point, ahead = (
             overall_score(rule, machines, part[rows, 0]) - overall_score(rule, machines, part[rows, 1])
             for part in (value, drawn)
@@ -177,7 +213,7 @@ def compare(
     without = {
         name: difference(np.delete(everything, place)) for place, name in enumerate(names) if len(names) > 1
     }
-    return Comparison(machines, difference(everything), without, resamples, level)
+    return Comparison(machines, difference(everything), without, drawn.shape[-1], level)
 
 
 def _truth(entry: MachineScores, told: Told | None) -> Truth:

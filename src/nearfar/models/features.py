@@ -6,6 +6,8 @@ spectrogram. Token ``t * 8 + f`` of EAT is time column t, frequency band f.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -69,39 +71,52 @@ class TokenFeatures(nn.Module):
 
     def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
         """As :meth:`EmbeddingFeatures.forward`; parts are layers, and within each its bands from low to high."""
+        return self.pooled(*self.tokens(waveform, samples, self.layers), self.features)
+
+    def tokens(
+        self, waveform: Tensor, samples: Tensor, layers: Sequence[int]
+    ) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Tokens by layer, (batch, 1 + columns * 8, dim), and which after the first count, if not all."""
         fbank = self.fbank(waveform)
         columns = fbank.shape[2] // PATCH_FRAMES
-        kept = [min(columns, _columns(int(count))) for count in samples] if self.mask_padding else None
         keep = None
-        if kept is not None:
-            of_column = torch.arange(columns) < torch.tensor(kept)[:, None]
-            keep = of_column.repeat_interleave(BANDS, dim=1).to(fbank.device)
-        blocks = sorted({layer - 1 for layer in self.layers})
-        outputs = dict(zip(blocks, self.encoder.forward_layers(fbank, blocks, token_keep=keep), strict=False))
-        if self.attention is not None and self.features.pooling == "asp":
-            statistics: Tensor = self.attention(outputs[blocks[-1]][:, 1:], keep)
+        if self.mask_padding:
+            kept = torch.tensor([min(columns, _columns(int(count))) for count in samples])
+            keep = (torch.arange(columns) < kept[:, None]).repeat_interleave(BANDS, dim=1).to(fbank.device)
+        blocks = sorted({layer - 1 for layer in layers})
+        outputs = self.encoder.forward_layers(fbank, blocks, token_keep=keep)
+        return {block + 1: output for block, output in zip(blocks, outputs, strict=False)}, keep
+
+    def pooled(self, tokens: dict[int, Tensor], keep: Tensor | None, features: Features) -> Tensor:
+        """What :meth:`tokens` gave, pooled as ``features`` say: (batch, parts, dim)."""
+        layers = features.layers or (self.encoder.config.depth,)
+        if self.attention is not None and features.pooling == "asp":
+            statistics: Tensor = self.attention(tokens[layers[-1]][:, 1:], keep)
             return statistics.unsqueeze(1)
-        chosen = [outputs[layer - 1] for layer in self.layers]
-        if self.features.average_layers:
+        chosen = [tokens[layer] for layer in layers]
+        if features.average_layers:
             chosen = [torch.stack(chosen).mean(dim=0)]
-        return torch.cat([self._pooled(tokens, kept) for tokens in chosen], dim=1)
+        return torch.cat([_pooled(layer, keep, features) for layer in chosen], dim=1)
 
-    def _pooled(self, tokens: Tensor, kept: list[int] | None) -> Tensor:
-        """(batch, 1 + columns * 8, dim) to (batch, 1 or 8, dim)."""
-        if self.features.pooling == "cls":
-            return tokens[:, :1]
-        grid = tokens[:, 1:].reshape(len(tokens), -1, BANDS, tokens.shape[2])  # (batch, columns, bands, dim)
-        if kept is None:
-            return self._pool(grid)
-        return torch.cat([self._pool(clip[None, :count]) for clip, count in zip(grid, kept, strict=True)])
 
-    def _pool(self, grid: Tensor) -> Tensor:
-        tokens = grid.transpose(1, 2) if self.features.keep_bands else grid.flatten(1, 2).unsqueeze(1)
-        if self.features.pooling == "mean":
-            return mean_pooling(tokens)
-        if self.features.pooling == "mean-std":
-            return mean_std_pooling(tokens)
-        return relative_deviation_pooling(tokens, self.features.rdp_gamma)
+def _pooled(tokens: Tensor, keep: Tensor | None, features: Features) -> Tensor:
+    """(batch, 1 + columns * 8, dim) to (batch, 1 or 8, dim)."""
+    if features.pooling == "cls":
+        return tokens[:, :1]
+    grid = tokens[:, 1:].reshape(len(tokens), -1, BANDS, tokens.shape[2])  # (batch, columns, bands, dim)
+    if keep is None:
+        return _pool(grid, features)
+    kept = (keep.sum(dim=1) // BANDS).tolist()
+    return torch.cat([_pool(clip[None, :count], features) for clip, count in zip(grid, kept, strict=True)])
+
+
+def _pool(grid: Tensor, features: Features) -> Tensor:
+    tokens = grid.transpose(1, 2) if features.keep_bands else grid.flatten(1, 2).unsqueeze(1)
+    if features.pooling == "mean":
+        return mean_pooling(tokens)
+    if features.pooling == "mean-std":
+        return mean_std_pooling(tokens)
+    return relative_deviation_pooling(tokens, features.rdp_gamma)
 
 
 class LogMelFeatures(nn.Module):

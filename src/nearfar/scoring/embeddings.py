@@ -108,7 +108,7 @@ class EmbeddingStore:
             InputError: if a recording cannot be used.
             NearfarError: if the features cannot be written.
         """
-        path = self.folder / f"{self._key(representation, clips, view)}.safetensors"
+        path = self.folder / f"{self.key(representation, clips_key(clips), view)}.safetensors"
         if path.is_file():
             try:
                 features: Features = load_file(path)["features"]
@@ -119,11 +119,16 @@ class EmbeddingStore:
                     advance(len(clips))
                 return features
         features = embed_clips(representation, clips, view, batch_size=batch_size, device=device, advance=advance)
-        self._write(path, features)
+        self.write(path, features)
         return features
 
     @staticmethod
-    def _write(path: Path, features: Features) -> None:
+    def write(path: Path, features: Features) -> None:
+        """Write features as a file of the store, whole or not at all.
+
+        Raises:
+            NearfarError: if they cannot be written.
+        """
         try:
             with whole_file(path) as partial:
                 save_file({"features": features}, partial)
@@ -134,10 +139,11 @@ class EmbeddingStore:
             ) from None
 
     @staticmethod
-    def _key(representation: Representation, clips: Sequence[Clip], view: View) -> str:
+    def key(representation: Representation, recordings: str, view: View) -> str:
+        """What the features of a view depend on, in 32 hexadecimal digits; ``recordings`` is the clips' key."""
         recipe = representation.recipe
         audio = recipe.audio
-        parts = [str(COMPUTATION), clips_key(clips), representation.weights_hash, repr(audio.clip_seconds), view]
+        parts = [str(COMPUTATION), recordings, representation.weights_hash, repr(audio.clip_seconds), view]
         parts += [
             str(audio.near_channel if channel == "near" else audio.far_channel) for channel in channels_of([view])
         ]

@@ -1,0 +1,56 @@
+"""Commands that set many systems beside one another, or make one of several."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nearfar.cli.options import DataOption, EncoderOption, JsonOption, NoteOption, OutOption
+
+
+def ablate(
+    grid: Annotated[str, typer.Argument(metavar="GRID", help="A TOML file of axes, or a grid of the package.")],
+    data: DataOption,
+    out: OutOption,
+    encoder: EncoderOption = None,
+    cache_gb: Annotated[
+        float, typer.Option("--cache-gb", min=0.0, help="Room on disk that features may take, in gigabytes.")
+    ] = 10.0,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 2_000,
+    note: NoteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score every combination of a grid of recipe keys: listen once, then hundreds in minutes."""
+    import json
+    import sys
+
+    from nearfar.config.grid import load_grid
+    from nearfar.evaluation.ablation_tables import left_out_to_rich, reasons, to_rich, to_tree
+    from nearfar.systems.ablate import ablate as ablate_grid
+    from nearfar.terminal import progress_bars, show
+
+    chosen = load_grid(grid)
+    with progress_bars() as progress:
+        run = ablate_grid(
+            chosen,
+            data,
+            out,
+            encoder=encoder,
+            cache_gigabytes=cache_gb,
+            resamples=resamples,
+            note=note,
+            progress=progress,
+            say=lambda line: print(line, file=sys.stderr),
+        )
+    for reason, count in reasons(run.skipped).items():
+        print(f"skipped {count}: {reason}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(to_tree(run.table, run.skipped, run.notes), indent=2, ensure_ascii=False))
+        return
+    for line in run.notes:
+        show(line)
+    show(to_rich(run.table))
+    if run.table.left_out:
+        show(left_out_to_rich(run.table))
+    show(f"{run.computed} combinations scored, {run.found} found from before. Everything is in {out}.")
