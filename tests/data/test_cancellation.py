@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.signal
+import soundfile as sf
 
-from nearfar.config import Cancellation
+from nearfar.config import Audio, Cancellation
 from nearfar.data.cancellation import best_delay, cancel, delayed, istft, limited, multi_tap, stft, transfer
-from nearfar.data.views import channels_of, make_views
+from nearfar.data.views import channels_of, make_views, read_views
+from nearfar.errors import InputError
 
 RATE = 16_000
 
@@ -167,6 +169,15 @@ def test_views_are_made_of_the_channels_they_need():
     made = make_views({"near": near, "far": far}, ("far", "cancelled"), Cancellation())
     np.testing.assert_array_equal(made[0], far)
     np.testing.assert_array_equal(made[1], cancel(near, far, Cancellation()))
+
+
+def test_one_microphone_twice_is_refused_where_it_would_be_cancelled(tmp_path):
+    path = tmp_path / "twice.wav"
+    sf.write(path, np.stack([noise(0.5, 0)] * 2, axis=1), RATE)
+    with pytest.raises(InputError, match=r"twice\.wav: found the same sound in the near and the far channel"):
+        read_views(path, ("near", "cancelled"), Audio(), Cancellation())
+    near, far = read_views(path, ("near", "far"), Audio(), Cancellation())
+    np.testing.assert_array_equal(near, far)
 
 
 @pytest.mark.parametrize(

@@ -172,3 +172,25 @@ def test_the_residual_is_near_without_a_share_of_far():
     made = scored_features({"near": near, "far": far}, recipe)
     torch.testing.assert_close(made["residual"], torch.full((2, 1, 3), -1.0))
     assert made["near"] is near
+    quarter = recipe.with_changes(**{"scoring.residual_alpha": 0.25})
+    torch.testing.assert_close(scored_features({"near": near, "far": far}, quarter)["residual"], 0.0 * near)
+
+
+def test_a_plain_encoder_is_known_by_all_that_decides_its_tokens():
+    frozen = load_recipe("frozen-eat").with_changes(
+        **{"audio.clip_seconds": 1.0, "encoder.weights": "random:tiny:0", "features.pooling": "rdp"}
+    )
+    usual = represent(frozen)
+    waveform, samples = torch.nn.functional.pad(clip(7_000), (0, 9_000)), torch.tensor([7_000])
+    features = usual(waveform, samples)
+    assert features.shape == (1, 8, 192)
+    assert represent(frozen.with_changes(name="again")).weights_hash == usual.weights_hash
+    for key, value in {
+        "encoder.weights": "random:tiny:1",
+        "encoder.mask_padding": True,
+        "fbank.mean": -4.0,
+        "fbank.std": 4.0,
+    }.items():
+        other = represent(frozen.with_changes(**{key: value}))
+        assert other.weights_hash != usual.weights_hash, key
+        assert not torch.allclose(other(waveform, samples), features, atol=1e-4), key

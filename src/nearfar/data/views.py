@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nearfar.config import Audio, Cancellation
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import CHANNELS, Channel, View
+from nearfar.errors import InputError
 
 Waveform = NDArray[np.float32]
 
@@ -25,10 +26,18 @@ def read_views(path: Path, views: Sequence[View], audio: Audio, cancellation: Ca
     """Read a recording and make views of it: (views, samples) float32 at the recipe's rate, in their order.
 
     Raises:
-        InputError: as :func:`nearfar.data.audio.read_waveform`.
+        InputError: as :func:`nearfar.data.audio.read_waveform`, and if far is to be cancelled and is near itself,
+            which would leave silence.
     """
     needed = channels_of(views)
     waveform = read_waveform(path, needed, audio.sample_rate_hz, near=audio.near_channel, far=audio.far_channel)
+    if "cancelled" in views and np.array_equal(waveform[0], waveform[1]):
+        raise InputError(
+            path,
+            found="the same sound in the near and the far channel",
+            expected="recordings of two microphones, of which one is cancelled in the other",
+            remedy="Check how it was recorded, or take a system that hears near alone, such as frozen-near",
+        )
     return make_views(dict(zip(needed, waveform, strict=True)), views, cancellation, audio.sample_rate_hz)
 
 
