@@ -19,6 +19,7 @@ from nearfar.cli import (
     distil,
     download,
     embeddings,
+    pretraining,
     report,
     scores,
     submission,
@@ -50,6 +51,7 @@ for command in (
     submission.submit,
     embeddings.embed,
     distil.distil,
+    pretraining.pretrain,
     report.report,
 ):
     app.command()(command)

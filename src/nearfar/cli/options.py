@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from nearfar.errors import InputError
 
 if TYPE_CHECKING:
-    from nearfar.config import Recipe
+    from nearfar.config.validation import RecipeTable
 
 DataOption = Annotated[
     Path,
@@ -39,14 +39,17 @@ FarOption = Annotated[
 ]
 
 
+Changed = TypeVar("Changed", bound="RecipeTable")
+
+
 def changed(
-    recipe: Recipe,
+    recipe: Changed,
     encoder: str | None,
     seed: int | None,
     settings: list[str] | None,
     near: int | None = None,
     far: int | None = None,
-) -> Recipe:
+) -> Changed:
     changes: dict[str, Any] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")

@@ -13,8 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from nearfar.config.tables import (
     FAR_CHANNEL,
@@ -31,9 +30,9 @@ from nearfar.config.tables import (
     Head,
     Lora,
     Scoring,
-    Table,
     Training,
 )
+from nearfar.config.validation import RecipeTable, validated
 from nearfar.errors import InputError
 
 __all__ = [
@@ -57,9 +56,6 @@ __all__ = [
     "recipe_names",
 ]
 
-_REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
-
-
 _NEWER = {
     "head": ("loss", "sub_centres", "trainable_centres"),
     "training": ("target_share", "pseudo_labels"),
@@ -68,11 +64,9 @@ _NEWER = {
 """Keys that joined after models had been trained; at their defaults they do not enter a model's key."""
 
 
-class Recipe(Table):
+class Recipe(RecipeTable):
     """Everything that decides what a system computes."""
 
-    name: str
-    description: str = ""
     method: Literal["nearest-normal", "autoencoder"] = "nearest-normal"
     """An embedder with a bank of normal embeddings per machine, or an autoencoder per machine."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -89,23 +83,6 @@ class Recipe(Table):
     decision: Decision = Decision()
     detection: Detection = Detection()
     autoencoder: Autoencoder = Autoencoder()
-
-    def with_changes(self, **changes: Any) -> Recipe:
-        """A copy with dotted keys changed: ``recipe.with_changes(**{"training.steps": 10})``.
-
-        Raises:
-            InputError: if a key does not exist or a value does not fit.
-        """
-        tree = self.model_dump(mode="json")
-        for dotted, value in changes.items():
-            *tables, key = dotted.split(".")
-            node = tree
-            for table in tables:
-                node = node.setdefault(table, {})
-                if not isinstance(node, dict):
-                    raise _unknown_key(f"recipe {self.name}", dotted)
-            node[key] = value
-        return _validated(tree, f"recipe {self.name}")
 
     def model_key(self) -> str:
         """Sixteen hex digits that are equal where two recipes train the same model.
@@ -149,10 +126,6 @@ class Recipe(Table):
                 del tree["audio"][key]
         return tree
 
-    def to_toml(self) -> str:
-        """The whole recipe as TOML; None values, which TOML lacks, are left out and come back as None."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
-
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
@@ -167,7 +140,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         InputError: if there is no such recipe, it is not TOML, has an unknown key or a value that does not fit,
             or its ``extends`` go round in a circle.
     """
-    return _validated(_read_tree(str(name_or_path), seen=()), str(name_or_path))
+    return validated(Recipe, _read_tree(str(name_or_path), seen=()), str(name_or_path))
 
 
 def _read_tree(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -220,38 +193,3 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both_tables = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = _merged(out[key], value) if both_tables else value
     return out
-
-
-def _validated(tree: dict[str, Any], where: str) -> Recipe:
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        first, *others = error.errors()
-        key = _dotted_key(first["loc"], tree)
-        if first["type"] == "extra_forbidden":
-            raise _unknown_key(where, key) from None
-        # A value that may be one of several things has an error for each of them.
-        reasons = [first["msg"]] + [other["msg"] for other in others if _dotted_key(other["loc"], tree) == key]
-        raise InputError(
-            where,
-            found=f"no {key}" if first["type"] == "missing" else f"{key} = {first['input']!r}",
-            expected=" or ".join(reason.removeprefix("Value error, ") for reason in reasons),
-            remedy=_REMEDY,
-        ) from None
-
-
-def _dotted_key(location: tuple[int | str, ...], tree: dict[str, Any]) -> str:
-    """``training.steps``; what pydantic adds to say which kind of value it tried is no key and left out."""
-    parts: list[str] = []
-    node: Any = tree
-    for part in location:
-        if isinstance(node, dict):
-            node = node.get(str(part))
-        elif not isinstance(part, int):
-            break
-        parts.append(str(part))
-    return ".".join(parts)
-
-
-def _unknown_key(where: str, key: str) -> InputError:
-    return InputError(where, found=f"the unknown key {key}", expected="a key of the recipe", remedy=_REMEDY)

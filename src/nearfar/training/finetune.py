@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
@@ -47,7 +47,29 @@ class StepRecord:
     seconds: float
 
 
-def learning_rate(step: int, training: Training) -> float:
+class RateSchedule(Protocol):
+    """The keys of a training table that decide the learning rate."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def final_learning_rate(self) -> float: ...
+
+
+class Engine(Protocol):
+    """The keys of a training table that decide how it is computed."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+
+
+def learning_rate(step: int, training: RateSchedule) -> float:
     """Linear warm-up to the maximum, then a cosine to the final rate at the last step (0-based)."""
     if step < training.warmup_steps:
         return training.learning_rate * (step + 1) / training.warmup_steps
@@ -76,7 +98,7 @@ def _without_gpu() -> bool:
     return not torch.cuda.is_available()
 
 
-def make_accelerator(training: Training) -> Accelerator:
+def make_accelerator(training: Engine) -> Accelerator:
     """The distributed engine with the recipe's precision.
 
     Raises:

@@ -1,0 +1,47 @@
+"""The command that pre-trains an encoder on recordings without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfar.cli.options import JsonOption, OutOption, SetOption, changed
+
+
+def pretrain(
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Folder of WAV, FLAC or Ogg files at any depth; may be repeated.")
+    ],
+    out: OutOption,
+    recipe: Annotated[
+        str, typer.Option(help="eat-tiny, eat-base, adapt (go on from EAT-base), or a TOML file.")
+    ] = "eat-tiny",
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="What to start from: random:SIZE, a folder, file or hub name.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    settings: SetOption = None,
+    licence: Annotated[
+        list[str] | None, typer.Option("--licence", help="Of the recordings, for the model card; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pre-train an EAT encoder, or adapt one, on recordings without labels; resumes where it was stopped."""
+    import json
+
+    from nearfar.config.pretraining import load_pretrain_recipe
+    from nearfar.systems.pretrain import pretrain_encoder
+    from nearfar.terminal import progress_bars, show
+
+    chosen = changed(load_pretrain_recipe(recipe), encoder, seed, settings)
+    with progress_bars() as progress:
+        facts = pretrain_encoder(chosen, data, out, licences=licence or (), progress=progress)
+    if facts is None:
+        return
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    show(f"{out}: {facts['steps']} steps on {facts['recordings']} recordings, last loss {facts['loss']:.4g}")
+    show(f"Use it with --encoder {out}; what it learned from and how is in {out / 'README.md'}")

@@ -1,0 +1,125 @@
+"""Recordings of any kind for training without labels: where they are, and any stretch of them at 16 kHz."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.data.riff import wav_source
+from nearfar.errors import InputError
+
+SUFFIXES = (".wav", ".flac", ".ogg")
+_HEADER_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A sound file. ``frames`` counts samples per channel at the file's own rate."""
+
+    path: Path
+    sample_rate_hz: int
+    channels: int
+    frames: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.frames / self.sample_rate_hz
+
+
+def find_recordings(folders: Sequence[Path]) -> list[Recording]:
+    """Every WAV, FLAC and Ogg file in the folders and below, in the order of folders and names.
+
+    Raises:
+        InputError: if a folder is missing or holds no recording, or a file cannot be read as sound.
+    """
+    paths: list[Path] = []
+    for folder in folders:
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not found:
+            raise InputError(
+                folder,
+                found="no recordings" if folder.is_dir() else "no such folder",
+                expected=f"a folder with {', '.join(SUFFIXES)} files, at any depth",
+                remedy="Check the path",
+            )
+        paths += found
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        return list(pool.map(_read_recording, dict.fromkeys(paths)))
+
+
+def recordings_key(recordings: Iterable[Recording]) -> str:
+    """Hexadecimal SHA-256 over name, size in bytes and shape of every recording, in order, not over contents."""
+    digest = hashlib.sha256()
+    for one in recordings:
+        shape = f"{one.sample_rate_hz} {one.channels} {one.frames}"
+        digest.update(f"{one.path.name} {one.path.stat().st_size} {shape}\n".encode())
+    return digest.hexdigest()
+
+
+def read_crop(
+    recording: Recording, channel: int, samples: int, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """A random stretch of one channel at 16 kHz; a recording that is shorter is repeated until it fills it.
+
+    Only the stretch is read and resampled, so memory does not grow with the recording.
+
+    Args:
+        recording: where from.
+        channel: of the file, from 0.
+        samples: how many, at 16 kHz.
+        random: decides the beginning; nothing is drawn for recordings that are no longer than the crop.
+
+    Returns:
+        (samples,) float32.
+
+    Raises:
+        InputError: if the sound cannot be decoded, breaks off, or holds NaN or infinite samples.
+    """
+    wanted = -(-samples * recording.sample_rate_hz // SAMPLE_RATE_HZ)
+    spare = recording.frames - wanted
+    begin = int(random.integers(spare + 1)) if spare > 0 else 0
+    frames = min(wanted, recording.frames)
+    try:
+        with soundfile.SoundFile(wav_source(recording.path)) as file:
+            file.seek(begin)
+            stretch = file.read(frames, dtype="float32", always_2d=True)[:, channel]
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(recording.path, str(error.error_string)) from None
+    if len(stretch) < frames:
+        raise _unreadable(recording.path, f"sound that breaks off after {begin + len(stretch)} samples")
+    if not np.isfinite(stretch).all():
+        raise _unreadable(recording.path, f"NaN or infinite samples in channel {channel}")
+    if recording.sample_rate_hz != SAMPLE_RATE_HZ:
+        stretch = soxr.resample(stretch, recording.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    return np.resize(np.asarray(stretch, dtype=np.float32), samples)
+
+
+def _read_recording(path: Path) -> Recording:
+    try:
+        with soundfile.SoundFile(wav_source(path)) as file:
+            found = Recording(path, file.samplerate, file.channels, file.frames)
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(path, str(error.error_string)) from None
+    # Resampling needs more than one sample to give one.
+    if found.frames * SAMPLE_RATE_HZ < 400 * found.sample_rate_hz:
+        raise _unreadable(path, f"{found.frames} samples, less than one frame of 25 ms")
+    return found
+
+
+def _unreadable(path: Path, found: str) -> InputError:
+    return InputError(
+        path,
+        found=found.strip(" ."),
+        expected="a whole recording of finite samples",
+        remedy="Convert or copy it again, or take it out of the folder",
+    )
