@@ -48,7 +48,7 @@ def trained(small: PretrainRecipe, small_factory: Path, tmp_path_factory: pytest
 def test_the_folder_loads_as_an_encoder_and_has_learned(trained: Path) -> None:
     encoder = load_encoder(trained)
     start = build_encoder("tiny", seed=0)
-    moved = [(a - b).abs().max() for a, b in zip(encoder.parameters(), start.parameters(), strict=True)]
+    moved = [(a - b).detach().abs().max() for a, b in zip(encoder.parameters(), start.parameters(), strict=True)]
     assert min(moved) > 0
     assert encoder.config == start.config
     assert not encoder.training
@@ -96,10 +96,8 @@ def test_pretraining_goes_on_from_an_encoder(trained: Path, tmp_path: Path, smal
     save_encoder(build_encoder("tiny", seed=5), tmp_path / "released")
     adapt = small.with_changes(**{"encoder.weights": str(tmp_path / "released"), "training.learning_rate": 1e-7})
     pretrain_encoder(adapt, [trained.parent / "sounds"], tmp_path / "adapted")
-    start, adapted = load_encoder(tmp_path / "released"), load_encoder(tmp_path / "adapted")
-    largest = max(
-        float((a - b).abs().max()) for a, b in zip(start.parameters(), adapted.parameters(), strict=True)
-    )
+    start, adapted = (load_encoder(tmp_path / name).state_dict() for name in ("released", "adapted"))
+    largest = max(float((start[name] - adapted[name]).abs().max()) for name in start)
     assert 0 < largest < 1e-5
 
 
