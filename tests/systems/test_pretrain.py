@@ -32,7 +32,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def small() -> PretrainRecipe:
-    return load_pretrain_recipe("eat-tiny").with_changes(**SMALL)
+    return load_pretrain_recipe("ssl-tiny").with_changes(**SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,9 @@ def test_the_command_pretrains_and_says_json(trained: Path, tmp_path: Path) -> N
 
 
 def test_packaged_recipes_are_read_and_the_base_one_is_the_published() -> None:
-    assert pretrain_recipe_names() == ["adapt", "eat-base", "eat-tiny"]
+    assert pretrain_recipe_names() == ["adapt", "ssl-base", "ssl-tiny"]
     assert all(load_pretrain_recipe(name).name == name for name in pretrain_recipe_names())
-    base = load_pretrain_recipe("eat-base")
+    base = load_pretrain_recipe("ssl-base")
     assert (base.masking.clones, base.masking.ratio, base.masking.block) == (16, 0.8, 5)
     assert (base.teacher.start, base.teacher.end, base.teacher.anneal_steps) == (0.9998, 0.99999, 100_000)
     assert (base.training.steps, base.training.warmup_steps, base.training.clip_norm) == (400_000, 53_333, 4.0)

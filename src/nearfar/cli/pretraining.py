@@ -16,8 +16,8 @@ def pretrain(
     ],
     out: OutOption,
     recipe: Annotated[
-        str, typer.Option(help="eat-tiny, eat-base, adapt (go on from EAT-base), or a TOML file.")
-    ] = "eat-tiny",
+        str, typer.Option(help="ssl-tiny, ssl-base, adapt (go on from EAT-base), or a TOML file.")
+    ] = "ssl-tiny",
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="What to start from: random:SIZE, a folder, file or hub name.")
     ] = None,
