@@ -1,8 +1,8 @@
 """Several kinds of features from one forward pass, each stored in the smallest pieces that others are made of.
 
 A piece is one layer, or the mean of some, pooled in one way; or the mean and one deviation of the log-mel
-spectrogram. Features of several layers are pieces side by side, and so are log-mel statistics of several lags, with
-or without bands.
+spectrogram. Features of several layers are pieces side by side, and so are log-mel statistics of several lags,
+with or without bands.
 """
 
 from __future__ import annotations
