@@ -42,6 +42,7 @@ for command in (
     systems.reproduce,
     systems.demo,
     ablation.ablate,
+    ablation.ensemble,
     scores.evaluate,
     scores.compare,
     scores.table,

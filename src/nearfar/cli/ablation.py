@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nearfar.cli.options import DataOption, EncoderOption, JsonOption, NoteOption, OutOption
+from nearfar.cli.options import DataOption, EncoderOption, JsonOption, NoteOption, OutOption, numbers
+from nearfar.cli.scores import print_table
 
 
 def ablate(
@@ -54,3 +56,23 @@ def ablate(
     if run.table.left_out:
         show(left_out_to_rich(run.table))
     show(f"{run.computed} combinations scored, {run.found} found from before. Everything is in {out}.")
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of two runs or more.")],
+    out: OutOption,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="A number for each run: 2,1,1. By default all alike."),
+    ] = None,
+    note: NoteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make one system of several runs on the same recordings: the mean of their standardised scores."""
+    from nearfar.evaluation.tables import results_table
+    from nearfar.systems.ensemble import ensemble as fuse_runs
+
+    shares = None if weights is None else numbers("--weights", weights)
+    results, notes = fuse_runs(runs, out, weights=shares, note=note)
+    table = None if results is None else results_table({out.name: [results]}, notes=notes, published=not notes)
+    print_table(table, as_json, out)

@@ -84,6 +84,13 @@ def number_pair(option: str, text: str) -> tuple[float, float]:
     return low, high
 
 
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(option, found=text, expected="numbers, as in 2,1,1", remedy="Correct it") from None
+
+
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))

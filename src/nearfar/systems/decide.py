@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.config import Decision
-from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.files import write_json
 from nearfar.scoring.decisions import (
@@ -96,7 +95,7 @@ def decide_system(scored: Sequence[ScoredMachine], decision: Decision, out: Path
     return tuple(decided)
 
 
-def write_view_scores(scored: Sequence[ScoredMachine], dataset: Dataset, out: Path) -> None:
+def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) -> None:
     """Write ``view_scores.json``: scores of test and normal clips, by view and fused, and where the clips are."""
     machines = [
         {
@@ -109,4 +108,4 @@ def write_view_scores(scored: Sequence[ScoredMachine], dataset: Dataset, out: Pa
         }
         for entry in scored
     ]
-    write_json(out / "view_scores.json", {"data": str(dataset.root.resolve()), "machines": machines})
+    write_json(out / "view_scores.json", {"data": str(data.resolve()), "machines": machines})

@@ -268,7 +268,7 @@ def run_system(
         write_json(out / "environment.json", made_with | {"total_parameters": parameters})
         write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     decide_system(scored, resolved.decision, out)
-    write_view_scores(scored, dataset, out)
+    write_view_scores(scored, dataset.root, out)
     own = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
     results = write_results(resolved.name, scores, out, note=note, told=own)
     return SystemRun(resolved, scores, results, timing)
