@@ -215,13 +215,18 @@ def test_a_detectors_page_says_what_its_folder_says(detector: Path, small_factor
     thresholds = json.loads((detector / "thresholds.json").read_text())
     assert [row["domain"] for row in thresholds] == ["source", "target"] * 2
     for row in thresholds:
-        assert f"<td>{row['domain']}</td><td>{row['value']:.4g}</td><td>34\u00a0%</td>" in text
+        assert f"<td>{row['domain']}</td><td>{row['value']:.4g}</td><td>about 34\u00a0%</td>" in text
     first = json.loads((detector / "calibration.json").read_text())[0]
     scores = [entry["score"] for entry in first["recordings"] if entry["domain"] == "source"]
     above = sum(score > thresholds[0]["value"] for score in scores) / len(scores)
+    assert f"Above the threshold: {100 * above:.0f}\u00a0% of normal recordings, source, " in text
     assert f"<td>{100 * above:.0f}\u00a0%</td>" in text.split("<h3>Scores in numbers</h3>")[1].split("</table>")[0]
 
-    text = report_detector(detector, tmp_path / "b.html", data=small_factory).read_text(encoding="utf-8")
+    data = tmp_path / "data"
+    shutil.copytree(small_factory, data)
+    (data / "SIMULATED.md").touch()
+    text = report_detector(detector, tmp_path / "b.html", data=data).read_text(encoding="utf-8")
+    assert '<p class="note">Simulated data' in text
     highest = max(first["recordings"], key=lambda entry: entry["score"])["file"]
     assert text.split('<span class="name">')[1].startswith(highest)
     assert text.count('class="badge highest"') == 2 * 4

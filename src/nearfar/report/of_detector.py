@@ -34,6 +34,7 @@ from nearfar.report.sections import (
     score_table,
     views_chart,
 )
+from nearfar.systems.run import data_note
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,7 @@ class DetectorFacts:
 
     card: Card
     units: tuple[UnitFacts, ...]
-    missing: tuple[str, ...]
+    notes: tuple[str, ...]
     warnings: tuple[ChannelWarning, ...]
 
 
@@ -110,7 +111,7 @@ def gather_detector(folder: Path, data: Path | None = None) -> DetectorFacts:
     return DetectorFacts(
         card,
         tuple(units),
-        (missing,) if dataset is None else (),
+        (missing,) if data is None else tuple(filter(None, [data_note(data)])),
         card.channel_warnings,
     )
 
@@ -145,7 +146,7 @@ def _page(name: str, facts: DetectorFacts, sections: tuple[MachineSection, ...])
         kind="Detector",
         title=name,
         description=card.recipe.description,
-        notes=(*facts.missing, *warned(facts.warnings)),
+        notes=(*facts.notes, *warned(facts.warnings)),
         made=now(),
         quantities=(),
         rows=(),
@@ -175,14 +176,14 @@ def _thresholds_table(facts: DetectorFacts) -> Table:
                     unit.name,
                     entry.domain or "both",
                     "–" if entry.value is None else f"{entry.value:.4g}",
-                    "–" if rate is None else percent(rate),
-                    f"{entry.method}{', a bound' if entry.guaranteed else ''}",
+                    "–" if rate is None else f"{'at most' if entry.guaranteed else 'about'} {percent(rate)}",
+                    entry.method,
                     str(entry.recordings),
                     entry.remark or "–",
                 )
             )
     columns = ("machine", "domain", "threshold", "false alarms", "method", "normal scores", "remark")
-    caption = "A recording above the threshold is called anomalous; normal ones at most this often, as asked."
+    caption = "A recording above the threshold is called anomalous. False alarms are as asked for."
     return Table("Thresholds", columns, tuple(rows), caption, sentences=True)
 
 
@@ -226,9 +227,9 @@ def _set(facts: UnitFacts) -> list[tuple[str, float]]:
     ]
 
 
-def _of_domain(facts: UnitFacts, domain: str) -> float | None:
-    values = {entry.domain: entry.value for entry in facts.thresholds}
-    return values.get(domain, values.get(None))  # type: ignore[call-overload, no-any-return]
+def _of_domain(facts: UnitFacts, domain: str | None) -> float | None:
+    values: dict[str | None, float | None] = {entry.domain: entry.value for entry in facts.thresholds}
+    return values.get(domain, values.get(None))
 
 
 def _histogram(facts: UnitFacts) -> Chart:
@@ -243,17 +244,24 @@ def _histogram(facts: UnitFacts) -> Chart:
 
 
 def _false_alarms(facts: UnitFacts) -> Chart:
-    scores = np.sort(facts.calibration.scores())
-    values = [value for _, value in _set(facts)]
-    x = axis_of([*scores, *values], "threshold")
-    steps = np.concatenate([[x.low], np.repeat(scores, 2), [x.high]])
-    above = np.repeat(1.0 - np.arange(len(scores) + 1) / len(scores), 2)
-    series = [Series("normal recordings", "normal", steps, above)]
+    """Normal recordings above every possible threshold; by domain where domains have their own."""
+    own: list[str | None] = [entry.domain for entry in facts.thresholds if entry.domain is not None]
+    x = axis_of([*facts.calibration.scores(), *(value for _, value in _set(facts))], "threshold")
+    series, told = [], []
+    for domain in own or [None]:
+        scores = np.sort(facts.calibration.scores(domain))
+        steps = np.concatenate([[x.low], np.repeat(scores, 2), [x.high]])
+        above = np.repeat(1.0 - np.arange(len(scores) + 1) / len(scores), 2)
+        name = "normal recordings" if domain is None else f"normal recordings, {domain}"
+        series.append(Series(name, domain or "normal", steps, above))
+        value = _of_domain(facts, domain)
+        if value is not None:
+            told.append(f"{percent(float(np.mean(scores > value)))} of {name}")
     series += [Series(name, "threshold", np.full(2, value), np.array([0.0, 1.0])) for name, value in _set(facts)]
+    sentences = [f"Above the threshold: {', '.join(told)}."] if told else []
     asked = {entry.false_alarm_rate for entry in facts.thresholds if entry.false_alarm_rate is not None}
-    told = [f"Above the {name}: {percent(float(np.mean(scores > value)))}." for name, value in _set(facts)]
     if asked:
-        told.append(f"Asked for: {', '.join(percent(rate) for rate in sorted(asked))}.")
+        sentences.append(f"Asked for: {', '.join(percent(rate) for rate in sorted(asked))}.")
     return Chart(
         "Threshold and false alarms",
         lines(
@@ -263,7 +271,7 @@ def _false_alarms(facts: UnitFacts) -> Chart:
             Axis(0.0, 1.0, "share above it"),
         ),
         legend([(line.name, f"{line.kind} line") for line in series]),
-        " ".join([*told, "To change it: nearfar threshold DETECTOR --target-far RATE."]),
+        " ".join([*sentences, "To change it: nearfar threshold DETECTOR --target-far RATE."]),
     )
 
 
