@@ -7,15 +7,13 @@ from typing import Annotated
 
 import typer
 
-from nearfar.cli.options import FarOption, NearOption
+from nearfar.cli.options import EncoderOption, FarOption, NearOption
 
 
 def embed(
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="WAV or FLAC files.")],
-    encoder: Annotated[
-        str, typer.Option(help="Folder, file or hub name of the encoder's weights, or random:tiny.")
-    ],
     out: Annotated[Path, typer.Option("--out", help="File to write: .safetensors or .npy.")],
+    encoder: EncoderOption = None,
     channel: Annotated[str, typer.Option(help="near or far.")] = "near",
     pooling: Annotated[str, typer.Option(help="cls, or mean over the patch tokens.")] = "mean",
     seconds: Annotated[
@@ -32,7 +30,7 @@ def embed(
     with progress_bars() as progress:
         shape = embed_files(
             files,
-            encoder,
+            encoder or _encoder_at_hand(),
             out,
             channel=channel,
             pooling=pooling,
@@ -42,3 +40,14 @@ def embed(
             progress=lambda done, total: progress("embedding files", done, total),
         )
     show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")
+
+
+def _encoder_at_hand() -> str:
+    """EAT-base where it was downloaded, else eat-tiny, and then a word on where to get EAT-base."""
+    from nearfar.models.hub import SHORT_NAMES, is_cached
+    from nearfar.terminal import show
+
+    if is_cached(SHORT_NAMES["eat-base"]):
+        return SHORT_NAMES["eat-base"]
+    show("Encoder: eat-tiny of nearfar's own. EAT-base is one command away: nearfar download eat-base")
+    return "eat-tiny"

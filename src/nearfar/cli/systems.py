@@ -100,7 +100,8 @@ def demo(
     from nearfar.systems.demo import BEST, demonstrate
     from nearfar.terminal import progress_bars, show
 
-    show("The recordings of this demonstration are simulated, and the encoder starts from random weights.")
+    show("The recordings of this demonstration are simulated. The encoder starts from eat-tiny, which has heard")
+    show("other recordings of the same simulator; EAT-base is one command away: nearfar download eat-base")
     with progress_bars() as progress:
         finished = demonstrate(out, progress)
         if finished is None or finished.table is None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from nearfar.config import load_recipe
+from nearfar.config.tables import Fbank
 from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.errors import InputError
 from nearfar.systems.progress import Progress, silent
@@ -25,6 +26,8 @@ PLAN = FactoryPlan(
 """Worn machines in moderate noise, so that a hundred steps from a random start suffice to hear the faults."""
 
 TRAINING = {"training.steps": 100, "training.warmup_steps": 20}
+ENCODER = {"encoder.weights": "eat-tiny", "fbank.std": Fbank().std}
+"""The small encoder that comes with nearfar, which was made with EAT's usual contrast."""
 
 
 def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
@@ -38,7 +41,7 @@ def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
     factory = out / "factory"
     if not (factory / "SIMULATED.md").is_file():
         _simulate(factory, progress)
-    recipes = [recipe.with_changes(**TRAINING) for recipe in suite_recipes("tiny", SYSTEMS)]
+    recipes = [recipe.with_changes(**ENCODER, **TRAINING) for recipe in suite_recipes("tiny", SYSTEMS)]
     return reproduce([*recipes, load_recipe(BEST)], factory, out / "results", progress=progress)
 
 
