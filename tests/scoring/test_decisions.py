@@ -61,6 +61,15 @@ def test_a_gamma_is_finite_or_refused(spread):
     assert np.isfinite(threshold)
 
 
+def test_a_gamma_distribution_far_from_the_scores_is_refused(monkeypatch):
+    scores = np.random.default_rng(3).gamma(4.0, 0.01, size=36)
+    monkeypatch.setattr("scipy.stats.gamma.fit", lambda values: (4.0, 0.0, 0.1))  # ten times too wide
+    with pytest.raises(InputError, match="far from"):
+        gamma_threshold(scores)
+    few = scores[:20]  # 0.9 to the power of 20 is 0.12: that none lies above says nothing yet
+    assert gamma_threshold(few) > few.max()
+
+
 NAMES = ("section_00_0000.wav", "section_00_0001.wav", "section_00_0002.wav")
 
 

@@ -21,6 +21,8 @@ from nearfar.scoring.scorefiles import MachineScores, files_of, read_rows, write
 QUANTILE = 0.9
 """The share of normal clips that a threshold is meant to let pass, as the official baseline chooses it."""
 
+UNLIKELY = 0.05
+
 _FORM = "rows of a file name and 0 or 1, without a header"
 
 
@@ -60,6 +62,10 @@ def gamma_threshold(train_scores: ArrayLike, quantile: float = QUANTILE) -> floa
         raise _no_threshold(f"training scores that no gamma distribution fits ({error})", "a fit") from None
     if not np.isfinite(threshold):
         raise _no_threshold("training scores that no gamma distribution fits", "a finite threshold")
+    # The search for the likeliest gamma may end far off. Of n scores, all lie below a true quantile with probability
+    # quantile^n: where that is unlikely and they do all the same, the distribution is not theirs.
+    if threshold > scores.max() and quantile**scores.size < UNLIKELY:
+        raise _no_threshold("training scores that the fitted gamma distribution is far from", "a fit")
     return threshold
 
 
