@@ -62,8 +62,8 @@ def gamma_threshold(train_scores: ArrayLike, quantile: float = QUANTILE) -> floa
         raise _no_threshold(f"training scores that no gamma distribution fits ({error})", "a fit") from None
     if not np.isfinite(threshold):
         raise _no_threshold("training scores that no gamma distribution fits", "a finite threshold")
-    # The search for the likeliest gamma may end far off. Of n scores, all lie below a true quantile with probability
-    # quantile^n: where that is unlikely and they do all the same, the distribution is not theirs.
+    # The search for the likeliest gamma may end far off. Of n scores, all lie below a true quantile with
+    # probability quantile^n: where that is unlikely and they do all the same, the distribution is not theirs.
     if threshold > scores.max() and quantile**scores.size < UNLIKELY:
         raise _no_threshold("training scores that the fitted gamma distribution is far from", "a fit")
     return threshold
