@@ -29,6 +29,7 @@ def ablate(
 
     from nearfar.config.grid import load_grid
     from nearfar.evaluation.ablation_tables import left_out_to_rich, reasons, to_rich, to_tree
+    from nearfar.report.ablation_page import write_ablation_page
     from nearfar.systems.ablate import ablate as ablate_grid
     from nearfar.terminal import progress_bars, show
 
@@ -45,6 +46,8 @@ def ablate(
             progress=progress,
             say=lambda line: print(line, file=sys.stderr),
         )
+    title = f"{Path(grid).stem} on {data.resolve().name}"
+    write_ablation_page(run.table, out / "ablation.html", title=title, skipped=run.skipped, notes=run.notes)
     for reason, count in reasons(run.skipped).items():
         print(f"skipped {count}: {reason}", file=sys.stderr)
     if as_json:
