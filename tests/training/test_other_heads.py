@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfar.config import Audio, Augmentation, Recipe
+from nearfar.config import Audio, Augmentation, Cancellation, Recipe
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import Clip, View
 from nearfar.data.layouts import read_dataset
+from nearfar.data.views import read_views
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
 from nearfar.training.finetune import finetune
@@ -125,3 +126,15 @@ def test_clusters_are_numbered_by_first_appearance_and_no_more_than_there_are_cl
     table = np.array([[0.0], [10.0], [0.1], [10.1], [0.0]])
     assert cluster(table, 2, seed=3) == [0, 1, 0, 1, 0]
     assert len(set(cluster(table, 9, seed=3))) == 4
+
+
+def test_training_hears_far_cancelled_as_the_recipe_says(short_recipe: Recipe, small_factory: Path) -> None:
+    settings = {"cancellation.gain_limit": 0.5, "augmentation.time_shift": False}
+    recipe = short_recipe.with_changes(**settings)
+    clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
+    rows = module._batches(recipe, label_samples(clips, ("cancelled",))).rows(0, 0, recipe.training.batch_size)
+    for file, waveform in zip(rows.files, rows.waveform.numpy(), strict=True):
+        expected = read_views(Path(file), ("cancelled",), recipe.audio, recipe.cancellation)[0]
+        usual = read_views(Path(file), ("cancelled",), recipe.audio, Cancellation())[0]
+        np.testing.assert_array_equal(waveform, expected)
+        assert not np.allclose(expected, usual, atol=1e-4)
