@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,25 @@ def test_the_cancelled_view_can_be_a_third_channel_of_training(
     assert run is not None
     classes = json.loads((tmp_path / "model" / "model.json").read_text())["classes"]
     assert {name.rpartition("|")[2] for name in classes} == {"near", "far", "cancelled"}
+
+
+def test_machines_without_attributes_are_trained_by_their_clusters(
+    small_factory: Path, small_recipe: Recipe, tmp_path: Path
+) -> None:
+    for path in small_factory.rglob("*.wav"):
+        name = path.name
+        if path.parts[-3] == "hummer":
+            name = re.sub(r"(normal_\d+|anomaly_\d+).*", r"\1_noAttribute.wav", name)
+        copy = tmp_path / "data" / path.relative_to(small_factory).with_name(name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    recipe = small_recipe.with_changes(**{"training.pseudo_labels": 2, "training.steps": 1})
+    run_system(recipe, tmp_path / "data", tmp_path / "run")
+    classes = json.loads((tmp_path / "run" / "model" / "model.json").read_text())["classes"]
+    of_hummer = {name for name in classes if name.startswith("hummer|")}
+    sources = {f"hummer|cluster={c}|source|{channel}" for c in (0, 1) for channel in ("near", "far")}
+    assert of_hummer == sources | {"hummer|target|near", "hummer|target|far"}
+    assert not any("cluster" in name for name in classes if name.startswith("whiner|"))
 
 
 def test_a_channel_that_was_not_trained_is_refused(
