@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
@@ -25,12 +24,12 @@ from torch import Tensor, nn
 from nearfar.config import Recipe, Training
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, NearfarError, TrainingError
-from nearfar.files import write_text
 from nearfar.models.eat import stochastic_depth
 from nearfar.models.network import Network, build_network, save_model
 from nearfar.training.batches import Batch, Batches, depth_generator
 from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, load_checkpoint, save_checkpoint
 from nearfar.training.labels import LabelledSamples
+from nearfar.training.step_log import open_step_log
 
 StepProgress = Callable[[int, int], None]
 """Called with the number of finished and of all steps."""
@@ -164,7 +163,7 @@ def finetune(
     # DDP copies the first process's weights when it wraps, so this comes after the checkpoint is read.
     wrapped, engine = _wrapped(accelerator, network, optimizer)
     loop = _Loop(recipe, accelerator, wrapped, engine, trainable, _batches(recipe, labelled))
-    with _open_log(folder / "log.jsonl", start, accelerator.is_main_process) as log:
+    with open_step_log(folder / "log.jsonl", start, accelerator.is_main_process) as log:
         for record in loop.run(start):
             finished = record.step + 1
             if accelerator.is_main_process:
@@ -237,16 +236,6 @@ def _batches(recipe: Recipe, labelled: LabelledSamples) -> Batches:
 
 def _as_dict(record: StepRecord) -> dict[str, float]:
     return {name: getattr(record, name) for name in record.__slots__}
-
-
-def _open_log(path: Path, start: int, is_main: bool) -> TextIO:
-    """The step log, cut back to the steps that the checkpoint holds; the other processes write to nowhere."""
-    if not is_main:
-        return Path(os.devnull).open("w", encoding="utf-8")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() and start else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-    write_text(path, "".join(kept))
-    return path.open("a", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +23,6 @@ from torch import Tensor, nn
 from nearfar.config.pretraining import Guard, PretrainRecipe
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, TrainingError
-from nearfar.files import write_text
 from nearfar.models.eat import EAT
 from nearfar.models.eat_decoder import Decoder, DecoderConfig
 from nearfar.models.eat_student import Student
@@ -34,6 +31,7 @@ from nearfar.training.checkpoint import Identity, load_checkpoint, save_checkpoi
 from nearfar.training.crops import CropBatch, Crops
 from nearfar.training.finetune import StepProgress, learning_rate, make_accelerator, parameter_groups
 from nearfar.training.ssl_objective import frame_loss, spread, utterance_loss
+from nearfar.training.step_log import open_step_log
 from nearfar.training.teacher import Teacher, decay_after
 
 LOG_FILE = "log.jsonl"
@@ -124,7 +122,7 @@ def pretrain(
         wrapped, engine = accelerator.prepare(student, optimizer)
     fbank = Fbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
     loop = _Loop(recipe, accelerator, wrapped, student, teacher, engine, crops, fbank)
-    with _open_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
+    with open_step_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
         for record in loop.run(start):
             finished = record.step + 1
             print(json.dumps(asdict(record)), file=log, flush=True)
@@ -161,16 +159,6 @@ def require_variety(record: PretrainRecord, guard: Guard) -> None:
                 "with a lower training.learning_rate, more training.warmup_steps, a slower teacher (a greater "
                 "teacher.start) or more varied recordings; the last checkpoint is kept."
             )
-
-
-def _open_log(path: Path, start: int, is_main: bool) -> TextIO:
-    """The step log, cut back to the steps that the checkpoint holds; the other processes write to nowhere."""
-    if not is_main:
-        return Path(os.devnull).open("w", encoding="utf-8")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() and start else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-    write_text(path, "".join(kept))
-    return path.open("a", encoding="utf-8")
 
 
 @dataclass(frozen=True)
