@@ -281,19 +281,6 @@ def test_evaluate_prints_what_run_printed(nearfar_command: Nearfar, run_folder: 
     assert "the same again" in table.out
 
 
-def test_embed_without_an_encoder_takes_eat_tiny_and_says_where_a_larger_one_is(
-    nearfar_command: Nearfar, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nearfar.models.hub.is_cached", lambda name: False)
-    file = next((small_factory / "hummer" / "train").glob("*.wav"))
-    finished = nearfar_command("embed", file, "--out", tmp_path / "none.npy")
-    assert finished.code == 0, finished.err
-    assert finished.out.count("nearfar download eat-base") == 1
-    named = nearfar_command("embed", file, "--encoder", "eat-tiny", "--out", tmp_path / "named.npy")
-    assert "download" not in named.out
-    assert np.array_equal(np.load(tmp_path / "none.npy"), np.load(tmp_path / "named.npy"))
-
-
 def test_embed(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
     files = sorted((small_factory / "hummer" / "test").iterdir())[:3]
     finished = nearfar_command("embed", *files, "--encoder", "random:tiny", "--out", tmp_path / "e.npy")

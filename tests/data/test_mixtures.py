@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from nearfar.data.mixtures import LEVEL_DBFS, Mixtures, _at_speed, _filtered, sound_files
+from nearfar.data.mixtures import LEVEL_DBFS, NOISE_REDUCTION_DB, Mixtures, _at_speed, _filtered, sound_files
 from nearfar.errors import InputError
 
 
@@ -44,18 +44,55 @@ def test_a_folder_without_recordings_is_an_error(folders: list[Path], tmp_path: 
 def test_a_mixture_is_a_function_of_seed_and_number(folders: list[Path]) -> None:
     files = sound_files(folders)
     first, again, other = (Mixtures(files, 20_000, seed) for seed in (3, 3, 4))
-    assert np.array_equal(first[7], again[7])
-    assert not np.array_equal(first[7], first[8])
-    assert not np.array_equal(first[7], other[7])
+    assert np.array_equal(first[7].heard, again[7].heard)
+    assert not np.array_equal(first[7].heard, first[8].heard)
+    assert not np.array_equal(first[7].heard, other[7].heard)
 
 
 def test_mixtures_have_the_length_and_the_levels_they_promise(folders: list[Path]) -> None:
-    mixtures = [Mixtures(sound_files(folders), 40_000, 0)[number] for number in range(30)]
+    files = sound_files(folders)
+    made = Mixtures(files, 40_000, 0, machines=files[1:])
+    mixtures = [sound for number in range(30) for sound in made[number]]
     assert {(mixture.shape, mixture.dtype) for mixture in mixtures} == {((40_000,), np.dtype(np.float32))}
     levels = np.array([20 * np.log10(np.sqrt(np.mean(np.float64(mixture) ** 2))) for mixture in mixtures])
     assert levels.min() >= LEVEL_DBFS[0] - 0.01
     assert levels.max() <= LEVEL_DBFS[1] + 0.01  # clipping only takes away
     assert np.ptp(levels) > 15
+
+
+@pytest.fixture
+def tone_and_noise(tmp_path: Path) -> tuple[list[Path], list[Path]]:
+    """A folder of a machine that hums at 1000 Hz, and one of noise without anything from 500 to 2000 Hz."""
+    rng = np.random.default_rng(0)
+    time = np.arange(80_000) / 16_000
+    spectrum = np.fft.rfft(rng.standard_normal(80_000))
+    hz = np.fft.rfftfreq(80_000, 1 / 16_000)
+    spectrum[(hz > 500) & (hz < 2000)] = 0
+    for name, sound in (("hum", np.sin(2 * np.pi * 1000 * time)), ("noise", np.fft.irfft(spectrum))):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "0.wav", 0.1 * sound / np.abs(sound).max(), 16_000, subtype="FLOAT")
+    return [tmp_path / "hum"], [tmp_path / "noise"]
+
+
+def test_of_a_machine_in_noise_the_machine_is_wanted(tone_and_noise: tuple[list[Path], list[Path]]) -> None:
+    machines, noises = map(sound_files, tone_and_noise)
+    mixtures = Mixtures(noises, 48_000, 1, machines, machine_share=1.0)
+    ratios_db = []
+    for number in range(12):
+        power = np.abs(np.fft.rfft(np.stack(mixtures[number]).astype(np.float64) * np.hanning(48_000))) ** 2
+        hz = np.fft.rfftfreq(48_000, 1 / 16_000)
+        # Speeds from 0.7 to 1.4 leave the hum within 700 and 1420 Hz, and noise above 2900.
+        hum, noise = power[:, (hz > 690) & (hz < 1430)].sum(axis=1), power[:, hz > 2900].sum(axis=1)
+        heard_db, wanted_db = 10 * np.log10(hum / noise)
+        assert wanted_db - heard_db == pytest.approx(NOISE_REDUCTION_DB, abs=0.1)
+        ratios_db.append(heard_db)
+    assert np.ptp(ratios_db) > 5
+
+
+def test_without_machines_sounds_are_wanted_and_only_noise_is_not(folders: list[Path]) -> None:
+    mixtures = [Mixtures(sound_files(folders), 20_000, 0)[number] for number in range(60)]
+    noisy = np.array([not np.array_equal(mixture.heard, mixture.wanted) for mixture in mixtures])
+    assert 0.1 < noisy.mean() < 0.55  # 0.3 expected
 
 
 def test_speed_moves_a_tone_and_its_length() -> None:

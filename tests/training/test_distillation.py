@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -18,7 +19,9 @@ from nearfar.models.weights import encoder_hash, load_encoder
 from nearfar.models.yamnet import YAMNet
 from nearfar.training import distillation
 from nearfar.training.distillation import (
+    Lesson,
     Student,
+    agreement,
     distil,
     learning_rate_at,
     patch_statistics,
@@ -27,7 +30,7 @@ from nearfar.training.distillation import (
 
 SMALL = EATConfig(embed_dim=16, depth=2, num_heads=2)
 PLAN = Distillation(
-    embed_dim=16, depth=1, num_heads=2, steps=4, batch_size=3, new_per_step=2, warmup_steps=2, save_every=2
+    embed_dim=16, depth=1, num_heads=2, steps=4, groups_per_step=2, new_per_step=1, warmup_steps=2, save_every=2
 )
 
 
@@ -52,14 +55,34 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_statistics_of_patches_against_loops() -> None:
-    fbank = torch.randn(1, 1, 32, 128, generator=torch.Generator().manual_seed(0))
+    fbank = torch.randn(2, 1, 32, 128, generator=torch.Generator().manual_seed(0))
     statistics = patch_statistics(fbank)
-    assert statistics.shape == (1, 16, 32)
-    for column in range(2):
-        for band in range(8):
-            patch = fbank[0, 0, 16 * column : 16 * column + 16, 16 * band : 16 * band + 16].double().numpy()
-            expected = np.concatenate([4 * patch.mean(axis=0), 8 * patch.std(axis=0)])
-            np.testing.assert_allclose(statistics[0, column * 8 + band].numpy(), expected, atol=1e-5)
+    assert statistics.shape == (2, 16, 48)
+    for clip, column, band in itertools.product(range(2), range(2), range(8)):
+        patch = fbank[clip, 0, 16 * column : 16 * column + 16, 16 * band : 16 * band + 16].double().numpy()
+        expected = [4 * (patch.mean(axis=0) - float(fbank[clip].double().mean()))]
+        for lag in (1, 4):
+            squares = np.mean([(patch[n + lag] - patch[n]) ** 2 for n in range(16 - lag)], axis=0)
+            expected.append(8 * np.sqrt(squares))
+        np.testing.assert_allclose(statistics[clip, column * 8 + band], np.concatenate(expected), atol=1e-5)
+
+
+def test_statistics_of_patches_do_not_depend_on_the_level() -> None:
+    fbank = torch.randn(1, 1, 32, 128, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(patch_statistics(fbank + 0.7), patch_statistics(fbank), atol=1e-5, rtol=1e-5)
+
+
+def test_agreement_against_loops() -> None:
+    bands = torch.randn(6, 8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cosines = np.zeros((3, 3))
+    for i, j, b in itertools.product(range(3), range(3), range(8)):
+        x, y = bands[i, b].numpy(), bands[3 + j, b].numpy()
+        cosines[i, j] += x @ y / np.linalg.norm(x) / np.linalg.norm(y) / 8
+    e = np.exp(cosines / 0.1)
+    expected = [-np.log(e[i, i] / e[i].sum()) for i in range(3)] + [
+        -np.log(e[i, i] / e[:, i].sum()) for i in range(3)
+    ]
+    assert float(agreement(bands, 0.1)) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_a_student_that_sees_everything_is_the_encoder() -> None:
@@ -84,24 +107,32 @@ def test_a_crop_later_in_time_has_later_positions() -> None:
 def test_losses_against_loops_and_without_segments_that_nobody_heard() -> None:
     student = Student(SMALL, 0)
     random = torch.Generator().manual_seed(0)
-    fbank, target = torch.randn(2, 1, 384, 128, generator=random), torch.randn(2, 4, 1024, generator=random)
-    kept = torch.tensor([[0, 5, 47, 48, 191], [10, 60, 100, 150, 170]])  # the first hears nothing of segment 2
+    heard, wanted = torch.randn(2, 2, 1, 384, 128, generator=random)
+    lesson = Lesson(heard, wanted, torch.randn(2, 4, 1024, generator=random))
+    kept = torch.stack([torch.randperm(192, generator=random)[:5] for _ in range(4)])
+    kept[0] = torch.tensor([0, 5, 47, 48, 191])  # hears nothing of segment 2
+    offset = torch.tensor([0.3, -0.2])
     with torch.no_grad():
-        embedding, spectrum = student.losses(fbank, target, kept, 3)
+        losses = student.losses(lesson, kept, 3, offset, 0.1)
+        fbank = torch.cat([heard, wanted + offset[:, None, None, None]])
         tokens = visible_tokens(student.encoder, fbank, kept, 3)
-        heard, seen = [], []
-        for clip in range(2):
+        embedding, spectrum, bands = [], [], torch.zeros(4, 8, 16)
+        for view in range(4):
             for segment in range(4):
-                own = [tokens[clip, n] for n in range(5) if int(kept[clip, n]) // 48 == segment]
+                own = [tokens[view, n] for n in range(5) if int(kept[view, n]) // 48 == segment]
                 if own:
                     guess = student.to_embedding(torch.stack(own).mean(dim=0))
-                    heard.append(float((guess - target[clip, segment]).square().mean()))
+                    embedding.append(float((guess - lesson.embedding[view % 2, segment]).square().mean()))
             for n in range(5):
-                wanted = patch_statistics(fbank)[clip, kept[clip, n]]
-                seen.append(float((student.to_spectrum(tokens[clip, n]) - wanted).square().mean()))
-    assert len(heard) == 7
-    assert float(embedding) == pytest.approx(sum(heard) / 7, rel=1e-5)
-    assert float(spectrum) == pytest.approx(sum(seen) / 10, rel=1e-5)
+                statistics = patch_statistics(wanted)[view % 2, kept[view, n]]
+                spectrum.append(float((student.to_spectrum(tokens[view, n]) - statistics).square().mean()))
+            for band in range(8):
+                own = [tokens[view, n] for n in range(5) if int(kept[view, n]) % 8 == band]
+                bands[view, band] = torch.stack(own).mean(dim=0) if own else 0
+    assert len(embedding) < 16
+    assert float(losses.embedding) == pytest.approx(np.mean(embedding), rel=1e-5)
+    assert float(losses.spectrum) == pytest.approx(np.mean(spectrum), rel=1e-5)
+    assert float(losses.agreement) == pytest.approx(float(agreement(bands, 0.1)), rel=1e-5)
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearfar.cli.options import DataOption, EncoderOption, JsonOption, NoteOption, OutOption, numbers
+from nearfar.cli.encoders import EncoderAtHand
+from nearfar.cli.options import DataOption, EncoderOption, JsonOption, NoteOption, OutOption, changed, numbers
 from nearfar.cli.scores import print_table
+
+if TYPE_CHECKING:
+    from nearfar.config import Recipe
 
 
 def ablate(
@@ -31,15 +35,22 @@ def ablate(
     from nearfar.evaluation.ablation_tables import left_out_to_rich, reasons, to_rich, to_tree
     from nearfar.report.ablation_page import write_ablation_page
     from nearfar.systems.ablate import ablate as ablate_grid
+    from nearfar.systems.run import data_note
     from nearfar.terminal import progress_bars, show
 
-    chosen = load_grid(grid)
+    chosen, at_hand = load_grid(grid), EncoderAtHand(encoder)
+
+    def heard_with(recipe: Recipe) -> Recipe:
+        return at_hand(changed(recipe, encoder, None, None))
+
+    heard_with(chosen.base)
+    note = at_hand.noted(note or data_note(data))
     with progress_bars() as progress:
         run = ablate_grid(
             chosen,
             data,
             out,
-            encoder=encoder,
+            heard_with=heard_with,
             cache_gigabytes=cache_gb,
             resamples=resamples,
             note=note,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nearfar.cli.encoders import EncoderAtHand
 from nearfar.cli.options import (
     EncoderOption,
     FarOption,
@@ -78,6 +79,7 @@ def fit(
     require_free(out, replace=replace)
     dataset = normal_recordings(folder, machine)
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
+    chosen = EncoderAtHand(encoder, settings)(chosen)
     given = {
         "audio.clip_seconds": seconds,
         "detection.false_alarm_rate": target_far,

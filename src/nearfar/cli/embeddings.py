@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nearfar.cli.encoders import encoder_at_hand
 from nearfar.cli.options import EncoderOption, FarOption, NearOption
 
 
@@ -30,7 +31,7 @@ def embed(
     with progress_bars() as progress:
         shape = embed_files(
             files,
-            encoder or _encoder_at_hand(),
+            encoder or encoder_at_hand(),
             out,
             channel=channel,
             pooling=pooling,
@@ -40,14 +41,3 @@ def embed(
             progress=lambda done, total: progress("embedding files", done, total),
         )
     show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")
-
-
-def _encoder_at_hand() -> str:
-    """EAT-base where it was downloaded, else eat-tiny, and then a word on where to get EAT-base."""
-    from nearfar.models.hub import SHORT_NAMES, is_cached
-    from nearfar.terminal import show
-
-    if is_cached(SHORT_NAMES["eat-base"]):
-        return SHORT_NAMES["eat-base"]
-    show("Encoder: eat-tiny of nearfar's own. EAT-base is one command away: nearfar download eat-base")
-    return "eat-tiny"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nearfar.cli.encoders import EncoderAtHand
 from nearfar.cli.options import JsonOption, OutOption, SetOption, changed
 
 
@@ -35,7 +36,7 @@ def pretrain(
     from nearfar.systems.pretrain import pretrain_encoder
     from nearfar.terminal import progress_bars, show
 
-    chosen = changed(load_pretrain_recipe(recipe), encoder, seed, settings)
+    chosen = EncoderAtHand(encoder, settings)(changed(load_pretrain_recipe(recipe), encoder, seed, settings))
     with progress_bars() as progress:
         facts = pretrain_encoder(chosen, data, out, licences=licence or (), progress=progress)
     if facts is None:

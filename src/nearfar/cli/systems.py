@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nearfar.cli.encoders import EncoderAtHand
 from nearfar.cli.options import (
     DataOption,
     EncoderOption,
@@ -42,14 +43,15 @@ def run(
     from nearfar.systems.run import data_note, run_system
     from nearfar.terminal import progress_bars
 
-    recipe = changed(load_recipe(system), encoder, seed, settings, near, far)
+    at_hand = EncoderAtHand(encoder, settings)
+    recipe = at_hand(changed(load_recipe(system), encoder, seed, settings, near, far))
+    note = at_hand.noted(note or data_note(data))
     with progress_bars() as progress:
         finished = run_system(
             recipe, data, out, model_folder=model, note=note, progress=progress, tensorboard=tensorboard
         )
     if finished is None:
         return
-    note = note or data_note(data)
     notes, results = [note] if note else [], finished.results
     table = (
         None
@@ -79,10 +81,13 @@ def reproduce(
     """Train what the report's four systems and the two baselines need, score them and print its Table 1."""
     from nearfar.systems.reproduce import reproduce as run_suite
     from nearfar.systems.reproduce import suite_recipes
+    from nearfar.systems.run import data_note
     from nearfar.terminal import progress_bars
 
     chosen = suite_recipes(suite, None if systems is None else systems.split(","))
-    recipes = [changed(recipe, encoder, None, settings, near, far) for recipe in chosen]
+    at_hand = EncoderAtHand(encoder, settings)
+    recipes = [at_hand(changed(recipe, encoder, None, settings, near, far)) for recipe in chosen]
+    note = at_hand.noted(note or data_note(data))
     with progress_bars() as progress:
         finished = run_suite(
             recipes, data, out, seeds=whole_numbers("--seeds", seeds), note=note, progress=progress

@@ -25,10 +25,12 @@ class Distillation(Table):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the student's start, the mixtures and every draw."""
     steps: PositiveInt = 4000
-    batch_size: PositiveInt = 16
-    """Mixtures of an update."""
-    new_per_step: PositiveInt = 5
-    """Of which so many are new; the others are drawn from all that were heard before."""
+    groups_per_step: PositiveInt = 2
+    """Groups of four mixtures of an update; each mixture is seen twice, with its noise and with less of it."""
+    new_per_step: PositiveInt = 1
+    """Groups of which so many are new; the others are drawn from all that were heard before."""
+    machine_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """How many of the groups are of a machine in noise, where recordings of machines are given."""
     learning_rate: PositiveFloat = 1e-3
     """Of AdamW, after the warm-up; over the last fifth of the steps it falls to 0."""
     warmup_steps: PositiveInt = 50
@@ -37,6 +39,12 @@ class Distillation(Table):
     """The share of tokens that the student sees is uniform from here to 1, drawn for each update."""
     spectrum_weight: Annotated[float, Field(ge=0)] = 1.0
     """Of the loss of tokens against that of embeddings."""
+    agreement_weight: Annotated[float, Field(ge=0)] = 0.3
+    """Of the loss that asks for the same tokens in other noise and at another level."""
+    temperature: PositiveFloat = 0.05
+    """Of the cosines in it."""
+    level_range_db: Annotated[float, Field(ge=0)] = 12.0
+    """The quieter mixture is heard up to so much louder or softer."""
     farthest_column: Annotated[int, Field(ge=0)] = 96
     """A crop stands at a random time of the table of positions, up to this column of 0.16 s."""
     bfloat16: bool = True

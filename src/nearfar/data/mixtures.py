@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -20,7 +21,10 @@ FILTER_DB = 6.0
 FILTER_KNOTS = 8
 MIX_PROBABILITY, MIX_SNR_DB = 0.6, (-5.0, 20.0)
 NOISE_PROBABILITY, NOISE_SNR_DB = 0.3, (0.0, 30.0)
+MACHINE_SNR_DB = (-9.0, 12.0)
+NOISE_REDUCTION_DB = 15.0
 LEVEL_DBFS = (-45.0, -12.0)
+GROUP = 4
 SILENCE_RMS = 1e-4
 TRIES = 8
 
@@ -50,49 +54,101 @@ def sound_files(folders: Sequence[Path], excluded: Sequence[str] = ()) -> tuple[
     return tuple(found)
 
 
+def by_folder(folders: Sequence[Sequence[Path]]) -> tuple[tuple[Path, ...], ...]:
+    """The same recordings, those that lie side by side together: of one machine."""
+    beside: dict[Path, list[Path]] = {}
+    for path in (path for folder in folders for path in folder):
+        beside.setdefault(path.parent, []).append(path)
+    return tuple(tuple(beside[parent]) for parent in sorted(beside))
+
+
+class Mixture(NamedTuple):
+    """What is heard, and what should be made out in it: (samples,) float32 each, of one level, |x| <= 1."""
+
+    heard: NDArray[np.float32]
+    wanted: NDArray[np.float32]
+
+
 class Mixtures:
     """Random mixtures of recordings.
 
-    Mixture number i takes a recording and channel (every folder as likely as any other), changes its speed by up
-    to half an octave, crops it, filters it by up to 6 dB, often mixes a second one to it (-5 to 20 dB), sometimes
-    adds coloured noise, and brings it to a random level.
+    Four mixtures with numbers that follow each other (0 to 3, 4 to 7...) are a group. A group is, with probability
+    ``machine_share``, of one machine, each time another recording of it in other noise (-9 to 12 dB); what is
+    wanted is the machine with 15 dB less noise. Otherwise a mixture is a sound, often with a second one mixed to
+    it (-5 to 20 dB), which is wanted, and sometimes coloured noise, which is not. Sounds are crops of recordings
+    (every folder as likely as any other) whose speed may be changed by up to half an octave and whose spectrum may
+    be filtered by up to 6 dB, for the machine alike in the whole group. At last the mixture is brought to a random
+    level.
 
     Args:
-        files: recordings by folder, see :func:`sound_files`.
+        files: recordings of any kind by folder, see :func:`sound_files`; noise for machines, too.
         samples: length of a mixture at 16 kHz.
         seed: decides, with its number, everything about a mixture.
+        machines: recordings of machines with hardly any noise, of each by itself.
+        machine_share: probability of a machine; 0 where there are none.
     """
 
-    def __init__(self, files: Sequence[Sequence[Path]], samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        files: Sequence[Sequence[Path]],
+        samples: int,
+        seed: int,
+        machines: Sequence[Sequence[Path]] = (),
+        machine_share: float = 0.5,
+    ) -> None:
         self.files, self.samples, self.seed = files, samples, seed
+        self.machines, self.machine_share = machines, machine_share if machines else 0.0
 
-    def __getitem__(self, number: int) -> NDArray[np.float32]:
-        """Mixture ``number``, (samples,) float32, |x| <= 1."""
-        rng = np.random.default_rng([self.seed, number])
-        mixture = self._part(rng)
+    def __getitem__(self, number: int) -> Mixture:
+        """Mixture ``number``."""
+        rng = np.random.default_rng([self.seed, 0, number])
+        shared = np.random.default_rng([self.seed, 1, number // GROUP])
+        of_machine = shared.random() < self.machine_share
+        heard, wanted = self._machine_in_noise(rng, shared) if of_machine else self._sounds(rng)
+        amplitude = 10 ** (rng.uniform(*LEVEL_DBFS) / 20)
+        return Mixture(_at_level(heard, amplitude), _at_level(wanted, amplitude))
+
+    def _machine_in_noise(
+        self, rng: np.random.Generator, shared: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        machine = self._part(rng, self.machines, shared)
+        noise = self._part(rng, self.files) * 10 ** (-rng.uniform(*MACHINE_SNR_DB) / 20)
+        return machine + noise, machine + noise * 10 ** (-NOISE_REDUCTION_DB / 20)
+
+    def _sounds(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        wanted = self._part(rng, self.files)
         if rng.random() < MIX_PROBABILITY:
-            mixture = mixture + self._part(rng) * 10 ** (-rng.uniform(*MIX_SNR_DB) / 20)
-        if rng.random() < NOISE_PROBABILITY:
-            noise = _filtered(rng.standard_normal(self.samples), rng, 3 * FILTER_DB)
-            mixture = _unit_rms(mixture) + _unit_rms(noise) * 10 ** (-rng.uniform(*NOISE_SNR_DB) / 20)
-        level = 10 ** (rng.uniform(*LEVEL_DBFS) / 20)
-        return np.clip(_unit_rms(mixture) * level, -1.0, 1.0).astype(np.float32)
+            wanted = wanted + self._part(rng, self.files) * 10 ** (-rng.uniform(*MIX_SNR_DB) / 20)
+        if rng.random() >= NOISE_PROBABILITY:
+            return wanted, wanted
+        noise = _filtered(rng.standard_normal(self.samples), rng, 3 * FILTER_DB)
+        return _unit_rms(wanted) + _unit_rms(noise) * 10 ** (-rng.uniform(*NOISE_SNR_DB) / 20), wanted
 
-    def _part(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """One recording, changed: (samples,) of unit RMS. A crop of silence is drawn again, a few times."""
+    def _part(
+        self,
+        rng: np.random.Generator,
+        folders: Sequence[Sequence[Path]],
+        shared: np.random.Generator | None = None,
+    ) -> NDArray[np.float64]:
+        """One recording, changed: (samples,) of unit RMS. A crop of silence is drawn again, a few times.
+
+        ``shared`` draws the folder, the speed and the filter, ``rng`` what is left.
+        """
+        shared = shared or rng
+        folder = folders[int(shared.integers(len(folders)))]
+        speed = 2 ** shared.uniform(-SPEED_OCTAVES, SPEED_OCTAVES) if shared.random() < 0.5 else 1.0
         for _ in range(TRIES):
-            folder = self.files[int(rng.integers(len(self.files)))]
             recording = _read(folder[int(rng.integers(len(folder)))])
             sound = recording[rng.integers(len(recording))].astype(np.float64) / 32_768
-            if rng.random() < 0.5:
-                sound = _at_speed(sound, 2 ** rng.uniform(-SPEED_OCTAVES, SPEED_OCTAVES))
+            if speed != 1.0:
+                sound = _at_speed(sound, speed)
             sound = np.tile(sound, -(-self.samples // len(sound)))
             start = rng.integers(len(sound) - self.samples + 1)
             crop = sound[start : start + self.samples]
             if np.sqrt(np.mean(crop**2)) > SILENCE_RMS:
                 break
-        if rng.random() < 0.5:
-            crop = _filtered(crop, rng, FILTER_DB)
+        if shared.random() < 0.5:
+            crop = _filtered(crop, shared, FILTER_DB)
         return _unit_rms(crop)
 
 
@@ -117,6 +173,10 @@ def _filtered(sound: NDArray[np.float64], rng: np.random.Generator, most_db: flo
     hz = np.maximum(np.fft.rfftfreq(len(sound), 1 / SAMPLE_RATE_HZ), knots_hz[0])
     gain_db = np.interp(np.log(hz), np.log(knots_hz), rng.uniform(-most_db, most_db, FILTER_KNOTS))
     return np.asarray(np.fft.irfft(spectrum * 10 ** (gain_db / 20), n=len(sound)))
+
+
+def _at_level(sound: NDArray[np.float64], amplitude: float) -> NDArray[np.float32]:
+    return np.clip(_unit_rms(sound) * amplitude, -1.0, 1.0).astype(np.float32)
 
 
 def _unit_rms(sound: NDArray[np.float64]) -> NDArray[np.float64]:

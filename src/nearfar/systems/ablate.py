@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nearfar.config import load_recipe
+from nearfar.config import Recipe, load_recipe
 from nearfar.config.grid import Grid, Point, Skipped
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
@@ -66,7 +66,7 @@ def ablate(
     data: Path,
     out: Path,
     *,
-    encoder: str | None = None,
+    heard_with: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     cache_gigabytes: float = CACHE_GIGABYTES,
     resamples: int = RESAMPLES,
     note: str | None = None,
@@ -81,7 +81,7 @@ def ablate(
         grid: what varies.
         data: a folder of recordings.
         out: what is there of the same combinations and recordings is used again.
-        encoder: takes the place of ``encoder.weights`` in the base and in a reference recipe.
+        heard_with: gives the base, and a reference recipe that has one, their encoder.
         cache_gigabytes: refuse to begin if the pieces of features could take more on disk.
         resamples: of the paired bootstrap.
         note: a line for the tables; by default :func:`nearfar.systems.run.data_note`.
@@ -92,8 +92,7 @@ def ablate(
         InputError: if the base cannot be used with this data, no test clip tells its label, the pieces would take
             too much room, or the reference does not score the same clips.
     """
-    if encoder is not None:
-        grid = replace(grid, base=grid.base.with_changes(**{"encoder.weights": encoder}))
+    grid = replace(grid, base=heard_with(grid.base))
     points, refused = grid.points()
     dataset, base = prepare(data, grid.base)  # an error of the base is one of the whole grid
     told = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
@@ -107,7 +106,7 @@ def ablate(
     listen(passes, groups, store, progress)
     scored, unscorable = score_points(ready, groups, store, out / "points", progress)
     _require_base(unscorable)
-    name, reference = _reference(grid, scored, data, out / "reference", encoder, progress)
+    name, reference = _reference(grid, scored, data, out / "reference", heard_with, progress)
     known = [entry for entry in reference if (entry.machine, entry.section) in groups]
     rows = [(point.values, point.scores) for point in scored[1:]]
     table = ablation(rows, name, known, told, resamples=resamples)
@@ -170,7 +169,12 @@ def _room(passes: Sequence[Pass], groups: Groups, gigabytes: float, folder: Path
 
 
 def _reference(
-    grid: Grid, scored: Sequence[ScoredPoint], data: Path, folder: Path, encoder: str | None, progress: Progress
+    grid: Grid,
+    scored: Sequence[ScoredPoint],
+    data: Path,
+    folder: Path,
+    heard_with: Callable[[Recipe], Recipe],
+    progress: Progress,
 ) -> tuple[str, Sequence[MachineScores]]:
     """What combinations are compared with: its name, and its scores."""
     if grid.against == "base":
@@ -180,8 +184,7 @@ def _reference(
         if place.is_dir():
             return place.name, read_scores(place / "scores" if (place / "scores").is_dir() else place)
         recipe = load_recipe(grid.against)
-        if encoder is not None and recipe.method != "autoencoder":
-            recipe = recipe.with_changes(**{"encoder.weights": encoder})
+        recipe = recipe if recipe.method == "autoencoder" else heard_with(recipe)
         run = run_system(recipe, data, folder / recipe.name, progress=progress)
         assert run is not None, "a grid is one process"
         return recipe.name, run.scores

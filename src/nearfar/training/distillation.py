@@ -1,9 +1,13 @@
-"""Distillation: a small EAT learns what YAMNet makes of a sound, and keeps the spectrum beside it.
+"""Distillation: a small EAT learns what YAMNet makes of a sound and what its spectrum is, past noise and level.
 
-The student sees a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each). The mean of the
-tokens of each 0.96 s predicts YAMNet's embedding of it (standardised per dimension); every token predicts,
-linearly, what its own patch looks like: per mel band, the mean and the deviation over its 16 frames. The first is
-what makes sounds of a kind alike, the second what keeps two machines of the kind apart.
+The student sees a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each), twice: of what is
+heard, and of what is wanted in it (less noise, another level). From both, the mean of the tokens of each 0.96 s
+predicts YAMNet's embedding of what is wanted (standardised per dimension), and every token predicts, linearly,
+what its own patch of it looks like: per mel band the mean, less the level of the whole, and how fast it changes.
+The first is what makes sounds of a kind alike, the second what keeps two machines of the kind apart. A third loss
+asks that the tokens of both, averaged within each band, are nearer to each other than to those of other sounds,
+some of them of the same machine: as frozen features are compared (InfoNCE, van den Oord et al. 2018, equation 4,
+of the mean cosine of the bands).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.config.distillation import Distillation
-from nearfar.data.mixtures import Mixtures, sound_files
+from nearfar.data.mixtures import GROUP, Mixtures, by_folder, sound_files
 from nearfar.errors import NearfarError
 from nearfar.files import whole_file, write_text
 from nearfar.models.eat import EAT, EATConfig, build_encoder
@@ -37,6 +42,30 @@ COLUMNS = FRAMES // PATCH_FRAMES
 STATISTICS_MIXTURES = 64
 LARGEST_TARGET = 4.0
 FIRST_CONTRAST = 3.0
+LAGS = (1, 4)
+"""Frames between the values whose differences tell how fast a band changes."""
+STATISTICS = (1 + len(LAGS)) * PATCH_FRAMES
+
+
+class Lesson(NamedTuple):
+    """A batch of mixtures.
+
+    Attributes:
+        heard, wanted: (batch, 1, 384, 128) float32, normalised fbanks with the noise and with less of it.
+        embedding: (batch, 4, 1024) standardised embeddings of the teacher, of what is wanted.
+    """
+
+    heard: Tensor
+    wanted: Tensor
+    embedding: Tensor
+
+
+class Losses(NamedTuple):
+    """The losses of an update; see the module."""
+
+    embedding: Tensor
+    spectrum: Tensor
+    agreement: Tensor
 
 
 class Student(nn.Module):
@@ -50,26 +79,55 @@ class Student(nn.Module):
             # A random start hears little through positions of amplitude 1; see the recipe tiny-fusion.
             self.encoder.local_encoder.proj.weight.mul_(FIRST_CONTRAST)
             self.to_embedding = nn.Linear(config.embed_dim, EMBEDDING_DIM)
-            self.to_spectrum = nn.Linear(config.embed_dim, 2 * PATCH_FRAMES)
+            self.to_spectrum = nn.Linear(config.embed_dim, STATISTICS)
 
-    def losses(self, fbank: Tensor, target: Tensor, kept: Tensor, first_column: int) -> tuple[Tensor, Tensor]:
-        """Mean squared errors of the embeddings and of the patches' statistics.
+    def losses(
+        self, lesson: Lesson, kept: Tensor, first_column: int, offset: Tensor, temperature: float
+    ) -> Losses:
+        """What the student has still to learn.
 
         Args:
-            fbank: (batch, 1, 384, 128) float32, normalised.
-            target: (batch, 4, 1024) standardised embeddings of the teacher.
-            kept: (batch, tokens) int64, the patch tokens that the student sees.
+            lesson: batch of mixtures.
+            kept: (2 batch, tokens) int64, the patch tokens that the student sees of what is heard, then of what is
+                wanted.
             first_column: where in the table of positions the crop stands.
+            offset: (batch,) added to the normalised fbank of what is wanted: another level.
+            temperature: of the cosines in the agreement.
         """
+        fbank = torch.cat([lesson.heard, lesson.wanted + offset[:, None, None, None]])
         tokens = visible_tokens(self.encoder, fbank, kept, first_column)
-        segment = kept // (self.encoder.config.bands * SEGMENT_COLUMNS)
-        of_segment = F.one_hot(segment, SEGMENTS).to(tokens.dtype)  # (batch, tokens, segments)
-        count = of_segment.sum(dim=1)
-        means = (of_segment.transpose(1, 2) @ tokens) / count.clamp_min(1.0).unsqueeze(2)
+        bands = self.encoder.config.bands
+        means, count = _means_by(kept // (bands * SEGMENT_COLUMNS), SEGMENTS, tokens)
+        target = lesson.embedding.repeat(2, 1, 1)
         errors = (self.to_embedding(means).float() - target).square().mean(dim=2)
-        heard = (count > 0).to(errors.dtype)
-        wanted = patch_statistics(fbank).gather(1, kept[..., None].expand(-1, -1, 2 * PATCH_FRAMES))
-        return (errors * heard).sum() / heard.sum(), F.mse_loss(self.to_spectrum(tokens).float(), wanted)
+        noticed = (count > 0).to(errors.dtype)
+        wanted = patch_statistics(lesson.wanted).repeat(2, 1, 1)
+        wanted = wanted.gather(1, kept[..., None].expand(-1, -1, STATISTICS))
+        return Losses(
+            (errors * noticed).sum() / noticed.sum(),
+            F.mse_loss(self.to_spectrum(tokens).float(), wanted),
+            agreement(_means_by(kept % bands, bands, tokens)[0], temperature),
+        )
+
+
+def agreement(bands: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding each sound's other half in the batch, averaged over both directions.
+
+    Args:
+        bands: (2 batch, bands, D) mean tokens, of what is heard, then of what is wanted.
+        temperature: divides the cosine, averaged over bands.
+    """
+    heard, wanted = F.normalize(bands.float(), dim=2).chunk(2)
+    cosines = torch.einsum("ibd,jbd->ij", heard, wanted) / bands.shape[1]
+    own = torch.arange(len(cosines))
+    return (F.cross_entropy(cosines / temperature, own) + F.cross_entropy(cosines.T / temperature, own)) / 2
+
+
+def _means_by(group: Tensor, groups: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of the tokens of each group, (batch, groups, D), 0 where it has none; number, (batch, groups)."""
+    member = F.one_hot(group, groups).to(tokens.dtype)  # (batch, tokens, groups)
+    count = member.sum(dim=1)
+    return (member.transpose(1, 2) @ tokens) / count.clamp_min(1.0).unsqueeze(2), count
 
 
 def visible_tokens(encoder: EAT, fbank: Tensor, kept: Tensor, first_column: int) -> Tensor:
@@ -86,11 +144,17 @@ def visible_tokens(encoder: EAT, fbank: Tensor, kept: Tensor, first_column: int)
 
 
 def patch_statistics(fbank: Tensor) -> Tensor:
-    """Mean and deviation over time of each mel band of each patch, at 4 (mean) and 8 (deviation) times their size
-    in the normalised fbank so that both vary by about one: (batch, 1, frames, 128) to (batch, tokens, 32)."""
+    """What each patch looks like, level aside: (batch, 1, frames, 128) to (batch, tokens, 48) float32.
+
+    Of each mel band the mean over time less that of the whole fbank, and the root mean square of the differences
+    of values 1 and 4 frames apart, at 4 (mean) and 8 (differences) times their size in the normalised fbank so
+    that all vary by about one.
+    """
     patches = fbank.unfold(2, PATCH_FRAMES, PATCH_FRAMES).unfold(3, PATCH_FRAMES, PATCH_FRAMES)
     patches = patches[:, 0].flatten(1, 2)  # (batch, tokens, time, mel)
-    return torch.cat([4 * patches.mean(dim=2), 8 * patches.std(dim=2, correction=0)], dim=2)
+    level = fbank.mean(dim=(1, 2, 3))[:, None, None]
+    changes = [(patches[:, :, lag:] - patches[:, :, :-lag]).square().mean(dim=2).sqrt() for lag in LAGS]
+    return torch.cat([4 * (patches.mean(dim=2) - level), *(8 * change for change in changes)], dim=2)
 
 
 class Lessons:
@@ -98,27 +162,28 @@ class Lessons:
 
     def __init__(self, mixtures: Mixtures, teacher: YAMNet) -> None:
         self.mixtures, self.teacher, self.fbank = mixtures, teacher, Fbank()
-        self.known: dict[int, tuple[Tensor, Tensor]] = {}
-        first = torch.cat([self._taught(number)[1] for number in range(STATISTICS_MIXTURES)])
+        self.per_decibel = math.log(10) / 10 / (2 * self.fbank.std)
+        """What a decibel adds to the normalised fbank."""
+        self.known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        first = torch.cat([self._taught(number)[2] for number in range(STATISTICS_MIXTURES)])
         self.mean, self.std = first.mean(dim=0), first.std(dim=0)
         # Dimensions that hardly ever fire would count as much as others.
         self.std = self.std.clamp_min(max(0.2 * float(self.std.median()), 1e-6))
 
-    def _taught(self, number: int) -> tuple[Tensor, Tensor]:
+    def _taught(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         if number not in self.known:
-            waveform = torch.from_numpy(self.mixtures[number])
-            segments = waveform.unfold(0, PATCH_SAMPLES, SEGMENT_FRAMES * FRAME_SHIFT)
+            waveforms = torch.from_numpy(np.stack(self.mixtures[number]))
+            segments = waveforms[1].unfold(0, PATCH_SAMPLES, SEGMENT_FRAMES * FRAME_SHIFT)
             with torch.inference_mode():
-                fbank, embedding = self.fbank(waveform[None])[0].half(), self.teacher(segments)[0]
-            self.known[number] = fbank.clone(), embedding.clone()
+                fbanks, embedding = self.fbank(waveforms).half(), self.teacher(segments)[0]
+            self.known[number] = fbanks[0].clone(), fbanks[1].clone(), embedding.clone()
         return self.known[number]
 
-    def batch(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
-        """(batch, 1, 384, 128) normalised fbanks and (batch, 4, 1024) standardised targets."""
-        taught = [self._taught(number) for number in numbers]
-        embeddings = torch.stack([embedding for _, embedding in taught])
-        target = ((embeddings - self.mean) / self.std).clamp(-LARGEST_TARGET, LARGEST_TARGET)
-        return torch.stack([fbank for fbank, _ in taught]).float(), target
+    def batch(self, numbers: list[int]) -> Lesson:
+        """The mixtures of these numbers."""
+        heard, wanted, embedding = map(torch.stack, zip(*map(self._taught, numbers), strict=True))
+        target = ((embedding - self.mean) / self.std).clamp(-LARGEST_TARGET, LARGEST_TARGET)
+        return Lesson(heard.float(), wanted.float(), target)
 
 
 def learning_rate_at(step: int, plan: Distillation) -> float:
@@ -134,6 +199,7 @@ def distil(
     teacher: YAMNet,
     out: Path,
     progress: Callable[[int, int], None] | None = None,
+    machines: Sequence[Path] = (),
 ) -> EAT:
     """Train a student and write it to ``out`` in Hugging Face layout, with its plan and ``log.jsonl``, the losses.
 
@@ -142,10 +208,11 @@ def distil(
 
     Args:
         plan: what decides the weights, beside the recordings.
-        folders: of recordings, each as likely to be heard as any other.
+        folders: of recordings of any kind, each as likely to be heard as any other.
         teacher: see :func:`nearfar.models.yamnet.load_yamnet`.
         out: folder; made if needed.
         progress: called with finished and all steps.
+        machines: folders of recordings of machines with hardly any noise, to be heard in that of ``folders``.
 
     Raises:
         InputError: if a folder holds no recordings.
@@ -154,13 +221,15 @@ def distil(
     files = sound_files(folders, plan.excluded)
     student = Student(EATConfig(plan.embed_dim, plan.depth, plan.num_heads), plan.seed)
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.95), weight_decay=plan.weight_decay)
-    lessons = Lessons(Mixtures(files, SAMPLES, plan.seed), teacher)
+    recorded = by_folder(sound_files(machines, plan.excluded))
+    mixtures = Mixtures(files, SAMPLES, plan.seed, recorded, plan.machine_share)
+    lessons = Lessons(mixtures, teacher)
     out.mkdir(parents=True, exist_ok=True)
     for step in range(_restored(out / "checkpoint", student, optimizer), plan.steps):
         losses = _step(plan, step, student, optimizer, lessons)
         with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"step": step, "embedding": losses[0], "spectrum": losses[1]}) + "\n")
-        if not math.isfinite(sum(losses)):
+            log.write(json.dumps({"step": step} | losses) + "\n")
+        if not math.isfinite(sum(losses.values())):
             raise NearfarError(f"{out}: the loss is {losses} at step {step}. Lower the learning rate.")
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
             _save(out / "checkpoint", student, optimizer, step + 1)
@@ -173,25 +242,29 @@ def distil(
 
 def _step(
     plan: Distillation, step: int, student: Student, optimizer: torch.optim.Optimizer, lessons: Lessons
-) -> tuple[float, float]:
+) -> dict[str, float]:
     rng = np.random.default_rng([plan.seed, 1, step])
     known = (step + 1) * plan.new_per_step
-    new = list(range(known - plan.new_per_step, known))
-    old = rng.integers(known, size=plan.batch_size - plan.new_per_step).tolist()
-    fbank, target = lessons.batch(new + old)
+    groups = [*range(known - plan.new_per_step, known)]
+    groups += rng.integers(known, size=plan.groups_per_step - plan.new_per_step).tolist()
+    lesson = lessons.batch([GROUP * group + member for group in groups for member in range(GROUP)])
+    batch_size = GROUP * plan.groups_per_step
     tokens = COLUMNS * student.encoder.config.bands
     visible = round(tokens * rng.uniform(plan.fewest_kept, 1.0))
-    kept = np.argsort(rng.random((len(fbank), tokens)), axis=1)[:, :visible]
+    kept = torch.from_numpy(np.argsort(rng.random((2 * batch_size, tokens)), axis=1)[:, :visible])
     first_column = int(rng.integers(plan.farthest_column + 1))
+    levels_db = rng.uniform(-plan.level_range_db, plan.level_range_db, batch_size)
+    offset = torch.from_numpy(levels_db).float() * lessons.per_decibel
     with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
-        embedding, spectrum = student.losses(fbank, target, torch.from_numpy(kept), first_column)
+        losses = student.losses(lesson, kept, first_column, offset, plan.temperature)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, plan)
     optimizer.zero_grad()
-    (embedding + plan.spectrum_weight * spectrum).backward()  # type: ignore[no-untyped-call]
+    total = losses.embedding + plan.spectrum_weight * losses.spectrum + plan.agreement_weight * losses.agreement
+    total.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(student.parameters(), 4.0)
     optimizer.step()
-    return float(embedding.detach()), float(spectrum.detach())
+    return {name: float(loss.detach()) for name, loss in losses._asdict().items()}
 
 
 def _save(folder: Path, student: Student, optimizer: torch.optim.Optimizer, step: int) -> None:
