@@ -225,3 +225,17 @@ def test_a_loss_that_is_not_finite_names_step_and_files(
 def test_decoder_groups_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(InputError, match=r"decoder\.groups"):
         build_student(RECIPE.with_changes(**{"decoder.groups": 5}), start())
+
+
+def test_bfloat16_rounds_the_same_training_and_leaves_the_weights_in_float32(
+    recordings: list[Recording], tmp_path: Path
+) -> None:
+    logs = {}
+    for precision in ("fp32", "bf16"):
+        recipe = RECIPE.with_changes(**{"training.precision": precision})
+        encoder = train(recipe, recordings, tmp_path / precision)
+        assert encoder is not None
+        assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+        logs[precision] = [line["frame_loss"] for line in log_of(tmp_path / precision)]
+    assert logs["bf16"] == pytest.approx(logs["fp32"], rel=0.01)
+    assert logs["bf16"] != pytest.approx(logs["fp32"], rel=1e-6), "bfloat16 keeps eight bits"
