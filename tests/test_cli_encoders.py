@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.test_cli import SHORT, Nearfar, nearfar_command  # noqa: F401
 
 from nearfar import Detector
 from nearfar.cli.encoders import NOTE, EncoderAtHand
 from nearfar.config import load_recipe
 from nearfar.config.pretraining import load_pretrain_recipe
-from tests.test_cli import SHORT, Nearfar, nearfar_command  # noqa: F401
 
 EAT_BASE = "worstchan/EAT-base_epoch30_pretrain"
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.training.test_distributed import LAUNCH
 
 from nearfar.models.eat import build_encoder
 from nearfar.models.weights import load_encoder
-from tests.training.test_distributed import LAUNCH
 
 SETTINGS = {
     "crop_seconds": 1.0,

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -106,9 +107,13 @@ def make_accelerator(training: Engine) -> Accelerator:
     bf16 = training.precision == "bf16" or (
         training.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
+    precision = "bf16" if bf16 else "no"
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        # A process that trained before may train in another precision; accelerate by itself refuses.
+        AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=_without_gpu(),
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision=precision,
         # The only buffers are constants; broadcasting the table of positions at every step would be waste.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
