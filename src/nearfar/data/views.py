@@ -31,14 +31,25 @@ def read_views(path: Path, views: Sequence[View], audio: Audio, cancellation: Ca
     """
     needed = channels_of(views)
     waveform = read_waveform(path, needed, audio.sample_rate_hz, near=audio.near_channel, far=audio.far_channel)
+    require_two_signals(waveform, views, path)
+    return make_views(dict(zip(needed, waveform, strict=True)), views, cancellation, audio.sample_rate_hz)
+
+
+def require_two_signals(waveform: Waveform, views: Sequence[View], where: Path | str) -> None:
+    """Refuse a recording whose far channel is to be cancelled and is near itself, which would leave silence.
+
+    Args:
+        waveform: (channels, samples), those of :func:`channels_of`.
+        views: what is to be made of them.
+        where: the recording's name, for the error.
+    """
     if "cancelled" in views and np.array_equal(waveform[0], waveform[1]):
         raise InputError(
-            path,
+            where,
             found="the same sound in the near and the far channel",
             expected="recordings of two microphones, of which one is cancelled in the other",
             remedy="Check how it was recorded, or take a system that hears near alone, such as frozen-near",
         )
-    return make_views(dict(zip(needed, waveform, strict=True)), views, cancellation, audio.sample_rate_hz)
 
 
 def make_views(

@@ -15,7 +15,7 @@ from nearfar.config import Recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ, choose_channels, read_waveform, zero_pad
 from nearfar.data.clips import View
 from nearfar.data.prefetch import prefetched
-from nearfar.data.views import channels_of, make_views
+from nearfar.data.views import channels_of, make_views, require_two_signals
 from nearfar.data.windows import window_starts
 from nearfar.errors import InputError
 from nearfar.models.fbank import FRAME_SAMPLES, PATCH_FRAMES, Fbank, frame_count
@@ -172,6 +172,7 @@ def _waveform(recording: Recording, recipe: Recipe, views: Sequence[View]) -> ND
         waveform = choose_channels(
             samples, recording.sample_rate_hz, recording.name, channels, rate, near=near, far=far
         )
+    require_two_signals(waveform, views, recording.name)
     if waveform.shape[1] < FRAME_SAMPLES:
         raise InputError(
             recording.name,
