@@ -5,9 +5,10 @@
 ESC-10 is a folder with a folder of recordings per class; the first digit of a file's name is its fold. The
 probe is multinomial logistic regression (scikit-learn, C = 1) on standardised features: the mean of the
 encoder's patch tokens, or, under the name ``log-mel``, the mean and the deviation over time of each of the 128
-log-mel bands. Machines are in the challenge's layout; the near channel's tokens, averaged over time (``mean``)
-and within each of 8 bands (``bands``), are compared with those of the normal training clips by the cosine, and
-the score is the challenge's.
+log-mel bands. Machines are in the challenge's layout and heard by the recipe ``frozen-eat``: the near channel's
+tokens, averaged over time within each of 8 bands, are compared with those of the normal training clips by the cosine.
+The score is the challenge's; of the first encoder less each other one and less the mean of them all, a paired
+bootstrap over test clips gives 95 % intervals.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from sklearn.preprocessing import StandardScaler
 from nearfar import load_encoder
 from nearfar.config import load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.evaluation.uncertainty import compare_seeds
 from nearfar.models.fbank import Fbank
-from nearfar.systems.run import run_system
+from nearfar.systems.run import SystemRun, run_system
 
 LOG_MEL = "log-mel"
 
@@ -72,29 +74,32 @@ def probe(features: NDArray[np.float32], classes: list[str], folds: list[int]) -
     return accuracy
 
 
-def machine_scores(name: str, std: float, data: Path, layers: tuple[int, ...] | None) -> dict[str, float]:
-    """The official score in percent of frozen tokens of the near channel."""
-    scores = {}
-    for pooling, keep_bands in (("mean", False), ("bands", True)):
-        recipe = load_recipe("nearfar-best").with_changes(
-            **{
-                "name": "frozen",
-                "encoder.weights": name,
-                "fbank.std": std,
-                "features.source": "tokens",
-                "features.keep_bands": keep_bands,
-                "features.layers": layers,
-                "scoring.channels": ["near"],
-                "scoring.distance": "cosine",
-                "scoring.normalisation": "none",
-            }
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            finished = run_system(recipe, data, Path(folder))
-        assert finished is not None
-        assert finished.results is not None
-        scores[pooling] = 100 * finished.results.official_score
-    return scores
+def machine_scores(name: str, std: float, data: Path, layers: tuple[int, ...] | None, view: str) -> SystemRun:
+    """A run of the frozen tokens of an encoder."""
+    recipe = load_recipe("frozen-eat").with_changes(
+        **{
+            "encoder.weights": name,
+            "fbank.std": std,
+            "features.layers": layers,
+            "scoring.channels": [view],
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        finished = run_system(recipe, data, Path(folder))
+    assert finished is not None
+    return finished
+
+
+def print_differences(runs: dict[str, SystemRun]) -> None:
+    """Of the first run less each other one, and less all of them."""
+    first, *others = runs
+    rows = {name: [runs[name].scores] for name in others}
+    if len(others) > 1:
+        rows["the mean of these"] = [runs[name].scores for name in others]
+    for name, scores in rows.items():
+        overall = compare_seeds([runs[first].scores], scores).overall
+        low, high = 100 * overall.low, 100 * overall.high
+        print(f"{first} minus {name}: {100 * overall.value:+.1f} [{low:+.1f}, {high:+.1f}]")
 
 
 def main() -> None:
@@ -104,10 +109,12 @@ def main() -> None:
     parser.add_argument("--layers", help="blocks whose tokens are compared, such as 1,4; default the last")
     parser.add_argument("--esc10", type=Path)
     parser.add_argument("--machines", type=Path)
+    parser.add_argument("--view", default="near", help="near, or cancelled: without what far predicts of it")
     arguments = parser.parse_args()
     names = arguments.encoders.split(",")
     stds = [float(std) for std in arguments.stds.split(",")]
     sounds = clips(arguments.esc10) if arguments.esc10 else None
+    runs: dict[str, SystemRun] = {}
     layers = tuple(map(int, arguments.layers.split(","))) if arguments.layers else None
     for name, std in zip(names, stds * len(names) if len(stds) == 1 else stds, strict=False):
         row: dict[str, object] = {"encoder": name, "fbank_std": std}
@@ -117,11 +124,14 @@ def main() -> None:
             row |= {"esc10": round(float(np.mean(list(accuracy.values()))), 1)}
             row |= {"folds": {fold: round(value, 1) for fold, value in accuracy.items()}}
         if arguments.machines and name != LOG_MEL:
-            row |= {
-                key: round(value, 1)
-                for key, value in machine_scores(name, std, arguments.machines, layers).items()
-            }
+            run = machine_scores(name, std, arguments.machines, layers, arguments.view)
+            assert run.results is not None
+            runs[f"{name} at {std:g}" if name in runs else name] = run
+            row |= {"machines": round(100 * run.results.official_score, 1)}
+            row |= {each.machine: round(100 * each.score, 1) for each in run.results.machines}
         print(json.dumps(row), flush=True)
+    if len(runs) > 1:
+        print_differences(runs)
 
 
 if __name__ == "__main__":

@@ -213,6 +213,16 @@ def test_compare_is_the_difference_of_the_two_tables(nearfar, tmp_path):
     assert "200 resamples" in shown
 
 
+def test_compare_averages_seeds(nearfar, tmp_path):
+    scores = [
+        evaluate_scores(write_system(tmp_path / f"seed_{seed}" / "run", seed)).official_score for seed in range(3)
+    ]
+    one, others = tmp_path / "seed_0/run", f"{tmp_path / 'seed_1/run'},{tmp_path / 'seed_2/run'}"
+    code, out, _ = nearfar("compare", one, others, "--json", "--resamples", 10)
+    assert code == 0
+    assert json.loads(out)["all"]["difference"] == pytest.approx(scores[0] - (scores[1] + scores[2]) / 2)
+
+
 def test_compare_tells_folders_of_one_name_apart(nearfar, tmp_path):
     for seed, place in enumerate("xy"):
         write_system(tmp_path / place / "run", seed)

@@ -272,9 +272,7 @@ def test_channels_that_make_no_sense_are_told_and_kept(tmp_path: Path) -> None:
     assert nearfar.Detector.load(tmp_path / "detector").channel_warnings == detector.channel_warnings
 
 
-def test_a_recording_with_one_signal_in_both_channels_is_refused(
-    fitted: nearfar.Detector, tmp_path: Path
-) -> None:
+def test_a_recording_with_one_signal_in_both_channels_is_refused(fitted: nearfar.Detector, tmp_path: Path) -> None:
     sound = 0.1 * np.random.default_rng(0).normal(size=16_000)
     sf.write(tmp_path / "twice.wav", np.stack([sound, sound], axis=1), 16_000)
     with pytest.raises(InputError, match=r"twice\.wav: found the same sound in the near and the far channel"):

@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import Truth, evaluate_scores, harmonic_mean, machine_metrics
-from nearfar.evaluation.uncertainty import compare, draw_counts, uncertainty, weighted_metrics
+from nearfar.evaluation.metrics import (
+    Truth,
+    evaluate_scores,
+    harmonic_mean,
+    machine_metrics,
+    truth_from_names,
+)
+from nearfar.evaluation.uncertainty import compare, compare_seeds, draw_counts, uncertainty, weighted_metrics
 from nearfar.scoring.scorefiles import MachineScores, read_scores
 
 
@@ -136,6 +142,34 @@ def test_comparison_sees_who_is_better_and_where():
     assert comparison.without["pump"] == comparison.machines["fan"]
     reverse = compare(SYSTEM, better, resamples=500)
     assert reverse.overall.low == pytest.approx(-comparison.overall.high)
+
+
+def test_seeds_are_averaged_resample_by_resample():
+    """Against the three metrics of every seed in every resample, averaged by hand."""
+    a = [[machine_scores("fan", 1.5, seed, 30), machine_scores("pump", 0.5, seed + 9, 30)] for seed in range(3)]
+    b = [[machine_scores("fan", 1.0, seed, 30), machine_scores("pump", 0.7, seed + 9, 30)] for seed in (3, 4)]
+    found = compare_seeds(a, b, resamples=150, seed=2)
+
+    def official(system):
+        return np.mean([evaluate_scores(scores).official_score for scores in system])
+
+    assert found.overall.value == pytest.approx(official(a) - official(b))
+    truth = truth_from_names(a[0][0])
+    counts = [draw_counts(truth, 150, np.random.default_rng((2, place))) for place in range(2)]
+
+    def resampled(system):
+        metrics = [
+            np.concatenate(
+                [weighted_metrics(truth, entry.scores, counts[place]) for place, entry in enumerate(scores)]
+            )
+            for scores in system
+        ]
+        return np.mean([len(values) / np.sum(1 / values, axis=0) for values in metrics], axis=0)
+
+    drawn = resampled(a) - resampled(b)
+    assert [found.overall.low, found.overall.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-12)
+    assert found.overall.a_better == pytest.approx(np.mean(drawn > 0))
+    assert compare_seeds(a[:1], b[:1], resamples=50) == compare(a[0], b[0], resamples=50)
 
 
 def test_pairing_is_what_makes_a_small_difference_visible():

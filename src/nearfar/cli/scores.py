@@ -72,8 +72,11 @@ def evaluate(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of score files, or of a run.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same clips.")],
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="Folder of score files, or of a run; seeds of one system: A0,A1,A2."),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another, of the same clips.")],
     truth: TruthOption = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Decides the resamples.")] = 0,
@@ -81,15 +84,17 @@ def compare(
 ) -> None:
     """Compare two systems on the same clips: A minus B, with intervals and the probability that A is better."""
     from nearfar.evaluation.comparison import comparison_to_json, comparison_to_rich
-    from nearfar.evaluation.uncertainty import compare as compare_scores
+    from nearfar.evaluation.uncertainty import compare_seeds
     from nearfar.terminal import show
 
-    (first, _, told), (second, _, others) = (_told(folder, truth) for folder in (a, b))
-    told = {**(others or {}), **(told or {})}
-    comparison = compare_scores(first, second, told, resamples=resamples, seed=seed)
-    names = [_name(a), _name(b)]
+    sides = [[Path(side)] if Path(side).exists() else [*map(Path, side.split(","))] for side in (a, b)]
+    read = [[_told(folder, truth) for folder in side] for side in sides]
+    told = {name: clip for side in read for _, _, clips in side for name, clip in (clips or {}).items()}
+    first, second = ([scores for scores, _, _ in side] for side in read)
+    comparison = compare_seeds(first, second, told, resamples=resamples, seed=seed)
+    names = [", ".join(dict.fromkeys(_name(folder) for folder in side)) for side in sides]
     if names[0] == names[1]:
-        names = [str(a), str(b)]
+        names = [a, b]
     if as_json:
         print(comparison_to_json(comparison, *names), end="")
     else:

@@ -153,6 +153,30 @@ def compare(
     return compare_all([a], b, told, resamples=resamples, level=level, seed=seed)[0]
 
 
+def compare_seeds(
+    a: Sequence[Sequence[MachineScores]],
+    b: Sequence[Sequence[MachineScores]],
+    told: Told | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two systems that were trained from several seeds each, on the same clips.
+
+    Values are means over the seeds; every resample of the clips is the same for all of them. The intervals say
+    what another draw of test clips could change, not what other seeds could.
+
+    Args:
+        a, b: one or more sets of scores of each system.
+
+    Raises:
+        InputError: as :func:`compare`, also if two seeds do not score the same clips.
+    """
+    keys, value, drawn, rule = _metrics([*a, *b], told, resamples, seed)
+    return _comparison(keys, value, drawn, (range(len(a)), range(len(a), len(a) + len(b))), rule, level)
+
+
 def compare_all(
     systems: Sequence[Sequence[MachineScores]],
     b: Sequence[MachineScores],
@@ -171,8 +195,17 @@ def compare_all(
     """
     if not systems:
         return []
+    keys, value, drawn, rule = _metrics([*systems, b], told, resamples, seed)
+    last = (len(systems),)
+    return [_comparison(keys, value, drawn, ((place,), last), rule, level) for place in range(len(systems))]
+
+
+def _metrics(
+    systems: Sequence[Sequence[MachineScores]], told: Told | None, resamples: int, seed: int
+) -> tuple[list[tuple[str, str]], NDArray[np.float64], NDArray[np.float64], OfficialScore]:
+    """Machines and sections; metrics, (machines, systems, 3), and of resamples, (..., resamples); the rule."""
     first = list(systems[0])
-    others = [[other for _, other in _aligned(first, system)] for system in (*systems[1:], b)]
+    others = [[other for _, other in _aligned(first, system)] for system in systems[1:]]
     points, draws = [], []
     rule = CURRENT
     for place, entry in enumerate(first):
@@ -181,30 +214,29 @@ def compare_all(
         every = [entry.scores, *(other[place].scores for other in others)]
         points.append([machine_metrics(truth.anomalous, truth.domains, scores, rule) for scores in every])
         draws.append(_resampled_metrics(truth, every, resamples, (seed, place)))
-    value, drawn = np.array(points), np.stack(draws)  # (machines, systems, 3), (machines, systems, 3, resamples)
     keys = [(entry.machine, entry.section) for entry in first]
-    return [
-        _comparison(keys, value[:, [place, -1]], drawn[:, [place, -1]], rule, level)
-        for place in range(len(systems))
-    ]
+    return keys, np.array(points), np.stack(draws), rule
 
 
 def _comparison(
     keys: Sequence[tuple[str, str]],
     value: NDArray[np.float64],
     drawn: NDArray[np.float64],
+    sides: tuple[Sequence[int], Sequence[int]],
     rule: OfficialScore,
     level: float,
 ) -> Comparison:
-    """From the metrics of two systems, (machines, 2, 3), and of their resamples, (machines, 2, 3, resamples)."""
+    """From :func:`_metrics` and the places of the systems (several are seeds of one) on either side."""
     names, everything = row_names(keys), np.arange(len(keys))
 
     def difference(rows: NDArray[np.intp]) -> Difference:
         machines = [keys[row][0] for row in rows]
-        point, ahead = (
-            overall_score(rule, machines, part[rows, 0]) - overall_score(rule, machines, part[rows, 1])
-            for part in (value, drawn)
-        )
+
+        def score(part: NDArray[np.float64], side: Sequence[int]) -> NDArray[np.float64]:
+            scores = np.stack([overall_score(rule, machines, part[rows, place]) for place in side])
+            return np.asarray(scores.mean(axis=0))
+
+        point, ahead = (score(part, sides[0]) - score(part, sides[1]) for part in (value, drawn))
         interval = _interval(point, ahead, level)
         a_better = float(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
         return Difference(interval.value, interval.low, interval.high, a_better)
