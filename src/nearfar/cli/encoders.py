@@ -19,15 +19,17 @@ Heard = TypeVar("Heard", "Recipe", "PretrainRecipe")
 def encoder_at_hand() -> str:
     """The hub name of EAT-base if it is in the local cache, else ``eat-tiny``, which is said on standard error."""
     from nearfar.models.hub import SHORT_NAMES, is_cached
+    from nearfar.training.finetune import is_main_process
 
     name = SHORT_NAMES["eat-base"]
     if is_cached(name):
         return name
-    print(
-        "The encoder is eat-tiny, which comes with nearfar: EAT-base is not on this machine. "
-        "It is one command away: nearfar download eat-base",
-        file=sys.stderr,
-    )
+    if is_main_process():
+        print(
+            "The encoder is eat-tiny, which comes with nearfar: EAT-base is not on this machine. "
+            "It is one command away: nearfar download eat-base",
+            file=sys.stderr,
+        )
     return STAND_IN
 
 
