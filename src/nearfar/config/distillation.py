@@ -24,12 +24,12 @@ class Distillation(Table):
     num_heads: PositiveInt = 3
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the student's start, the mixtures and every draw."""
-    steps: PositiveInt = 4000
+    steps: PositiveInt = 6000
     groups_per_step: PositiveInt = 2
     """Groups of four mixtures of an update; each mixture is seen twice, with its noise and with less of it."""
     new_per_step: PositiveInt = 1
     """Groups of which so many are new; the others are drawn from all that were heard before."""
-    machine_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    machine_share: Annotated[float, Field(ge=0, le=1)] = 0.4
     """How many of the groups are of a machine in noise, where recordings of machines are given."""
     learning_rate: PositiveFloat = 1e-3
     """Of AdamW, after the warm-up; over the last fifth of the steps it falls to 0."""
@@ -39,10 +39,6 @@ class Distillation(Table):
     """The share of tokens that the student sees is uniform from here to 1, drawn for each update."""
     spectrum_weight: Annotated[float, Field(ge=0)] = 1.0
     """Of the loss of tokens against that of embeddings."""
-    agreement_weight: Annotated[float, Field(ge=0)] = 0.3
-    """Of the loss that asks for the same tokens in other noise and at another level."""
-    temperature: PositiveFloat = 0.05
-    """Of the cosines in it."""
     level_range_db: Annotated[float, Field(ge=0)] = 12.0
     """The quieter mixture is heard up to so much louder or softer."""
     farthest_column: Annotated[int, Field(ge=0)] = 96

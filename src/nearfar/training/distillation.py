@@ -4,10 +4,7 @@ The student sees a random part of the patches of 3.84 s (four patches of YAMNet,
 heard, and of what is wanted in it (less noise, another level). From both, the mean of the tokens of each 0.96 s
 predicts YAMNet's embedding of what is wanted (standardised per dimension), and every token predicts, linearly,
 what its own patch of it looks like: per mel band the mean, less the level of the whole, and how fast it changes.
-The first is what makes sounds of a kind alike, the second what keeps two machines of the kind apart. A third loss
-asks that the tokens of both, averaged within each band, are nearer to each other than to those of other sounds,
-some of them of the same machine: as frozen features are compared (InfoNCE, van den Oord et al. 2018, equation 4,
-of the mean cosine of the bands).
+The first is what makes sounds of a kind alike, the second what keeps two machines of the kind apart.
 """
 
 from __future__ import annotations
@@ -65,7 +62,6 @@ class Losses(NamedTuple):
 
     embedding: Tensor
     spectrum: Tensor
-    agreement: Tensor
 
 
 class Student(nn.Module):
@@ -81,9 +77,7 @@ class Student(nn.Module):
             self.to_embedding = nn.Linear(config.embed_dim, EMBEDDING_DIM)
             self.to_spectrum = nn.Linear(config.embed_dim, STATISTICS)
 
-    def losses(
-        self, lesson: Lesson, kept: Tensor, first_column: int, offset: Tensor, temperature: float
-    ) -> Losses:
+    def losses(self, lesson: Lesson, kept: Tensor, first_column: int, offset: Tensor) -> Losses:
         """What the student has still to learn.
 
         Args:
@@ -92,12 +86,10 @@ class Student(nn.Module):
                 wanted.
             first_column: where in the table of positions the crop stands.
             offset: (batch,) added to the normalised fbank of what is wanted: another level.
-            temperature: of the cosines in the agreement.
         """
         fbank = torch.cat([lesson.heard, lesson.wanted + offset[:, None, None, None]])
         tokens = visible_tokens(self.encoder, fbank, kept, first_column)
-        bands = self.encoder.config.bands
-        means, count = _means_by(kept // (bands * SEGMENT_COLUMNS), SEGMENTS, tokens)
+        means, count = _means_by(kept // (self.encoder.config.bands * SEGMENT_COLUMNS), SEGMENTS, tokens)
         target = lesson.embedding.repeat(2, 1, 1)
         errors = (self.to_embedding(means).float() - target).square().mean(dim=2)
         noticed = (count > 0).to(errors.dtype)
@@ -106,21 +98,7 @@ class Student(nn.Module):
         return Losses(
             (errors * noticed).sum() / noticed.sum(),
             F.mse_loss(self.to_spectrum(tokens).float(), wanted),
-            agreement(_means_by(kept % bands, bands, tokens)[0], temperature),
         )
-
-
-def agreement(bands: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of finding each sound's other half in the batch, averaged over both directions.
-
-    Args:
-        bands: (2 batch, bands, D) mean tokens, of what is heard, then of what is wanted.
-        temperature: divides the cosine, averaged over bands.
-    """
-    heard, wanted = F.normalize(bands.float(), dim=2).chunk(2)
-    cosines = torch.einsum("ibd,jbd->ij", heard, wanted) / bands.shape[1]
-    own = torch.arange(len(cosines))
-    return (F.cross_entropy(cosines / temperature, own) + F.cross_entropy(cosines.T / temperature, own)) / 2
 
 
 def _means_by(group: Tensor, groups: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,12 +234,11 @@ def _step(
     levels_db = rng.uniform(-plan.level_range_db, plan.level_range_db, batch_size)
     offset = torch.from_numpy(levels_db).float() * lessons.per_decibel
     with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
-        losses = student.losses(lesson, kept, first_column, offset, plan.temperature)
+        losses = student.losses(lesson, kept, first_column, offset)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, plan)
     optimizer.zero_grad()
-    total = losses.embedding + plan.spectrum_weight * losses.spectrum + plan.agreement_weight * losses.agreement
-    total.backward()  # type: ignore[no-untyped-call]
+    (losses.embedding + plan.spectrum_weight * losses.spectrum).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(student.parameters(), 4.0)
     optimizer.step()
     return {name: float(loss.detach()) for name, loss in losses._asdict().items()}
