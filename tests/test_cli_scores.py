@@ -219,7 +219,7 @@ def test_compare_averages_seeds(nearfar, tmp_path):
     ]
     one, others = tmp_path / "seed_0/run", f"{tmp_path / 'seed_1/run'},{tmp_path / 'seed_2/run'}"
     code, out, _ = nearfar("compare", one, others, "--json", "--resamples", 10)
-    assert code == 0
+    assert (code, json.loads(out)["a"], json.loads(out)["b"]) == (0, "run", "run (+1 of other seeds)")
     assert json.loads(out)["all"]["difference"] == pytest.approx(scores[0] - (scores[1] + scores[2]) / 2)
 
 

@@ -92,7 +92,7 @@ def compare(
     told = {name: clip for side in read for _, _, clips in side for name, clip in (clips or {}).items()}
     first, second = ([scores for scores, _, _ in side] for side in read)
     comparison = compare_seeds(first, second, told, resamples=resamples, seed=seed)
-    names = [", ".join(dict.fromkeys(_name(folder) for folder in side)) for side in sides]
+    names = [_name_of_seeds(side) for side in sides]
     if names[0] == names[1]:
         names = [a, b]
     if as_json:
@@ -195,6 +195,12 @@ def _run_notes(folder: Path) -> list[str]:
 
 def _print_json(tree: dict[str, Any]) -> None:
     print(json.dumps(tree, indent=2, ensure_ascii=False))
+
+
+def _name_of_seeds(folders: list[Path]) -> str:
+    """The name of a system's run, and how many more runs of it there are."""
+    more = len(folders) - 1
+    return _name(folders[0]) + (f" (+{more} of other seeds)" if more else "")
 
 
 def _name(folder: Path) -> str:
