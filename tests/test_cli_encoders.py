@@ -10,11 +10,11 @@ import pytest
 from tests.test_cli import SHORT, Nearfar, nearfar_command  # noqa: F401
 
 from nearfar import Detector
-from nearfar.cli.encoders import NOTE, EncoderAtHand
+from nearfar.cli.encoders import EAT_BASE, NOTE, EncoderAtHand, noted
 from nearfar.config import load_recipe
+from nearfar.config.grid import load_grid
 from nearfar.config.pretraining import load_pretrain_recipe
-
-EAT_BASE = "worstchan/EAT-base_epoch30_pretrain"
+from nearfar.systems.reproduce import reproduce
 
 
 @pytest.fixture
@@ -25,41 +25,111 @@ def no_eat_base(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_eat_base")
 def test_a_recipe_of_eat_base_gets_eat_tiny_and_it_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     at_hand = EncoderAtHand(None)
-    systems = ("eat-near", "eat-lora-fusion", "frozen-eat")
-    assert [at_hand(load_recipe(name)).encoder.weights for name in systems] == ["eat-tiny"] * 3
-    assert at_hand(load_pretrain_recipe("adapt")).encoder.weights == "eat-tiny"
+    recipes = [at_hand(load_recipe(name)) for name in ("eat-near", "eat-lora-fusion", "frozen-eat")]
+    assert [recipe.encoder.weights for recipe in recipes] == ["eat-tiny"] * 3
+    adapted = at_hand(load_pretrain_recipe("adapt"))
+    assert adapted.encoder.weights == "eat-tiny"
+    assert adapted.description.endswith(NOTE), "the model card says it"
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("nearfar download eat-base") == 1
-    assert at_hand.noted(None) == NOTE
-    assert at_hand.noted("Surrogate data.") == f"Surrogate data. {NOTE}"
+    assert noted(None, *recipes) == NOTE
+    assert noted("Surrogate data.", *recipes) == f"Surrogate data. {NOTE}"
 
 
 @pytest.mark.usefixtures("no_eat_base")
 @pytest.mark.parametrize("system", ["nearfar-best", "ae-mse", "tiny-near"])
 def test_recipes_without_eat_base_are_left_alone(system: str, capsys: pytest.CaptureFixture[str]) -> None:
-    at_hand = EncoderAtHand(None)
-    assert at_hand(load_recipe(system)) == load_recipe(system)
-    assert at_hand.noted(None) is None
+    recipe = EncoderAtHand(None)(load_recipe(system))
+    assert recipe == load_recipe(system)
+    assert noted(None, recipe) is None
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("no_eat_base")
-def test_an_encoder_that_is_named_is_taken_even_where_it_is_not_at_hand() -> None:
+@pytest.mark.parametrize(
+    "setting", [f"encoder.weights={EAT_BASE}", f'encoder = {{weights = "{EAT_BASE}"}}', "encoder.revision=abc"]
+)
+def test_an_encoder_that_is_named_is_taken_even_where_it_is_not_at_hand(setting: str) -> None:
     recipe = load_recipe("eat-near")
     assert EncoderAtHand(EAT_BASE)(recipe) == recipe
-    assert EncoderAtHand(None, ["seed=3", f"encoder.weights={EAT_BASE}"])(recipe) == recipe
-    assert EncoderAtHand(None, ["seed=3"])(recipe) != recipe
+    assert EncoderAtHand(None, ["seed=3", setting])(recipe) == recipe
+    assert EncoderAtHand(None, ["seed=3", "encoder.drop_path=0.0"])(recipe) != recipe
+
+
+@pytest.mark.usefixtures("no_eat_base")
+def test_a_recipe_file_may_name_eat_base_itself(tmp_path: Path) -> None:
+    for text, stays in (("", False), (f'[encoder]\nweights = "{EAT_BASE}"\n', True)):
+        mine = tmp_path / "mine.toml"
+        mine.write_text(f'extends = "eat-near"\nname = "mine"\n{text}')
+        recipe = load_recipe(mine)
+        assert (EncoderAtHand(None, None, mine)(recipe) == recipe) == stays
 
 
 def test_eat_base_is_taken_where_it_was_downloaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nearfar.models.hub.is_cached", lambda name: name == EAT_BASE)
-    at_hand = EncoderAtHand(None)
-    assert at_hand(load_recipe("eat-near")) == load_recipe("eat-near")
-    assert at_hand.noted("Surrogate data.") == "Surrogate data."
+    recipe = EncoderAtHand(None)(load_recipe("eat-near"))
+    assert recipe == load_recipe("eat-near")
+    assert noted("Surrogate data.", recipe) == "Surrogate data."
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("begun", "cached"), [(EAT_BASE, False), ("eat-tiny", True)])
+@pytest.mark.parametrize("kind", ["run", "model"])
+def test_what_was_begun_goes_on_with_its_encoder(
+    begun: str, cached: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearfar.models.hub.is_cached", lambda name: cached)
+    recipe = load_recipe("eat-near")
+    made = recipe.with_changes(**{"encoder.weights": begun})
+    if kind == "run":
+        (tmp_path / "recipe.toml").write_text(made.to_toml())
+    else:
+        (tmp_path / "model.json").write_text(json.dumps({"recipe": made.model_dump(mode="json")}))
+    at_hand = EncoderAtHand(None)
+    assert at_hand(recipe, tmp_path / "none", tmp_path).encoder.weights == begun
+    assert at_hand(recipe, tmp_path / "none").encoder.weights == (EAT_BASE if cached else "eat-tiny")
+
+
+@pytest.mark.parametrize("text", ["[encoder", "encoder = 3", '[encoder]\nweights = "random:tiny"'])
+@pytest.mark.usefixtures("no_eat_base")
+def test_what_cannot_be_read_or_was_begun_with_something_else_decides_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    (tmp_path / "model.json").write_text("[]")
+    assert EncoderAtHand(None)(load_recipe("eat-near"), tmp_path).encoder.weights == "eat-tiny"
+
+
+@pytest.mark.usefixtures("no_eat_base")
+def test_the_first_process_alone_says_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nearfar.training.finetune.is_main_process", lambda: False)
+    assert EncoderAtHand(None)(load_recipe("eat-near")).encoder.weights == "eat-tiny"
+    assert capsys.readouterr().err == ""
+
+
+GRIDS = {
+    # base, against, axes; the encoders of base and reference
+    "base and reference": ("frozen-eat", "frozen-eat", '"features.keep_bands" = [true, false]', "tt"),
+    "reference": ("nearfar-best", "frozen-eat", '"features.keep_bands" = [true, false]', "bt"),
+    "a combination": ("nearfar-best", "base", '"features.source" = ["log-mel", "tokens"]', "t"),
+    "none": ("nearfar-best", "ae-mse", '"features.keep_bands" = [true, false]', "bb"),
+    "on an axis": ("frozen-eat", "base", f'"encoder.weights" = ["random:tiny", "{EAT_BASE}"]', "b"),
+}
+
+
+@pytest.mark.usefixtures("no_eat_base")
+@pytest.mark.parametrize("case", GRIDS)
+def test_grids_take_it_where_they_need_it(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, against, axes, expected = GRIDS[case]
+    (tmp_path / "grid.toml").write_text(f'base = "{base}"\nagainst = "{against}"\n[axes]\n{axes}\n')
+    recipes = EncoderAtHand(None).grid(load_grid(tmp_path / "grid.toml")).recipes()
+    names = {"t": "eat-tiny", "b": EAT_BASE}
+    assert [recipe.encoder.weights for recipe in recipes] == [names[letter] for letter in expected]
+    assert capsys.readouterr().err.count("nearfar download eat-base") == ("t" in expected)
+    assert noted(None, *recipes) == (NOTE if "t" in expected else None)
 
 
 @pytest.mark.usefixtures("no_eat_base")
@@ -77,6 +147,22 @@ def test_run_and_reproduce_note_the_encoder_beside_their_results(
     assert suite.code == 0, suite.err
     assert suite.err.count("nearfar download eat-base") == 1
     assert json.loads(suite.out)["notes"] == [NOTE]
+
+
+@pytest.mark.usefixtures("no_eat_base")
+def test_only_systems_with_the_encoder_are_noted(small_factory: Path, tmp_path: Path) -> None:
+    recipes = [load_recipe("nearfar-best"), EncoderAtHand(None)(load_recipe("frozen-eat"))]
+    remarks = {recipe.name: NOTE for recipe in recipes if noted(None, recipe)}
+    reproduce(recipes, small_factory, tmp_path, note="Made up.", remarks=remarks)
+    notes = {
+        name: json.loads((tmp_path / place).read_text())["notes"]
+        for name, place in (
+            ("own", "nearfar-best/results.json"),
+            ("eat", "frozen-eat/results.json"),
+            ("all", "table.json"),
+        )
+    }
+    assert notes == {"own": ["Made up."], "eat": [f"Made up. {NOTE}"], "all": ["Made up.", NOTE]}
 
 
 @pytest.mark.usefixtures("no_eat_base")

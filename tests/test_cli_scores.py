@@ -223,6 +223,21 @@ def test_compare_averages_seeds(nearfar, tmp_path):
     assert json.loads(out)["all"]["difference"] == pytest.approx(scores[0] - (scores[1] + scores[2]) / 2)
 
 
+@pytest.mark.parametrize("ending", [",", ",,a", ",a"])
+def test_compare_refuses_lists_that_are_none(ending, nearfar, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_system(tmp_path / "a", 0)
+    code, _, error = nearfar("compare", f"a{ending}", "a")
+    assert (code, "A: found a," in error, "each once" in error) == (2, True, True)
+
+
+def test_compare_takes_a_folder_with_a_comma_and_names_one_that_is_missing(nearfar, tmp_path):
+    write_system(tmp_path / "pump, old", 0)
+    assert nearfar("compare", tmp_path / "pump, old", tmp_path / "pump, old", "--resamples", 5)[0] == 0
+    code, _, error = nearfar("compare", tmp_path / "pump, old", f"{tmp_path / 'pump, old'}/.,nowhere")
+    assert (code, f"{tmp_path}/pump" in error) == (2, True), "a comma separates, and the error says what was read"
+
+
 def test_compare_tells_folders_of_one_name_apart(nearfar, tmp_path):
     for seed, place in enumerate("xy"):
         write_system(tmp_path / place / "run", seed)

@@ -279,6 +279,8 @@ def test_a_recording_with_one_signal_in_both_channels_is_refused(fitted: nearfar
         fitted.score([tmp_path / "twice.wav"], machine="hummer")
     with pytest.raises(InputError, match="the same sound"):
         fitted.score([np.stack([sound, sound]).astype(np.float32)], machine="hummer")
+    with pytest.raises(InputError, match="the same sound"):
+        nearfar.Detector.fit(tmp_path)
 
 
 # --- saved and loaded -------------------------------------------------------------------------------------------

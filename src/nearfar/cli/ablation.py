@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from nearfar.cli.encoders import EncoderAtHand
-from nearfar.cli.options import DataOption, EncoderOption, JsonOption, NoteOption, OutOption, changed, numbers
+from nearfar.cli.encoders import EncoderAtHand, noted
+from nearfar.cli.options import DataOption, EncoderOption, JsonOption, NoteOption, OutOption, numbers
 from nearfar.cli.scores import print_table
-
-if TYPE_CHECKING:
-    from nearfar.config import Recipe
 
 
 def ablate(
@@ -38,19 +35,13 @@ def ablate(
     from nearfar.systems.run import data_note
     from nearfar.terminal import progress_bars, show
 
-    chosen, at_hand = load_grid(grid), EncoderAtHand(encoder)
-
-    def heard_with(recipe: Recipe) -> Recipe:
-        return at_hand(changed(recipe, encoder, None, None))
-
-    heard_with(chosen.base)
-    note = at_hand.noted(note or data_note(data))
+    chosen = EncoderAtHand(encoder).grid(load_grid(grid).with_encoder(encoder))
+    note = noted(note or data_note(data), *chosen.recipes())
     with progress_bars() as progress:
         run = ablate_grid(
             chosen,
             data,
             out,
-            heard_with=heard_with,
             cache_gigabytes=cache_gb,
             resamples=resamples,
             note=note,

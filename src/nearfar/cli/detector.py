@@ -79,7 +79,8 @@ def fit(
     require_free(out, replace=replace)
     dataset = normal_recordings(folder, machine)
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
-    chosen = EncoderAtHand(encoder, settings)(chosen)
+    folders = (model, model.parent) if model else (_model_beside(chosen, out),)
+    chosen = EncoderAtHand(encoder, settings, recipe)(chosen, *filter(None, folders))
     given = {
         "audio.clip_seconds": seconds,
         "detection.false_alarm_rate": target_far,

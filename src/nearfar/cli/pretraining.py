@@ -36,7 +36,8 @@ def pretrain(
     from nearfar.systems.pretrain import pretrain_encoder
     from nearfar.terminal import progress_bars, show
 
-    chosen = EncoderAtHand(encoder, settings)(changed(load_pretrain_recipe(recipe), encoder, seed, settings))
+    asked = changed(load_pretrain_recipe(recipe), encoder, seed, settings)
+    chosen = EncoderAtHand(encoder, settings, recipe)(asked, out)
     with progress_bars() as progress:
         facts = pretrain_encoder(chosen, data, out, licences=licence or (), progress=progress)
     if facts is None:

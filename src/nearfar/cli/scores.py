@@ -87,9 +87,10 @@ def compare(
     from nearfar.evaluation.uncertainty import compare_seeds
     from nearfar.terminal import show
 
-    sides = [[Path(side)] if Path(side).exists() else [*map(Path, side.split(","))] for side in (a, b)]
+    sides = [_seeds_of(name, side) for name, side in (("A", a), ("B", b))]
     read = [[_told(folder, truth) for folder in side] for side in sides]
-    told = {name: clip for side in read for _, _, clips in side for name, clip in (clips or {}).items()}
+    clips = [of or {} for side in read for _, _, of in side]
+    told = {name: clip for of in reversed(clips) for name, clip in of.items()}  # A's word counts first
     first, second = ([scores for scores, _, _ in side] for side in read)
     comparison = compare_seeds(first, second, told, resamples=resamples, seed=seed)
     names = [_name_of_seeds(side) for side in sides]
@@ -195,6 +196,21 @@ def _run_notes(folder: Path) -> list[str]:
 
 def _print_json(tree: dict[str, Any]) -> None:
     print(json.dumps(tree, indent=2, ensure_ascii=False))
+
+
+def _seeds_of(name: str, text: str) -> list[Path]:
+    """A folder, or several, separated by commas."""
+    if Path(text).exists():
+        return [Path(text)]
+    folders = text.split(",")
+    if "" in folders or len(set(folders)) != len(folders):
+        raise InputError(
+            name,
+            found=text,
+            expected="a folder, or several of other seeds, each once, separated by commas",
+            remedy="Correct the list",
+        )
+    return [Path(folder) for folder in folders]
 
 
 def _name_of_seeds(folders: list[Path]) -> str:

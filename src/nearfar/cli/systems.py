@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nearfar.cli.encoders import EncoderAtHand
+from nearfar.cli.encoders import NOTE, EncoderAtHand, noted
 from nearfar.cli.options import (
     DataOption,
     EncoderOption,
@@ -43,9 +43,9 @@ def run(
     from nearfar.systems.run import data_note, run_system
     from nearfar.terminal import progress_bars
 
-    at_hand = EncoderAtHand(encoder, settings)
-    recipe = at_hand(changed(load_recipe(system), encoder, seed, settings, near, far))
-    note = at_hand.noted(note or data_note(data))
+    at_hand = EncoderAtHand(encoder, settings, system)
+    recipe = at_hand(changed(load_recipe(system), encoder, seed, settings, near, far), out, model or out / "model")
+    note = noted(note or data_note(data), recipe)
     with progress_bars() as progress:
         finished = run_system(
             recipe, data, out, model_folder=model, note=note, progress=progress, tensorboard=tensorboard
@@ -81,16 +81,26 @@ def reproduce(
     """Train what the report's four systems and the two baselines need, score them and print its Table 1."""
     from nearfar.systems.reproduce import reproduce as run_suite
     from nearfar.systems.reproduce import suite_recipes
-    from nearfar.systems.run import data_note
     from nearfar.terminal import progress_bars
 
     chosen = suite_recipes(suite, None if systems is None else systems.split(","))
     at_hand = EncoderAtHand(encoder, settings)
-    recipes = [at_hand(changed(recipe, encoder, None, settings, near, far)) for recipe in chosen]
-    note = at_hand.noted(note or data_note(data))
+    recipes = [
+        at_hand(
+            changed(recipe, encoder, None, settings, near, far),
+            *(out / recipe.name, *out.glob(f"seed_*/{recipe.name}")),
+        )
+        for recipe in chosen
+    ]
     with progress_bars() as progress:
         finished = run_suite(
-            recipes, data, out, seeds=whole_numbers("--seeds", seeds), note=note, progress=progress
+            recipes,
+            data,
+            out,
+            seeds=whole_numbers("--seeds", seeds),
+            note=note,
+            remarks={recipe.name: NOTE for recipe in recipes if noted(None, recipe)},
+            progress=progress,
         )
     if finished is not None:
         print_table(finished.table, as_json, out)

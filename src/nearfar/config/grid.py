@@ -21,7 +21,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,34 @@ class Grid:
         where: the file.
         base: the recipe, changed by ``[set]``.
         axes: by name, what each named value changes.
-        against: ``base``, the name or path of a recipe or run, or the values of a point.
+        against: ``base``, the name or path of a recipe or run, a recipe, or the values of a point.
     """
 
     where: str
     base: Recipe
     axes: dict[str, dict[str, Changes]]
-    against: str | dict[str, str]
+    against: str | dict[str, str] | Recipe
+
+    def with_encoder(self, weights: str | None) -> Grid:
+        """The grid with other weights in its base and in a recipe that it is compared with; None: as it is."""
+        if weights is None:
+            return self
+        change = {"encoder.weights": weights}
+        return replace(self, base=self.base.with_changes(**change), against=self._reference(change))
+
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The base, and the recipe that it is compared with, if one is."""
+        against = self._reference({})
+        return (self.base, against) if isinstance(against, Recipe) else (self.base,)
+
+    def _reference(self, changes: Changes) -> str | dict[str, str] | Recipe:
+        """``against``, read and changed if it is a recipe with an encoder."""
+        against = self.against
+        if isinstance(against, str) and against != "base" and not Path(against).is_dir():
+            against = load_recipe(against)
+        if isinstance(against, Recipe) and against.method == "nearest-normal":
+            return against.with_changes(**changes) if changes else against
+        return against
 
     def points(self) -> tuple[list[Point], list[Skipped]]:
         """Every combination in the order of the file, and those that the recipe refuses.

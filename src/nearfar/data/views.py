@@ -42,6 +42,9 @@ def require_two_signals(waveform: Waveform, views: Sequence[View], where: Path |
         waveform: (channels, samples), those of :func:`channels_of`.
         views: what is to be made of them.
         where: the recording's name, for the error.
+
+    Raises:
+        InputError: see above.
     """
     if "cancelled" in views and np.array_equal(waveform[0], waveform[1]):
         raise InputError(

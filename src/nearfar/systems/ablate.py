@@ -8,12 +8,11 @@ them), ``models/`` where recipes train, ``reference/`` where a recipe is the ref
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nearfar.config import Recipe, load_recipe
 from nearfar.config.grid import Grid, Point, Skipped
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
@@ -66,7 +65,6 @@ def ablate(
     data: Path,
     out: Path,
     *,
-    heard_with: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     cache_gigabytes: float = CACHE_GIGABYTES,
     resamples: int = RESAMPLES,
     note: str | None = None,
@@ -81,7 +79,6 @@ def ablate(
         grid: what varies.
         data: a folder of recordings.
         out: what is there of the same combinations and recordings is used again.
-        heard_with: gives the base, and a reference recipe that has one, their encoder.
         cache_gigabytes: refuse to begin if the pieces of features could take more on disk.
         resamples: of the paired bootstrap.
         note: a line for the tables; by default :func:`nearfar.systems.run.data_note`.
@@ -92,7 +89,6 @@ def ablate(
         InputError: if the base cannot be used with this data, no test clip tells its label, the pieces would take
             too much room, or the reference does not score the same clips.
     """
-    grid = replace(grid, base=heard_with(grid.base))
     points, refused = grid.points()
     dataset, base = prepare(data, grid.base)  # an error of the base is one of the whole grid
     told = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
@@ -106,7 +102,7 @@ def ablate(
     listen(passes, groups, store, progress)
     scored, unscorable = score_points(ready, groups, store, out / "points", progress)
     _require_base(unscorable)
-    name, reference = _reference(grid, scored, data, out / "reference", heard_with, progress)
+    name, reference = _reference(grid, scored, data, out / "reference", progress)
     known = [entry for entry in reference if (entry.machine, entry.section) in groups]
     rows = [(point.values, point.scores) for point in scored[1:]]
     table = ablation(rows, name, known, told, resamples=resamples)
@@ -173,7 +169,6 @@ def _reference(
     scored: Sequence[ScoredPoint],
     data: Path,
     folder: Path,
-    heard_with: Callable[[Recipe], Recipe],
     progress: Progress,
 ) -> tuple[str, Sequence[MachineScores]]:
     """What combinations are compared with: its name, and its scores."""
@@ -183,8 +178,8 @@ def _reference(
         place = Path(grid.against)
         if place.is_dir():
             return place.name, read_scores(place / "scores" if (place / "scores").is_dir() else place)
-        recipe = load_recipe(grid.against)
-        recipe = recipe if recipe.method == "autoencoder" else heard_with(recipe)
+    if len(recipes := grid.recipes()) > 1:
+        recipe = recipes[1]
         run = run_system(recipe, data, folder / recipe.name, progress=progress)
         assert run is not None, "a grid is one process"
         return recipe.name, run.scores

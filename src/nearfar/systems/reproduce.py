@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,7 @@ def reproduce(
     *,
     seeds: Sequence[int] = (0,),
     note: str | None = None,
+    remarks: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> Reproduction | None:
     """Run systems that share models, for every seed, and write the table into ``out``.
@@ -69,6 +70,15 @@ def reproduce(
     seed (in ``seed_N/`` where there are several), ``<system>/`` as :func:`nearfar.systems.run.run_system` writes
     it. Killed and run again, it goes on where it stopped; with more seeds, it trains those that are new.
 
+    Args:
+        recipes: the systems.
+        data: a folder of recordings.
+        out: where to.
+        seeds: each once.
+        note: a line for all tables; by default :func:`nearfar.systems.run.data_note`.
+        remarks: by recipe name, what must be said beside the results of that system, too.
+        progress: called during long steps.
+
     Returns:
         the table and the runs, or None on the helper processes of a distributed launch.
     """
@@ -76,6 +86,7 @@ def reproduce(
         raise InputError(
             "--seeds", found=f"{', '.join(map(str, seeds))}", expected="each seed once", remedy="Take repeats out"
         )
+    note, remarks = note or data_note(data), remarks or {}
     runs: dict[str, list[SystemRun]] = {recipe.name: [] for recipe in recipes}
     for seed in seeds:
         place = out / f"seed_{seed}" if len(seeds) > 1 else out
@@ -87,7 +98,8 @@ def reproduce(
             def named(task: str, done: int, total: int, name: str = recipe.name, seed: int = seed) -> None:
                 progress(f"{name}, seed {seed}: {task}" if len(seeds) > 1 else f"{name}: {task}", done, total)
 
-            run = run_system(seeded, data, place / recipe.name, model_folder=model, note=note, progress=named)
+            said = " ".join(filter(None, (note, remarks.get(recipe.name)))) or None
+            run = run_system(seeded, data, place / recipe.name, model_folder=model, note=said, progress=named)
             if run is not None:  # a helper process goes on as well: the next model needs it
                 runs[recipe.name].append(run)
     if not is_main_process():
@@ -99,9 +111,9 @@ def reproduce(
     results: dict[str, Sequence[Results]] = {name: _results(of_seeds) for name, of_seeds in finished.items()}
     if any(len(of_seeds) < len(seeds) for of_seeds in results.values()):
         return Reproduction(None, finished)
-    note = note or data_note(data)
+    notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
     # Machines of surrogate data may have names that the report has, too; its figures are not of this data.
-    table = results_table(results, notes=[note] if note else [], published=note is None)
+    table = results_table(results, notes=notes, published=not notes)
     for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
         write_text(out / f"table.{suffix}", text)
     return Reproduction(table, finished)
