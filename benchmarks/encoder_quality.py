@@ -5,9 +5,9 @@
 ESC-10 is a folder with a folder of recordings per class; the first digit of a file's name is its fold. The
 probe is multinomial logistic regression (scikit-learn, C = 1) on standardised features: the mean of the
 encoder's patch tokens, or, under the name ``log-mel``, the mean and the deviation over time of each of the 128
-log-mel bands. Machines are in the challenge's layout and heard by the recipe ``frozen-eat``: the near channel's
-tokens, averaged over time within each of 8 bands, are compared with those of the normal training clips by the
-cosine. The score is the challenge's; of the first encoder less each other one and less the mean of them all, a
+log-mel bands. Machines are in the challenge's layout and heard by the recipe ``frozen-eat``: tokens of a view (the
+near channel), averaged over time within each of 8 bands, are compared with those of the normal training clips by
+the cosine. The score is the challenge's; of the first encoder less each other one and less the mean of them all, a
 paired bootstrap over test clips gives 95 % intervals.
 """
 

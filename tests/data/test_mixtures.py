@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from nearfar.data.mixtures import LEVEL_DBFS, NOISE_REDUCTION_DB, Mixtures, _at_speed, _filtered, sound_files
+from nearfar.data.mixtures import (
+    GROUP,
+    LEVEL_DBFS,
+    NOISE_REDUCTION_DB,
+    Mixtures,
+    _at_speed,
+    _filtered,
+    by_folder,
+    sound_files,
+)
 from nearfar.errors import InputError
 
 
@@ -87,6 +96,33 @@ def test_of_a_machine_in_noise_the_machine_is_wanted(tone_and_noise: tuple[list[
         assert wanted_db - heard_db == pytest.approx(NOISE_REDUCTION_DB, abs=0.1)
         ratios_db.append(heard_db)
     assert np.ptp(ratios_db) > 5
+
+
+def test_a_group_is_of_one_machine_at_one_speed_and_others_are_not(tmp_path: Path) -> None:
+    """Ten machines, each a hum of its own, between 1 and 2 kHz."""
+    time = np.arange(80_000) / 16_000
+    pitches = 1000 * 2 ** (np.arange(10) / 10)
+    for machine, hz in enumerate(pitches):
+        (tmp_path / "machines" / str(machine)).mkdir(parents=True)
+        for recording in range(2):
+            sound = 0.1 * np.sin(2 * np.pi * hz * time + recording)
+            path = tmp_path / "machines" / str(machine) / f"{recording}.wav"
+            soundfile.write(path, sound, 16_000, subtype="FLOAT")
+    (tmp_path / "noise").mkdir()
+    soundfile.write(tmp_path / "noise" / "0.wav", 0.01 * np.random.default_rng(0).standard_normal(80_000), 16_000)
+    machines = by_folder(sound_files([tmp_path / "machines"]))
+    assert [len(machine) for machine in machines] == [2] * 10
+    mixtures = Mixtures(sound_files([tmp_path / "noise"]), 48_000, 0, machines, machine_share=1.0)
+
+    def pitch(number: int) -> float:
+        spectrum = np.abs(np.fft.rfft(mixtures[number].wanted * np.hanning(48_000)))
+        return float(spectrum.argmax() * 16_000 / 48_000)
+
+    groups = [[pitch(GROUP * group + member) for member in range(GROUP)] for group in range(8)]
+    assert all(max(group) - min(group) < 1 for group in groups)
+    assert len({round(group[0]) for group in groups}) > 5
+    of_hums = [np.abs(np.log2(group[0] / pitches)).min() < 1e-3 for group in groups]
+    assert 0 < sum(of_hums) < 8, "half of the groups are at another speed"
 
 
 def test_without_machines_sounds_are_wanted_and_only_noise_is_not(folders: list[Path]) -> None:

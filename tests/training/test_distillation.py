@@ -13,13 +13,16 @@ import soundfile
 import torch
 
 from nearfar.config.distillation import Distillation, load_distillation
+from nearfar.data.mixtures import Mixtures, sound_files
 from nearfar.errors import InputError
 from nearfar.models.eat import EATConfig
 from nearfar.models.weights import encoder_hash, load_encoder
 from nearfar.models.yamnet import YAMNet
 from nearfar.training import distillation
 from nearfar.training.distillation import (
+    SAMPLES,
     Lesson,
+    Lessons,
     Student,
     distil,
     learning_rate_at,
@@ -137,6 +140,40 @@ def test_what_was_interrupted_ends_at_the_same_weights(folder: Path, tmp_path: P
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2, 2, 3]
     assert load_distillation(str(tmp_path / "cut" / "distillation.toml")) == PLAN
+
+
+def test_a_checkpoint_of_another_plan_or_other_recordings_is_refused(
+    folder: Path, tmp_path: Path, teacher: YAMNet
+) -> None:
+    out = tmp_path / "out"
+    distil(PLAN, [folder], teacher, out)
+    before = (out / "checkpoint" / "state.safetensors").read_bytes()
+    other = PLAN.model_copy(update={"steps": 6})
+    for plan, machines, what in ((other, (), "plan"), (PLAN, [folder], "recordings")):
+        with pytest.raises(InputError, match=rf"state\.safetensors: found a checkpoint of other {what}"):
+            distil(plan, [folder], teacher, out, machines=machines)
+    assert (out / "checkpoint" / "state.safetensors").read_bytes() == before
+
+
+def test_machines_are_heard_in_the_noise_of_other_recordings(
+    folder: Path, tmp_path: Path, teacher: YAMNet
+) -> None:
+    plan = PLAN.model_copy(update={"steps": 1, "machine_share": 1.0})
+    without = distil(plan, [folder], teacher, tmp_path / "without")
+    with_machines = distil(plan, [folder], teacher, tmp_path / "with", machines=[folder])
+    assert encoder_hash(without) != encoder_hash(with_machines)
+
+
+def test_an_offset_of_so_many_decibels_is_that_gain(folder: Path, teacher: YAMNet) -> None:
+    lessons = Lessons(Mixtures(sound_files([folder]), SAMPLES, 0), teacher)
+    waveform = 0.1 * torch.randn(1, SAMPLES, generator=torch.Generator().manual_seed(0))  # far above the floor
+    louder = lessons.fbank(waveform * 10 ** (6 / 20))
+    torch.testing.assert_close(louder, lessons.fbank(waveform) + 6 * lessons.per_decibel, atol=1e-3, rtol=0)
+
+
+def test_a_step_has_at_most_as_many_new_groups_as_groups() -> None:
+    with pytest.raises(ValueError, match="at most groups_per_step"):
+        Distillation(groups_per_step=1, new_per_step=2)
 
 
 def test_a_student_learns_its_lessons(folder: Path, tmp_path: Path, teacher: YAMNet) -> None:

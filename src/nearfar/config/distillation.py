@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
 import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from nearfar.config.tables import PositiveFloat, PositiveInt, Table
 from nearfar.errors import InputError
@@ -40,7 +42,7 @@ class Distillation(Table):
     spectrum_weight: Annotated[float, Field(ge=0)] = 1.0
     """Of the loss of tokens against that of embeddings."""
     level_range_db: Annotated[float, Field(ge=0)] = 12.0
-    """The quieter mixture is heard up to so much louder or softer."""
+    """The mixture with less noise is heard up to so much louder or softer than the other."""
     farthest_column: Annotated[int, Field(ge=0)] = 96
     """A crop stands at a random time of the table of positions, up to this column of 0.16 s."""
     bfloat16: bool = True
@@ -48,6 +50,17 @@ class Distillation(Table):
     save_every: PositiveInt = 100
     excluded: tuple[str, ...] = ()
     """Recordings that are left out, as patterns of their last folders and names: ``5-*``, ``rain/*``."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Distillation:
+        if self.new_per_step > self.groups_per_step:
+            raise ValueError("new_per_step is at most groups_per_step")
+        return self
+
+    def key(self) -> str:
+        """Sixteen hex digits that are equal where two plans train the same encoder of the same recordings."""
+        tree = self.model_dump(mode="json", exclude={"save_every"})
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:
         """The whole plan as TOML."""

@@ -94,7 +94,7 @@ class Mixtures:
         samples: int,
         seed: int,
         machines: Sequence[Sequence[Path]] = (),
-        machine_share: float = 0.5,
+        machine_share: float = 0.4,
     ) -> None:
         self.files, self.samples, self.seed = files, samples, seed
         self.machines, self.machine_share = machines, machine_share if machines else 0.0

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 from nearfar.models.eat import EAT, SIZES, EATConfig, build_encoder, sincos_positions
-from nearfar.models.hub import download
+from nearfar.models.hub import SHORT_NAMES, download
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 POSITIONS = "fixed_positional_encoder.positions"
@@ -54,6 +54,7 @@ def load_encoder(path_or_name: str | Path, *, revision: str | None = None) -> EA
             - a ``.safetensors`` file with fairseq, Hugging Face or bare names;
             - a fairseq ``.pt`` file, pre-trained or fine-tuned (``weights_only=True``: no code in it runs);
             - ``eat-tiny``, the small encoder that comes with nearfar;
+            - ``eat-base`` or ``eat-large``, short for the published encoders' names on the hub;
             - ``random:tiny``, ``random:base`` or ``random:large``, optionally with ``:seed``, for a random start;
             - a name on the Hugging Face hub, ``owner/name``; the local cache is asked before the network.
 
@@ -70,6 +71,7 @@ def load_encoder(path_or_name: str | Path, *, revision: str | None = None) -> EA
     path = SHIPPED_FOLDER / name if name in SHIPPED else Path(path_or_name)
     if path.exists():
         return _load_folder(path) if path.is_dir() else _load_file(path)
+    name = SHORT_NAMES.get(name, name)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and path.suffix not in READERS:
         return _load_folder(download(name, (CONFIG_FILE, WEIGHTS_FILE), revision))
     raise InputError(

@@ -9,6 +9,7 @@ The first is what makes sounds of a kind alike, the second what keeps two machin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -17,13 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.config.distillation import Distillation
 from nearfar.data.mixtures import GROUP, Mixtures, by_folder, sound_files
-from nearfar.errors import NearfarError
+from nearfar.errors import InputError, NearfarError
 from nearfar.files import whole_file, write_text
 from nearfar.models.eat import EAT, EATConfig, build_encoder
 from nearfar.models.fbank import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, Fbank
@@ -193,24 +195,25 @@ def distil(
         machines: folders of recordings of machines with hardly any noise, to be heard in that of ``folders``.
 
     Raises:
-        InputError: if a folder holds no recordings.
+        InputError: if a folder holds no recordings, or ``out`` a checkpoint of another plan or other recordings.
         NearfarError: if the loss becomes infinite.
     """
     files = sound_files(folders, plan.excluded)
     student = Student(EATConfig(plan.embed_dim, plan.depth, plan.num_heads), plan.seed)
     optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.95), weight_decay=plan.weight_decay)
     recorded = by_folder(sound_files(machines, plan.excluded))
+    identity = {"plan": plan.key(), "recordings": _recordings_key((*files, *recorded))}
     mixtures = Mixtures(files, SAMPLES, plan.seed, recorded, plan.machine_share)
     lessons = Lessons(mixtures, teacher)
     out.mkdir(parents=True, exist_ok=True)
-    for step in range(_restored(out / "checkpoint", student, optimizer), plan.steps):
+    for step in range(_restored(out / "checkpoint", student, optimizer, identity), plan.steps):
         losses = _step(plan, step, student, optimizer, lessons)
         with (out / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({"step": step} | losses) + "\n")
         if not math.isfinite(sum(losses.values())):
             raise NearfarError(f"{out}: the loss is {losses} at step {step}. Lower the learning rate.")
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-            _save(out / "checkpoint", student, optimizer, step + 1)
+            _save(out / "checkpoint", student, optimizer, step + 1, identity)
             save_encoder(student.encoder, out)
             write_text(out / "distillation.toml", plan.to_toml())
         if progress is not None:
@@ -244,21 +247,39 @@ def _step(
     return {name: float(loss.detach()) for name, loss in losses._asdict().items()}
 
 
-def _save(folder: Path, student: Student, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _recordings_key(folders: Sequence[Sequence[Path]]) -> str:
+    """Sixteen hex digits of the recordings' names and sizes."""
+    named = [[(path.parent.name, path.name, path.stat().st_size) for path in folder] for folder in folders]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+
+
+def _save(
+    folder: Path, student: Student, optimizer: torch.optim.Optimizer, step: int, identity: dict[str, str]
+) -> None:
     """Weights and AdamW's moments in one file that appears whole."""
     tensors = {f"student.{name}": value.contiguous() for name, value in student.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / "state.safetensors") as partial:
-        save_file(tensors | {"step": torch.tensor(step)}, partial)
+        save_file(tensors | {"step": torch.tensor(step)}, partial, metadata=identity)
 
 
-def _restored(folder: Path, student: Student, optimizer: torch.optim.Optimizer) -> int:
+def _restored(folder: Path, student: Student, optimizer: torch.optim.Optimizer, identity: dict[str, str]) -> int:
     """The step to go on from; 0 where there is no checkpoint."""
     path = folder / "state.safetensors"
     if not path.is_file():
         return 0
+    with safe_open(path, framework="pt") as file:
+        found = file.metadata() or {}
+    for what, expected in identity.items():
+        if found.get(what) != expected:
+            raise InputError(
+                path,
+                found=f"a checkpoint of other {what} ({found.get(what)})",
+                expected=f"{what} {expected}",
+                remedy="Give another --out folder, or the plan and recordings that it was begun with",
+            )
     tensors = load_file(path)
     student.load_state_dict(
         {n.removeprefix("student."): t for n, t in tensors.items() if n.startswith("student.")}
