@@ -440,7 +440,7 @@ def test_a_pickle_without_tensors_or_a_damaged_config(tmp_path, fairseq):
 
 
 def test_paths_that_lead_nowhere(tmp_path):
-    for wrong in (tmp_path / "none", str(tmp_path / "none.pt"), "eat-base", "folder/model.safetensors", "a/b/c"):
+    for wrong in (tmp_path / "none", str(tmp_path / "none.pt"), "eat-bass", "folder/model.safetensors", "a/b/c"):
         with pytest.raises(InputError, match="no such file or folder"):
             load_encoder(wrong)
     (tmp_path / "notes.txt").write_text("hello")
@@ -449,6 +449,14 @@ def test_paths_that_lead_nowhere(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"a folder without config\.json and model\.safetensors"):
         load_encoder(tmp_path / "empty")
+
+
+def test_short_names_of_published_encoders(tmp_path, monkeypatch):
+    save_encoder(load_encoder("random:tiny:1"), tmp_path)
+    asked = []
+    monkeypatch.setattr("nearfar.models.weights.download", lambda name, *_: asked.append(name) or tmp_path)
+    load_encoder("eat-base")
+    assert asked == ["worstchan/EAT-base_epoch30_pretrain"]
 
 
 def test_random_starts():

@@ -167,8 +167,12 @@ def test_machines_are_heard_in_the_noise_of_other_recordings(
 def test_an_offset_of_so_many_decibels_is_that_gain(folder: Path, teacher: YAMNet) -> None:
     lessons = Lessons(Mixtures(sound_files([folder]), SAMPLES, 0), teacher)
     waveform = 0.1 * torch.randn(1, SAMPLES, generator=torch.Generator().manual_seed(0))  # far above the floor
-    louder = lessons.fbank(waveform * 10 ** (6 / 20))
-    torch.testing.assert_close(louder, lessons.fbank(waveform) + 6 * lessons.per_decibel, atol=1e-3, rtol=0)
+    soft, loud = lessons.fbank(waveform), lessons.fbank(waveform * 10 ** (6 / 20))
+    heard = (
+        soft > soft.min() + 1e-3
+    )  # the lowest filters are narrower than the spectrum's lines, and some hold none
+    assert heard.float().mean() > 0.99
+    torch.testing.assert_close(loud[heard], soft[heard] + 6 * lessons.per_decibel, atol=1e-3, rtol=0)
 
 
 def test_a_step_has_at_most_as_many_new_groups_as_groups() -> None:
