@@ -101,9 +101,13 @@ def _without_gpu() -> bool:
 def make_accelerator(training: Engine) -> Accelerator:
     """The distributed engine with the recipe's precision.
 
+    From then on the process takes numbers below 1e-38 for zero, where its processor can.
+
     Raises:
         InputError: if the batch does not divide over the processes.
     """
+    # Numbers below 1e-38 take a processor many times as long: with an encoder that has learned, a fifth of a step.
+    torch.set_flush_denormal(True)
     bf16 = training.precision == "bf16" or (
         training.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
