@@ -29,6 +29,7 @@ from nearfar.models.eat import stochastic_depth
 from nearfar.models.network import Network, build_network, save_model
 from nearfar.training.batches import Batch, Batches, depth_generator
 from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, load_checkpoint, save_checkpoint
+from nearfar.training.denormals import denormals_as_zero
 from nearfar.training.labels import LabelledSamples
 from nearfar.training.step_log import open_step_log
 
@@ -101,13 +102,9 @@ def _without_gpu() -> bool:
 def make_accelerator(training: Engine) -> Accelerator:
     """The distributed engine with the recipe's precision.
 
-    From then on the process takes numbers below 1e-38 for zero, where its processor can.
-
     Raises:
         InputError: if the batch does not divide over the processes.
     """
-    # Numbers below 1e-38 take a processor many times as long: with an encoder that has learned, a fifth of a step.
-    torch.set_flush_denormal(True)
     bf16 = training.precision == "bf16" or (
         training.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
@@ -172,7 +169,7 @@ def finetune(
     # DDP copies the first process's weights when it wraps, so this comes after the checkpoint is read.
     wrapped, engine = _wrapped(accelerator, network, optimizer)
     loop = _Loop(recipe, accelerator, wrapped, engine, trainable, _batches(recipe, labelled))
-    with open_step_log(folder / "log.jsonl", start, accelerator.is_main_process) as log:
+    with denormals_as_zero(), open_step_log(folder / "log.jsonl", start, accelerator.is_main_process) as log:
         for record in loop.run(start):
             finished = record.step + 1
             if accelerator.is_main_process:

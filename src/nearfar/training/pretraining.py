@@ -29,6 +29,7 @@ from nearfar.models.eat_student import Student
 from nearfar.models.fbank import Fbank
 from nearfar.training.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.training.crops import CropBatch, Crops
+from nearfar.training.denormals import denormals_as_zero
 from nearfar.training.finetune import StepProgress, learning_rate, make_accelerator, parameter_groups
 from nearfar.training.ssl_objective import frame_loss, spread, utterance_loss
 from nearfar.training.step_log import open_step_log
@@ -122,7 +123,7 @@ def pretrain(
         wrapped, engine = accelerator.prepare(student, optimizer)
     fbank = Fbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
     loop = _Loop(recipe, accelerator, wrapped, student, teacher, engine, crops, fbank)
-    with open_step_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
+    with denormals_as_zero(), open_step_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
         for record in loop.run(start):
             finished = record.step + 1
             print(json.dumps(asdict(record)), file=log, flush=True)

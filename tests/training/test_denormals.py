@@ -1,0 +1,60 @@
+"""Denormal numbers are zero while training runs, and back afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nearfar.config import Recipe
+from nearfar.systems.run import run_system
+from nearfar.training.denormals import denormals_as_zero
+
+
+def denormals_count() -> bool:
+    return float(torch.tensor([1e-38]) * 0.1) > 0
+
+
+@pytest.fixture(autouse=True)
+def _able() -> None:
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor keeps denormal numbers")
+    torch.set_flush_denormal(False)
+
+
+def test_they_are_zero_meanwhile_and_count_again_even_after_an_error() -> None:
+    def fail() -> None:
+        with denormals_as_zero():
+            assert not denormals_count()
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail()
+    assert denormals_count()
+
+
+def test_who_took_them_for_zero_before_goes_on_so() -> None:
+    torch.set_flush_denormal(True)
+    try:
+        with denormals_as_zero():
+            pass
+        assert not denormals_count()
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_they_are_zero_in_training_alone(
+    small_factory: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *arguments: object) -> object:
+        seen.append(denormals_count())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    run_system(small_recipe.with_changes(**{"training.steps": 2}), small_factory, tmp_path)
+    assert seen == [False, False]
+    assert denormals_count()
