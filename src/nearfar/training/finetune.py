@@ -128,6 +128,7 @@ def make_accelerator(training: Engine) -> Accelerator:
     return accelerator
 
 
+@denormals_as_zero()
 def finetune(
     recipe: Recipe,
     labelled: LabelledSamples,
@@ -169,7 +170,7 @@ def finetune(
     # DDP copies the first process's weights when it wraps, so this comes after the checkpoint is read.
     wrapped, engine = _wrapped(accelerator, network, optimizer)
     loop = _Loop(recipe, accelerator, wrapped, engine, trainable, _batches(recipe, labelled))
-    with denormals_as_zero(), open_step_log(folder / "log.jsonl", start, accelerator.is_main_process) as log:
+    with open_step_log(folder / "log.jsonl", start, accelerator.is_main_process) as log:
         for record in loop.run(start):
             finished = record.step + 1
             if accelerator.is_main_process:

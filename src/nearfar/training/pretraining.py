@@ -80,6 +80,7 @@ def build_student(recipe: PretrainRecipe, encoder: EAT) -> Student:
     return Student(encoder.train(), decoder)
 
 
+@denormals_as_zero()
 def pretrain(
     recipe: PretrainRecipe,
     student: Student,
@@ -123,7 +124,7 @@ def pretrain(
         wrapped, engine = accelerator.prepare(student, optimizer)
     fbank = Fbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
     loop = _Loop(recipe, accelerator, wrapped, student, teacher, engine, crops, fbank)
-    with denormals_as_zero(), open_step_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
+    with open_step_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
         for record in loop.run(start):
             finished = record.step + 1
             print(json.dumps(asdict(record)), file=log, flush=True)
