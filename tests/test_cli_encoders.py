@@ -105,7 +105,7 @@ def test_what_cannot_be_read_or_was_begun_with_something_else_decides_nothing(te
 def test_the_first_process_alone_says_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nearfar.training.finetune.is_main_process", lambda: False)
+    monkeypatch.setenv("RANK", "1")
     assert EncoderAtHand(None)(load_recipe("eat-near")).encoder.weights == "eat-tiny"
     assert capsys.readouterr().err == ""
 

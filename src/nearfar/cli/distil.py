@@ -18,7 +18,7 @@ def distil(
     ],
     out: OutOption,
     machines: Annotated[
-        list[Path] | None, typer.Option(help="Machines with hardly any noise, a folder for each.")
+        list[Path] | None, typer.Option(help="Machines with hardly any noise, each in a folder of its own below.")
     ] = None,
     plan: Annotated[str, typer.Option(help="eat-tiny, or a TOML file.")] = "eat-tiny",
     steps: Annotated[int | None, typer.Option(min=1, help="Updates, if not as many as the plan says.")] = None,

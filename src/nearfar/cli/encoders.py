@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tomllib
 from dataclasses import replace
@@ -63,9 +64,11 @@ class EncoderAtHand:
         """
         if self._named or recipe.encoder.weights != EAT_BASE or not _hears_with_encoder(recipe):
             return recipe
-        begun = next((weights for place in places if (weights := _begun_with(place))), None)
+        place, begun = next(
+            ((place, weights) for place in places if (weights := _begun_with(place))), (None, None)
+        )
         if begun == STAND_IN and not self._told:
-            _say(f"{places[0]} was begun with it. For EAT-base, choose another folder")
+            _say(f"{place} was begun with it. For EAT-base, choose another folder")
             self._told = True
         return recipe if (begun or self._at_hand) == EAT_BASE else _with_stand_in(recipe)
 
@@ -102,9 +105,7 @@ def _with_stand_in(recipe: Heard) -> Heard:
 
 
 def _say(why: str) -> None:
-    from nearfar.training.finetune import is_main_process
-
-    if is_main_process():
+    if os.environ.get("RANK", "0") == "0":  # one process of a distributed launch speaks
         print(f"The encoder is eat-tiny, which comes with nearfar: {why}", file=sys.stderr)
 
 

@@ -85,13 +85,8 @@ def reproduce(
 
     chosen = suite_recipes(suite, None if systems is None else systems.split(","))
     at_hand = EncoderAtHand(encoder, settings)
-    recipes = [
-        at_hand(
-            changed(recipe, encoder, None, settings, near, far),
-            *(out / recipe.name, *out.glob(f"seed_*/{recipe.name}")),
-        )
-        for recipe in chosen
-    ]
+    begun = [folder for recipe in chosen for folder in (out / recipe.name, *out.glob(f"seed_*/{recipe.name}"))]
+    recipes = [at_hand(changed(recipe, encoder, None, settings, near, far), *begun) for recipe in chosen]
     with progress_bars() as progress:
         finished = run_suite(
             recipes,

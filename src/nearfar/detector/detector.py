@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import nearfar
 from nearfar.config import Recipe
+from nearfar.config.tables import Detection
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
 from nearfar.data.clips import Clip
@@ -142,19 +143,13 @@ class Detector:
             for unit, heard in _heard(representation, groups, progress)
         ]
         banks, calibrations = tuple(bank for bank, _ in fitted), tuple(scores for _, scores in fitted)
-        detection = resolved.detection
-        thresholds = tuple(
-            usable_threshold(entry, domain, detection.threshold, detection.false_alarm_rate)
-            for entry in calibrations
-            for domain in domains_of(entry, detection.domains)
-        )
         classes, encoder = needs_of(representation, model)
         return cls(
             resolved,
             representation,
             banks,
             calibrations,
-            thresholds,
+            _thresholds(calibrations, resolved.detection),
             classes,
             encoder,
             model,
@@ -320,6 +315,14 @@ class Detector:
             model,
             card.channel_warnings,
         )
+
+
+def _thresholds(calibrations: Sequence[Calibration], detection: Detection) -> tuple[Threshold, ...]:
+    return tuple(
+        usable_threshold(entry, domain, detection.threshold, detection.false_alarm_rate)
+        for entry in calibrations
+        for domain in domains_of(entry, detection.domains)
+    )
 
 
 def _without(dataset: Dataset, groups: Groups, held: dict[tuple[str, str], NDArray[np.bool_]]) -> Dataset:

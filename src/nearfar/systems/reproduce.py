@@ -112,11 +112,15 @@ def reproduce(
     if any(len(of_seeds) < len(seeds) for of_seeds in results.values()):
         return Reproduction(None, finished)
     notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
+    return Reproduction(_written_table(results, notes, out), finished)
+
+
+def _written_table(results: dict[str, Sequence[Results]], notes: Sequence[str], out: Path) -> ResultsTable:
     # Machines of surrogate data may have names that the report has, too; its figures are not of this data.
     table = results_table(results, notes=notes, published=not notes)
     for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
         write_text(out / f"table.{suffix}", text)
-    return Reproduction(table, finished)
+    return table
 
 
 def _results(runs: Sequence[SystemRun]) -> list[Results]:

@@ -182,14 +182,8 @@ def finetune(
                 if progress is not None:
                     progress(finished, recipe.training.steps)
     if accelerator.is_main_process:
-        facts = {
-            "data_key": data_key,
-            "seconds": round(_logged_seconds(folder / "log.jsonl"), 3),
-            "steps": recipe.training.steps,
-            "samples": len(labelled.samples),
-            "processes": accelerator.num_processes,
-        }
-        _save(folder, network.cpu(), recipe, labelled.classes, facts)
+        facts = {"data_key": data_key, "processes": accelerator.num_processes}
+        _save(folder, network.cpu(), recipe, labelled, facts)
     # Whoever asks next whether the model is there, on any process, finds it whole.
     accelerator.wait_for_everyone()
     return bool(accelerator.is_main_process)
@@ -216,9 +210,16 @@ def _logged_seconds(log: Path) -> float:
         return float(sum(json.loads(line)["seconds"] for line in lines))
 
 
-def _save(folder: Path, network: Network, recipe: Recipe, classes: tuple[str, ...], facts: dict[str, Any]) -> None:
+def _save(
+    folder: Path, network: Network, recipe: Recipe, labelled: LabelledSamples, facts: dict[str, Any]
+) -> None:
+    facts |= {
+        "seconds": round(_logged_seconds(folder / "log.jsonl"), 3),
+        "steps": recipe.training.steps,
+        "samples": len(labelled.samples),
+    }
     try:
-        save_model(folder, network, recipe, classes, facts)
+        save_model(folder, network, recipe, labelled.classes, facts)
     except (OSError, SafetensorError) as error:
         raise NearfarError(
             f"{folder}: cannot write the trained model ({error}); its last checkpoint is kept. "
