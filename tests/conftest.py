@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 from hypothesis import settings
+from tests.command import Finished, Nearfar
 
+from nearfar import cli
 from nearfar.config import Recipe, load_recipe
 
 # A slow moment of a shared machine is not a failure.
@@ -30,6 +33,20 @@ def shared() -> Path:
 def golden(shared: Path) -> Path:
     """Arrays computed once with the published EAT code and the official baseline."""
     return shared / "golden"
+
+
+@pytest.fixture
+def nearfar_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Nearfar:
+    """``nearfar ARGUMENTS`` in this process, through the entry point."""
+
+    def run(*arguments: str | Path | float) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["nearfar", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Finished(stopped.value.code or 0, out, err)
+
+    return run
 
 
 def write_clip(path: Path, seconds: float, tone_hz: float, seed: int, sample_rate_hz: int = 16_000) -> None:

@@ -10,14 +10,15 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
+from tests.command import Finished, Nearfar
 
 from nearfar import cli
 from nearfar.models.eat import build_encoder
@@ -33,27 +34,10 @@ SHORT = [
 ]
 
 
-class Finished(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Nearfar = Callable[..., Finished]
-
-
 @pytest.fixture
-def nearfar_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Nearfar:
-    """``nearfar run SYSTEM ...`` in this process, through the entry point, with few steps."""
-
-    def run(*arguments: str | Path) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["nearfar", "run", *SHORT, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Finished(stopped.value.code or 0, out, err)
-
-    return run
+def nearfar_run(nearfar_command: Nearfar) -> Nearfar:
+    """``nearfar run SYSTEM ...`` with few steps."""
+    return partial(nearfar_command, "run", *SHORT)
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import soundfile as sf
 from safetensors.numpy import load_file
+from tests.command import Nearfar
 
 import nearfar
 from nearfar import cli
@@ -22,34 +21,11 @@ from nearfar.data.simulate import FactoryPlan
 from nearfar.systems import demo
 from nearfar.systems import run as run_module
 
-
-class Finished(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Nearfar = Callable[..., Finished]
-
 SHORT = [
     text
     for setting in ("steps=2", "batch_size=4", "warmup_steps=1", "checkpoint_every=1")
     for text in ("--set", f"training.{setting}")
 ]
-
-
-@pytest.fixture
-def nearfar_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Nearfar:
-    """``nearfar ARGUMENTS`` in this process, through the entry point."""
-
-    def run(*arguments: str | Path | int) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["nearfar", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Finished(stopped.value.code or 0, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

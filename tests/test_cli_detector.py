@@ -6,38 +6,14 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import soundfile as sf
+from tests.command import Nearfar
 
 from nearfar import cli
-
-
-class Finished(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Nearfar = Callable[..., Finished]
-
-
-@pytest.fixture
-def nearfar_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Nearfar:
-    """``nearfar ARGUMENTS`` in this process, through the entry point."""
-
-    def run(*arguments: str | Path) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["nearfar", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Finished(stopped.value.code or 0, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
-import sys
 import threading
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from nearfar import cli
 from nearfar.data.download import catalogue, transfer
 from nearfar.data.download.catalogue import Archive
 from nearfar.models import hub
@@ -25,17 +23,8 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    """``nearfar ARGUMENTS`` through the entry point: exit code, standard output, standard error."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["nearfar", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return command
+def run(nearfar_command):
+    return nearfar_command
 
 
 @pytest.fixture

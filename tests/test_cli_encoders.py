@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.test_cli import SHORT, Nearfar, nearfar_command  # noqa: F401
+from tests.command import Nearfar
+from tests.test_cli import SHORT
 
 from nearfar import Detector
 from nearfar.cli.encoders import EAT_BASE, NOTE, EncoderAtHand, noted
@@ -134,7 +135,7 @@ def test_grids_take_it_where_they_need_it(case: str, tmp_path: Path, capsys: pyt
 
 @pytest.mark.usefixtures("no_eat_base")
 def test_run_and_reproduce_note_the_encoder_beside_their_results(
-    nearfar_command: Nearfar,  # noqa: F811
+    nearfar_command: Nearfar,
     small_factory: Path,
     tmp_path: Path,
 ) -> None:
@@ -167,7 +168,7 @@ def test_only_systems_with_the_encoder_are_noted(small_factory: Path, tmp_path: 
 
 @pytest.mark.usefixtures("no_eat_base")
 def test_fit_and_ablate_take_it_too(
-    nearfar_command: Nearfar,  # noqa: F811
+    nearfar_command: Nearfar,
     small_factory: Path,
     tmp_path: Path,
 ) -> None:
@@ -187,7 +188,7 @@ def test_fit_and_ablate_take_it_too(
 
 @pytest.mark.usefixtures("no_eat_base")
 def test_embed_takes_it_too(
-    nearfar_command: Nearfar,  # noqa: F811
+    nearfar_command: Nearfar,
     small_factory: Path,
     tmp_path: Path,
 ) -> None:

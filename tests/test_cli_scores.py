@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from nearfar.cli import main
 from nearfar.evaluation.metrics import evaluate_scores
 from nearfar.evaluation.published import check_published
 from nearfar.scoring.decisions import MachineDecisions, write_decisions
@@ -14,17 +13,8 @@ from nearfar.scoring.scorefiles import MachineScores, write_scores
 
 
 @pytest.fixture
-def nearfar(monkeypatch, capsys):
-    """Run a command line; gives exit code, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["nearfar", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out = capsys.readouterr()
-        return exit_.value.code or 0, out.out, out.err
-
-    return call
+def nearfar(nearfar_command):
+    return nearfar_command
 
 
 NAMES = tuple(

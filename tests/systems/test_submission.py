@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import yaml
 
-from nearfar.cli import main
 from nearfar.config import load_recipe
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import evaluate_scores
@@ -512,15 +511,8 @@ def test_other_machines_are_judged_by_themselves(tmp_path):
 
 
 @pytest.fixture
-def nearfar(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["nearfar", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out = capsys.readouterr()
-        return exit_.value.code or 0, out.out, out.err
-
-    return call
+def nearfar(nearfar_command):
+    return nearfar_command
 
 
 def test_the_command(nearfar, whole, package, tmp_path):
