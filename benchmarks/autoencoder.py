@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from nearfar.config import Autoencoder as Settings
-from nearfar.models.autoencoder import Autoencoder, stacked
-from nearfar.models.slaney import slaney_log_mel
-from nearfar.training.autoencoder import Vectors, gather_vectors, train_autoencoder
+from nearfar.frontends.slaney import slaney_log_mel
+from nearfar.scoring.autoencoder.network import Autoencoder, stacked
+from nearfar.scoring.autoencoder.training import Vectors, gather_vectors, train_autoencoder
 
 CLIPS, FRAMES, ROUNDS, BATCH = 40, 313, 5, 256
 MACHINE_CLIPS, EPOCHS, CLIP_SAMPLES = 1_000, 100, 160_000

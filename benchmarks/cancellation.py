@@ -15,8 +15,8 @@ import time
 import numpy as np
 from scipy import fft
 
+from nearfar.cancellation import cancel, istft, stft
 from nearfar.config import Cancellation
-from nearfar.data.cancellation import cancel, istft, stft
 
 SECONDS, ROUNDS, LIMIT = 16, 60, 1.5
 

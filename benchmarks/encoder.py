@@ -13,7 +13,7 @@ from statistics import median
 import torch
 from reference import interleaved, plain_encoder
 
-from nearfar.models.eat import EATConfig, build_encoder
+from nearfar.encoders.eat import EATConfig, build_encoder
 
 THREADS, FRAMES, ROUNDS = 2, 1600, 11
 PRODUCTS = 40

@@ -28,11 +28,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nearfar import load_encoder
+from nearfar.challenge.run import SystemRun, run_system
 from nearfar.config import load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.evaluation.uncertainty import compare_seeds
-from nearfar.models.fbank import Fbank
-from nearfar.systems.run import SystemRun, run_system
+from nearfar.frontends.kaldi import Fbank
 
 LOG_MEL = "log-mel"
 

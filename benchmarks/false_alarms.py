@@ -18,11 +18,11 @@ import torch
 from nearfar.config import load_recipe
 from nearfar.data.layouts import read_dataset
 from nearfar.detector.bank import fit_bank
-from nearfar.detector.calibration import held_out
-from nearfar.detector.fitting import normal_recordings, resolve
-from nearfar.detector.hearing import Heard, Recording, hear
-from nearfar.detector.thresholds import usable_threshold
-from nearfar.scoring.representation import represent
+from nearfar.detector.normals import normal_recordings, resolve
+from nearfar.features.representation import represent
+from nearfar.features.windows import Heard, Recording, hear
+from nearfar.thresholds.calibration import held_out
+from nearfar.thresholds.detectors import usable_threshold
 
 RATE, NEW = 0.1, 200
 PLAIN = {"scoring.distance": "cosine", "scoring.normalisation": "none"}

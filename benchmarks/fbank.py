@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from reference import interleaved, plain_fbank
 
-from nearfar.models.fbank import Fbank
+from nearfar.frontends.kaldi import Fbank
 
 THREADS, BATCH, SAMPLES, ROUNDS = 2, 16, 256_000, 15
 

@@ -20,9 +20,9 @@ from reference import interleaved
 
 from nearfar.config import load_recipe
 from nearfar.data.clips import Clip, parse_clip
+from nearfar.features.cache import embed_clips
+from nearfar.features.representation import of_model
 from nearfar.models.network import TrainedModel, build_network
-from nearfar.scoring.embeddings import embed_clips
-from nearfar.scoring.representation import of_model
 
 THREADS, CLIPS, BATCH, ROUNDS = 2, 8, 4, 3
 CLIP_SECONDS, PADDED_SECONDS, RATE_HZ = 10.0, 16.0, 16_000

@@ -27,11 +27,9 @@ from torch import Tensor
 
 from nearfar.config import Audio, Cancellation
 from nearfar.data.simulate import FactoryPlan, machine_types, simulate_factory
-from nearfar.data.views import read_views
-from nearfar.models.eat import EAT
-from nearfar.models.fbank import Fbank
-from nearfar.models.weights import load_encoder
-from nearfar.scoring.localisation import (
+from nearfar.encoders.eat import EAT
+from nearfar.encoders.weights import load_encoder
+from nearfar.explain.localisation import (
     BANDS,
     NormalPatches,
     band_edges_hz,
@@ -42,6 +40,8 @@ from nearfar.scoring.localisation import (
     patch_features,
     time_edges_s,
 )
+from nearfar.frontends.kaldi import Fbank
+from nearfar.views import read_views
 
 VIEWS = ("near", "far", "cancelled")
 CANCELLATION = Cancellation(window_samples=8192, hop_samples=2048, gain_limit=1.0)

@@ -23,16 +23,16 @@ import torch
 from reference import interleaved
 from torch import Tensor, nn
 
-from nearfar.config.pretraining import PretrainRecipe
 from nearfar.data.recordings import find_recordings
-from nearfar.models.eat import build_encoder
-from nearfar.models.eat_masking import inverse_block_masks
-from nearfar.models.eat_student import Student
+from nearfar.encoders.eat import build_encoder
+from nearfar.pretraining.crops import Crops
+from nearfar.pretraining.masking import inverse_block_masks
+from nearfar.pretraining.objective import frame_loss, utterance_loss
+from nearfar.pretraining.recipe import PretrainRecipe
+from nearfar.pretraining.student import Student
+from nearfar.pretraining.teacher import Teacher
+from nearfar.pretraining.training import build_student, pretrain
 from nearfar.training.checkpoint import Identity
-from nearfar.training.crops import Crops
-from nearfar.training.pretraining import build_student, pretrain
-from nearfar.training.ssl_objective import frame_loss, utterance_loss
-from nearfar.training.teacher import Teacher
 
 THREADS, FRAMES = 2, 1024
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearfar.models.eat import EAT, Attention
+from nearfar.encoders.eat import EAT, Attention
 
 
 def plain_linear(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from nearfar.challenge.run import run_system
 from nearfar.config import load_recipe
 from nearfar.report.page import report_run
-from nearfar.systems.run import run_system
 
 MACHINES, TRAIN_SOURCE, TRAIN_TARGET, TEST, SECONDS, DISTINCT = 7, 90, 10, 50, 10.0, 6
 LIMIT_MB, LIMIT_SECONDS = 15.0, 60.0

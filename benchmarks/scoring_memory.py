@@ -16,12 +16,12 @@ import numpy as np
 import soundfile as sf
 import torch
 
+from nearfar.challenge.run import score_system
 from nearfar.config import load_recipe
 from nearfar.data.layouts import read_dataset
+from nearfar.features.cache import EmbeddingStore
+from nearfar.features.representation import of_model
 from nearfar.models.network import TrainedModel, build_network
-from nearfar.scoring.embeddings import EmbeddingStore
-from nearfar.scoring.representation import of_model
-from nearfar.systems.run import score_system
 
 THREADS, TEST_CLIPS, TRAIN_CLIPS, FILES = 1, 10_000, 1_000, 8
 CLIP_SECONDS, RATE_HZ = 0.5, 16_000

@@ -17,9 +17,9 @@ from tests.command import Nearfar
 
 import nearfar
 from nearfar import cli
+from nearfar.challenge import demo
+from nearfar.challenge import run as run_module
 from nearfar.data.simulate import FactoryPlan
-from nearfar.systems import demo
-from nearfar.systems import run as run_module
 
 SHORT = [
     text

@@ -14,7 +14,7 @@ import pytest
 
 from nearfar.data.download import catalogue, transfer
 from nearfar.data.download.catalogue import Archive
-from nearfar.models import hub
+from nearfar.encoders import hub
 
 
 class Quiet(SimpleHTTPRequestHandler):

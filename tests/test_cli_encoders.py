@@ -11,16 +11,16 @@ from tests.command import Nearfar
 from tests.test_cli import SHORT
 
 from nearfar import Detector
+from nearfar.ablation.grid import load_grid
+from nearfar.challenge.reproduce import reproduce
 from nearfar.cli.encoders import EAT_BASE, NOTE, EncoderAtHand, noted
 from nearfar.config import load_recipe
-from nearfar.config.grid import load_grid
-from nearfar.config.pretraining import load_pretrain_recipe
-from nearfar.systems.reproduce import reproduce
+from nearfar.pretraining.recipe import load_pretrain_recipe
 
 
 @pytest.fixture
 def no_eat_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nearfar.models.hub.is_cached", lambda name: False)
+    monkeypatch.setattr("nearfar.encoders.hub.is_cached", lambda name: False)
 
 
 @pytest.mark.usefixtures("no_eat_base")
@@ -70,7 +70,7 @@ def test_a_recipe_file_may_name_eat_base_itself(tmp_path: Path) -> None:
 def test_eat_base_is_taken_where_it_was_downloaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nearfar.models.hub.is_cached", lambda name: name == EAT_BASE)
+    monkeypatch.setattr("nearfar.encoders.hub.is_cached", lambda name: name == EAT_BASE)
     recipe = EncoderAtHand(None)(load_recipe("eat-near"))
     assert recipe == load_recipe("eat-near")
     assert noted("Surrogate data.", recipe) == "Surrogate data."
@@ -82,7 +82,7 @@ def test_eat_base_is_taken_where_it_was_downloaded(
 def test_what_was_begun_goes_on_with_its_encoder(
     begun: str, cached: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nearfar.models.hub.is_cached", lambda name: cached)
+    monkeypatch.setattr("nearfar.encoders.hub.is_cached", lambda name: cached)
     recipe = load_recipe("eat-near")
     made = recipe.with_changes(**{"encoder.weights": begun})
     if kind == "run":

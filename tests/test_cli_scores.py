@@ -8,8 +8,8 @@ import pytest
 
 from nearfar.evaluation.metrics import evaluate_scores
 from nearfar.evaluation.published import check_published
-from nearfar.scoring.decisions import MachineDecisions, write_decisions
-from nearfar.scoring.scorefiles import MachineScores, write_scores
+from nearfar.evaluation.scorefiles import MachineScores, write_scores
+from nearfar.thresholds.rules import MachineDecisions, write_decisions
 
 
 @pytest.fixture

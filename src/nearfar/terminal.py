@@ -23,7 +23,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
     from nearfar.detector.scores import Departure, Score
-    from nearfar.detector.thresholds import Threshold
+    from nearfar.thresholds.detectors import Threshold
 
 
 def show(what: RenderableType) -> None:

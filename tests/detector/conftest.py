@@ -12,7 +12,7 @@ import torch
 import nearfar
 from nearfar.config import Recipe, load_recipe
 from nearfar.data.clips import Clip
-from nearfar.detector.hearing import Heard
+from nearfar.features.windows import Heard
 
 
 @pytest.fixture(scope="session")

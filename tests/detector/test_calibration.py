@@ -8,10 +8,10 @@ import torch
 
 from nearfar.config import Recipe
 from nearfar.detector.bank import fit_bank
-from nearfar.detector.calibration import held_out, left_out_scores, most_anomalous, only_falls
-from nearfar.detector.thresholds import find_threshold
-from nearfar.scoring.conformal import p_values
 from nearfar.scoring.machine import MachineScorer
+from nearfar.thresholds.calibration import held_out, left_out_scores, most_anomalous, only_falls
+from nearfar.thresholds.conformal import p_values
+from nearfar.thresholds.detectors import find_threshold
 
 
 def test_the_most_anomalous_window_of_every_recording_by_hand() -> None:

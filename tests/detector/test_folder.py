@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nearfar
-from nearfar.detector import folder as kept
+from nearfar.detector import store as kept
 from nearfar.errors import InputError, NearfarError
 
 

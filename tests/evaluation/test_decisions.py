@@ -8,7 +8,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from nearfar.errors import InputError
 from nearfar.evaluation.decisions import evaluate_decisions, precision_recall_f1
-from nearfar.scoring.decisions import MachineDecisions
+from nearfar.thresholds.rules import MachineDecisions
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50))

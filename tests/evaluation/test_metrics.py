@@ -19,7 +19,7 @@ from nearfar.evaluation.metrics import (
     pauc,
     truth_from_names,
 )
-from nearfar.scoring.scorefiles import MachineScores, read_scores
+from nearfar.evaluation.scorefiles import MachineScores, read_scores
 
 few_values = st.sampled_from([-1.5, -0.0, 0.0, 1e-300, 0.25, 0.5, 1.0, 3.0])  # so that ties abound
 any_value = st.floats(-1e6, 1e6)

@@ -11,9 +11,9 @@ from nearfar.errors import InputError
 from nearfar.evaluation.figures import machine_figure
 from nearfar.evaluation.metrics import evaluate_scores, hides_labels, machine_metrics, truth_from_names
 from nearfar.evaluation.official import CURRENT, OFFICIAL_SCORES, column_means, overall_score, section_scores
+from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.evaluation.tables import results_table, to_json, to_markdown
 from nearfar.evaluation.uncertainty import compare, uncertainty
-from nearfar.scoring.scorefiles import MachineScores
 
 Y2020, Y2021, OWN = (OFFICIAL_SCORES[layout] for layout in ("dcase2020", "dcase2021", "own"))
 

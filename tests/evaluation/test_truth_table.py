@@ -11,9 +11,9 @@ from nearfar.data.clips import Clip
 from nearfar.errors import InputError
 from nearfar.evaluation.decision_tables import decisions_to_rich, decisions_to_tree
 from nearfar.evaluation.decisions import evaluate_decisions
+from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.evaluation.truth_table import evaluable, read_truth_table, told_by, write_truth_table
-from nearfar.scoring.decisions import MachineDecisions
-from nearfar.scoring.scorefiles import MachineScores
+from nearfar.thresholds.rules import MachineDecisions
 
 HEAD = "machine,file_name,label,domain"
 

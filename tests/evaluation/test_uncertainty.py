@@ -14,8 +14,8 @@ from nearfar.evaluation.metrics import (
     machine_metrics,
     truth_from_names,
 )
+from nearfar.evaluation.scorefiles import MachineScores, read_scores
 from nearfar.evaluation.uncertainty import compare, compare_seeds, draw_counts, uncertainty, weighted_metrics
-from nearfar.scoring.scorefiles import MachineScores, read_scores
 
 
 def truth_of(per_group):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nearfar.models.eat import EATConfig, build_encoder
+from nearfar.encoders.eat import EATConfig, build_encoder
+from nearfar.frontends.kaldi import Fbank
 from nearfar.models.embedder import Embedder, build_embedder, longest_seconds
-from nearfar.models.fbank import Fbank
 
 SMALL = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=64)
 THREE_COLUMNS = 400 + 160 * 47

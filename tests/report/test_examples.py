@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from nearfar.models.fbank import mel_centres_hz
+from nearfar.frontends.kaldi import mel_centres_hz
 from nearfar.report.examples import frequency_marks, outline
 
 

@@ -14,13 +14,13 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from nearfar.challenge.run import run_system
 from nearfar.cli import app
 from nearfar.config import load_recipe
 from nearfar.detector.detector import Detector
 from nearfar.errors import InputError
 from nearfar.report.of_detector import report_detector
 from nearfar.report.page import report_run
-from nearfar.systems.run import run_system
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 

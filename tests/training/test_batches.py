@@ -19,11 +19,11 @@ from torch import Tensor
 from nearfar.config import Audio, Augmentation, Cancellation
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import View, parse_clip
-from nearfar.data.views import read_views
 from nearfar.errors import InputError
-from nearfar.models.fbank import Fbank
+from nearfar.frontends.kaldi import Fbank
 from nearfar.training.batches import Batch, Batches, WaveformCache, depth_generator, step_samples
 from nearfar.training.labels import LabelledSamples, label_samples
+from nearfar.views import read_views
 
 PADDED = 20_000
 """The clips have 16,000 samples, so every row ends in padding."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from nearfar.challenge.run import run_system
 from nearfar.config import Recipe
-from nearfar.systems.run import run_system
 from nearfar.training.denormals import denormals_as_zero
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nearfar.challenge.reproduce import reproduce, suite_recipes
 from nearfar.config import Recipe, load_recipe
-from nearfar.scoring.scorefiles import read_scores
-from nearfar.systems.reproduce import reproduce, suite_recipes
+from nearfar.evaluation.scorefiles import read_scores
 
 LAUNCH = (
     "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"

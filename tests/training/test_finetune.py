@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from nearfar.config import Recipe, Training
+from nearfar.encoders.eat import SIZES
 from nearfar.errors import InputError, NearfarError, TrainingError
-from nearfar.models.eat import SIZES
 from nearfar.models.network import Network, build_network
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
@@ -155,7 +155,7 @@ def test_activation_checkpointing_changes_no_bit(
         return checkpoint(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nearfar.models.eat.checkpoint", watched)
+        patch.setattr("nearfar.encoders.eat.checkpoint", watched)
         finetune(kept, labelled, tmp_path / "kept", data_key="data")
         assert not computed_twice
         finetune(again, labelled, tmp_path / "again", data_key="data")

@@ -14,12 +14,12 @@ from nearfar.config import Audio, Augmentation, Cancellation, Recipe
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import Clip, View
 from nearfar.data.layouts import read_dataset
-from nearfar.data.views import read_views
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
 from nearfar.training.finetune import finetune
 from nearfar.training.labels import LabelledSamples, label_samples
 from nearfar.training.pseudo_labels import cluster, with_pseudo_attributes
+from nearfar.views import read_views
 
 
 class StopTrainingError(Exception):

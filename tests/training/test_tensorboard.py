@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.errors import InputError
-from nearfar.training.autoencoder import EpochRecord
+from nearfar.scoring.autoencoder.training import EpochRecord
 from nearfar.training.finetune import StepRecord
 from nearfar.training.tensorboard import tensorboard_writer
 

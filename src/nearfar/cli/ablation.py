@@ -28,11 +28,11 @@ def ablate(
     import json
     import sys
 
-    from nearfar.config.grid import load_grid
-    from nearfar.evaluation.ablation_tables import left_out_to_rich, reasons, to_rich, to_tree
-    from nearfar.report.ablation_page import write_ablation_page
-    from nearfar.systems.ablate import ablate as ablate_grid
-    from nearfar.systems.run import data_note
+    from nearfar.ablation.grid import load_grid
+    from nearfar.ablation.page import write_ablation_page
+    from nearfar.ablation.run import ablate as ablate_grid
+    from nearfar.ablation.tables import left_out_to_rich, reasons, to_rich, to_tree
+    from nearfar.challenge.run import data_note
     from nearfar.terminal import progress_bars, show
 
     chosen = EncoderAtHand(encoder).grid(load_grid(grid).with_encoder(encoder))
@@ -74,8 +74,8 @@ def ensemble(
     as_json: JsonOption = False,
 ) -> None:
     """Make one system of several runs on the same recordings: the mean of their standardised scores."""
+    from nearfar.challenge.ensemble import ensemble as fuse_runs
     from nearfar.evaluation.tables import results_table
-    from nearfar.systems.ensemble import ensemble as fuse_runs
 
     shares = None if weights is None else numbers("--weights", weights)
     results, notes = fuse_runs(runs, out, weights=shares, note=note)

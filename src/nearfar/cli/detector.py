@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nearfar.config import Recipe
-    from nearfar.detector.calibration import Calibration
     from nearfar.detector.scores import Score
-    from nearfar.detector.thresholds import Threshold
+    from nearfar.thresholds.calibration import Calibration
+    from nearfar.thresholds.detectors import Threshold
 
 DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that nearfar fit wrote.")]
 TargetFarOption = Annotated[
@@ -72,8 +72,8 @@ def fit(
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.detector.detector import Detector
-    from nearfar.detector.fitting import normal_recordings, starting_recipe
-    from nearfar.detector.folder import require_free
+    from nearfar.detector.normals import normal_recordings, starting_recipe
+    from nearfar.detector.store import require_free
     from nearfar.terminal import progress_bars, show, thresholds_table
 
     require_free(out, replace=replace)
@@ -125,7 +125,7 @@ def score(
 ) -> None:
     """Score recordings: how far each is from normal, whether that is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
-    from nearfar.detector.files import recordings_in
+    from nearfar.detector.listing import recordings_in
     from nearfar.terminal import progress_bars, scores_table, show
 
     if as_json and as_csv:
@@ -182,9 +182,9 @@ def threshold(
     as_json: JsonOption = False,
 ) -> None:
     """Show a detector's thresholds, or find others from its normal scores without fitting it again."""
-    from nearfar.detector.folder import read_calibrations, read_card, read_thresholds, write_thresholds
-    from nearfar.detector.thresholds import changed_thresholds
+    from nearfar.detector.store import read_calibrations, read_card, read_thresholds, write_thresholds
     from nearfar.terminal import show, thresholds_table
+    from nearfar.thresholds.detectors import changed_thresholds
 
     detection = read_card(detector).recipe.detection
     calibrations, thresholds = read_calibrations(detector), read_thresholds(detector)
@@ -211,7 +211,7 @@ def threshold(
 def _change(
     rate: float | None, method: str, value: float | None, banks: int, machine: str | None
 ) -> Callable[[Calibration, str | None], Threshold] | None:
-    from nearfar.detector.thresholds import find_threshold, given_threshold, known_method
+    from nearfar.thresholds.detectors import find_threshold, given_threshold, known_method
 
     if value is not None:
         if rate is not None or (machine is None and banks > 1):

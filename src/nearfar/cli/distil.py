@@ -24,10 +24,10 @@ def distil(
     steps: Annotated[int | None, typer.Option(min=1, help="Updates, if not as many as the plan says.")] = None,
 ) -> None:
     """Make a small EAT from YAMNet and unlabelled recordings, as eat-tiny was made. Given again, it goes on."""
-    from nearfar.config.distillation import load_distillation
-    from nearfar.models.yamnet import load_yamnet
+    from nearfar.distillation.plan import load_distillation
+    from nearfar.distillation.training import distil as distilled
+    from nearfar.distillation.yamnet import load_yamnet
     from nearfar.terminal import progress_bars, show
-    from nearfar.training.distillation import distil as distilled
 
     chosen = load_distillation(plan)
     if steps is not None:

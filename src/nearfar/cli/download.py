@@ -65,7 +65,7 @@ def eat_large(out: EncoderOutOption = None) -> None:
 
 
 def _encoder(short_name: str, out: Path | None) -> None:
-    from nearfar.models.hub import fetch_encoder
+    from nearfar.encoders.hub import fetch_encoder
     from nearfar.terminal import show
 
     fetched = fetch_encoder(short_name, out)

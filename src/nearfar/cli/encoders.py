@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from nearfar.ablation.grid import Grid
     from nearfar.config import Recipe
-    from nearfar.config.grid import Grid
-    from nearfar.config.pretraining import PretrainRecipe
+    from nearfar.pretraining.recipe import PretrainRecipe
 
 EAT_BASE = "worstchan/EAT-base_epoch30_pretrain"
 STAND_IN = "eat-tiny"
@@ -25,7 +25,7 @@ Heard = TypeVar("Heard", "Recipe", "PretrainRecipe")
 
 def encoder_at_hand() -> str:
     """The hub name of EAT-base if it is in the local cache, else ``eat-tiny``, which is said on standard error."""
-    from nearfar.models.hub import is_cached
+    from nearfar.encoders.hub import is_cached
 
     if is_cached(EAT_BASE):
         return EAT_BASE
@@ -110,8 +110,8 @@ def _say(why: str) -> None:
 
 
 def _hears_with_encoder(recipe: Recipe | PretrainRecipe) -> bool:
+    from nearfar.challenge.description import uses_encoder
     from nearfar.config import Recipe
-    from nearfar.systems.system_description import uses_encoder
 
     return not isinstance(recipe, Recipe) or uses_encoder(recipe)
 

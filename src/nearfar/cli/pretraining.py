@@ -32,8 +32,8 @@ def pretrain(
     """Pre-train an EAT encoder, or adapt one, on recordings without labels; resumes where it was stopped."""
     import json
 
-    from nearfar.config.pretraining import load_pretrain_recipe
-    from nearfar.systems.pretrain import pretrain_encoder
+    from nearfar.pretraining.recipe import load_pretrain_recipe
+    from nearfar.pretraining.run import pretrain_encoder
     from nearfar.terminal import progress_bars, show
 
     asked = changed(load_pretrain_recipe(recipe), encoder, seed, settings)

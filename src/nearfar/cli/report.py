@@ -21,7 +21,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained page: results, charts, worst mistakes to look at and listen to, how it was made."""
-    from nearfar.detector.folder import is_detector
+    from nearfar.detector.store import is_detector
     from nearfar.report.of_detector import report_detector
     from nearfar.report.page import report_run
     from nearfar.terminal import progress_bars, show

@@ -20,9 +20,9 @@ from nearfar.errors import InputError
 if TYPE_CHECKING:
     from nearfar.evaluation.decisions import DecisionResults
     from nearfar.evaluation.metrics import Told
+    from nearfar.evaluation.scorefiles import MachineScores
     from nearfar.evaluation.tables import ResultsTable
-    from nearfar.scoring.decisions import MachineDecisions
-    from nearfar.scoring.scorefiles import MachineScores
+    from nearfar.thresholds.rules import MachineDecisions
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +152,11 @@ def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[M
 
     The last is what the folder's ``truth.csv`` says of clips whose names do not.
     """
+    from nearfar.evaluation.ground_truth import read_truth, require_every_machine, with_true_names
     from nearfar.evaluation.metrics import hides_labels
-    from nearfar.evaluation.truth import read_truth, require_every_machine, with_true_names
+    from nearfar.evaluation.scorefiles import read_scores
     from nearfar.evaluation.truth_table import evaluable, read_truth_table
-    from nearfar.scoring.decisions import read_decisions
-    from nearfar.scoring.scorefiles import read_scores
+    from nearfar.thresholds.rules import read_decisions
 
     files = folder / "scores" if (folder / "scores").is_dir() else folder
     entries = read_scores(files)

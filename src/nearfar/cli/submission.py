@@ -13,8 +13,8 @@ from nearfar.cli.options import JsonOption
 from nearfar.errors import InputError
 
 if TYPE_CHECKING:
-    from nearfar.systems.submission_check import PackageReport
-    from nearfar.systems.submission_meta import Author
+    from nearfar.challenge.submission_check import PackageReport
+    from nearfar.challenge.submission_meta import Author
 
 
 def submit(
@@ -51,8 +51,8 @@ def submit(
     as_json: JsonOption = False,
 ) -> None:
     """Write a challenge submission from a run, or check one; exit with 1 if it has defects."""
-    from nearfar.systems.submission import write_submission
-    from nearfar.systems.submission_check import check_submission
+    from nearfar.challenge.submission import write_submission
+    from nearfar.challenge.submission_check import check_submission
 
     if check is not None:
         if run is not None:
@@ -84,7 +84,7 @@ def submit(
 def _authors(
     file: Path | None, texts: list[str], institution: str | None, department: str | None, location: str | None
 ) -> list[Author]:
-    from nearfar.systems.submission_meta import parse_author, read_authors
+    from nearfar.challenge.submission_meta import parse_author, read_authors
 
     listed = [] if file is None else read_authors(file)
     affiliation = {"institution": institution, "department": department, "location": location}

@@ -38,9 +38,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run one system: train its model (or reuse it), score the test clips, evaluate."""
+    from nearfar.challenge.run import data_note, run_system
     from nearfar.config import load_recipe
     from nearfar.evaluation.tables import results_table
-    from nearfar.systems.run import data_note, run_system
     from nearfar.terminal import progress_bars
 
     at_hand = EncoderAtHand(encoder, settings, system)
@@ -79,8 +79,8 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Train what the report's four systems and the two baselines need, score them and print its Table 1."""
-    from nearfar.systems.reproduce import reproduce as run_suite
-    from nearfar.systems.reproduce import suite_recipes
+    from nearfar.challenge.reproduce import reproduce as run_suite
+    from nearfar.challenge.reproduce import suite_recipes
     from nearfar.terminal import progress_bars
 
     chosen = suite_recipes(suite, None if systems is None else systems.split(","))
@@ -105,9 +105,9 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write into; made if needed.")] = Path("demo"),
 ) -> None:
     """Simulate a small factory, run the four systems with a tiny encoder and nearfar-best: a few minutes."""
+    from nearfar.challenge.demo import BEST, demonstrate
     from nearfar.evaluation.tables import to_rich
     from nearfar.report.page import report_run
-    from nearfar.systems.demo import BEST, demonstrate
     from nearfar.terminal import progress_bars, show
 
     show("The recordings of this demonstration are simulated. The encoder starts from eat-tiny, which has heard")

@@ -28,7 +28,7 @@ Channel = Literal["near", "far"]
 """What is recorded."""
 View = Literal["near", "far", "cancelled"]
 """What is listened to: a recorded channel, or near without what far predicts of it (see
-:mod:`nearfar.data.cancellation`)."""
+:mod:`nearfar.cancellation`)."""
 Attributes = tuple[tuple[str, str], ...]
 
 CHANNELS: tuple[Channel, Channel] = ("near", "far")

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from nearfar.config import Recipe
 from nearfar.data.clips import Clip
-from nearfar.detector.calibration import (
+from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
+from nearfar.features.windows import Heard
+from nearfar.scoring.machine import MachineScorer, ViewScores
+from nearfar.thresholds.calibration import (
     Calibration,
     NormalScore,
     Scores,
@@ -22,9 +25,6 @@ from nearfar.detector.calibration import (
     not_needed,
     only_falls,
 )
-from nearfar.detector.hearing import Heard
-from nearfar.scoring.localisation import MOST_CLIPS, PatchBank, fit_patches
-from nearfar.scoring.machine import MachineScorer, ViewScores
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,16 +23,23 @@ from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset
-from nearfar.detector import folder as kept
+from nearfar.detector import store as kept
 from nearfar.detector.bank import Bank, explained_recordings, fit_bank
-from nearfar.detector.calibration import Calibration
-from nearfar.detector.choice import choose, labels
-from nearfar.detector.fitting import Groups, grouped, held_out_of, normal_recordings, resolve
-from nearfar.detector.hearing import Heard, Recording, hear, hop_seconds
-from nearfar.detector.needs import frozen_encoder, loaded_representation, needs_of, with_whole_path
-from nearfar.detector.rows import rows
+from nearfar.detector.model import frozen_encoder, loaded_representation, needs_of, with_whole_path
+from nearfar.detector.normals import Groups, grouped, held_out_of, normal_recordings, resolve
+from nearfar.detector.results import rows
+from nearfar.detector.routing import choose, labels
 from nearfar.detector.scores import Score
-from nearfar.detector.thresholds import (
+from nearfar.encoders.eat import EAT
+from nearfar.encoders.weights import save_encoder
+from nearfar.environment import environment
+from nearfar.errors import InputError, NearfarError
+from nearfar.features.cache import COMPUTATION
+from nearfar.features.representation import Representation, channels_heard, represent
+from nearfar.features.windows import Heard, Recording, hear, hop_seconds
+from nearfar.progress import Progress, silent
+from nearfar.thresholds.calibration import Calibration
+from nearfar.thresholds.detectors import (
     Method,
     Threshold,
     changed_thresholds,
@@ -40,13 +47,6 @@ from nearfar.detector.thresholds import (
     find_threshold,
     usable_threshold,
 )
-from nearfar.errors import InputError, NearfarError
-from nearfar.models.eat import EAT
-from nearfar.models.weights import save_encoder
-from nearfar.scoring.embeddings import COMPUTATION
-from nearfar.scoring.representation import Representation, channels_heard, represent
-from nearfar.systems.environment import environment
-from nearfar.systems.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
@@ -334,7 +334,7 @@ def _without(dataset: Dataset, groups: Groups, held: dict[tuple[str, str], NDArr
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
-    from nearfar.systems.run import train_or_reuse  # brings accelerate, which scoring does without
+    from nearfar.challenge.run import train_or_reuse  # brings accelerate, which scoring does without
 
     if not train_or_reuse(recipe, dataset, model, progress=progress):
         raise NearfarError(

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import DOMAINS, Told, harmonic_mean, truth_from_names
-from nearfar.scoring.decisions import MachineDecisions
+from nearfar.thresholds.rules import MachineDecisions
 
 
 class DecisionMetrics(NamedTuple):

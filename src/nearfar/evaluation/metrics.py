@@ -27,8 +27,8 @@ from nearfar.evaluation.official import (
     overall_score,
     section_scores,
 )
-from nearfar.scoring.decisions import MachineDecisions
-from nearfar.scoring.scorefiles import MachineScores
+from nearfar.evaluation.scorefiles import MachineScores
+from nearfar.thresholds.rules import MachineDecisions
 
 MAX_FPR = 0.1
 """p: the partial AUC looks at false-positive rates from 0 to p."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from nearfar.data.clips import Clip, Domain, Label
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import Told, hides_labels
+from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.files import whole_file
-from nearfar.scoring.scorefiles import MachineScores
 
 FILE = "truth.csv"
 logger = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from nearfar.evaluation.metrics import (
     truth_from_names,
 )
 from nearfar.evaluation.official import CURRENT, OfficialScore, column_means, overall_score, section_scores
-from nearfar.scoring.scorefiles import MachineScores
+from nearfar.evaluation.scorefiles import MachineScores
 
 RESAMPLES = 10_000
 LEVEL = 0.95

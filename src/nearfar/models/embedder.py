@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nearfar.models.eat import EAT, EATConfig
-from nearfar.models.fbank import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, Fbank, frame_count
-from nearfar.models.pooling import AttentiveStatisticsPooling
+from nearfar.encoders.eat import EAT, EATConfig
+from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, Fbank, frame_count
+from nearfar.pooling.attentive import AttentiveStatisticsPooling
 
 
 class Embedder(nn.Module):
@@ -65,7 +65,7 @@ class Embedder(nn.Module):
         Args:
             waveform: (batch, padded samples) float32 at 16 kHz, zero-padded behind the clip.
             samples: (batch,) int64, the clips' lengths before padding.
-            branch_keep: stochastic depth, see :func:`nearfar.models.eat.stochastic_depth`.
+            branch_keep: stochastic depth, see :func:`nearfar.encoders.eat.stochastic_depth`.
             blank: (batch, 1, frames, 128) bool, cells of the normalised fbank to set to zero, or None.
 
         Returns:

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 import nearfar
 from nearfar.config import Head, Recipe
+from nearfar.encoders.eat import EAT
+from nearfar.encoders.lora import add_adapters, load_adapters, merge_adapters, save_adapters
+from nearfar.encoders.weights import encoder_hash, load_encoder, save_encoder
 from nearfar.errors import InputError
 from nearfar.files import whole_file
-from nearfar.models.adacos import SubClusterAdaCos
-from nearfar.models.arcface import ArcFace
-from nearfar.models.eat import EAT
+from nearfar.frontends.kaldi import Fbank
+from nearfar.losses.adacos import SubClusterAdaCos
+from nearfar.losses.arcface import ArcFace
 from nearfar.models.embedder import Embedder, build_embedder, longest_seconds
-from nearfar.models.fbank import Fbank
-from nearfar.models.lora import add_adapters, load_adapters, merge_adapters, save_adapters
-from nearfar.models.weights import encoder_hash, load_encoder, save_encoder
 
 FORMAT = 1
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from nearfar.config import Recipe
 from nearfar.data.clips import Clip, View
-from nearfar.data.views import read_views
 from nearfar.errors import InputError
-from nearfar.models.fbank import PATCH_FRAMES, Fbank, frame_count, mel_centres_hz
+from nearfar.explain.explanation import NOTABLE, explain
+from nearfar.explain.localisation import PatchBank, fit_patches
+from nearfar.frontends.kaldi import PATCH_FRAMES, Fbank, frame_count, mel_centres_hz
 from nearfar.report.gather import MachineFacts
 from nearfar.report.media import SAMPLE_RATE_HZ, Sound, sound, spectrogram
-from nearfar.scoring.explanation import NOTABLE, explain
-from nearfar.scoring.localisation import PatchBank, fit_patches
+from nearfar.views import read_views
 
 EACH = 2
 """Clips of either kind per machine."""

@@ -19,11 +19,11 @@ from nearfar.data.layouts import Dataset, read_dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.metrics import Told, hides_labels, truth_from_names
 from nearfar.evaluation.official import CURRENT, OfficialScore
+from nearfar.evaluation.scorefiles import MachineScores, read_scores
 from nearfar.evaluation.truth_table import evaluable, read_truth_table
 from nearfar.evaluation.uncertainty import Uncertainty, uncertainty
-from nearfar.scoring.embeddings import EmbeddingStore
-from nearfar.scoring.representation import represent, waveform_views
-from nearfar.scoring.scorefiles import MachineScores, read_scores
+from nearfar.features.cache import EmbeddingStore
+from nearfar.features.representation import represent, waveform_views
 
 Numbers = NDArray[np.float64]
 

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar.challenge.run import data_note
 from nearfar.data.channel_check import ChannelWarning
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset
 from nearfar.detector.bank import Bank
-from nearfar.detector.calibration import Calibration
-from nearfar.detector.choice import labels
-from nearfar.detector.fitting import normal_recordings
-from nearfar.detector.folder import Card, read_banks, read_calibrations, read_card, read_thresholds
-from nearfar.detector.thresholds import Threshold
+from nearfar.detector.normals import normal_recordings
+from nearfar.detector.routing import labels
+from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_thresholds
 from nearfar.errors import InputError
 from nearfar.files import write_text
 from nearfar.report.drawing import Axis, Series, axis_of, histogram, legend, lines
@@ -34,7 +33,8 @@ from nearfar.report.sections import (
     score_table,
     views_chart,
 )
-from nearfar.systems.run import data_note
+from nearfar.thresholds.calibration import Calibration
+from nearfar.thresholds.detectors import Threshold
 
 
 @dataclass(frozen=True, slots=True, eq=False)

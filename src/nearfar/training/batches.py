@@ -19,9 +19,9 @@ from torch import Tensor
 from nearfar.config import Audio, Augmentation, Cancellation
 from nearfar.data.audio import zero_pad
 from nearfar.data.clips import Clip, View
-from nearfar.data.views import read_views
-from nearfar.models.fbank import MEL_BINS, padded_frame_count
+from nearfar.frontends.kaldi import MEL_BINS, padded_frame_count
 from nearfar.training.labels import LabelledSamples
+from nearfar.views import read_views
 
 _ORDER, _ROW, _DEPTH, _BALANCE = 0, 1, 2, 3
 """Purposes of random streams; each stream is seeded by (seed, purpose, ...)."""

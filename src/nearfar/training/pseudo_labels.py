@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from nearfar.config import Audio, Cancellation, Features
 from nearfar.data.clips import Clip
-from nearfar.data.views import read_views
-from nearfar.models.fbank import Fbank
-from nearfar.models.features import LogMelFeatures
+from nearfar.features.extractors import LogMelFeatures
+from nearfar.frontends.kaldi import Fbank
+from nearfar.views import read_views
 
 ATTRIBUTE = "cluster"
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from nearfar.errors import InputError
-from nearfar.training.autoencoder import EpochRecord
+from nearfar.scoring.autoencoder.training import EpochRecord
 from nearfar.training.finetune import StepRecord
 
 

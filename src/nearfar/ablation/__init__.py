@@ -1,0 +1,1 @@
+"""Every combination of a grid of recipe keys, scored and compared."""

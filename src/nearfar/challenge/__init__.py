@@ -1,0 +1,1 @@
+"""Whole challenge systems: runs, tables and submissions."""

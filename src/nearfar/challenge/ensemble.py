@@ -1,0 +1,218 @@
+"""Several finished runs as one system: the weighted mean of their scores on the scale of normal clips.
+
+With s_m the scores of member m on a machine, and n_m the leave-one-out scores that it gave the machine's normal
+training clips, the ensemble's score is ``sum_m w_m (s_m - mean(n_m)) / std(n_m) / sum_m w_m``: no test clip
+decides how another is scaled. Members may be of other recipes, layers or seeds, or ensembles themselves.
+
+The folder it writes is like a run's, with ``ensemble.json`` (members, weights and recipes) for ``recipe.toml``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearfar.challenge.run import write_results
+from nearfar.config import Decision, load_recipe
+from nearfar.environment import environment
+from nearfar.errors import InputError
+from nearfar.evaluation.metrics import Results
+from nearfar.evaluation.scorefiles import MachineScores, read_scores
+from nearfar.evaluation.truth_table import read_truth_table
+from nearfar.files import write_json
+from nearfar.scoring.fusion import standardised
+from nearfar.thresholds.runs import ScoredMachine, decide_system, write_view_scores
+
+FILE = "ensemble.json"
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        scores: of its test clips.
+        normal: (clips,) leave-one-out scores of normal training clips, by machine and section.
+        data: where its recordings were.
+        description: its recipe as plain values, or its own members.
+        decision: how it decides.
+    """
+
+    folder: Path
+    scores: tuple[MachineScores, ...]
+    normal: dict[tuple[str, str], Numbers]
+    data: Path
+    description: dict[str, Any]
+    decision: Decision
+
+
+def read_member(folder: Path) -> Member:
+    """Read a run, or an ensemble.
+
+    Raises:
+        InputError: if the folder holds no finished run.
+    """
+    try:
+        tree = json.loads((folder / "view_scores.json").read_text(encoding="utf-8"))
+        normal = {
+            (row["machine"], row["section"]): np.array(row["normal"], dtype=np.float64) for row in tree["machines"]
+        }
+        data = Path(tree["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            folder,
+            found=f"no view_scores.json that can be read ({type(error).__name__})",
+            expected="the folder of a finished run",
+            remedy="Give the --out folder of nearfar run, or run the same command again to finish it",
+        ) from None
+    scores = tuple(read_scores(folder / "scores"))
+    if missing := {(entry.machine, entry.section) for entry in scores} - normal.keys():
+        raise InputError(
+            folder / "view_scores.json",
+            found=f"nothing of {', '.join(' '.join(key) for key in sorted(missing))}",
+            expected="scores of normal clips of every machine in scores/",
+            remedy="Run the same command again",
+        )
+    if (folder / FILE).is_file():
+        described = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return Member(folder, scores, normal, data, described, Decision.model_validate(described["decision"]))
+    recipe = load_recipe(folder / "recipe.toml")
+    return Member(folder, scores, normal, data, recipe.model_dump(mode="json"), recipe.decision)
+
+
+def ensemble(
+    runs: Sequence[Path], out: Path, *, weights: Sequence[float] | None = None, note: str | None = None
+) -> tuple[Results | None, list[str]]:
+    """Fuse runs and write a folder like a run's.
+
+    Args:
+        runs: two folders or more, of runs on the same recordings.
+        out: another folder.
+        weights: one for each, positive; all alike by default. Only their ratios matter.
+        note: a line for the tables; by default what the members' tables say.
+
+    Returns:
+        the results, or None where the test clips hide their labels, and the notes.
+
+    Raises:
+        InputError: if there are fewer than two runs, one twice, other weights than runs, or the runs are of
+            different recordings.
+    """
+    shares = _shares(runs, weights)
+    if out.resolve() in {run.resolve() for run in runs}:
+        raise InputError("--out", found=f"{out}, one of the runs", expected="another folder", remedy="Correct it")
+    members = [read_member(run) for run in runs]
+    names = _names(runs)
+    scored = [_fused(entries, members, names, shares) for entries in _aligned(members)]
+    first = members[0]
+    told = read_truth_table(first.folder / "scores")
+    notes = [note] if note else list(dict.fromkeys(text for member in members for text in _notes(member.folder)))
+    line = " ".join(notes) or None
+    results = write_results(out.name, [entry.test for entry in scored], out, note=line, told=told)
+    decide_system(scored, first.decision, out)
+    write_view_scores(scored, first.data, out)
+    write_json(
+        out / FILE,
+        {
+            "members": [
+                {"name": name, "run": str(member.folder), "weight": share, "recipe": member.description}
+                for name, member, share in zip(names, members, shares, strict=True)
+            ],
+            "decision": first.decision.model_dump(mode="json"),
+        },
+    )
+    write_json(out / "environment.json", environment())
+    return results, notes
+
+
+def _shares(runs: Sequence[Path], weights: Sequence[float] | None) -> list[float]:
+    if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
+        raise InputError(
+            "RUN",
+            found="a run twice" if len(runs) > 1 else f"{len(runs)}",
+            expected="two runs or more, each once",
+            remedy="Give their folders",
+        )
+    given = [1.0] * len(runs) if weights is None else [float(weight) for weight in weights]
+    if len(given) != len(runs) or not all(np.isfinite(weight) and weight > 0 for weight in given):
+        raise InputError(
+            "--weights",
+            found=", ".join(f"{weight:g}" for weight in given),
+            expected=f"{len(runs)} positive numbers, one for each run",
+            remedy="Correct it, or leave it out to weigh all alike",
+        )
+    return [weight / sum(given) for weight in given]
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    short = [run.resolve().name for run in runs]
+    return short if len(set(short)) == len(short) else [str(run) for run in runs]
+
+
+def _aligned(members: Sequence[Member]) -> Iterator[list[MachineScores]]:
+    """The scores of one machine and section by all members, in the first one's order of clips."""
+    tables = [{(entry.machine, entry.section): entry for entry in member.scores} for member in members]
+    for member, table in zip(members[1:], tables[1:], strict=True):
+        if different := table.keys() ^ tables[0].keys():
+            raise _mismatch(member, members[0], " and ".join(sorted({machine for machine, _ in different})))
+    for key, entry in tables[0].items():
+        row = [entry]
+        for member, table in zip(members[1:], tables[1:], strict=True):
+            other = table[key]
+            place = {_stem(name): number for number, name in enumerate(other.names)}
+            if place.keys() != set(map(_stem, entry.names)):
+                raise _mismatch(member, members[0], f"{key[0]}: test clips")
+            if len(member.normal[key]) != len(members[0].normal[key]):
+                raise _mismatch(member, members[0], f"{key[0]}: normal training clips")
+            order = [place[_stem(name)] for name in entry.names]
+            row.append(MachineScores(*key, entry.names, other.scores[order]))
+        yield row
+
+
+def _stem(name: str) -> str:
+    return PurePath(name).with_suffix("").as_posix()
+
+
+def _mismatch(member: Member, first: Member, what: str) -> InputError:
+    return InputError(
+        member.folder,
+        found=f"other recordings than in {first.folder} ({what})",
+        expected="runs on the same recordings",
+        remedy="Run all members on the same data folder",
+    )
+
+
+def _fused(
+    entries: Sequence[MachineScores], members: Sequence[Member], names: Sequence[str], shares: Sequence[float]
+) -> ScoredMachine:
+    key = (entries[0].machine, entries[0].section)
+    normals = [member.normal[key] for member in members]
+    test = [standardised(entry.scores, normal) for entry, normal in zip(entries, normals, strict=True)]
+    alone = [standardised(normal, normal) for normal in normals]
+    fused, training = (
+        np.sum([share * values for share, values in zip(shares, each, strict=True)], axis=0)
+        for each in (test, alone)
+    )
+    return ScoredMachine(
+        MachineScores(*key, entries[0].names, fused),
+        training,
+        dict(zip(names, test, strict=True)),
+        dict(zip(names, alone, strict=True)),
+    )
+
+
+def _notes(folder: Path) -> list[str]:
+    """What the tables of a run say of its data."""
+    try:
+        return [str(line) for line in json.loads((folder / "results.json").read_text(encoding="utf-8"))["notes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

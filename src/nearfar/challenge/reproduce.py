@@ -1,0 +1,136 @@
+"""The report's Table 1: train its models once, score its systems and the baselines, set them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nearfar.challenge.run import SystemRun, data_note, run_system
+from nearfar.config import Recipe, load_recipe
+from nearfar.errors import InputError
+from nearfar.evaluation.metrics import Results
+from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
+from nearfar.files import write_json, write_text
+from nearfar.progress import Progress, silent
+from nearfar.training.finetune import is_main_process
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "report": ("ae-mse", "ae-mahala", "eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
+    "tiny": ("ae-mse", "ae-mahala", "tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"),
+}
+"""Recipes by suite, the challenge's two baselines and the report's systems 1 to 4, in the report's order: the
+report's own, and the same with a tiny encoder from scratch."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The table and, per system, its runs in the order of the seeds.
+
+    ``table`` is None where the test clips hide their labels.
+    """
+
+    table: ResultsTable | None
+    runs: dict[str, tuple[SystemRun, ...]]
+
+
+def suite_recipes(suite: str, systems: Sequence[str] | None = None) -> list[Recipe]:
+    """The recipes of a suite, or those of them that are named, in the suite's order.
+
+    Raises:
+        InputError: if there is no such suite, or a name is not in it.
+    """
+    if suite not in SUITES:
+        raise InputError("--suite", found=suite, expected=f"one of {', '.join(SUITES)}", remedy="Choose one")
+    names = SUITES[suite]
+    for system in systems or ():
+        if system not in names:
+            raise InputError(
+                "--systems",
+                found=f"{system!r}, which is not in the suite {suite}",
+                expected=f"some of {', '.join(names)}, comma-separated",
+                remedy="Correct it, or choose another suite",
+            )
+    return [load_recipe(name) for name in names if systems is None or name in systems]
+
+
+def reproduce(
+    recipes: Sequence[Recipe],
+    data: Path,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    note: str | None = None,
+    remarks: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> Reproduction | None:
+    """Run systems that share models, for every seed, and write the table into ``out``.
+
+    ``out`` gets ``table.{md,csv,json}``, ``timing.json``, ``models/<autoencoder, full or lora>_<key>/`` and, per
+    seed (in ``seed_N/`` where there are several), ``<system>/`` as :func:`nearfar.challenge.run.run_system` writes
+    it. Killed and run again, it goes on where it stopped; with more seeds, it trains those that are new.
+
+    Args:
+        recipes: the systems.
+        data: a folder of recordings.
+        out: where to.
+        seeds: each once.
+        note: a line for all tables; by default :func:`nearfar.challenge.run.data_note`.
+        remarks: by recipe name, what must be said beside the results of that system, too.
+        progress: called during long steps.
+
+    Returns:
+        the table and the runs, or None on the helper processes of a distributed launch.
+    """
+    if len(set(seeds)) != len(seeds):
+        raise InputError(
+            "--seeds", found=f"{', '.join(map(str, seeds))}", expected="each seed once", remedy="Take repeats out"
+        )
+    note, remarks = note or data_note(data), remarks or {}
+    runs: dict[str, list[SystemRun]] = {recipe.name: [] for recipe in recipes}
+    for seed in seeds:
+        place = out / f"seed_{seed}" if len(seeds) > 1 else out
+        for recipe in recipes:
+            seeded = recipe.with_changes(seed=seed)
+            kind = "autoencoder" if recipe.method == "autoencoder" else recipe.training.adaptation
+            model = out / "models" / f"{kind}_{seeded.model_key()}"  # the seed is in the key
+
+            def named(task: str, done: int, total: int, name: str = recipe.name, seed: int = seed) -> None:
+                progress(f"{name}, seed {seed}: {task}" if len(seeds) > 1 else f"{name}: {task}", done, total)
+
+            said = " ".join(filter(None, (note, remarks.get(recipe.name)))) or None
+            run = run_system(seeded, data, place / recipe.name, model_folder=model, note=said, progress=named)
+            if run is not None:  # a helper process goes on as well: the next model needs it
+                runs[recipe.name].append(run)
+    if not is_main_process():
+        return None
+    finished = {name: tuple(of_seeds) for name, of_seeds in runs.items()}
+    write_json(
+        out / "timing.json", {name: [_timing(run) for run in of_seeds] for name, of_seeds in finished.items()}
+    )
+    results: dict[str, Sequence[Results]] = {name: _results(of_seeds) for name, of_seeds in finished.items()}
+    if any(len(of_seeds) < len(seeds) for of_seeds in results.values()):
+        return Reproduction(None, finished)
+    notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
+    return Reproduction(_written_table(results, notes, out), finished)
+
+
+def _written_table(results: dict[str, Sequence[Results]], notes: Sequence[str], out: Path) -> ResultsTable:
+    # Machines of surrogate data may have names that the report has, too; its figures are not of this data.
+    table = results_table(results, notes=notes, published=not notes)
+    for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
+        write_text(out / f"table.{suffix}", text)
+    return table
+
+
+def _results(runs: Sequence[SystemRun]) -> list[Results]:
+    return [run.results for run in runs if run.results is not None]
+
+
+def _timing(run: SystemRun) -> dict[str, float | int | None]:
+    return {
+        "seed": run.recipe.seed,
+        "training_seconds": round(run.timing.training_seconds, 1),
+        "scoring_seconds": round(run.timing.scoring_seconds, 1),
+        "peak_memory_bytes": run.timing.peak_memory_bytes,
+    }

@@ -1,0 +1,190 @@
+"""The submission package of the challenge: scores and decisions on the evaluation machines, and meta.yaml.
+
+What the evaluator reads::
+
+    task2/<label>/anomaly_score_<machine>_section_00_test.csv      section_00_0000.wav,2.97879744
+    task2/<label>/decision_result_<machine>_section_00_test.csv    section_00_0000.wav,1
+    task2/<label>/<label>.meta.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+from nearfar.challenge.submission_meta import Author, dump_yaml, metadata
+from nearfar.config import Recipe, load_recipe
+from nearfar.errors import InputError
+from nearfar.evaluation.metrics import MachineMetrics
+from nearfar.evaluation.scorefiles import MachineScores, read_scores, write_scores
+from nearfar.files import write_text
+from nearfar.thresholds.rules import MachineDecisions, read_decisions, write_decisions
+
+LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*_[A-Za-z0-9-]+_task2_[1-4]")
+LABEL_FORM = "<LastName>_<INST>_task2_<1 to 4>, such as Last_INST_task2_1"
+HIDDEN = re.compile(r"section_(\d\d)_(\d{4})\.wav")
+"""What evaluation clips are called; the parts are section and number."""
+
+_Listed = TypeVar("_Listed", MachineScores, MachineDecisions)
+
+
+def write_submission(
+    run: Path,
+    label: str,
+    out: Path,
+    *,
+    authors: Sequence[Author],
+    development: Path | None = None,
+    name: str | None = None,
+    abbreviation: str | None = None,
+    source_code: str | None = None,
+) -> Path:
+    """Write ``out/task2/<label>/`` for a run on evaluation data.
+
+    Args:
+        run: a folder that ``nearfar run`` wrote. Machines whose clips do not hide their labels are left out.
+        label: the system's, ``<LastName>_<INST>_task2_<1 to 4>``.
+        out: where packages are; up to four systems share it.
+        authors: at least one.
+        development: the run of the same system on the development set, for its results; by default those of the
+            machines of ``run`` itself whose labels are known, if there are any.
+        name, abbreviation, source_code: as :func:`nearfar.challenge.submission_meta.metadata`.
+
+    Returns:
+        the system's folder.
+
+    Raises:
+        InputError: if the label is of another form, there are no authors, the system's folder is there already, a
+            run lacks something, or the development run is of another system.
+    """
+    folder = out / "task2" / label
+    _require(label, authors, folder)
+    recipe = _recipe_of(run)
+    if development is None and (run / "results.json").is_file():
+        development = run
+    results = None if development is None else _results_of(development, recipe)
+    scores, decisions = _evaluation_machines(run)
+    tree = metadata(
+        recipe,
+        label=label,
+        authors=authors,
+        parameters=_read_json(run / "environment.json").get("total_parameters"),
+        trained_on=_trained_on(run),
+        development=results,
+        name=name,
+        abbreviation=abbreviation,
+        source_code=source_code,
+    )
+    write_scores(folder, scores)
+    write_decisions(folder, decisions)
+    write_text(folder / f"{label}.meta.yaml", dump_yaml(tree))
+    return folder
+
+
+def _require(label: str, authors: Sequence[Author], folder: Path) -> None:
+    if not LABEL.fullmatch(label):
+        raise InputError("--label", found=label, expected=LABEL_FORM, remedy="Correct it")
+    if not authors:
+        raise InputError(
+            "authors", found="none", expected="at least one", remedy="Give --authors FILE or --author"
+        )
+    if folder.exists():
+        raise InputError(
+            folder,
+            found="a submission that is there already",
+            expected="a label of its own for each system",
+            remedy="Remove the folder to write it anew, or choose another label",
+        )
+
+
+def _recipe_of(run: Path) -> Recipe:
+    if not (run / "recipe.toml").is_file():
+        raise InputError(
+            run, found="no recipe.toml", expected="a folder that nearfar run wrote", remedy="Give the run's folder"
+        )
+    return load_recipe(run / "recipe.toml")
+
+
+def _evaluation_machines(run: Path) -> tuple[list[MachineScores], list[MachineDecisions]]:
+    """Scores and decisions of the machines whose clips hide their labels, by names ending in .wav."""
+    scores = [entry for entry in map(_as_wav, read_scores(run / "scores")) if _is_hidden(entry)]
+    if not scores:
+        raise InputError(
+            run,
+            found="only clips whose names say their label",
+            expected="a run on evaluation data, whose clips are named section_00_0000.wav",
+            remedy="Run the system on the evaluation data; give this run as --dev if it is on the development set",
+        )
+    decided = {(entry.machine, entry.section): entry for entry in map(_as_wav, read_decisions(run / "scores"))}
+    for entry in scores:
+        other = decided.get((entry.machine, entry.section))
+        if other is None or set(other.names) != set(entry.names):
+            raise InputError(
+                run / "scores",
+                found=f"no decisions on the clips of {entry.machine} section {entry.section}",
+                expected="a decision for every score",
+                remedy="Run the system again; its model and embeddings are used again",
+            )
+    return scores, [decided[entry.machine, entry.section] for entry in scores]
+
+
+def _as_wav(entry: _Listed) -> _Listed:
+    """A copy of the data as FLAC is submitted under the names of the original."""
+    return replace(entry, names=tuple(str(PurePath(name).with_suffix(".wav")) for name in entry.names))
+
+
+def _is_hidden(entry: MachineScores) -> bool:
+    return all(HIDDEN.fullmatch(name) for name in entry.names)
+
+
+def _results_of(run: Path, recipe: Recipe) -> dict[str, MachineMetrics]:
+    """The results of a development run by machine, from ``results.json``."""
+    other = _recipe_of(run)
+    if _system_key(other) != _system_key(recipe):
+        raise InputError(
+            run,
+            found=f"results of another system ({other.name})",
+            expected=f"a run of {recipe.name} whose recipe differs at most in seed and clip length",
+            remedy="Run the submitted recipe on the development set",
+        )
+    cells = _read_json(run / "results.json").get("systems", [{}])[0].get("machines")
+    try:
+        return {
+            machine: MachineMetrics(*(row[quantity]["mean"] for quantity in MachineMetrics._fields))
+            for machine, row in cells.items()
+        }
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(
+            run / "results.json",
+            found="no results by machine",
+            expected="what nearfar run writes",
+            remedy="Run the recipe on the development set again",
+        ) from None
+
+
+def _system_key(recipe: Recipe) -> tuple[Any, ...]:
+    """Equal where two recipes make the same system, but for the seed and the length to which clips are padded."""
+    alike = recipe.with_changes(**{"seed": 0, "audio.clip_seconds": "longest", "scoring.batch_size": 1})
+    return alike.model_key(), alike.features, alike.cancellation, alike.scoring, alike.autoencoder
+
+
+def _trained_on(run: Path) -> list[str]:
+    """The machines with training clips, from ``data.json``."""
+    machines = _read_json(run / "data.json")
+    return [entry["machine"] for entry in machines if any(clips["split"] == "train" for clips in entry["clips"])]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            path,
+            found=f"nothing that can be read ({error})",
+            expected="what nearfar run writes",
+            remedy="Give the folder of a finished run",
+        ) from None

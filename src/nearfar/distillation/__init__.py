@@ -1,0 +1,1 @@
+"""How the shipped encoder eat-tiny was made: distillation from YAMNet."""

@@ -1,0 +1,1 @@
+"""Audio encoders, their weights and adapters."""

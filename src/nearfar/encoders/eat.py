@@ -1,0 +1,290 @@
+"""EAT, the Efficient Audio Transformer: a post-norm ViT over 16 x 16 patches of a log-mel spectrogram.
+
+Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer", IJCAI 2024. Parameter names are
+those of the released Hugging Face files without their ``model.`` prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from nearfar.encoders.linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class EATConfig:
+    """Sizes of an EAT encoder; the defaults are EAT-base."""
+
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    patch_size: int = 16
+    mel_bins: int = 128
+    max_length: int = 768
+    """Time columns in the table of positions: 768 columns of 16 frames are 122.88 s."""
+
+    @property
+    def bands(self) -> int:
+        """Patches along frequency in one time column; token ``t * bands + f`` is column t, band f."""
+        return self.mel_bins // self.patch_size
+
+
+EAT_BASE = EATConfig()
+EAT_LARGE = EATConfig(embed_dim=1024, depth=24, num_heads=16)
+EAT_TINY = EATConfig(embed_dim=192, depth=4, num_heads=3)
+SIZES = {"base": EAT_BASE, "large": EAT_LARGE, "tiny": EAT_TINY}
+
+
+def sincos_positions(columns: int, bands: int, dim: int) -> Tensor:
+    """EAT's fixed positions, (1, columns * bands, dim) float32.
+
+    The first half of the channels encodes the frequency band, the second half the time column; each half is
+    ``[sin(p w_k), cos(p w_k)]`` with ``w_k = 10000^(-k / (dim / 4))``.
+    """
+
+    def numbers(count: int) -> Tensor:
+        # Encoders that weights are read into are built on torch's "meta" device, where counting alone brings
+        # torch's compiler, a second of imports.
+        return torch.arange(count, dtype=torch.float64, device="cpu")
+
+    omega = 1.0 / 10_000.0 ** (numbers(dim // 4) / (dim / 4))
+
+    def encode(position: Tensor) -> Tensor:
+        angle = position[:, None] * omega
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    band = encode(numbers(bands)).repeat(columns, 1)
+    column = encode(numbers(columns)).repeat_interleave(bands, dim=0)
+    return torch.cat([band, column], dim=1).float().unsqueeze(0)
+
+
+class Positions(nn.Module):
+    """The table of fixed positions; derived from the sizes, so it is not part of the state."""
+
+    positions: Tensor
+
+    def __init__(self, config: EATConfig) -> None:
+        super().__init__()
+        table = sincos_positions(config.max_length, config.bands, config.embed_dim)
+        self.register_buffer("positions", table, persistent=False)
+
+
+class PatchEmbed(nn.Module):
+    """A (16 x 16) convolution of stride 16: (B, 1, T, mel) to (B, T // 16 * bands, D), frequency innermost."""
+
+    def __init__(self, config: EATConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(1, config.embed_dim, config.patch_size, config.patch_size)
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        patches: Tensor = self.proj(fbank)
+        return patches.flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one qkv projection; q, k, v order, scale d^-0.5, no relative bias."""
+
+    def __init__(self, config: EATConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = Linear(config.embed_dim, config.embed_dim)
+
+    def forward(self, x: Tensor, key_keep: Tensor | None) -> Tensor:
+        """x: (B, N, D); key_keep: (B, 1, 1, N) bool, True = attend, or None. Returns (B, N, D)."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_keep)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+        return out
+
+
+class Mlp(nn.Module):
+    """fc1, exact (erf) GELU, fc2."""
+
+    def __init__(self, config: EATConfig) -> None:
+        super().__init__()
+        hidden = int(config.embed_dim * config.mlp_ratio)
+        self.fc1 = Linear(config.embed_dim, hidden)
+        self.fc2 = Linear(hidden, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """A post-norm block: ``h = norm1(h + Attn(h)); h = norm2(h + MLP(h))``."""
+
+    def __init__(self, config: EATConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(config)
+
+    def forward(self, x: Tensor, key_keep: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """x: (B, N, D); keep: (2, B) factors of the attention and MLP branch (stochastic depth), or None."""
+        return self.with_fed(x, key_keep, keep)[0]
+
+    def with_fed(
+        self, x: Tensor, key_keep: Tensor | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The block's output and, of the same shape, its MLP's output before the residual and norm2."""
+        attended = self.attn(x, key_keep)
+        x = self.norm1(x + (attended if keep is None else attended * keep[0, :, None, None]))
+        fed: Tensor = self.mlp(x)
+        out: Tensor = self.norm2(x + (fed if keep is None else fed * keep[1, :, None, None]))
+        return out, fed
+
+
+class EAT(nn.Module):
+    """The encoder: normalised log-mel to tokens.
+
+    Weights start as EAT's pre-training starts: N(0, 0.02) linear weights, zero biases, Xavier patch weights over
+    the flattened patch, N(0, 1) CLS.
+    """
+
+    def __init__(self, config: EATConfig = EAT_BASE) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpoint_blocks = False
+        self.extra_tokens = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        self.local_encoder = PatchEmbed(config)
+        self.fixed_positional_encoder = Positions(config)
+        self.pre_norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        if self.extra_tokens.is_meta:  # to be filled with weights; drawing none saves torch's compiler, a second
+            return
+        nn.init.normal_(self.extra_tokens)
+        patch = self.local_encoder.proj
+        nn.init.xavier_uniform_(patch.weight.view(patch.weight.shape[0], -1))
+        nn.init.zeros_(patch.bias)  # type: ignore[arg-type]
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def patches(self, fbank: Tensor) -> Tensor:
+        """Patches with positions, (B, 1, T, mel) to (B, N, D).
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        config = self.config
+        if fbank.dim() != 4 or fbank.shape[1] != 1 or fbank.shape[3] != config.mel_bins:
+            raise ValueError(
+                f"expected a fbank of (batch, 1, frames, {config.mel_bins}), got {tuple(fbank.shape)}"
+            )
+        columns = fbank.shape[2] // config.patch_size
+        if not 1 <= columns <= config.max_length:
+            raise ValueError(
+                f"expected {config.patch_size} to {config.patch_size * config.max_length} frames, "
+                f"got {fbank.shape[2]}"
+            )
+        tokens = self.local_encoder(fbank)
+        out: Tensor = tokens + self.fixed_positional_encoder.positions[:, : tokens.shape[1]]
+        return out
+
+    def with_cls(self, patches: Tensor) -> Tensor:
+        """CLS in front of any choice of patches, normalised: (B, N, D) to (B, 1 + N, D), what the blocks see."""
+        cls = self.extra_tokens.expand(len(patches), -1, -1)
+        out: Tensor = self.pre_norm(torch.cat([cls, patches], dim=1))
+        return out
+
+    def embed(self, fbank: Tensor) -> Tensor:
+        """Patches with positions, CLS in front, normalised: (B, 1, T, mel) to (B, 1 + N, D)."""
+        return self.with_cls(self.patches(fbank))
+
+    def forward(
+        self, fbank: Tensor, *, token_keep: Tensor | None = None, branch_keep: Tensor | None = None
+    ) -> Tensor:
+        """Encode a batch of spectrograms.
+
+        Args:
+            fbank: (batch, 1, frames, 128) float, normalised as :class:`nearfar.frontends.kaldi.Fbank` does. Frames
+                beyond the last whole patch of 16 are not seen, as in the published code.
+            token_keep: (batch, N) bool, False where a patch token holds only padding and must not be attended
+                to, or None (as published: padding is attended to).
+            branch_keep: (depth, 2, batch) factors for stochastic depth, see :func:`stochastic_depth`, or None.
+
+        Returns:
+            (batch, 1 + N, D): CLS, then patch tokens with ``N = frames // 16 * 8`` and index ``t * 8 + f``.
+
+        Raises:
+            ValueError: if the spectrogram has another shape, or no frames, or more than the table of positions.
+        """
+        return self.forward_layers(fbank, (), token_keep=token_keep, branch_keep=branch_keep)[-1]
+
+    def forward_layers(
+        self,
+        fbank: Tensor,
+        layers: Sequence[int],
+        *,
+        token_keep: Tensor | None = None,
+        branch_keep: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The output of the named blocks (0-based, in rising order) and, last, of the encoder.
+
+        Arguments and errors are those of :meth:`forward`. Each entry is (batch, 1 + N, D).
+
+        Raises:
+            ValueError: if a layer does not exist.
+        """
+        if any(not 0 <= layer < self.config.depth for layer in layers):
+            raise ValueError(f"expected layers from 0 to {self.config.depth - 1}, got {list(layers)}")
+        key_keep = None if token_keep is None else F.pad(token_keep, (1, 0), value=True)[:, None, None, :]
+        x = self.embed(fbank)
+        wanted = []
+        for index, block in enumerate(self.blocks):
+            keep = None if branch_keep is None else branch_keep[index].to(x.dtype)
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, key_keep, keep, use_reentrant=False)
+            else:
+                x = block(x, key_keep, keep)
+            if index in layers:
+                wanted.append(x)
+        return [*wanted, x]
+
+
+def build_encoder(size: str | EATConfig, seed: int = 0) -> EAT:
+    """An encoder with a random start.
+
+    Args:
+        size: ``tiny`` (192 wide, 4 blocks, 1.8 M parameters), ``base``, ``large`` or a configuration.
+        seed: decides the weights; torch's global random state is left as it was.
+
+    Raises:
+        ValueError: if there is no such size.
+    """
+    if isinstance(size, str) and size not in SIZES:
+        raise ValueError(f"expected one of {', '.join(SIZES)}, got {size!r}")
+    config = SIZES[size] if isinstance(size, str) else replace(size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EAT(config)
+
+
+def stochastic_depth(rate: float, depth: int, batch: int, generator: torch.Generator) -> Tensor | None:
+    """Random factors of every residual branch, (depth, 2, batch): 0, or 1 / p where a branch is kept.
+
+    The rate grows linearly from 0 at the first block to ``rate`` at the last (Huang et al., "Deep Networks with
+    Stochastic Depth", ECCV 2016). Drawing them here, not inside the blocks, makes a step independent of how its
+    batch is divided over processes and accumulation slices. Returns None for a rate of 0.
+    """
+    if rate == 0.0:
+        return None
+    kept = 1.0 - torch.linspace(0.0, rate, depth)[:, None, None]
+    return (torch.rand(depth, 2, batch, generator=generator) < kept) / kept

@@ -1,0 +1,1 @@
+"""Where in time and frequency a recording departs from normal."""

@@ -1,0 +1,1 @@
+"""Features of recordings: extraction and cache."""

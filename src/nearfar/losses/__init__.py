@@ -1,0 +1,1 @@
+"""Angular-margin classification losses."""

@@ -1,0 +1,1 @@
+"""Pooling of tokens or frames over time."""

@@ -1,0 +1,1 @@
+"""The baselines of the challenge: an autoencoder per machine."""

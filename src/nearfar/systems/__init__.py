@@ -1,1 +1,0 @@
-"""Whole systems: from a data folder and a recipe to scores, tables and figures in a run folder."""

@@ -1,0 +1,80 @@
+"""Sub-cluster AdaCos against loops over its two equations."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+import torch
+from torch import Tensor
+
+from nearfar.losses.adacos import SubClusterAdaCos
+
+
+def example(batch: int = 9, dim: int = 6, classes: int = 4) -> tuple[Tensor, Tensor]:
+    embeddings = torch.randn(batch, dim, generator=torch.Generator().manual_seed(0))
+    return embeddings, torch.arange(batch) % classes
+
+
+def cosines(head: SubClusterAdaCos, embeddings: Tensor) -> list[list[float]]:
+    return [
+        [float(x @ w / math.sqrt(float(x @ x)) / math.sqrt(float(w @ w))) for w in head.centres.detach().double()]
+        for x in embeddings.double()
+    ]
+
+
+def loss_in_a_loop(row: list[float], label: int, scale: float, subs: int) -> float:
+    weights = [math.exp(scale * cosine) for cosine in row]
+    return -math.log(sum(weights[label * subs : (label + 1) * subs]) / sum(weights))
+
+
+@pytest.mark.parametrize("subs", [1, 3])
+def test_the_loss_is_that_of_the_classes_sums(subs: int) -> None:
+    torch.manual_seed(1)
+    head = SubClusterAdaCos(6, 4, subs).eval()
+    embeddings, labels = example()
+    rows = cosines(head, embeddings)
+    expected = [
+        loss_in_a_loop(row, int(label), float(head.scale), subs) for row, label in zip(rows, labels, strict=True)
+    ]
+    torch.testing.assert_close(head(embeddings, labels), torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    assert float(head.scale) == pytest.approx(math.sqrt(2) * math.log(4 * subs - 1))
+
+
+@pytest.mark.parametrize("subs", [1, 3])
+def test_the_scale_adapts_by_the_equation_while_training_only(subs: int) -> None:
+    torch.manual_seed(2)
+    head = SubClusterAdaCos(6, 4, subs)
+    embeddings, labels = example()
+    before, rows = float(head.scale), cosines(head, embeddings)
+    sums, angles = [], []
+    for row, label in zip(rows, labels.tolist(), strict=True):
+        own = range(label * subs, (label + 1) * subs)
+        sums.append(sum(math.exp(before * cosine) for j, cosine in enumerate(row) if j not in own))
+        angles.append(math.acos(max(row[j] for j in own)))
+    expected = math.log(statistics.mean(sums)) / math.cos(min(math.pi / 4, statistics.median(angles)))
+    head(embeddings, labels)
+    assert float(head.scale) == pytest.approx(expected, rel=1e-5)
+    assert float(head.scale) != pytest.approx(before)
+    head.eval()
+    head(embeddings, labels)
+    assert float(head.scale) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mixed_labels_mix_the_losses() -> None:
+    head = SubClusterAdaCos(6, 4, 2).eval()
+    embeddings, labels = example()
+    others, share = labels.flip(0), torch.linspace(0, 1, len(labels))
+    mixed = head(embeddings, labels, others, share)
+    torch.testing.assert_close(mixed, share * head(embeddings, labels) + (1 - share) * head(embeddings, others))
+
+
+def test_a_single_class_keeps_its_scale_and_fixed_centres_stay() -> None:
+    head = SubClusterAdaCos(6, 1, 2, trainable=False)
+    before = float(head.scale)
+    embeddings = torch.randn(3, 6, requires_grad=True)
+    head(embeddings, torch.zeros(3, dtype=torch.int64)).sum().backward()
+    assert float(head.scale) == before
+    assert head.centres.grad is None
+    assert torch.isfinite(embeddings.grad).all()
