@@ -1,0 +1,62 @@
+"""Tables of choices: one per kind (poolings, losses, views, back-ends, ...), read by everything that offers a choice.
+
+A table is a dictionary from the name that recipes use to an :class:`Entry`. To add a choice, write it in a file of
+its own and add one line to the table beside it::
+
+    POOLINGS["max"] = Pooling(max_pooling, description="maximum over tokens")
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from nearfar.errors import InputError
+from nearfar.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What all entries of all tables have; each table adds what its kind of choice computes.
+
+    Attributes:
+        description: a phrase for the description of a submission, such as ``"mean over tokens"``.
+        settings: the settings of this choice alone. Its fields are keys of the recipe table in which the choice is
+            made, and enter the identity of results only where this entry is chosen.
+    """
+
+    description: str
+    settings: type[Settings] = Settings
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
+class Registry(dict[str, EntryT], Generic[EntryT]):
+    """A table of choices. Looking up a name that it lacks raises an :class:`InputError` that lists the others.
+
+    Args:
+        kind: what the entries are, in the singular, for messages: ``"pooling"``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def __missing__(self, name: str) -> EntryT:
+        raise InputError(
+            self.kind,
+            found=repr(name),
+            expected=one_of(self, name),
+            remedy="Correct the name",
+        )
+
+
+def one_of(names: Iterable[str], given: object = None) -> str:
+    """``'mean', 'rdp' or 'cls'``, and which of them a misspelt name probably means."""
+    quoted = [repr(name) for name in names]
+    listed = " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]])) if quoted else "nothing"
+    close = difflib.get_close_matches(str(given), [name.strip("'") for name in quoted], n=1) if given else []
+    return f"{listed} (did you mean {close[0]!r}?)" if close else listed
