@@ -19,8 +19,7 @@ from nearfar.data.prefetch import prefetched
 from nearfar.encoders import load_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import whole_file
-from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ, Fbank
-from nearfar.models.embedder import longest_seconds
+from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ, KaldiFbank
 
 POOLINGS = ("cls", "mean")
 
@@ -60,8 +59,8 @@ def embed_files(
     _require_choices(channel, pooling, out)
     if not files:
         raise InputError("FILES", found="none", expected="one recording or more", remedy="Name them")
-    model, fbank = load_encoder(encoder).eval(), Fbank()
-    longest = longest_seconds(model.config)
+    model, fbank = load_encoder(encoder).eval(), KaldiFbank()
+    longest = model.longest_samples / SAMPLE_RATE_HZ
     _require_length(clip_seconds, longest)
     load = partial(
         _waveform,
@@ -74,8 +73,10 @@ def embed_files(
     rows = []
     for waveform in prefetched(load, files, threads=1, ahead=4):
         with torch.inference_mode():
-            tokens = model(fbank(torch.from_numpy(waveform)[None]))[0]
-        rows.append((tokens[0] if pooling == "cls" else tokens[1:].mean(dim=0)).numpy())
+            (tokens,) = model.encode(fbank(torch.from_numpy(waveform)[None]))
+            pooled = tokens.cls if pooling == "cls" else tokens.patches.mean(dim=1)
+        assert pooled is not None, "EAT has a CLS token"
+        rows.append(pooled[0].numpy())
         if progress is not None:
             progress(len(rows), len(files))
     embeddings: NDArray[np.float32] = np.stack(rows)

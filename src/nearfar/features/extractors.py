@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from nearfar.config import Features
 from nearfar.encoders import Encoder, Tokens
-from nearfar.frontends.kaldi import FRAME_SAMPLES, MEL_BINS, PATCH_FRAMES, Fbank, frame_count
-from nearfar.models.embedder import Embedder
-from nearfar.pooling import POOLINGS, AttentiveStatisticsPooling, Pooling, log_mel_statistics
+from nearfar.frontends import Frontend, KaldiFbank
+from nearfar.frontends.kaldi import FRAME_SAMPLES, MEL_BINS, PATCH_FRAMES
+from nearfar.models import Embedder
+from nearfar.models.embedder import token_keep
+from nearfar.pooling import POOLINGS, Pooling, log_mel_statistics
 from nearfar.settings import Settings
 
 BANDS = MEL_BINS // PATCH_FRAMES
+"""Parts of log-mel statistics that are kept apart by frequency."""
 
 
 class EmbeddingFeatures(nn.Module):
@@ -39,10 +42,10 @@ class TokenFeatures(nn.Module):
 
     Args:
         encoder: trained or not.
-        fbank: its front end.
+        frontend: waveforms to the spectrogram that the encoder reads.
         features: layers and pooling.
         mask_padding: leave token columns of pure padding out of attention and pooling.
-        attention: the trained head's pooling, for ``asp``.
+        trained: the trained head's pooling, for the poolings that are ``trained``, or None.
 
     Raises:
         ValueError: if the encoder has no such block.
@@ -51,15 +54,15 @@ class TokenFeatures(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        fbank: Fbank,
+        frontend: Frontend,
         features: Features,
         *,
         mask_padding: bool = False,
-        attention: AttentiveStatisticsPooling | None = None,
+        trained: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.fbank, self.features, self.mask_padding = encoder, fbank, features, mask_padding
-        self.attention = attention
+        self.encoder, self.frontend, self.features, self.mask_padding = encoder, frontend, features, mask_padding
+        self.trained = trained
         self.layers = features.layers or (encoder.depth,)
         if max(self.layers) > encoder.depth:
             raise ValueError(f"expected layers from 1 to {encoder.depth}, got {list(self.layers)}")
@@ -72,13 +75,9 @@ class TokenFeatures(nn.Module):
         self, waveform: Tensor, samples: Tensor, layers: Sequence[int]
     ) -> tuple[dict[int, Tokens], Tensor | None]:
         """Tokens by layer, and which patches to keep, (batch, columns * bands) bool or None for all."""
-        spectrogram = self.fbank(waveform)
+        spectrogram = self.frontend(waveform)
         columns = spectrogram.shape[2] // self.encoder.patch_frames
-        keep = None
-        if self.mask_padding:
-            kept = torch.tensor([min(columns, _columns(int(count))) for count in samples])
-            keep = (torch.arange(columns) < kept[:, None]).repeat_interleave(self.encoder.bands, dim=1)
-            keep = keep.to(spectrogram.device)
+        keep = token_keep(self.encoder, self.frontend, samples, columns) if self.mask_padding else None
         blocks = sorted(set(layers))
         outputs = self.encoder.encode(spectrogram, blocks, token_keep=keep)
         return dict(zip(blocks, outputs, strict=True)), keep
@@ -86,28 +85,43 @@ class TokenFeatures(nn.Module):
     def pooled(self, tokens: dict[int, Tokens], keep: Tensor | None, features: Features) -> Tensor:
         """Features from what :meth:`tokens` returned, (batch, parts, dim)."""
         layers = features.layers or (self.encoder.depth,)
-        if self.attention is not None and features.pooling == "asp":
-            statistics: Tensor = self.attention(tokens[layers[-1]].patches, keep)
+        kind, settings = _pooling(features)
+        if kind.trained and self.trained is not None:
+            statistics: Tensor = self.trained(tokens[layers[-1]].patches, keep)
             return statistics.unsqueeze(1)
-        kind = POOLINGS[features.pooling]
-        chosen = [_chosen(tokens[layer], kind) for layer in layers]
+        chosen = [_read_by(kind, tokens[layer]) for layer in layers]
         if features.average_layers:
             chosen = [torch.stack(chosen).mean(dim=0)]
         if kind.pool is None:
             return torch.cat(chosen, dim=1)
-        return torch.cat([self._pooled(layer, keep, features) for layer in chosen], dim=1)
 
-    def _pooled(self, patches: Tensor, keep: Tensor | None, features: Features) -> Tensor:
-        """(batch, columns * bands, dim) to (batch, 1 or bands, dim)."""
-        bands = self.encoder.bands
-        grid = patches.reshape(len(patches), -1, bands, patches.shape[2])  # (batch, columns, bands, dim)
-        if keep is None:
-            return _pool(grid, features)
-        kept = (keep.sum(dim=1) // bands).tolist()
-        return torch.cat([_pool(clip[None, :count], features) for clip, count in zip(grid, kept, strict=True)])
+        def pool(grid: Tensor) -> Tensor:
+            """(batch, columns, bands, dim) to (batch, 1 or bands, dim')."""
+            assert kind.pool is not None
+            groups = grid.transpose(1, 2) if features.keep_bands else grid.flatten(1, 2).unsqueeze(1)
+            return kind.pool(groups, settings)
+
+        parts = []
+        for patches in chosen:
+            grid = patches.reshape(len(patches), -1, self.encoder.bands, patches.shape[2])
+            if keep is None:
+                parts.append(pool(grid))
+            else:
+                counts = (keep.sum(dim=1) // self.encoder.bands).tolist()
+                parts.append(
+                    torch.cat([pool(clip[None, :count]) for clip, count in zip(grid, counts, strict=True)])
+                )
+        return torch.cat(parts, dim=1)
 
 
-def _chosen(tokens: Tokens, kind: Pooling) -> Tensor:
+def _pooling(features: Features) -> tuple[Pooling, Settings]:
+    """The pooling that a recipe chooses, and its settings."""
+    entry = POOLINGS[features.pooling]
+    fields = [name for name in entry.settings.model_fields if hasattr(features, name)]
+    return entry, entry.settings(**{name: getattr(features, name) for name in fields})
+
+
+def _read_by(kind: Pooling, tokens: Tokens) -> Tensor:
     """The tokens that a pooling reads, (batch, tokens, dim)."""
     if kind.tokens == "patches":
         return tokens.patches
@@ -116,26 +130,13 @@ def _chosen(tokens: Tokens, kind: Pooling) -> Tensor:
     return tokens.cls.unsqueeze(1)
 
 
-def _pool(grid: Tensor, features: Features) -> Tensor:
-    kind = POOLINGS[features.pooling]
-    assert kind.pool is not None
-    tokens = grid.transpose(1, 2) if features.keep_bands else grid.flatten(1, 2).unsqueeze(1)
-    return kind.pool(tokens, pooling_settings(features))
-
-
-def pooling_settings(features: Features) -> Settings:
-    """The settings of the pooling that a recipe chooses."""
-    kind = POOLINGS[features.pooling].settings
-    return kind(**{key: getattr(features, key) for key in kind.model_fields})
-
-
 class LogMelFeatures(nn.Module):
     """Statistics of the log-mel spectrogram: one part, or one for every 16 of the 128 mel bands.
 
     Padding is never looked at. Deviations and means keep their units; compare them by the standardised distance.
     """
 
-    def __init__(self, fbank: Fbank, features: Features) -> None:
+    def __init__(self, fbank: KaldiFbank, features: Features) -> None:
         super().__init__()
         self.fbank, self.features = fbank, features
 
@@ -148,8 +149,3 @@ class LogMelFeatures(nn.Module):
             parts = BANDS if self.features.keep_bands else 1
             rows.append(statistics.reshape(len(statistics), parts, -1).transpose(0, 1).flatten(1))
         return torch.stack(rows)
-
-
-def _columns(samples: int) -> int:
-    """Token columns that hold at least one whole frame of a clip."""
-    return max(1, -(-max(frame_count(samples), 1) // PATCH_FRAMES))

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from nearfar.config import Recipe
 from nearfar.data.clips import Channel, View
-from nearfar.encoders import encoder_hash, load_encoder
-from nearfar.encoders.eat import EAT
+from nearfar.encoders import Encoder, encoder_hash
 from nearfar.errors import InputError
 from nearfar.features.extractors import EmbeddingFeatures, LogMelFeatures, TokenFeatures
-from nearfar.frontends.kaldi import Fbank
-from nearfar.models.network import TrainedModel, load_model, require_positions, start_weights
-from nearfar.pooling.attentive import AttentiveStatisticsPooling
+from nearfar.frontends import Frontend, KaldiFbank
+from nearfar.models import TrainedEmbedder, load_model, load_start
+from nearfar.models.embedder import encoder_family
 
 
 @dataclass(frozen=True)
@@ -73,23 +72,22 @@ def represent(recipe: Recipe, model_folder: Path | None = None) -> Representatio
     return of_model(load_model(model_folder), recipe)
 
 
-def of_model(model: TrainedModel, recipe: Recipe) -> Representation:
+def of_model(model: TrainedEmbedder, recipe: Recipe) -> Representation:
     """The representation of a trained model, with the features that ``recipe`` asks for."""
     encoder = model.embedder.encoder
-    assert isinstance(encoder, EAT)
     extractor: nn.Module
     if recipe.features.source == "embedding":
         extractor = EmbeddingFeatures(model.embedder)
     elif recipe.features.source == "tokens":
-        extractor = _tokens(encoder, model.embedder.fbank, recipe, model.embedder.pooling)
+        extractor = _tokens(encoder, model.embedder.frontend, recipe, model.embedder.pooling)
     else:
-        extractor = LogMelFeatures(model.embedder.fbank, recipe.features)
+        extractor = LogMelFeatures(KaldiFbank(recipe.fbank.mean, recipe.fbank.std), recipe.features)
     parameters = sum(parameter.numel() for parameter in model.embedder.parameters())
     return Representation(extractor, recipe, model.weights_hash, parameters)
 
 
 def _frozen(recipe: Recipe) -> Representation:
-    fbank = Fbank(recipe.fbank.mean, recipe.fbank.std)
+    fbank = KaldiFbank(recipe.fbank.mean, recipe.fbank.std)
     if recipe.features.source == "log-mel":
         return Representation(LogMelFeatures(fbank, recipe.features).eval(), recipe, "log-mel", 0)
     if recipe.features.source == "embedding":
@@ -106,20 +104,20 @@ def _frozen(recipe: Recipe) -> Representation:
             expected="a pooling without parameters, such as 'mean' or 'rdp'",
             remedy="Correct the recipe, or set training.adaptation to 'full' or 'lora'",
         )
-    encoder = load_encoder(start_weights(recipe), revision=recipe.encoder.revision)
-    require_positions(encoder, recipe)
-    extractor = _tokens(encoder, fbank, recipe).eval().requires_grad_(False)
+    encoder = load_start(recipe)
+    frontend = encoder_family(recipe).frontend(recipe.fbank.mean, recipe.fbank.std)
+    extractor = _tokens(encoder, frontend, recipe).eval().requires_grad_(False)
     constants = (encoder_hash(encoder), recipe.fbank.mean, recipe.fbank.std, recipe.encoder.mask_padding)
     identity = hashlib.sha256(repr(constants).encode()).hexdigest()
     return Representation(extractor, recipe, identity, sum(p.numel() for p in encoder.parameters()))
 
 
 def _tokens(
-    encoder: EAT, fbank: Fbank, recipe: Recipe, attention: AttentiveStatisticsPooling | None = None
+    encoder: Encoder, frontend: Frontend, recipe: Recipe, trained: nn.Module | None = None
 ) -> TokenFeatures:
     mask = recipe.encoder.mask_padding
     try:
-        return TokenFeatures(encoder, fbank, recipe.features, mask_padding=mask, attention=attention)
+        return TokenFeatures(encoder, frontend, recipe.features, mask_padding=mask, trained=trained)
     except ValueError as error:
         raise InputError(
             "features.layers",

@@ -18,7 +18,7 @@ from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError
 from nearfar.features.representation import Representation, scored_features, waveform_views
 from nearfar.features.window_starts import window_starts
-from nearfar.frontends.kaldi import FRAME_SAMPLES, PATCH_FRAMES, Fbank, frame_count
+from nearfar.frontends.kaldi import FRAME_SAMPLES, PATCH_FRAMES, KaldiFbank, frame_count
 from nearfar.views import channels_of, make_views, require_two_signals
 
 Advance = Callable[[int], None]
@@ -118,7 +118,7 @@ def hear(
 
 def _log_mel(window: _Window) -> Tensor:
     waveform = torch.from_numpy(window.views[0, : window.samples])
-    return Fbank().log_mel(waveform[None])[0]
+    return KaldiFbank().log_mel(waveform[None])[0]
 
 
 def _batches(
