@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.encoders.eat import EATConfig, build_encoder
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.models.embedder import Embedder, build_embedder, longest_seconds
 
 SMALL = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=64)
@@ -18,7 +18,7 @@ THREE_COLUMNS = 400 + 160 * 47
 def make(mask_padding: bool = False, config: EATConfig = SMALL) -> Embedder:
     torch.manual_seed(1)
     embedder = build_embedder(
-        build_encoder(config, seed=3), Fbank(), attention_dim=4, embedding_dim=6, mask_padding=mask_padding
+        build_encoder(config, seed=3), KaldiFbank(), attention_dim=4, embedding_dim=6, mask_padding=mask_padding
     )
     return embedder.eval()
 
@@ -39,7 +39,7 @@ def _no_gradients() -> object:
 
 def test_it_is_fbank_encoder_pooling_and_projection() -> None:
     embedder, waveform = make(), sounds(2, 16_000)
-    tokens = embedder.encoder(Fbank()(waveform))
+    tokens = embedder.encoder(KaldiFbank()(waveform))
     attention = embedder.pooling.linear2(torch.tanh(embedder.pooling.linear1(tokens[:, 1:]))).softmax(dim=1)
     mean = (attention * tokens[:, 1:]).sum(1)
     deviation = (attention * (tokens[:, 1:] - mean[:, None]) ** 2).sum(1).sqrt()
@@ -145,7 +145,7 @@ def test_blank_cells_hide_what_was_in_them() -> None:
     out = embedder(waveform, samples, blank=blank)
     torch.testing.assert_close(out[0], embedder(sounds(2, 16_000, seed=5), samples, blank=blank)[0])
     torch.testing.assert_close(out[1], embedder(waveform, samples)[1])
-    fbank = Fbank()(waveform)
+    fbank = KaldiFbank()(waveform)
     fbank[0] = 0.0
     tokens = embedder.encoder(fbank)
     torch.testing.assert_close(out, embedder.projection(embedder.pooling(tokens[:, 1:])), atol=1e-6, rtol=1e-5)

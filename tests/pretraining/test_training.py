@@ -14,7 +14,7 @@ import torch
 from nearfar.data.recordings import Recording, find_recordings
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.errors import InputError, TrainingError
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining import training as module
 from nearfar.pretraining.crops import Crops
 from nearfar.pretraining.objective import frame_loss, utterance_loss
@@ -77,7 +77,7 @@ def log_of(folder: Path) -> list[dict[str, float]]:
 
 def test_training_equals_a_loop_written_out(recordings: list[Recording], tmp_path: Path) -> None:
     student, source = build_student(RECIPE, start()), crops(RECIPE, recordings)
-    teacher, fbank = Teacher(student.encoder), Fbank()
+    teacher, fbank = Teacher(student.encoder), KaldiFbank()
     decayed = [p for p in student.parameters() if p.squeeze().dim() > 1]
     free = [p for p in student.parameters() if p.squeeze().dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]

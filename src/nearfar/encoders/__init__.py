@@ -10,7 +10,7 @@ from nearfar.encoders.base import (
 )
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 
 __all__ = [
     "EAT",
@@ -30,6 +30,6 @@ __all__ = [
 ENCODERS["eat"] = EncoderFamily(
     load=lambda name, revision: load_encoder(name, revision=revision),
     save=save_encoder,
-    frontend=Fbank,
+    frontend=KaldiFbank,
     description="EAT",
 )

@@ -87,7 +87,7 @@ def explain(log_mel: Tensor, bank: PatchBank, *, begin_s: float | None = None) -
     """Explain one clip.
 
     Args:
-        log_mel: (frames, 128) float32 of the clip, without padding, as :meth:`nearfar.frontends.kaldi.Fbank.log_mel`
+        log_mel: (frames, 128) float32 of the clip, without padding, as :meth:`nearfar.frontends.kaldi.KaldiFbank.log_mel`
             gives it.
         bank: of normal clips of the same machine and view.
         begin_s: when the clip begins in a longer recording, whose times are told then; None where it is all.

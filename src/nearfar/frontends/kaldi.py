@@ -37,6 +37,12 @@ def padded_frame_count(samples: int) -> int:
     return -(-frame_count(samples) // PATCH_FRAMES) * PATCH_FRAMES
 
 
+def patch_columns(samples: Tensor, patch_frames: int = PATCH_FRAMES) -> Tensor:
+    """Token columns that hold at least one whole frame of a clip, (batch,) int64, from its length in samples."""
+    frames = [max(frame_count(int(count)), 1) for count in samples.tolist()]
+    return torch.tensor([-(-count // patch_frames) for count in frames], device=samples.device)
+
+
 def mel_bank() -> Tensor:
     """Kaldi's triangular mel filters, (128, 256) float32 of unit height over the FFT bins below Nyquist.
 
@@ -64,7 +70,7 @@ def mel_centres_hz() -> Tensor:
     return 700.0 * torch.expm1(centres / 1127.0)
 
 
-class Fbank(nn.Module):
+class KaldiFbank(nn.Module):
     """Waveforms to EAT's normalised log-mel input.
 
     Args:
@@ -123,6 +129,9 @@ class Fbank(nn.Module):
             (batch, 1, frames, 128) float32 with ``frames = padded_frame_count(samples)``.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.log_mel(waveform.float())
-            missing = padded_frame_count(waveform.shape[1]) - log_mel.shape[1]
-            return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)
+            return self.normalised(self.log_mel(waveform.float()), waveform.shape[1])
+
+    def normalised(self, log_mel: Tensor, samples: int) -> Tensor:
+        """The output of :meth:`forward` from that of :meth:`log_mel` of waveforms of ``samples``."""
+        missing = padded_frame_count(samples) - log_mel.shape[1]
+        return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.encoders.eat import EAT, EATConfig
-from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, Fbank, frame_count
+from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, KaldiFbank, frame_count
 from nearfar.pooling.attentive import AttentiveStatisticsPooling
 
 
@@ -27,7 +27,7 @@ class Embedder(nn.Module):
         encoder: nn.Module,
         *,
         config: EATConfig,
-        fbank: Fbank,
+        fbank: KaldiFbank,
         attention_dim: int,
         embedding_dim: int,
         mask_padding: bool = False,
@@ -90,7 +90,7 @@ def longest_seconds(config: EATConfig) -> float:
 
 
 def build_embedder(
-    encoder: EAT, fbank: Fbank, *, attention_dim: int, embedding_dim: int, mask_padding: bool = False
+    encoder: EAT, fbank: KaldiFbank, *, attention_dim: int, embedding_dim: int, mask_padding: bool = False
 ) -> Embedder:
     """An embedder around ``encoder`` with a pooling and projection drawn from torch's random state."""
     return Embedder(

@@ -25,7 +25,7 @@ from nearfar.encoders.eat import EAT
 from nearfar.encoders.lora import add_adapters, load_adapters, merge_adapters, save_adapters
 from nearfar.errors import InputError
 from nearfar.files import whole_file
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.losses import LOSSES
 from nearfar.models.embedder import Embedder, build_embedder, longest_seconds
 
@@ -111,7 +111,7 @@ def start_weights(recipe: Recipe) -> str:
 def _around(encoder: EAT, recipe: Recipe) -> Embedder:
     return build_embedder(
         encoder,
-        Fbank(recipe.fbank.mean, recipe.fbank.std),
+        KaldiFbank(recipe.fbank.mean, recipe.fbank.std),
         attention_dim=recipe.head.attention_dim,
         embedding_dim=recipe.head.embedding_dim,
         mask_padding=recipe.encoder.mask_padding,

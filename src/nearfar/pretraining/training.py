@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nearfar.data.prefetch import prefetched
 from nearfar.encoders.eat import EAT
 from nearfar.errors import InputError, TrainingError
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining.crops import CropBatch, Crops
 from nearfar.pretraining.decoder import Decoder, DecoderConfig
 from nearfar.pretraining.objective import frame_loss, spread, utterance_loss
@@ -122,7 +122,7 @@ def pretrain(
         # torch 2.13 renames broadcast_buffers; accelerate and older torch know the old name only.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped, engine = accelerator.prepare(student, optimizer)
-    fbank = Fbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
+    fbank = KaldiFbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
     loop = _Loop(recipe, accelerator, wrapped, student, teacher, engine, crops, fbank)
     with open_step_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
         for record in loop.run(start):
@@ -172,7 +172,7 @@ class _Loop:
     teacher: Teacher
     optimizer: torch.optim.Optimizer
     crops: Crops
-    fbank: Fbank
+    fbank: KaldiFbank
 
     def run(self, start: int) -> Iterator[PretrainRecord]:
         """Train from step ``start`` to the last, yielding a record after each step."""

@@ -14,7 +14,7 @@ from nearfar.data.clips import Clip, View
 from nearfar.errors import InputError
 from nearfar.explain.explanation import NOTABLE, explain
 from nearfar.explain.localisation import PatchBank, fit_patches
-from nearfar.frontends.kaldi import PATCH_FRAMES, Fbank, frame_count, mel_centres_hz
+from nearfar.frontends.kaldi import PATCH_FRAMES, KaldiFbank, frame_count, mel_centres_hz
 from nearfar.report.gather import MachineFacts
 from nearfar.report.media import SAMPLE_RATE_HZ, Sound, sound, spectrogram
 from nearfar.views import read_views
@@ -93,7 +93,7 @@ class _Listener:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.view: View = "cancelled" if "cancelled" in recipe.scoring.channels else "near"
-        self.fbank = Fbank()
+        self.fbank = KaldiFbank()
 
     def read(self, clip: Clip, view: View) -> NDArray[np.float32] | None:
         """The beginning of a clip, (samples,), or None where it cannot be had."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nearfar.config import Audio, Cancellation, Features
 from nearfar.data.clips import Clip
 from nearfar.features.extractors import LogMelFeatures
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.views import read_views
 
 ATTRIBUTE = "cluster"
@@ -57,7 +57,7 @@ def with_pseudo_attributes(clips: Sequence[Clip], clusters: int, audio: Audio, s
 
 def statistics(clips: Sequence[Clip], audio: Audio) -> NDArray[np.float64]:
     """Log-mel statistics of the near channel, (clips, numbers) float64, each with mean 0 and deviation 1."""
-    extractor = LogMelFeatures(Fbank(), Features(source="log-mel", lags=(1, 4, 16)))
+    extractor = LogMelFeatures(KaldiFbank(), Features(source="log-mel", lags=(1, 4, 16)))
     rows = []
     for clip in clips:
         waveform = torch.from_numpy(read_views(clip.path, ("near",), audio, Cancellation()))
