@@ -128,7 +128,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 
 def test_the_public_encoder_loader_is_the_one_of_the_models() -> None:
-    from nearfar.encoders.weights import load_encoder
+    from nearfar.encoders import load_encoder
 
     assert nearfar.load_encoder is load_encoder
 

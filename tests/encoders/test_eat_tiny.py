@@ -13,7 +13,8 @@ import torch
 
 from nearfar import load_encoder
 from nearfar.distillation.plan import load_distillation
-from nearfar.encoders.weights import SHIPPED_FOLDER, encoder_hash, parameter_count, save_encoder
+from nearfar.encoders import encoder_hash, parameter_count, save_encoder
+from nearfar.encoders.weights import SHIPPED_FOLDER
 from nearfar.frontends.kaldi import Fbank
 
 FOLDER = SHIPPED_FOLDER / "eat-tiny"

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 from nearfar.config import load_recipe
 from nearfar.data.clips import Channel, Clip, View
 from nearfar.data.layouts import read_dataset
+from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
-from nearfar.encoders.weights import save_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.features.cache import EmbeddingStore, embed_clips
 from nearfar.features.representation import Representation, of_model

@@ -11,8 +11,8 @@ import soundfile as sf
 import torch
 from safetensors import safe_open
 
+from nearfar.encoders import load_encoder, save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
-from nearfar.encoders.weights import load_encoder, save_encoder
 from nearfar.errors import InputError
 from nearfar.features.embed_files import embed_files
 from nearfar.frontends.kaldi import Fbank

@@ -77,7 +77,7 @@ def test_token_features_pool_the_tokens_of_their_blocks(pooling, keep_bands):
     settings = Features(source="tokens", layers=(3, 1), pooling=pooling, keep_bands=keep_bands)
     with torch.inference_mode():
         out = TokenFeatures(encoder, fbank, settings)(clip(), torch.tensor([16_000]))
-        first, last = encoder.forward_layers(fbank(clip()), [0])
+        first, last = (torch.cat([t.cls[:, None], t.patches], 1) for t in encoder.encode(fbank(clip()), [1, 3]))
     expected = []
     for tokens in (last, first):
         if pooling == "cls":
@@ -100,7 +100,7 @@ def test_averaged_layers_are_pooled_as_one_part(pooling):
     settings = Features(source="tokens", layers=(1, 3), average_layers=True, pooling=pooling)
     with torch.inference_mode():
         out = TokenFeatures(encoder, fbank, settings)(clip(), torch.tensor([16_000]))
-        first, last = encoder.forward_layers(fbank(clip()), [0])
+        first, last = (torch.cat([t.cls[:, None], t.patches], 1) for t in encoder.encode(fbank(clip()), [1, 3]))
     tokens = (first[0] + last[0]) / 2
     expected = {
         "mean": tokens[1:].mean(dim=0),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nearfar.config import Features
+from nearfar.encoders import load_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import load_encoder
 from nearfar.features.extractors import LogMelFeatures, TokenFeatures
 from nearfar.features.pieces import Statistics, assembled, piece_shape, pieces_of
 from nearfar.frontends.kaldi import Fbank

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nearfar.config import Recipe, load_recipe
+from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders.lora import merge_adapters
-from nearfar.encoders.weights import encoder_hash, load_encoder, save_encoder
 from nearfar.errors import InputError
 from nearfar.models.network import Network, build_network, load_model, read_card, save_model, start_weights
 

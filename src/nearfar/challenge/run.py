@@ -22,7 +22,7 @@ from nearfar.data.clips import Clip, View
 from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset
 from nearfar.data.summary import summarise
-from nearfar.encoders.weights import encoder_hash, load_encoder
+from nearfar.encoders import encoder_hash, load_encoder
 from nearfar.environment import environment, peak_memory_bytes
 from nearfar.errors import InputError
 from nearfar.evaluation.figures import machine_figure

@@ -30,8 +30,8 @@ from nearfar.detector.normals import Groups, held_out_of, resolve
 from nearfar.detector.results import rows
 from nearfar.detector.routing import choose, labels
 from nearfar.detector.scores import Score
+from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import save_encoder
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
 from nearfar.features.cache import COMPUTATION

@@ -8,8 +8,8 @@ from torch import nn
 
 from nearfar.config import Recipe
 from nearfar.detector.store import ENCODER, Card, EncoderCard
+from nearfar.encoders import encoder_hash
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import encoder_hash
 from nearfar.errors import InputError
 from nearfar.features.representation import Representation, of_model, represent
 from nearfar.models.network import load_model, read_card, start_weights

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
 from nearfar.data.prefetch import prefetched
-from nearfar.encoders.weights import load_encoder
+from nearfar.encoders import load_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import whole_file
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ, Fbank

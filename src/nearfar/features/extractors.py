@@ -12,16 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.config import Features
-from nearfar.encoders.eat import EAT
+from nearfar.encoders import Encoder, Tokens
 from nearfar.frontends.kaldi import FRAME_SAMPLES, MEL_BINS, PATCH_FRAMES, Fbank, frame_count
 from nearfar.models.embedder import Embedder
-from nearfar.pooling.attentive import AttentiveStatisticsPooling
-from nearfar.pooling.statistics import (
-    log_mel_statistics,
-    mean_pooling,
-    mean_std_pooling,
-    relative_deviation_pooling,
-)
+from nearfar.pooling import POOLINGS, AttentiveStatisticsPooling, Pooling, log_mel_statistics
+from nearfar.settings import Settings
 
 BANDS = MEL_BINS // PATCH_FRAMES
 
@@ -55,7 +50,7 @@ class TokenFeatures(nn.Module):
 
     def __init__(
         self,
-        encoder: EAT,
+        encoder: Encoder,
         fbank: Fbank,
         features: Features,
         *,
@@ -65,9 +60,9 @@ class TokenFeatures(nn.Module):
         super().__init__()
         self.encoder, self.fbank, self.features, self.mask_padding = encoder, fbank, features, mask_padding
         self.attention = attention
-        self.layers = features.layers or (encoder.config.depth,)
-        if max(self.layers) > encoder.config.depth:
-            raise ValueError(f"expected layers from 1 to {encoder.config.depth}, got {list(self.layers)}")
+        self.layers = features.layers or (encoder.depth,)
+        if max(self.layers) > encoder.depth:
+            raise ValueError(f"expected layers from 1 to {encoder.depth}, got {list(self.layers)}")
 
     def forward(self, waveform: Tensor, samples: Tensor) -> Tensor:
         """As :meth:`EmbeddingFeatures.forward`; parts are layers, and within each its bands from low to high."""
@@ -75,48 +70,63 @@ class TokenFeatures(nn.Module):
 
     def tokens(
         self, waveform: Tensor, samples: Tensor, layers: Sequence[int]
-    ) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Tokens by layer, (batch, 1 + columns * 8, dim), and which after the first count, if not all."""
-        fbank = self.fbank(waveform)
-        columns = fbank.shape[2] // PATCH_FRAMES
+    ) -> tuple[dict[int, Tokens], Tensor | None]:
+        """Tokens by layer, and which patches to keep, (batch, columns * bands) bool or None for all."""
+        spectrogram = self.fbank(waveform)
+        columns = spectrogram.shape[2] // self.encoder.patch_frames
         keep = None
         if self.mask_padding:
             kept = torch.tensor([min(columns, _columns(int(count))) for count in samples])
-            keep = (torch.arange(columns) < kept[:, None]).repeat_interleave(BANDS, dim=1).to(fbank.device)
-        blocks = sorted({layer - 1 for layer in layers})
-        outputs = self.encoder.forward_layers(fbank, blocks, token_keep=keep)
-        return {block + 1: output for block, output in zip(blocks, outputs, strict=False)}, keep
+            keep = (torch.arange(columns) < kept[:, None]).repeat_interleave(self.encoder.bands, dim=1)
+            keep = keep.to(spectrogram.device)
+        blocks = sorted(set(layers))
+        outputs = self.encoder.encode(spectrogram, blocks, token_keep=keep)
+        return dict(zip(blocks, outputs, strict=True)), keep
 
-    def pooled(self, tokens: dict[int, Tensor], keep: Tensor | None, features: Features) -> Tensor:
-        """What :meth:`tokens` gave, pooled as ``features`` say: (batch, parts, dim)."""
-        layers = features.layers or (self.encoder.config.depth,)
+    def pooled(self, tokens: dict[int, Tokens], keep: Tensor | None, features: Features) -> Tensor:
+        """Features from what :meth:`tokens` returned, (batch, parts, dim)."""
+        layers = features.layers or (self.encoder.depth,)
         if self.attention is not None and features.pooling == "asp":
-            statistics: Tensor = self.attention(tokens[layers[-1]][:, 1:], keep)
+            statistics: Tensor = self.attention(tokens[layers[-1]].patches, keep)
             return statistics.unsqueeze(1)
-        chosen = [tokens[layer] for layer in layers]
+        kind = POOLINGS[features.pooling]
+        chosen = [_chosen(tokens[layer], kind) for layer in layers]
         if features.average_layers:
             chosen = [torch.stack(chosen).mean(dim=0)]
-        return torch.cat([_pooled(layer, keep, features) for layer in chosen], dim=1)
+        if kind.pool is None:
+            return torch.cat(chosen, dim=1)
+        return torch.cat([self._pooled(layer, keep, features) for layer in chosen], dim=1)
+
+    def _pooled(self, patches: Tensor, keep: Tensor | None, features: Features) -> Tensor:
+        """(batch, columns * bands, dim) to (batch, 1 or bands, dim)."""
+        bands = self.encoder.bands
+        grid = patches.reshape(len(patches), -1, bands, patches.shape[2])  # (batch, columns, bands, dim)
+        if keep is None:
+            return _pool(grid, features)
+        kept = (keep.sum(dim=1) // bands).tolist()
+        return torch.cat([_pool(clip[None, :count], features) for clip, count in zip(grid, kept, strict=True)])
 
 
-def _pooled(tokens: Tensor, keep: Tensor | None, features: Features) -> Tensor:
-    """(batch, 1 + columns * 8, dim) to (batch, 1 or 8, dim)."""
-    if features.pooling == "cls":
-        return tokens[:, :1]
-    grid = tokens[:, 1:].reshape(len(tokens), -1, BANDS, tokens.shape[2])  # (batch, columns, bands, dim)
-    if keep is None:
-        return _pool(grid, features)
-    kept = (keep.sum(dim=1) // BANDS).tolist()
-    return torch.cat([_pool(clip[None, :count], features) for clip, count in zip(grid, kept, strict=True)])
+def _chosen(tokens: Tokens, kind: Pooling) -> Tensor:
+    """The tokens that a pooling reads, (batch, tokens, dim)."""
+    if kind.tokens == "patches":
+        return tokens.patches
+    if tokens.cls is None:
+        raise ValueError("expected an encoder with a CLS token")
+    return tokens.cls.unsqueeze(1)
 
 
 def _pool(grid: Tensor, features: Features) -> Tensor:
+    kind = POOLINGS[features.pooling]
+    assert kind.pool is not None
     tokens = grid.transpose(1, 2) if features.keep_bands else grid.flatten(1, 2).unsqueeze(1)
-    if features.pooling == "mean":
-        return mean_pooling(tokens)
-    if features.pooling == "mean-std":
-        return mean_std_pooling(tokens)
-    return relative_deviation_pooling(tokens, features.rdp_gamma)
+    return kind.pool(tokens, pooling_settings(features))
+
+
+def pooling_settings(features: Features) -> Settings:
+    """The settings of the pooling that a recipe chooses."""
+    kind = POOLINGS[features.pooling].settings
+    return kind(**{key: getattr(features, key) for key in kind.model_fields})
 
 
 class LogMelFeatures(nn.Module):

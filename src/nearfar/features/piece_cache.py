@@ -45,14 +45,14 @@ def depth_of(representation: Representation) -> int:
     """Blocks of the representation's encoder; 0 where it has none."""
     extractor = representation.extractor
     if isinstance(extractor, TokenFeatures):
-        return extractor.encoder.config.depth
+        return extractor.encoder.depth
     return 0
 
 
 def _widths(extractor: nn.Module) -> tuple[int, int]:
     """The sizes of a token and of an embedding; 0 where there is none."""
     if isinstance(extractor, TokenFeatures):
-        return extractor.encoder.config.embed_dim, 0
+        return extractor.encoder.embed_dim, 0
     if isinstance(extractor, EmbeddingFeatures):
         return 0, extractor.embedder.projection.out_features
     return 0, 0

@@ -94,7 +94,7 @@ class Statistics(nn.Module):
 
     def _each(self, waveform: Tensor, samples: Tensor) -> Iterable[Tensor]:
         if isinstance(self.extractor, TokenFeatures):
-            last = (self.extractor.encoder.config.depth,)
+            last = (self.extractor.encoder.depth,)
             layers = [layer for piece in self.pieces for layer in piece.layers or last]
             tokens, keep = self.extractor.tokens(waveform, samples, layers)
             for piece in self.pieces:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from nearfar.config import Recipe
 from nearfar.data.clips import Channel, View
+from nearfar.encoders import encoder_hash, load_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import encoder_hash, load_encoder
 from nearfar.errors import InputError
 from nearfar.features.extractors import EmbeddingFeatures, LogMelFeatures, TokenFeatures
 from nearfar.frontends.kaldi import Fbank

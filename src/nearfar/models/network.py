@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 import nearfar
 from nearfar.config import Head, Recipe
+from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import EAT
 from nearfar.encoders.lora import add_adapters, load_adapters, merge_adapters, save_adapters
-from nearfar.encoders.weights import encoder_hash, load_encoder, save_encoder
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 from nearfar.frontends.kaldi import Fbank
-from nearfar.losses.adacos import SubClusterAdaCos
-from nearfar.losses.arcface import ArcFace
+from nearfar.losses import LOSSES
 from nearfar.models.embedder import Embedder, build_embedder, longest_seconds
 
 FORMAT = 1
@@ -40,7 +39,7 @@ class Network(nn.Module):
         base_hash: identity of the encoder's weights before training.
     """
 
-    def __init__(self, embedder: Embedder, arcface: ArcFace | SubClusterAdaCos, base_hash: str) -> None:
+    def __init__(self, embedder: Embedder, arcface: nn.Module, base_hash: str) -> None:
         super().__init__()
         self.embedder, self.arcface, self.base_hash = embedder, arcface, base_hash
 
@@ -55,7 +54,7 @@ class Network(nn.Module):
         blank: Tensor | None = None,
         branch_keep: Tensor | None = None,
     ) -> Tensor:
-        """Loss per row, (rows,) float32; arguments as in :class:`Embedder` and :class:`ArcFace`."""
+        """Loss per row, (rows,) float32; arguments as in :class:`Embedder` and :mod:`nearfar.losses`."""
         embeddings = self.embedder(waveform, samples, branch_keep=branch_keep, blank=blank)
         loss: Tensor = self.arcface(embeddings, labels, other_labels, share)
         return loss
@@ -84,18 +83,11 @@ def build_network(recipe: Recipe, classes: int) -> Network:
     return Network(embedder, arcface, base_hash)
 
 
-def build_head(head: Head, classes: int) -> ArcFace | SubClusterAdaCos:
-    """The angular head that a recipe asks for, its centres drawn from torch's random state."""
-    if head.loss == "adacos":
-        return SubClusterAdaCos(head.embedding_dim, classes, head.sub_centres, trainable=head.trainable_centres)
-    return ArcFace(
-        head.embedding_dim,
-        classes,
-        head.scale,
-        head.margin,
-        head.sub_centres,
-        trainable=head.trainable_centres,
-    )
+def build_head(head: Head, classes: int) -> nn.Module:
+    """The loss that a recipe chooses, its centres drawn from torch's random state."""
+    entry = LOSSES[head.loss]
+    chosen = entry.settings(**{key: getattr(head, key) for key in entry.settings.model_fields})
+    return entry.build(classes, head.embedding_dim, chosen)
 
 
 def require_positions(encoder: EAT, recipe: Recipe) -> None:
@@ -172,7 +164,9 @@ def save_model(
         save_encoder(embedder.encoder, folder / "encoder")
     head = {f"pooling.{key}": value for key, value in embedder.pooling.state_dict().items()}
     head |= {f"projection.{key}": value for key, value in embedder.projection.state_dict().items()}
-    head["arcface.centres"] = network.arcface.centres.detach()
+    centres = network.arcface.centres
+    assert isinstance(centres, Tensor)
+    head["arcface.centres"] = centres.detach()
     with whole_file(folder / "head.safetensors") as partial:
         save_file({key: value.cpu().contiguous() for key, value in head.items()}, partial)
     card = {

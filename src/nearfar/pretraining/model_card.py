@@ -20,7 +20,7 @@ class Training:
         folders: the data folders, and recordings: what was found in them.
         licences: of the recordings, in the words of whoever started the training; may be empty.
         attributions: names of the attribution files that lie beside the card.
-        start_hash, encoder_hash: of the weights before and after, see :func:`nearfar.encoders.weights.encoder_hash`.
+        start_hash, encoder_hash: of the weights before and after, see :func:`nearfar.encoders.encoder_hash`.
         file_hash: SHA-256 of ``model.safetensors``.
         data_key: see :func:`nearfar.data.recordings.recordings_key`.
         parameters: number of scalars in the encoder.

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.recordings import Recording, find_recordings, recordings_key
+from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import WEIGHTS_FILE, encoder_hash, load_encoder, parameter_count, save_encoder
+from nearfar.encoders.weights import WEIGHTS_FILE
 from nearfar.environment import environment
 from nearfar.errors import InputError
 from nearfar.files import write_json, write_text

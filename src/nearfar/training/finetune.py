@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from nearfar.config import Recipe, Training
 from nearfar.data.prefetch import prefetched
-from nearfar.encoders.eat import stochastic_depth
+from nearfar.encoders import stochastic_depth
 from nearfar.errors import InputError, NearfarError, TrainingError
 from nearfar.models.network import Network, build_network, save_model
 from nearfar.training.batches import Batch, Batches, depth_generator
