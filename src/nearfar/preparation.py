@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe
-from nearfar.data.audio import AudioHeader, check_lengths, read_headers, read_waveform
+from nearfar.data.audio import read_waveform
 from nearfar.data.clips import Clip
-from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
+from nearfar.data.layouts import Dataset, check_lengths, read_dataset, require_training_clips
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError
 from nearfar.features.representation import channels_heard, waveform_views
@@ -37,7 +37,7 @@ def prepare(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
     tested = [machine for machine in dataset.machines if dataset.test(machine)]
     require_training_clips(dataset, tested)
     recipe = fit_recipe(recipe, dataset)
-    lengths = check_lengths(dataset.clips)
+    lengths = check_lengths(dataset)
     for machine, seconds in lengths.items():
         if seconds * SAMPLE_RATE_HZ < FRAME_SAMPLES:
             raise InputError(
@@ -110,11 +110,8 @@ def fit_recipe(recipe: Recipe, dataset: Dataset) -> Recipe:
             expected=f"channels among training.channels ({', '.join(recipe.training.channels)})",
             remedy="Correct the recipe",
         )
-    headers = read_headers(clip.path for clip in dataset.clips)
-    for header in headers:
-        if isinstance(header, InputError):
-            raise header
-    counts = [header.channels for header in headers if isinstance(header, AudioHeader)]
+    headers = dataset.require_headers()
+    counts = [headers[clip.path].channels for clip in dataset.clips]
     if set(counts) == {1} and recipe.scoring.channels == ("near",) and "far" in recipe.training.channels:
         _say_near_only(dataset.root)
         recipe = recipe.with_changes(**{"training.channels": ["near"]})

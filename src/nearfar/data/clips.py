@@ -79,6 +79,11 @@ class Clip:
         return match[6] if match else ""
 
 
+def normal_clip(path: Path, machine: str) -> Clip:
+    """A recording of a machine in normal operation, of which nothing else is known."""
+    return Clip(path, machine, "00", "train", "source", "normal", None, (), path.name)
+
+
 def parse_attributes(text: str, where: Path | str) -> Attributes:
     """``"car_D2_spd_5_mic_2_mic_1"`` to ``(("car", "d2"), ("spd", "5"), ("mic", "2"), ("mic", "1"))``.
 

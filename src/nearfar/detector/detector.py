@@ -20,13 +20,13 @@ import nearfar
 from nearfar.config import Recipe
 from nearfar.config.tables import Detection
 from nearfar.data.audio import SAMPLE_RATE_HZ
-from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
+from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
-from nearfar.data.layouts import Dataset
+from nearfar.data.layouts import Dataset, read_normals
 from nearfar.detector import store as kept
 from nearfar.detector.bank import Bank, explained_recordings, fit_bank
 from nearfar.detector.model import frozen_encoder, loaded_representation, needs_of, with_whole_path
-from nearfar.detector.normals import Groups, grouped, held_out_of, normal_recordings, resolve
+from nearfar.detector.normals import Groups, held_out_of, resolve
 from nearfar.detector.results import rows
 from nearfar.detector.routing import choose, labels
 from nearfar.detector.scores import Score
@@ -36,7 +36,6 @@ from nearfar.errors import InputError, NearfarError
 from nearfar.features.cache import COMPUTATION
 from nearfar.features.representation import Representation, channels_heard, represent
 from nearfar.features.windows import Heard, Recording, hear, hop_seconds
-from nearfar.models.embedder import encoder_family
 from nearfar.progress import Progress, silent
 from nearfar.thresholds.calibration import Calibration
 from nearfar.thresholds.detectors import (
@@ -101,7 +100,7 @@ class Detector:
     @classmethod
     def fit(
         cls,
-        recordings: Path | str | Sequence[Clip | Path | str],
+        recordings: Dataset | Path | str | Sequence[Clip | Path | str],
         recipe: Recipe | str | None = None,
         *,
         machine: str | None = None,
@@ -112,7 +111,7 @@ class Detector:
 
         Args:
             recordings: a folder of any layout nearfar reads, whose training (normal) recordings are taken; a plain
-                folder of normal recordings of one machine; or clips or files.
+                folder of normal recordings of one machine; clips or files; or a dataset.
             recipe: a recipe, its name or path; by default ``nearfar-best``, and ``frozen-near`` for mono
                 recordings. ``detection`` says how it is calibrated.
             machine: of a folder of machines only this one; else what to call the machine.
@@ -123,10 +122,9 @@ class Detector:
         Raises:
             InputError: if the recordings or the recipe cannot be used.
         """
-        source = Path(recordings) if isinstance(recordings, str) else recordings
-        dataset = normal_recordings(source, machine)
+        dataset = read_normals(recordings, machine)
         resolved = resolve(recipe, dataset)
-        groups = grouped(dataset)
+        groups = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
         channel_warnings = _checked_channels(resolved, dataset, progress)
         held = held_out_of(groups, resolved)
         workshop = None
@@ -241,7 +239,7 @@ class Detector:
                 kept.copy_model(self.model, out / kept.MODEL)
             elif encoder := self._random_encoder():
                 # A random start is only sure to come back on the same machine and torch, so it is kept.
-                encoder_family(self.recipe).save(encoder, out / kept.ENCODER)
+                self.recipe.encoder.entry("family").save(encoder, out / kept.ENCODER)
             kept.write_calibrations(out, self.calibrations)
             kept.write_thresholds(out, self.thresholds)
             kept.write_card(out, self._card(cards, sha256))
@@ -330,7 +328,7 @@ def _without(dataset: Dataset, groups: Groups, held: dict[tuple[str, str], NDArr
     kept_in = [
         clip for unit, clips in groups.items() for clip, out in zip(clips, held[unit], strict=True) if not out
     ]
-    return Dataset(dataset.root, tuple(kept_in), (), dataset.layout)
+    return dataset.with_clips(kept_in)
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
@@ -344,15 +342,8 @@ def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) ->
 
 def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> tuple[ChannelWarning, ...]:
     """Listen to a sample of two-channel recordings and say what looks wrong: it may explain what follows."""
-    total, done = sampled(dataset.clips), 0
-
-    def advance(recordings: int) -> None:
-        nonlocal done
-        done += recordings
-        progress("checking channels", done, total)
-
     audio = recipe.audio
-    found = check_channels(dataset.clips, near=audio.near_channel, far=audio.far_channel, advance=advance)
+    found = check_channels(dataset, near=audio.near_channel, far=audio.far_channel, progress=progress)
     for warning in found:
         logger.warning("%s", warning)
     return tuple(found)

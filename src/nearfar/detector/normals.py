@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.config import Recipe, load_recipe
-from nearfar.data.audio import AudioHeader, read_headers
 from nearfar.data.clips import Clip
-from nearfar.data.flat_folder import is_flat_folder, read_flat_folder
-from nearfar.data.layouts import Dataset, read_dataset
+from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.preparation import fit_recipe
@@ -31,57 +27,6 @@ is less than this share of the longest."""
 Groups = dict[tuple[str, str], list[Clip]]
 
 
-def normal_recordings(source: Path | Sequence[Clip | Path | str], machine: str | None) -> Dataset:
-    """The normal recordings to fit on: the training clips of a folder of any layout, or what is given.
-
-    Args:
-        source: a folder that :func:`nearfar.data.layouts.read_dataset` reads, a plain folder of recordings of one
-            machine, or clips or files.
-        machine: of a folder of machines, only this one; else what to call the machine.
-
-    Raises:
-        InputError: if there are no normal recordings, or none of the machine.
-    """
-    if isinstance(source, Path):
-        if is_flat_folder(source):
-            return read_flat_folder(source, machine)
-        dataset = read_dataset(source)
-        clips = [clip for clip in dataset.clips if clip.split == "train"]
-        chosen = [clip for clip in clips if machine in (None, clip.machine)]
-        if not chosen:
-            names = sorted({clip.machine for clip in clips})
-            raise InputError(
-                source,
-                found="no normal recordings" if machine is None else f"no normal recordings of {machine}",
-                expected=f"those of {', '.join(names)}" if names else "recordings of the machine running normally",
-                remedy="Check the spelling" if names else "Record some; see docs/layouts.md for where to put them",
-            )
-        return Dataset(dataset.root, tuple(chosen), dataset.oddities, dataset.layout)
-    listed = [entry if isinstance(entry, Clip) else _of_file(Path(entry), machine) for entry in source]
-    wrong = [clip for clip in listed if clip.split != "train"]
-    if wrong or not listed:
-        raise InputError(
-            wrong[0].path if wrong else "clips",
-            found="a test clip" if wrong else "none",
-            expected="recordings of the machine running normally",
-            remedy="Leave it out" if wrong else "Give some",
-        )
-    return Dataset(Path(), tuple(listed), (), "own")
-
-
-def _of_file(path: Path, machine: str | None) -> Clip:
-    return Clip(path, machine or "machine", "00", "train", "source", "normal", None, (), path.name)
-
-
-def grouped(dataset: Dataset) -> Groups:
-    """The clips of every machine and section, in the order of names."""
-    groups: Groups = {}
-    for machine in dataset.machines:
-        for clip in dataset.train(machine):
-            groups.setdefault((clip.machine, clip.section), []).append(clip)
-    return groups
-
-
 def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
     """The recipe of that name or path, or where none is named the default for the recordings.
 
@@ -90,7 +35,7 @@ def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
     """
     if name is not None:
         return load_recipe(name)
-    mono = all(header.channels == 1 for header in _headers(dataset))
+    mono = all(header.channels == 1 for header in dataset.require_headers().values())
     if mono:
         logger.warning("all recordings are mono: the detector hears the near channel (%s)", MONO_RECIPE)
     return load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)
@@ -106,7 +51,7 @@ def resolve(recipe: Recipe | str | None, dataset: Dataset) -> Recipe:
     Raises:
         InputError: if the recipe makes no detectors, or the recordings are not what it needs.
     """
-    headers = _headers(dataset)
+    headers = dataset.require_headers()
     if not isinstance(recipe, Recipe):
         recipe = starting_recipe(recipe, dataset)
     if recipe.method == "autoencoder":
@@ -117,16 +62,9 @@ def resolve(recipe: Recipe | str | None, dataset: Dataset) -> Recipe:
             remedy=f"Choose another, such as {DEFAULT_RECIPE}",
         )
     recipe = fit_recipe(recipe, dataset)
-    return _with_clip_length(recipe, dataset, [header.frames_at(SAMPLE_RATE_HZ) for header in headers])
-
-
-def _headers(dataset: Dataset) -> list[AudioHeader]:
-    headers = []
-    for header in read_headers(clip.path for clip in dataset.clips):
-        if isinstance(header, InputError):
-            raise header
-        headers.append(header)
-    return headers
+    return _with_clip_length(
+        recipe, dataset, [headers[clip.path].frames_at(SAMPLE_RATE_HZ) for clip in dataset.clips]
+    )
 
 
 def _with_clip_length(recipe: Recipe, dataset: Dataset, samples: list[int]) -> Recipe:

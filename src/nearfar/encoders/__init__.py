@@ -13,6 +13,7 @@ from nearfar.encoders.base import (
     Tokens,
     encoder_hash,
     stochastic_depth,
+    token_keep,
 )
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
@@ -35,6 +36,7 @@ __all__ = [
     "parameter_count",
     "save_encoder",
     "stochastic_depth",
+    "token_keep",
 ]
 
 ENCODERS["eat"] = EncoderFamily(

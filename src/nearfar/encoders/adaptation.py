@@ -30,19 +30,17 @@ ENCODER_FOLDER, ADAPTER_FOLDER, BASE_FOLDER = "encoder", "adapter", "base"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 """The names that peft gives the two files of adapters."""
 
-LARGEST_RANK = 1024
-"""The width of EAT-large; a higher rank has more parameters than the adapted matrix."""
-
 
 class LoraSettings(Settings):
-    """Low-rank adaptation; read only when ``training.adaptation = "lora"``."""
+    """Low-rank adaptation: ``targets`` are the ends of the names of the adapted layers.
 
-    rank: Annotated[int, Field(gt=0, le=LARGEST_RANK)] = 64
-    """At most the smaller side of each adapted matrix."""
+    The rank is at most the smaller side of each adapted matrix.
+    """
+
+    rank: Annotated[int, Field(gt=0, le=4096)] = 64
     alpha: PositiveFloat = 8.0
     dropout: Rate = 0.0
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("attn.qkv", "attn.proj")
-    """Ends of the names of the adapted layers."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +89,19 @@ class Adaptation(Entry):
 
     Attributes:
         trains: whether anything is trained; if not, there is no model folder.
-        prepare: make an encoder trainable, in place, and return it or a wrapper around it with the same methods.
+        prepare: make an encoder trainable, in place, with the adaptation's settings, and return it or a wrapper
+            around it with the same methods.
         write: write what ``prepare`` returned to a model folder and return the plain, trained encoder.
         read: the trained encoder of a model folder. The last argument is the path of the base encoder if it has
             moved, or None. Raises :class:`InputError` if it cannot be read.
         needs_base: whether a model folder can only be read with the base encoder, which it does not hold.
-        tables: recipe tables that only this adaptation reads.
     """
 
     trains: bool = True
-    prepare: Callable[[Encoder, LoraSettings], Encoder]
+    prepare: Callable[[Encoder, Any], Encoder]
     write: Callable[[Encoder, Path, BaseEncoder], Encoder]
     read: Callable[[Path, BaseEncoder, str | None], Encoder]
     needs_base: Callable[[Path], bool] = lambda _: False
-    tables: tuple[str, ...] = ()
 
 
 def _write_whole(encoder: Encoder, folder: Path, base: BaseEncoder) -> Encoder:
@@ -241,7 +238,8 @@ ADAPTATIONS["lora"] = Adaptation(
     write=_write_adapters,
     read=lambda folder, base, path: load_adapters(base.load(folder, path), folder / ADAPTER_FOLDER),
     needs_base=lambda folder: not (folder / BASE_FOLDER).is_dir(),
-    tables=("lora",),
+    settings=LoraSettings,
+    table="lora",
     description="LoRA",
 )
 ADAPTATIONS["none"] = Adaptation(

@@ -129,6 +129,9 @@ class KaldiFbank(Frontend):
             (batch, 1, frames, 128) float32 with ``frames = padded_frame_count(samples)``.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.log_mel(waveform.float())
-            missing = padded_frame_count(waveform.shape[1]) - log_mel.shape[1]
-            return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)
+            return self.normalised(self.log_mel(waveform.float()), waveform.shape[1])
+
+    def normalised(self, log_mel: Tensor, samples: int) -> Tensor:
+        """The output of :meth:`forward` from that of :meth:`log_mel` of waveforms of ``samples``."""
+        missing = padded_frame_count(samples) - log_mel.shape[1]
+        return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from nearfar.config import Recipe
-from nearfar.encoders import ADAPTATIONS, ENCODERS, Encoder, EncoderFamily, LoraSettings, encoder_hash
+from nearfar.encoders import Encoder, encoder_hash, token_keep
 from nearfar.errors import InputError
 from nearfar.frontends import Frontend
 from nearfar.frontends.kaldi import SAMPLE_RATE_HZ
-from nearfar.losses import LOSSES
-from nearfar.pooling import TRAINED_POOLINGS
-from nearfar.registry import EntryT, Registry
-from nearfar.settings import Settings
 
 
 class Embedder(nn.Module):
@@ -68,25 +62,17 @@ class Embedder(nn.Module):
         spectrogram = self.frontend(waveform)
         if spec_mask is not None:
             spectrogram = spectrogram.masked_fill(spec_mask, 0.0)
+        return self.embed(spectrogram, samples, branch_keep=branch_keep)
+
+    def embed(self, spectrogram: Tensor, samples: Tensor, *, branch_keep: Tensor | None = None) -> Tensor:
+        """As :meth:`forward`, from what the front end returns, (batch, 1, frames, mel bins)."""
         columns = spectrogram.shape[2] // self.encoder.patch_frames
         keep = token_keep(self.encoder, self.frontend, samples, columns) if self.mask_padding else None
         (last,) = self.encoder.encode(spectrogram, token_keep=keep, branch_keep=branch_keep)
         pooled = self.pooling(last.patches, keep)
-        with torch.autocast(waveform.device.type, enabled=False):
+        with torch.autocast(spectrogram.device.type, enabled=False):
             embedding: Tensor = self.projection(pooled)
         return embedding
-
-
-def token_keep(encoder: Encoder, frontend: Frontend, samples: Tensor, columns: int) -> Tensor:
-    """Which patch tokens hold some of a clip, (batch, columns * bands) bool, from lengths in samples (batch,).
-
-    A column is left out only if none of its frames lies whole within the clip, so a clip keeps the columns that it
-    would have without padding, and at least one.
-    """
-    frames = [max(frontend.frame_count(int(count)), 1) for count in samples.tolist()]
-    kept = torch.tensor([-(-count // encoder.patch_frames) for count in frames], device=samples.device)
-    keep = torch.arange(columns, device=samples.device) < kept.unsqueeze(1)
-    return keep.repeat_interleave(encoder.bands, dim=1)
 
 
 class EmbedderWithLoss(nn.Module):
@@ -123,7 +109,7 @@ def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
     """The model of a recipe before its first training step: a pre-trained (or random) encoder, a random head.
 
     Args:
-        recipe: ``encoder``, ``head``, ``fbank``, ``lora``, ``training.adaptation`` and ``seed`` are read.
+        recipe: ``encoder``, ``head``, ``fbank``, the adaptation and ``seed`` are read.
         classes: number of composite labels.
 
     Raises:
@@ -132,39 +118,26 @@ def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
     """
     encoder = load_start(recipe)
     base_hash = encoder_hash(encoder)
-    loss, settings = _chosen(LOSSES, recipe.head, "loss", "arcface")
-    lora = LoraSettings(**recipe.lora.model_dump())
+    head = recipe.head
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         embedder = build_embedder(encoder, recipe)
-        angular = loss.build(classes, recipe.head.embedding_dim, settings)
-        embedder.encoder = ADAPTATIONS[recipe.training.adaptation].prepare(encoder, lora)
+        loss = head.entry("loss").build(classes, head.embedding_dim, head.settings_of("loss"))
+        embedder.encoder = recipe.training.entry("adaptation").prepare(encoder, recipe.adaptation_settings())
     encoder.checkpoint_blocks = recipe.training.activation_checkpointing
-    return EmbedderWithLoss(embedder, angular, base_hash)
+    return EmbedderWithLoss(embedder, loss, base_hash)
 
 
 def build_embedder(encoder: Encoder, recipe: Recipe) -> Embedder:
     """An embedder around ``encoder`` whose pooling and projection are drawn from torch's random state."""
-    pooling, settings = _chosen(TRAINED_POOLINGS, recipe.head, "pooling", "asp")
+    head = recipe.head
     return Embedder(
         encoder,
-        encoder_family(recipe).frontend(recipe.fbank.mean, recipe.fbank.std),
-        pooling.build(encoder.embed_dim, settings),
-        embedding_dim=recipe.head.embedding_dim,
+        recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std),
+        head.entry("pooling").build(encoder.embed_dim, head.settings_of("pooling")),
+        embedding_dim=head.embedding_dim,
         mask_padding=recipe.encoder.mask_padding,
     )
-
-
-def encoder_family(recipe: Recipe) -> EncoderFamily:
-    """The family of a recipe's encoder."""
-    return _chosen(ENCODERS, recipe.encoder, "family", "eat")[0]
-
-
-def _chosen(table: Registry[EntryT], section: Any, key: str, usual: str) -> tuple[EntryT, Settings]:
-    """The entry that a recipe table chooses, and its settings."""
-    entry = table[getattr(section, key, usual)]
-    fields = [name for name in entry.settings.model_fields if hasattr(section, name)]
-    return entry, entry.settings(**{name: getattr(section, name) for name in fields})
 
 
 def start_weights(recipe: Recipe) -> str:
@@ -179,7 +152,7 @@ def load_start(recipe: Recipe) -> Encoder:
     Raises:
         InputError: if it cannot be loaded, or the clips are longer than it has positions for.
     """
-    encoder = encoder_family(recipe).load(start_weights(recipe), recipe.encoder.revision)
+    encoder: Encoder = recipe.encoder.entry("family").load(start_weights(recipe), recipe.encoder.revision)
     seconds, limit = recipe.audio.clip_seconds, encoder.longest_samples
     if limit is not None and not isinstance(seconds, str) and seconds > (longest := limit / SAMPLE_RATE_HZ):
         raise InputError(

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from nearfar.config.tables import Fbank, PositiveFloat, PositiveInt, Table
+from nearfar.config.tables import KaldiFbank, PositiveFloat, PositiveInt, Table
 from nearfar.config.validation import RecipeTable, validated
 from nearfar.errors import InputError
 
@@ -104,7 +104,7 @@ class PretrainRecipe(RecipeTable):
     export: Literal["student", "teacher"] = "student"
     """Which encoder is kept."""
     encoder: Start = Start()
-    fbank: Fbank = Fbank()
+    fbank: KaldiFbank = KaldiFbank()
     masking: Masking = Masking()
     decoder: DecoderSizes = DecoderSizes()
     teacher: TeacherDecay = TeacherDecay()

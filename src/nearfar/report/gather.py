@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from nearfar.config import Recipe, load_recipe
-from nearfar.data.audio import AudioHeader, read_headers
+from nearfar.data.audio import AudioHeader
 from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset, read_dataset
@@ -133,12 +133,12 @@ def gather_run(run: Path, data: Path | None = None) -> RunFacts:
 
 def _channel_warnings(dataset: Dataset, recipe: Recipe) -> tuple[ChannelWarning, ...] | None:
     """What is the matter with the two microphones; None where no recording has two channels."""
-    clips = [clip for machine in dataset.machines for clip in dataset.train(machine)]
     audio = recipe.audio
     needed = max(audio.near_channel, audio.far_channel) + 1
-    headers = zip(clips, read_headers(clip.path for clip in clips), strict=True)
-    both = [clip for clip, header in headers if isinstance(header, AudioHeader) and header.channels >= needed]
-    return tuple(check_channels(both, near=audio.near_channel, far=audio.far_channel)) if both else None
+    headers = dataset.select(split="train").headers().values()
+    if not any(isinstance(header, AudioHeader) and header.channels >= needed for header in headers):
+        return None
+    return tuple(check_channels(dataset, near=audio.near_channel, far=audio.far_channel))
 
 
 def _machine(

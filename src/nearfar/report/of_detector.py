@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from nearfar.challenge.run import data_note
 from nearfar.data.channel_check import ChannelWarning
 from nearfar.data.clips import Clip
-from nearfar.data.layouts import Dataset
+from nearfar.data.layouts import Dataset, read_normals
 from nearfar.detector.bank import Bank
-from nearfar.detector.normals import normal_recordings
 from nearfar.detector.routing import labels
 from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_thresholds
 from nearfar.errors import InputError
@@ -118,7 +117,7 @@ def gather_detector(folder: Path, data: Path | None = None) -> DetectorFacts:
 
 def _recordings(data: Path, banks: tuple[Bank, ...]) -> Dataset:
     machines = {bank.machine for bank in banks}
-    dataset = normal_recordings(data, next(iter(machines)) if len(machines) == 1 else None)
+    dataset = read_normals(data, next(iter(machines)) if len(machines) == 1 else None)
     known = {(bank.machine, name) for bank in banks for name in bank.recordings}
     if not any((clip.machine, clip.name) in known for clip in dataset.clips):
         raise InputError(

@@ -129,7 +129,7 @@ def data_table(data: list[dict[str, Any]]) -> Table:
                 str(count["test"]),
                 f"{machine['longest_seconds']:g} s",
                 ", ".join(map(str, machine["channels"])),
-                "; ".join(machine["oddities"]) or "–",
+                "; ".join(machine.get("warnings", machine.get("oddities", []))) or "–",
             )
         )
     columns = ("machine", "training clips", "test clips", "length", "channels", "remarks")
