@@ -86,6 +86,10 @@ class ArcFaceLoss(AngularLoss):
             return cosine
         return cosine.reshape(len(cosine), -1, self.sub_centers).amax(dim=2)
 
-    def per_class(self, cosine: Tensor, labels: Tensor) -> Tensor:
+    def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The cosines, (batch, num_classes) float32."""
+        return self.cosine(embeddings)
+
+    def row_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of :func:`arcface_logits` for each row, (batch,) float32."""
-        return F.cross_entropy(arcface_logits(cosine, labels, self.scale, self.margin), labels, reduction="none")
+        return F.cross_entropy(arcface_logits(scores, labels, self.scale, self.margin), labels, reduction="none")
