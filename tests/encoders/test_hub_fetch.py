@@ -227,8 +227,8 @@ def test_both_short_names_are_published():
         assert published.size_bytes or published.about_bytes
 
 
-def test_the_size_of_eat_large_is_estimated_from_its_shapes(golden):
-    large = json.loads((golden / "key_shapes.json").read_text())["large"]
+def test_the_size_of_eat_large_is_estimated_from_its_shapes(golden_arrays):
+    large = json.loads((golden_arrays / "key_shapes.json").read_text())["large"]
     encoder = (shape for name, shape in large.items() if "decoder" not in name)
     values = sum(math.prod(shape) for shape in encoder)
     assert PUBLISHED[SHORT_NAMES["eat-large"]].about_bytes == 4 * values
