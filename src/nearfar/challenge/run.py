@@ -33,7 +33,7 @@ from nearfar.evaluation.truth_table import evaluable, told_by, write_truth_table
 from nearfar.features.cache import EmbeddingStore
 from nearfar.features.representation import Representation, represent, scored_features, waveform_views
 from nearfar.files import write_json, write_text
-from nearfar.models.network import read_card
+from nearfar.models import read_card
 from nearfar.preparation import check_recordings, prepare
 from nearfar.progress import Progress, record_writer, silent
 from nearfar.scoring.autoencoder import system as baseline

@@ -30,13 +30,13 @@ from nearfar.detector.normals import Groups, held_out_of, resolve
 from nearfar.detector.results import rows
 from nearfar.detector.routing import choose, labels
 from nearfar.detector.scores import Score
-from nearfar.encoders import save_encoder
-from nearfar.encoders.eat import EAT
+from nearfar.encoders import Encoder
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
 from nearfar.features.cache import COMPUTATION
 from nearfar.features.representation import Representation, channels_heard, represent
 from nearfar.features.windows import Heard, Recording, hear, hop_seconds
+from nearfar.models.embedder import encoder_family
 from nearfar.progress import Progress, silent
 from nearfar.thresholds.calibration import Calibration
 from nearfar.thresholds.detectors import (
@@ -240,12 +240,12 @@ class Detector:
                 kept.copy_model(self.model, out / kept.MODEL)
             elif encoder := self._random_encoder():
                 # A random start is only sure to come back on the same machine and torch, so it is kept.
-                save_encoder(encoder, out / kept.ENCODER)
+                encoder_family(self.recipe).save(encoder, out / kept.ENCODER)
             kept.write_calibrations(out, self.calibrations)
             kept.write_thresholds(out, self.thresholds)
             kept.write_card(out, self._card(cards, sha256))
 
-    def _random_encoder(self) -> EAT | None:
+    def _random_encoder(self) -> Encoder | None:
         random = self.encoder is not None and self.encoder.weights.startswith("random:")
         return frozen_encoder(self.representation.extractor) if random else None
 

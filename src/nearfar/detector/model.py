@@ -8,11 +8,10 @@ from torch import nn
 
 from nearfar.config import Recipe
 from nearfar.detector.store import ENCODER, Card, EncoderCard
-from nearfar.encoders import encoder_hash
-from nearfar.encoders.eat import EAT
+from nearfar.encoders import Encoder, encoder_hash
 from nearfar.errors import InputError
 from nearfar.features.representation import Representation, of_model, represent
-from nearfar.models.network import load_model, read_card, start_weights
+from nearfar.models import ADAPTATIONS, load_model, read_card, start_weights
 
 
 def needs_of(representation: Representation, model: Path | None) -> tuple[tuple[str, ...], EncoderCard | None]:
@@ -26,7 +25,7 @@ def needs_of(representation: Representation, model: Path | None) -> tuple[tuple[
     if model is not None:
         card = read_card(model)
         assert card is not None, "a model that could be loaded has a card"
-        outside = recipe.training.adaptation == "lora" and not (model / "base").is_dir()
+        outside = ADAPTATIONS[recipe.training.adaptation].needs_base(model)
         base = card["base_encoder"]
         needed = EncoderCard(weights=base["weights"], revision=recipe.encoder.revision, hash=base["hash"])
         return tuple(card["classes"]), needed if outside else None
@@ -37,10 +36,10 @@ def needs_of(representation: Representation, model: Path | None) -> tuple[tuple[
     return (), EncoderCard(weights=weights, revision=recipe.encoder.revision, hash=encoder_hash(encoder))
 
 
-def frozen_encoder(extractor: nn.Module) -> EAT | None:
+def frozen_encoder(extractor: nn.Module) -> Encoder | None:
     """The encoder of an extractor, if it has one."""
     encoder = getattr(extractor, "encoder", None)
-    return encoder if isinstance(encoder, EAT) else None
+    return encoder if isinstance(encoder, Encoder) else None
 
 
 def with_whole_path(recipe: Recipe) -> Recipe:

@@ -3,7 +3,7 @@
 ``detector.json`` (recipe, clip specification, classes, encoder, versions, hashes), ``banks.safetensors`` (features
 of the normal recordings per machine and view, and their domains), ``calibration.json`` (scores of normal
 recordings), ``thresholds.json`` (data, to be changed without fitting again) and, of a recipe that trains,
-``model/`` as :mod:`nearfar.models.network` writes it. A random encoder that nothing was trained on is kept in
+``model/`` as :mod:`nearfar.models.folder` writes it. A random encoder that nothing was trained on is kept in
 ``encoder/``; any other frozen encoder is named and hashed only.
 """
 

@@ -27,8 +27,8 @@ from nearfar.distillation.mixtures import GROUP, Mixtures, by_folder, sound_file
 from nearfar.distillation.plan import Distillation
 from nearfar.distillation.yamnet import EMBEDDING_DIM, PATCH_SAMPLES, YAMNet
 from nearfar.distillation.yamnet import PATCH_FRAMES as SEGMENT_FRAMES
-from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders import save_encoder
+from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import whole_file, write_text
 from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, KaldiFbank

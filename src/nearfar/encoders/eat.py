@@ -174,6 +174,9 @@ class EAT(Encoder):
     the flattened patch, N(0, 1) CLS.
     """
 
+    config: EATConfig
+    longest_samples: int
+
     def __init__(self, config: EATConfig = EAT_BASE) -> None:
         super().__init__()
         self.config = config

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from nearfar.encoders import Encoder, Tokens
+from nearfar.encoders import Encoder, Tokens, token_keep
 from nearfar.features.windows import WindowBatch
-from nearfar.frontends.kaldi import MEL_BINS, PATCH_FRAMES, patch_columns
+from nearfar.frontends import Frontend
+from nearfar.frontends.kaldi import MEL_BINS, PATCH_FRAMES
 from nearfar.frontends.slaney import slaney_log_mel
 from nearfar.pooling import POOLINGS, Pooling, log_mel_statistics
 from nearfar.registry import Entry, Registry
@@ -38,7 +39,7 @@ class EncoderParts:
         mask_padding: whether token columns that hold only padding are left out of attention and pooling.
     """
 
-    frontend: nn.Module | None = None
+    frontend: Frontend | None = None
     encoder: Encoder | None = None
     head: Any = None
     mask_padding: bool = False
@@ -137,9 +138,7 @@ def _tokens(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[TokenSetti
     keep = None
     if parts.mask_padding:
         columns = spectrogram.shape[2] // encoder.patch_frames
-        kept = patch_columns(batch.samples, encoder.patch_frames).clamp_max(columns)
-        keep = torch.arange(columns, device=kept.device) < kept[:, None]
-        keep = keep.repeat_interleave(encoder.bands, dim=1)
+        keep = token_keep(encoder, frontend, batch.samples, columns)
     layers = sorted({layer for settings in wanted for layer in settings.layers or (encoder.depth,)})
     tokens = dict(zip(layers, encoder.encode(spectrogram, layers, token_keep=keep), strict=True))
     return [_pooled(tokens, keep, parts, encoder, settings) for settings in wanted]

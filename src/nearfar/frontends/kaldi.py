@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from nearfar.frontends.base import Frontend
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 400
@@ -24,7 +26,7 @@ LOG_FLOOR = 1.1920928955078125e-07
 """Mel energies are clamped to float32's epsilon, so the lowest log-mel value is -15.942385."""
 
 PATCH_FRAMES = 16
-"""EAT looks at 16 frames at a time; a fbank is padded to a multiple of it."""
+"""Frames of one of EAT's patches; a spectrogram is padded to a multiple of it."""
 
 
 def frame_count(samples: int) -> int:
@@ -35,12 +37,6 @@ def frame_count(samples: int) -> int:
 def padded_frame_count(samples: int) -> int:
     """Frames after rounding up to whole patches: 256,000 samples (16 s) give 1598, padded to 1600."""
     return -(-frame_count(samples) // PATCH_FRAMES) * PATCH_FRAMES
-
-
-def patch_columns(samples: Tensor, patch_frames: int = PATCH_FRAMES) -> Tensor:
-    """Token columns that hold at least one whole frame of a clip, (batch,) int64, from its length in samples."""
-    frames = [max(frame_count(int(count)), 1) for count in samples.tolist()]
-    return torch.tensor([-(-count // patch_frames) for count in frames], device=samples.device)
 
 
 def mel_bank() -> Tensor:
@@ -70,14 +66,14 @@ def mel_centres_hz() -> Tensor:
     return 700.0 * torch.expm1(centres / 1127.0)
 
 
-class KaldiFbank(nn.Module):
-    """Waveforms to EAT's normalised log-mel input.
+class KaldiFbank(Frontend):
+    """Kaldi log-mel filter banks of 16 kHz waveforms, normalised for EAT.
 
     Args:
         mean, std: the output is ``(log_mel - mean) / (2 * std)``. EAT's AudioSet values are -4.268 and 4.569.
 
-    A padded frame is a zero *before* normalisation, hence ``-mean / (2 * std)`` = +0.467 after it, which is what
-    EAT saw behind its ten-second clips; it is not silence, which is -1.278.
+    A padded frame is a zero *before* normalisation, hence ``-mean / (2 * std)`` = +0.467 after it, as in EAT's
+    pre-training; it is not silence, which is -1.278.
     """
 
     window: Tensor
@@ -89,6 +85,10 @@ class KaldiFbank(nn.Module):
         window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64).float()
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("mel", mel_bank().T.contiguous(), persistent=False)
+
+    def frame_count(self, samples: int) -> int:
+        """As :func:`frame_count`."""
+        return frame_count(samples)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Raw log-mel energies.

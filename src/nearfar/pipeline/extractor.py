@@ -15,7 +15,7 @@ from nearfar.config import Recipe
 from nearfar.encoders import ENCODERS, encoder_hash, parameter_count
 from nearfar.errors import InputError
 from nearfar.features import EncoderParts, Source, WindowBatch
-from nearfar.models.network import TrainedModel, load_model, require_positions, start_weights
+from nearfar.models import TrainedEmbedder, load_model, load_start
 from nearfar.settings import Settings
 
 
@@ -87,11 +87,8 @@ def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extract
     require_head(recipe)
     if not recipe.uses_encoder:
         return Extractor(recipe, EncoderParts(), recipe.features.source, 0)
-    family = recipe.encoder.entry("family")
-    encoder = family.load(start_weights(recipe), recipe.encoder.revision)
-    require_positions(encoder, recipe)
-    encoder.eval().requires_grad_(False)
-    frontend = family.frontend(recipe.fbank.mean, recipe.fbank.std)
+    encoder = load_start(recipe).eval().requires_grad_(False)
+    frontend = recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std)
     constants = (encoder_hash(encoder), recipe.fbank.mean, recipe.fbank.std, recipe.encoder.mask_padding)
     if recipe.encoder.family != next(iter(ENCODERS)):
         constants = (*constants, recipe.encoder.family)
@@ -100,7 +97,7 @@ def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extract
     return _checked(Extractor(recipe, parts, identity, parameter_count(encoder)))
 
 
-def extractor_of_model(model: TrainedModel, recipe: Recipe) -> Extractor:
+def extractor_of_model(model: TrainedEmbedder, recipe: Recipe) -> Extractor:
     """The extractor of a trained model, with the features that ``recipe`` asks for."""
     embedder = model.embedder
     parts = EncoderParts(embedder.frontend, embedder.encoder, embedder, recipe.encoder.mask_padding)

@@ -26,7 +26,7 @@ from nearfar.config import Recipe, Training
 from nearfar.data.prefetch import prefetched
 from nearfar.encoders import stochastic_depth
 from nearfar.errors import InputError, NearfarError, TrainingError
-from nearfar.models.network import Network, build_network, save_model
+from nearfar.models import EmbedderWithLoss, build_model, save_model
 from nearfar.training.batches import Batch, Batches, depth_generator
 from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, load_checkpoint, save_checkpoint
 from nearfar.training.denormals import denormals_as_zero
@@ -144,7 +144,7 @@ def finetune(
         recipe: resolved, so ``audio.clip_seconds`` is a number.
         labelled: the training samples with their composite classes.
         folder: the model folder; holds ``checkpoint.safetensors`` and ``log.jsonl`` while training and the model
-            (see :mod:`nearfar.models.network`) at the end.
+            (see :mod:`nearfar.models.folder`) at the end.
         data_key: identity of the training data; a checkpoint of other data is refused.
         progress: called after each step, on the main process.
         on_step: called with each step's record on the main process, for instance to write TensorBoard files.
@@ -158,14 +158,14 @@ def finetune(
         NearfarError: if a checkpoint or the model cannot be written.
     """
     accelerator = make_accelerator(recipe.training)
-    network = build_network(recipe, len(labelled.classes))
+    network = build_model(recipe, len(labelled.classes))
     network.train()
     trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
     optimizer = _adamw(trainable, recipe.training)
     identity = Identity(recipe.model_key(), data_key, network.base_hash)
     folder.mkdir(parents=True, exist_ok=True)
     network.to(accelerator.device)
-    adapting = dict(network.arcface.named_buffers())
+    adapting = dict(network.loss.named_buffers())
     start = load_checkpoint(folder, trainable, optimizer, identity, adapting)
     # DDP copies the first process's weights when it wraps, so this comes after the checkpoint is read.
     wrapped, engine = _wrapped(accelerator, network, optimizer)
@@ -195,7 +195,7 @@ def _adamw(trainable: dict[str, nn.Parameter], training: Training) -> torch.opti
 
 
 def _wrapped(
-    accelerator: Accelerator, network: Network, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator, network: EmbedderWithLoss, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     with warnings.catch_warnings():
         # torch 2.13 renames broadcast_buffers; accelerate and older torch know the old name only.
@@ -211,7 +211,7 @@ def _logged_seconds(log: Path) -> float:
 
 
 def _save(
-    folder: Path, network: Network, recipe: Recipe, labelled: LabelledSamples, facts: dict[str, Any]
+    folder: Path, network: EmbedderWithLoss, recipe: Recipe, labelled: LabelledSamples, facts: dict[str, Any]
 ) -> None:
     facts |= {
         "seconds": round(_logged_seconds(folder / "log.jsonl"), 3),
@@ -311,18 +311,18 @@ class _Loop:
                 part(batch.samples),
                 part(batch.labels),
                 other_labels=part(batch.other_labels),
-                share=part(batch.share),
-                blank=part(batch.blank),
+                mixup_lambda=part(batch.share),
+                spec_mask=part(batch.blank),
                 branch_keep=None if branch_keep is None else branch_keep[:, :, rows].to(device),
             )
         return loss
 
     def _branch_keep(self, step: int, first: int, rows: int) -> Tensor | None:
-        network: Network = self.accelerator.unwrap_model(self.network)
+        network: EmbedderWithLoss = self.accelerator.unwrap_model(self.network)
         generator = depth_generator(self.recipe.seed, step)
         whole = stochastic_depth(
             self.recipe.encoder.drop_path,
-            network.embedder.depth,
+            network.embedder.encoder.depth,
             self.recipe.training.batch_size,
             generator,
         )

@@ -10,25 +10,32 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nearfar.config import Lora
+from nearfar.encoders.adaptation import (
+    ADAPTATIONS,
+    LoraSettings,
+    add_adapters,
+    load_adapters,
+    merge_adapters,
+    save_adapters,
+)
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
-from nearfar.encoders.lora import add_adapters, load_adapters, merge_adapters, save_adapters
 from nearfar.errors import InputError
 
 SMALL = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=16)
 RANK = 3
 ALPHA = 6.0
-LORA = Lora(rank=RANK, alpha=ALPHA)
+LORA = LoraSettings(rank=RANK, alpha=ALPHA)
 
 
 def fresh(config: EATConfig = SMALL) -> EAT:
     return build_encoder(config, seed=5).eval()
 
 
-def trained(lora: Lora = LORA) -> Any:
+def trained(lora: LoraSettings = LORA) -> Any:
     """An adapted encoder whose adapters do something, as after training."""
     adapted = add_adapters(fresh(), lora)
     generator = torch.Generator().manual_seed(0)
@@ -164,7 +171,9 @@ def test_saving_and_loading_stay_off_the_network_and_leave_the_random_state(
 
 
 def test_a_target_may_be_any_layer_with_a_weight_matrix(fbank: Tensor) -> None:
-    adapted = add_adapters(fresh(), Lora(rank=2, targets=("mlp.fc1", "blocks.0.attn.qkv", "local_encoder.proj")))
+    adapted = add_adapters(
+        fresh(), LoraSettings(rank=2, targets=("mlp.fc1", "blocks.0.attn.qkv", "local_encoder.proj"))
+    )
     names = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert len(names) == 2 * (2 + 1 + 1)
     assert any("local_encoder.proj.lora_A" in name for name in names)
@@ -174,8 +183,48 @@ def test_a_target_may_be_any_layer_with_a_weight_matrix(fbank: Tensor) -> None:
 @pytest.mark.parametrize("target", ["attn.key", "qk", "attn", "norm1", "blocks", "", "."])
 def test_a_target_that_names_no_such_layer_is_an_error(target: str) -> None:
     with pytest.raises(InputError, match=r"lora\.targets: found '") as error:
-        add_adapters(fresh(), Lora(targets=("attn.qkv", target)))
+        add_adapters(fresh(), LoraSettings(rank=RANK, targets=("attn.qkv", target)))
     assert repr(target) in str(error.value)
+
+
+def test_a_rank_beyond_the_smaller_side_of_a_matrix_is_an_error() -> None:
+    add_adapters(fresh(), LoraSettings(rank=32))  # qkv is 96 by 32
+    with pytest.raises(
+        InputError, match=r"lora\.rank: found 33; expected at most 32, the smaller side of .* attn"
+    ):
+        add_adapters(fresh(), LoraSettings(rank=33))
+    with pytest.raises(ValidationError, match="less than or equal to 1024"):
+        LoraSettings(rank=100_000)
+
+
+def test_files_of_adapters_have_the_permissions_of_new_files(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    expected = (tmp_path / "new").stat().st_mode
+    assert {path.name: path.stat().st_mode for path in folder.iterdir()} == {
+        "adapter_config.json": expected,
+        "adapter_model.safetensors": expected,
+    }
+
+
+def test_the_table_states_what_each_adaptation_trains_and_needs(tmp_path: Path) -> None:
+    assert {name: entry.trains for name, entry in ADAPTATIONS.items()} == {
+        "full": True,
+        "lora": True,
+        "none": False,
+    }
+    trained = {
+        name: sum(p.numel() for p in entry.prepare(fresh(), LORA).parameters() if p.requires_grad)
+        for name, entry in ADAPTATIONS.items()
+    }
+    whole = sum(p.numel() for p in fresh().parameters())
+    assert trained == {"full": whole, "lora": SMALL.depth * RANK * ((32 + 3 * 32) + (32 + 32)), "none": 0}
+    assert {name: entry.needs_base(tmp_path) for name, entry in ADAPTATIONS.items()} == {
+        "full": False,
+        "lora": True,
+        "none": False,
+    }
+    (tmp_path / "base").mkdir()
+    assert not ADAPTATIONS["lora"].needs_base(tmp_path)
 
 
 def without_a_tensor(folder: Path) -> None:

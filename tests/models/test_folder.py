@@ -16,10 +16,10 @@ from torch import Tensor
 
 from nearfar.config import Recipe, load_recipe
 from nearfar.encoders import encoder_hash, load_encoder, save_encoder
+from nearfar.encoders.adaptation import merge_adapters
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
-from nearfar.encoders.lora import merge_adapters
 from nearfar.errors import InputError
-from nearfar.models.network import Network, build_network, load_model, read_card, save_model, start_weights
+from nearfar.models import EmbedderWithLoss, build_model, load_model, read_card, save_model, start_weights
 
 SMALL = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=16)
 CLASSES = ("fan|source|far", "fan|source|near", "fan|target|near")
@@ -46,7 +46,7 @@ def make_recipe(weights: Path | str, adaptation: str = "full", **changes: Any) -
     )
 
 
-def shaken(network: Network) -> Network:
+def shaken(network: EmbedderWithLoss) -> EmbedderWithLoss:
     """The network with every trainable parameter moved, as after training."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def batch() -> tuple[Tensor, Tensor]:
 @pytest.fixture(params=["full", "lora"])
 def saved(request: pytest.FixtureRequest, encoder_folder: Path, tmp_path: Path) -> Path:
     recipe = make_recipe(encoder_folder, request.param)
-    save_model(tmp_path / "model", shaken(build_network(recipe, 3)), recipe, CLASSES, {"data_key": "k"})
+    save_model(tmp_path / "model", shaken(build_model(recipe, 3)), recipe, CLASSES, {"data_key": "k"})
     return tmp_path / "model"
 
 
@@ -78,15 +78,15 @@ def test_the_seed_decides_the_start_and_torchs_random_state_is_left_alone(
     recipe = make_recipe(encoder_folder, adaptation)
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    first = build_network(recipe, 3).state_dict()
+    first = build_model(recipe, 3).state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(2)
-    second = build_network(recipe, 3).state_dict()
+    second = build_model(recipe, 3).state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = build_network(recipe.with_changes(seed=1), 3).state_dict()
+    other = build_model(recipe.with_changes(seed=1), 3).state_dict()
     drawn = {name for name in first if not torch.equal(first[name], other[name])}
-    always = {"embedder.pooling.linear1.weight", "embedder.projection.weight", "arcface.centres"}
+    always = {"embedder.pooling.linear1.weight", "embedder.projection.weight", "loss.centres"}
     assert always <= drawn
     lora_a = {name for name in first if "lora_A" in name}
     assert lora_a <= drawn
@@ -99,18 +99,18 @@ def test_a_random_start_follows_the_recipes_seed_unless_it_has_its_own() -> None
     assert start_weights(recipe) == "random:tiny:4"
     assert start_weights(make_recipe("random:tiny:9", seed=4)) == "random:tiny:9"
     assert start_weights(make_recipe("some/folder", seed=4)) == "some/folder"
-    assert build_network(recipe, 2).base_hash == encoder_hash(build_encoder("tiny", seed=4))
+    assert build_model(recipe, 2).base_hash == encoder_hash(build_encoder("tiny", seed=4))
 
 
 def test_full_fine_tuning_trains_everything(encoder_folder: Path) -> None:
-    network = build_network(make_recipe(encoder_folder), 3)
+    network = build_model(make_recipe(encoder_folder), 3)
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_lora_trains_adapters_pooling_projection_and_centres_only(encoder_folder: Path) -> None:
-    network = build_network(make_recipe(encoder_folder, "lora"), 3)
+    network = build_model(make_recipe(encoder_folder, "lora"), 3)
     trains = {name for name, p in network.named_parameters() if p.requires_grad}
-    heads = ("embedder.pooling.", "embedder.projection.", "arcface.")
+    heads = ("embedder.pooling.", "embedder.projection.", "loss.")
     assert {name for name in trains if not name.startswith(heads)} == {
         name for name, _ in network.named_parameters() if "lora_" in name
     }
@@ -119,28 +119,28 @@ def test_lora_trains_adapters_pooling_projection_and_centres_only(encoder_folder
 
 
 def test_the_recipe_decides_the_sizes_and_settings(encoder_folder: Path) -> None:
-    network = build_network(
+    network = build_model(
         make_recipe(encoder_folder, **{"encoder.mask_padding": True, "fbank.mean": -7.0, "head.margin": 0.4}), 5
     )
-    assert network.arcface.centres.shape == (5, 6)
-    assert (network.arcface.scale, network.arcface.margin) == (30.0, 0.4)
+    assert network.loss.centres.shape == (5, 6)
+    assert (network.loss.scale, network.loss.margin) == (30.0, 0.4)
     assert network.embedder.projection.weight.shape == (6, 64)
     assert network.embedder.pooling.linear1.weight.shape == (4, 32)
     assert network.embedder.mask_padding
-    assert (network.embedder.fbank.mean, network.embedder.fbank.std) == (-7.0, 4.569)
+    assert (network.embedder.frontend.mean, network.embedder.frontend.std) == (-7.0, 4.569)
     assert network.base_hash == encoder_hash(load_encoder(encoder_folder))
 
 
 def test_the_forward_pass_is_the_loss_of_the_embeddings(
     encoder_folder: Path, batch: tuple[Tensor, Tensor]
 ) -> None:
-    network, labels = build_network(make_recipe(encoder_folder), 3).eval(), torch.tensor([0, 2, 1])
-    others, share = torch.tensor([1, 1, 1]), torch.tensor([0.2, 0.5, 1.0])
-    blank = torch.zeros(3, 1, 112, 128, dtype=torch.bool)
-    blank[:, :, 20:60] = True
+    network, labels = build_model(make_recipe(encoder_folder), 3).eval(), torch.tensor([0, 2, 1])
+    others, mixup_lambda = torch.tensor([1, 1, 1]), torch.tensor([0.2, 0.5, 1.0])
+    spec_mask = torch.zeros(3, 1, 112, 128, dtype=torch.bool)
+    spec_mask[:, :, 20:60] = True
     with torch.no_grad():
-        loss = network(*batch, labels, other_labels=others, share=share, blank=blank)
-        expected = network.arcface(network.embedder(*batch, blank=blank), labels, others, share)
+        loss = network(*batch, labels, other_labels=others, mixup_lambda=mixup_lambda, spec_mask=spec_mask)
+        expected = network.loss(network.embedder(*batch, spec_mask=spec_mask), labels, others, mixup_lambda)
         torch.testing.assert_close(loss, expected, atol=0, rtol=0)
         assert loss.shape == (3,)
         assert not torch.allclose(loss, network(*batch, labels))
@@ -153,7 +153,7 @@ def test_activation_checkpointing_changes_no_gradient(
     gradients = []
     for checkpointing in (False, True):
         recipe = make_recipe(encoder_folder, adaptation, **{"training.activation_checkpointing": checkpointing})
-        network = shaken(build_network(recipe, 3)).train()
+        network = shaken(build_model(recipe, 3)).train()
         network(*batch, torch.tensor([0, 1, 2])).sum().backward()
         gradients.append({name: p.grad for name, p in network.named_parameters() if p.requires_grad})
         (encoder,) = (module for module in network.modules() if isinstance(module, EAT))
@@ -165,9 +165,9 @@ def test_activation_checkpointing_changes_no_gradient(
 
 
 def test_clips_beyond_the_encoders_positions_are_refused_before_training(encoder_folder: Path) -> None:
-    build_network(make_recipe(encoder_folder, **{"audio.clip_seconds": 2.57}), 2)  # 256 frames
+    build_model(make_recipe(encoder_folder, **{"audio.clip_seconds": 2.57}), 2)  # 256 frames
     with pytest.raises(InputError, match=r"audio\.clip_seconds: found 2\.6 s; expected at most 2\.575 s"):
-        build_network(make_recipe(encoder_folder, **{"audio.clip_seconds": 2.6}), 2)
+        build_model(make_recipe(encoder_folder, **{"audio.clip_seconds": 2.6}), 2)
 
 
 # --- keeping ----------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_a_saved_model_embeds_as_the_trained_network_did(
     adaptation: str, weights: str, encoder_folder: Path, tmp_path: Path, batch: tuple[Tensor, Tensor]
 ) -> None:
     recipe = make_recipe(encoder_folder if weights == "folder" else weights, adaptation, seed=3)
-    network = shaken(build_network(recipe, 3))
+    network = shaken(build_model(recipe, 3))
     with torch.no_grad():
         trained = network.embedder(*batch)
         save_model(tmp_path, network, recipe, CLASSES, {"data_key": "k"})
@@ -192,7 +192,7 @@ def test_a_saved_model_embeds_as_the_trained_network_did(
     assert not model.embedder.training
     assert not any(parameter.requires_grad for parameter in model.embedder.parameters())
     centres = load_file(tmp_path / "head.safetensors")["arcface.centres"]
-    assert torch.equal(centres, network.arcface.centres)
+    assert torch.equal(centres, network.loss.centres)
 
 
 def test_the_folder_holds_what_each_kind_of_model_needs(saved: Path) -> None:
@@ -213,7 +213,7 @@ def test_adapters_on_a_random_start_keep_the_start_but_do_not_depend_on_it(
     tmp_path: Path, batch: tuple[Tensor, Tensor]
 ) -> None:
     recipe = make_recipe("random:tiny", "lora", seed=6)
-    save_model(tmp_path, shaken(build_network(recipe, 2)), recipe, ("a", "b"), {})
+    save_model(tmp_path, shaken(build_model(recipe, 2)), recipe, ("a", "b"), {})
     assert encoder_hash(load_encoder(tmp_path / "base")) == encoder_hash(build_encoder("tiny", seed=6))
     with torch.no_grad():
         kept = load_model(tmp_path).embedder(*batch)
@@ -222,7 +222,7 @@ def test_adapters_on_a_random_start_keep_the_start_but_do_not_depend_on_it(
 
 
 def test_a_merged_model_equals_the_adapted_one(encoder_folder: Path, batch: tuple[Tensor, Tensor]) -> None:
-    network = shaken(build_network(make_recipe(encoder_folder, "lora"), 3))
+    network = shaken(build_model(make_recipe(encoder_folder, "lora"), 3))
     with torch.no_grad():
         adapted = network.embedder(*batch)
         network.embedder.encoder = merge_adapters(network.embedder.encoder)
@@ -265,13 +265,13 @@ def test_the_weights_hash_is_of_all_that_decides_an_embedding(
 
 def test_the_card_is_written_last(encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = make_recipe(encoder_folder)
-    network = build_network(recipe, 3)
+    network = build_model(recipe, 3)
 
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("nearfar.models.network.save_file", full)
+        patch.setattr("nearfar.models.folder.save_file", full)
         with pytest.raises(OSError, match="no space"):
             save_model(tmp_path, network, recipe, CLASSES, {})
     assert read_card(tmp_path) is None
@@ -288,7 +288,7 @@ def test_adapters_are_not_put_on_another_base(tmp_path: Path, batch: tuple[Tenso
     base = tmp_path / "encoder"
     save_encoder(build_encoder(SMALL, seed=1), base)
     recipe = make_recipe(base, "lora")
-    save_model(tmp_path / "model", build_network(recipe, 2), recipe, ("a", "b"), {})
+    save_model(tmp_path / "model", build_model(recipe, 2), recipe, ("a", "b"), {})
     load_model(tmp_path / "model")
     save_encoder(build_encoder(SMALL, seed=2), base)
     with pytest.raises(InputError, match=r"which the adapters in .* were trained on") as error:
