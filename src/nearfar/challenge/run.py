@@ -26,10 +26,11 @@ from nearfar.encoders.weights import encoder_hash, load_encoder
 from nearfar.environment import environment, peak_memory_bytes
 from nearfar.errors import InputError
 from nearfar.evaluation.figures import machine_figure
-from nearfar.evaluation.metrics import Results, Told, evaluate_scores, truth_from_names
+from nearfar.evaluation.results import Results, evaluate_scores
 from nearfar.evaluation.scorefiles import MachineScores, holds_scores, remove_others, write_scores
 from nearfar.evaluation.tables import results_table, to_csv, to_json, to_markdown
-from nearfar.evaluation.truth_table import evaluable, told_by, write_truth_table
+from nearfar.evaluation.truth import FILE as TRUTH_FILE
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.features.cache import EmbeddingStore
 from nearfar.features.representation import Representation, represent, scored_features, waveform_views
 from nearfar.files import write_json, write_text
@@ -269,8 +270,8 @@ def run_system(
         write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     decide_system(scored, resolved.decision, out)
     write_view_scores(scored, dataset.root, out)
-    own = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
-    results = write_results(resolved.name, scores, out, note=note, told=own)
+    truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
+    results = write_results(resolved.name, scores, out, truth, note=note)
     return SystemRun(resolved, scores, results, timing)
 
 
@@ -304,28 +305,29 @@ def _score(
 
 
 def write_results(
-    name: str, scores: Sequence[MachineScores], out: Path, *, note: str | None, told: Told | None = None
+    name: str, scores: Sequence[MachineScores], out: Path, truth: GroundTruth, *, note: str | None
 ) -> Results | None:
-    """Write score files and, of machines whose labels are known, tables and figures; returns the results.
+    """Write score files and, of machines with labels, tables and figures; returns the results.
 
-    ``told`` says what clips are whose names do not; it is written beside the scores, for who evaluates them again.
+    Labels of one's own recordings, which names do not encode, are written beside the scores.
     """
     write_scores(out / "scores", scores)
     remove_others(out / "scores", scores)
-    if told is not None:
-        write_truth_table(out / "scores", told)
-    labelled = evaluable(scores, told)
+    if truth.edition == "own":
+        truth.write_csv(out / "scores")
+    else:
+        (out / "scores" / TRUTH_FILE).unlink(missing_ok=True)  # of other data
+    labelled = truth.evaluable(scores)
     if not labelled:
         for suffix in ("json", "md", "csv"):
             (out / f"results.{suffix}").unlink(missing_ok=True)  # of other data
         return None
-    results = evaluate_scores(labelled, told)
+    results = evaluate_scores(labelled, truth)
     table = results_table({name: [results]}, notes=[note] if note else [], published=note is None)
     for suffix, text in (("json", to_json(table)), ("md", to_markdown(table)), ("csv", to_csv(table))):
         write_text(out / f"results.{suffix}", text)
     for entry in labelled:
-        truth = truth_from_names(entry, told)
         title = name if note is None else f"{name}. {note}"
         file = out / "figures" / f"{entry.machine}_section_{entry.section}.png"
-        machine_figure(entry.machine, truth.anomalous, truth.domains, entry.scores, title, file, truth.rule)
+        machine_figure(entry.machine, *truth.labels(entry), entry.scores, title, file, truth.rule)
     return results

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from nearfar.config import Decision
 from nearfar.errors import InputError
-from nearfar.evaluation.scorefiles import MachineScores
-from nearfar.files import write_json
-from nearfar.thresholds.rules import (
-    THRESHOLDS,
+from nearfar.evaluation.scorefiles import (
     MachineDecisions,
+    MachineScores,
     decide,
     decision_file,
     write_decisions,
 )
+from nearfar.files import write_json
+from nearfar.thresholds.rules import THRESHOLDS
 
 logger = logging.getLogger(__name__)
 
