@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearfar.evaluation.metrics import DOMAINS, MAX_FPR, domain_rows, machine_metrics
-from nearfar.evaluation.official import CURRENT, OfficialScore
 from nearfar.files import whole_file
+from nearfar.metrics import CURRENT, DOMAINS, MAX_FPR, OfficialRule, domain_rows, machine_metrics, roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +44,7 @@ def machine_figure(
     scores: ArrayLike,
     title: str,
     path: Path,
-    rule: OfficialScore = CURRENT,
+    rule: OfficialRule = CURRENT,
 ) -> None:
     """Draw one machine's score histograms by domain and label, and its ROC curves, to a PNG file.
 
@@ -62,7 +61,7 @@ def machine_figure(
         rule: how the year evaluates; a domain that the data lacks is left out where the rule does without it.
 
     Raises:
-        ValueError: as :func:`nearfar.evaluation.metrics.machine_metrics`.
+        ValueError: as :func:`nearfar.metrics.machine_metrics`.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,25 +79,6 @@ def machine_figure(
         _draw_roc(axes["roc"], anomalous, domain, score, rule)
         with whole_file(path) as partial:
             figure.savefig(partial, format="png")
-
-
-def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1); tied clips move both at once.
-
-    Args:
-        labels: (clips,) bool or 0/1, true for an anomaly; both must occur.
-        scores: (clips,) finite numbers, higher is more anomalous.
-
-    Returns:
-        two arrays (distinct scores + 1,).
-    """
-    anomalous, score = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-score, kind="stable")
-    last_of_tie = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
-    hits = np.cumsum(anomalous[order])[last_of_tie]
-    alarms = last_of_tie + 1 - hits
-    start = np.zeros(1)
-    return np.append(start, alarms / alarms[-1]), np.append(start, hits / hits[-1])
 
 
 def _draw_histograms(
@@ -133,7 +113,7 @@ def _draw_roc(
     anomalous: NDArray[np.bool_],
     domain: NDArray[np.str_],
     score: NDArray[np.float64],
-    rule: OfficialScore,
+    rule: OfficialRule,
 ) -> None:
     metrics = machine_metrics(anomalous, domain, score, rule)
     panel.axvspan(0, MAX_FPR, color=_SHADE, linewidth=0)

@@ -17,13 +17,12 @@ from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset, read_dataset
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import Told, hides_labels, truth_from_names
-from nearfar.evaluation.official import CURRENT, OfficialScore
 from nearfar.evaluation.scorefiles import MachineScores, read_scores
-from nearfar.evaluation.truth_table import evaluable, read_truth_table
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.evaluation.uncertainty import Uncertainty, uncertainty
 from nearfar.features.cache import EmbeddingStore
 from nearfar.features.representation import represent, waveform_views
+from nearfar.metrics import OfficialRule
 
 Numbers = NDArray[np.float64]
 
@@ -51,7 +50,7 @@ class MachineFacts:
     threshold: float | None
     train: tuple[Clip, ...]
     test: tuple[Clip, ...]
-    rule: OfficialScore
+    rule: OfficialRule
 
     @property
     def name(self) -> str:
@@ -104,16 +103,16 @@ def gather_run(run: Path, data: Path | None = None) -> RunFacts:
     place = data if data is not None else Path(by_view["data"])
     missing: list[str] = []
     dataset = _dataset(place, missing, required=data is not None)
-    entries, told = read_scores(run / "scores"), read_truth_table(run / "scores")
-    shown = [entry for entry in entries if not hides_labels(entry, told)]
-    labelled = evaluable(shown, told)
+    entries = read_scores(run / "scores")
+    truth = GroundTruth.of_score_folder(run / "scores", entries)
+    labelled = truth.evaluable([entry for entry in entries if not truth.hides(entry)])
     thresholds = {(row["machine"], row["section"]): row["value"] for row in _json(run / "thresholds.json")}
     details = {(row["machine"], row["section"]): row for row in by_view["machines"]}
     machines = []
     for entry in entries:
         key = (entry.machine, entry.section)
         machines.append(
-            _machine(entry, details.get(key, {}), thresholds.get(key), told, entry in labelled, dataset)
+            _machine(entry, details.get(key, {}), thresholds.get(key), truth, entry in labelled, dataset)
         )
     results = _json(run / "results.json") if (run / "results.json").is_file() else {}
     return RunFacts(
@@ -123,7 +122,7 @@ def gather_run(run: Path, data: Path | None = None) -> RunFacts:
         _json(run / "environment.json"),
         _json(run / "data.json"),
         tuple(str(note) for note in results.get("notes", [])),
-        uncertainty(labelled, told) if labelled else None,
+        uncertainty(labelled, truth) if labelled else None,
         tuple(machines),
         _curve(run / "model" / "log.jsonl"),
         tuple(missing),
@@ -145,24 +144,24 @@ def _machine(
     entry: MachineScores,
     detail: dict[str, Any],
     threshold: float | None,
-    told: Told | None,
+    truth: GroundTruth,
     labelled: bool,
     dataset: Dataset | None,
 ) -> MachineFacts:
-    truth = truth_from_names(entry, told) if labelled else None
+    labels = truth.labels(entry) if labelled else None
     clips = () if dataset is None else dataset.train(entry.machine) + dataset.test(entry.machine)
     own = [clip for clip in clips if clip.section == entry.section]
     return MachineFacts(
         entry,
-        None if truth is None else truth.anomalous,
-        None if truth is None else truth.domains,
+        None if labels is None else labels.anomalous,
+        None if labels is None else labels.domains,
         {view: np.array(values) for view, values in detail.get("views", {}).items()},
         np.array(detail.get("normal", [])),
         {view: np.array(values) for view, values in detail.get("normal_views", {}).items()},
         threshold,
         tuple(clip for clip in own if clip.split == "train"),
         tuple(clip for clip in own if clip.split == "test"),
-        CURRENT if truth is None else truth.rule,
+        truth.rule,
     )
 
 

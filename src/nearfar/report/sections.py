@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.evaluation.metrics import auc, domain_rows
 from nearfar.evaluation.uncertainty import Interval, Intervals
+from nearfar.metrics import auc, domain_rows
 from nearfar.report.drawing import Axis, Series, axis_of, histogram, legend, lines, scatter
 from nearfar.report.examples import Example, examples_of
 from nearfar.report.gather import MachineFacts, Numbers, Plane, RunFacts, plane_of
