@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from nearfar.checkpoint import Identity, finished_steps
 from nearfar.config import Recipe
 from nearfar.data.clips import Clip, View
 from nearfar.data.fingerprint import clips_key
@@ -39,8 +40,8 @@ from nearfar.progress import Progress, record_writer, silent
 from nearfar.scoring.autoencoder import system as baseline
 from nearfar.scoring.machine import MachineScorer
 from nearfar.thresholds.runs import ScoredMachine, decide_system, write_view_scores
-from nearfar.training.checkpoint import Identity, finished_steps
-from nearfar.training.finetune import finetune, is_main_process
+from nearfar.training.engine import is_main_process
+from nearfar.training.finetune import finetune
 from nearfar.training.labels import label_samples
 from nearfar.training.pseudo_labels import with_pseudo_attributes
 

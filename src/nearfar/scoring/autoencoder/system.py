@@ -46,7 +46,7 @@ from nearfar.scoring.autoencoder.network import (
 from nearfar.scoring.autoencoder.scores import Precisions, mean_square_score, precisions, selective_score
 from nearfar.scoring.autoencoder.training import EpochRecord, Vectors, gather_vectors, train_autoencoder
 from nearfar.thresholds.runs import ScoredMachine
-from nearfar.training.finetune import is_main_process
+from nearfar.training.engine import is_main_process
 
 FORMAT = 1
 logger = logging.getLogger(__name__)
