@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
+from nearfar.checkpoint import Identity, finished_steps
 from nearfar.config import Recipe
 from nearfar.data.clips import Clip
 from nearfar.data.fingerprint import clips_key
@@ -15,14 +15,12 @@ from nearfar.errors import InputError
 from nearfar.models import load_start, read_card
 from nearfar.pipeline.extraction import Recording, extract
 from nearfar.pipeline.extractor import build_extractor
-from nearfar.progress import Progress, silent
+from nearfar.progress import Progress, record_writer, silent
 from nearfar.scoring import Workspace
-from nearfar.training.checkpoint import Identity, finished_steps
 from nearfar.training.engine import is_main_process
 from nearfar.training.finetune import finetune
 from nearfar.training.labels import label_samples
 from nearfar.training.pseudo_labels import cluster_attributes
-from nearfar.training.tensorboard import record_writer
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +124,10 @@ def _with_pseudo_labels(recipe: Recipe, clips: list[Clip]) -> list[Clip]:
     )
     extractor = build_extractor(plain)
 
-    def features(chosen: list[Clip]) -> object:
+    def features(chosen: Sequence[Clip]) -> NDArray[np.float64]:
         recordings = [Recording.of_clip(clip) for clip in chosen]
-        return extract(extractor, recordings).features["near"][0].flatten(1).double().numpy()
+        numbers: NDArray[np.float64] = extract(extractor, recordings).features["near"][0].flatten(1).double().numpy()
+        return numbers
 
     return cluster_attributes(clips, features, recipe.training.pseudo_labels, recipe.seed)
 
