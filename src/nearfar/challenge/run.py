@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from nearfar.charts import machine_figure
 from nearfar.config import Recipe
 from nearfar.data.clips import Clip, View
 from nearfar.data.fingerprint import clips_key
@@ -25,7 +26,6 @@ from nearfar.data.summary import summarise
 from nearfar.encoders.weights import encoder_hash, load_encoder
 from nearfar.environment import environment, peak_memory_bytes
 from nearfar.errors import InputError
-from nearfar.evaluation.figures import machine_figure
 from nearfar.evaluation.metrics import Results, Told, evaluate_scores, truth_from_names
 from nearfar.evaluation.scorefiles import MachineScores, holds_scores, remove_others, write_scores
 from nearfar.evaluation.tables import results_table, to_csv, to_json, to_markdown
