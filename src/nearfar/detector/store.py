@@ -207,7 +207,7 @@ def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe) -> Ban
         tensors[f"{card.key}/recording"].numpy(),
         tensors[f"{card.key}/begins_s"].numpy(),
         {view: values.numpy() for view, values in alone.items()},
-        PatchBank.restored(patches) if patches else None,
+        PatchBank.from_tensors(patches) if patches else None,
         recipe,
     )
 
