@@ -149,7 +149,7 @@ def is_fitted(workspace: Workspace) -> bool:
             expected=f"an autoencoder of format {FORMAT}",
             remedy="Remove it and run the same command again, or use the nearfar version that wrote it",
         ) from None
-    if identity == workspace.identity:
+    if workspace.identity in (None, identity):
         return True
     raise InputError(
         path,
