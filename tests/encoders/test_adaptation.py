@@ -193,7 +193,7 @@ def test_a_rank_beyond_the_smaller_side_of_a_matrix_is_an_error() -> None:
         InputError, match=r"lora\.rank: found 33; expected at most 32, the smaller side of .* attn"
     ):
         add_adapters(fresh(), LoraSettings(rank=33))
-    with pytest.raises(ValidationError, match="less than or equal to 4096"):
+    with pytest.raises(ValidationError, match="less than or equal to 1024"):
         LoraSettings(rank=100_000)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nearfar.features.extractors import LogMelFeatures, TokenFeatures
-from nearfar.features.representation import of_model, represent, scored_features, waveform_views
-from nearfar.models.network import TrainedModel, build_network
 
 from nearfar.config import Features, load_recipe
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError
+from nearfar.features.extractors import LogMelFeatures, TokenFeatures
+from nearfar.features.representation import of_model, represent, scored_features, waveform_views
 from nearfar.frontends.kaldi import KaldiFbank
+from nearfar.models import TrainedEmbedder, build_model
 from nearfar.pooling.statistics import log_mel_statistics, relative_deviation_pooling
 
 SMALL = EATConfig(embed_dim=16, depth=3, num_heads=2, max_length=16)
@@ -120,8 +120,8 @@ def test_asp_is_what_the_trained_head_projects(mask):
             "features.pooling": "asp",
         }
     )
-    embedder = build_network(recipe, classes=3).embedder.eval()
-    trained = TrainedModel(embedder, recipe, ("a", "b", "c"), "hash")
+    embedder = build_model(recipe, classes=3).embedder.eval()
+    trained = TrainedEmbedder(embedder, recipe, ("a", "b", "c"), "hash")
     waveform, samples = torch.nn.functional.pad(clip(9_000), (0, 7_000)), torch.tensor([9_000])
     statistics = of_model(trained, recipe)(waveform, samples)
     assert statistics.shape == (1, 1, 2 * 192)

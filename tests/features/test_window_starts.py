@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from nearfar.features.window_starts import LEFT_OVER, window_starts
 
 

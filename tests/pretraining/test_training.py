@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 
 from nearfar.data.recordings import Recording, find_recordings
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
@@ -21,7 +22,6 @@ from nearfar.pretraining.objective import frame_loss, utterance_loss
 from nearfar.pretraining.recipe import Guard, PretrainRecipe
 from nearfar.pretraining.teacher import Teacher, decay_after
 from nearfar.pretraining.training import PretrainRecord, build_student, pretrain, require_variety
-from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 
 CONFIG = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=8)
 IDENTITY = Identity("model", "data", "base")

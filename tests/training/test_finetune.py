@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 from safetensors.torch import load_file
 
 from nearfar.config import Recipe, Training
@@ -22,7 +23,6 @@ from nearfar.errors import InputError, NearfarError, TrainingError
 from nearfar.models import EmbedderWithLoss, build_model
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
-from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 from nearfar.training.finetune import finetune, learning_rate, make_accelerator
 from nearfar.training.labels import LabelledSamples
 

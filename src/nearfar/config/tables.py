@@ -11,8 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from nearfar.encoders import ENCODERS
-from nearfar.encoders.adaptation import ADAPTATIONS
+from nearfar.encoders import ADAPTATIONS, ENCODERS
 from nearfar.features import SOURCES
 from nearfar.losses import LOSSES
 from nearfar.pooling import TRAINED_POOLINGS

@@ -26,9 +26,6 @@ Domain = Literal["source", "target"]
 Label = Literal["normal", "anomaly"]
 Channel = Literal["near", "far"]
 """What is recorded."""
-View = Literal["near", "far", "cancelled"]
-"""What is listened to: a recorded channel, or near without what far predicts of it (see
-:mod:`nearfar.cancellation`)."""
 Attributes = tuple[tuple[str, str], ...]
 
 CHANNELS: tuple[Channel, Channel] = ("near", "far")

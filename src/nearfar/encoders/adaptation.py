@@ -30,17 +30,19 @@ ENCODER_FOLDER, ADAPTER_FOLDER, BASE_FOLDER = "encoder", "adapter", "base"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 """The names that peft gives the two files of adapters."""
 
+LARGEST_RANK = 1024
+"""The width of EAT-large; a higher rank has more parameters than the adapted matrix."""
+
 
 class LoraSettings(Settings):
-    """Low-rank adaptation: ``targets`` are the ends of the names of the adapted layers.
+    """Low-rank adaptation; read only when ``training.adaptation = "lora"``."""
 
-    The rank is at most the smaller side of each adapted matrix.
-    """
-
-    rank: Annotated[int, Field(gt=0, le=4096)] = 64
+    rank: Annotated[int, Field(gt=0, le=LARGEST_RANK)] = 64
+    """At most the smaller side of each adapted matrix."""
     alpha: PositiveFloat = 8.0
     dropout: Rate = 0.0
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("attn.qkv", "attn.proj")
+    """Ends of the names of the adapted layers."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,7 @@ class Adaptation(Entry):
 
     Attributes:
         trains: whether anything is trained; if not, there is no model folder.
-        prepare: make an encoder trainable, in place, with the adaptation's settings, and return it or a wrapper
-            around it with the same methods.
+        prepare: make an encoder trainable, in place, and return it or a wrapper around it with the same methods.
         write: write what ``prepare`` returned to a model folder and return the plain, trained encoder.
         read: the trained encoder of a model folder. The last argument is the path of the base encoder if it has
             moved, or None. Raises :class:`InputError` if it cannot be read.

@@ -89,6 +89,18 @@ def encoder_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
+def token_keep(encoder: Encoder, frontend: Frontend, samples: Tensor, columns: int) -> Tensor:
+    """Which patch tokens hold some of a clip, (batch, columns * bands) bool, from lengths in samples (batch,).
+
+    A column is left out only if none of its frames lies whole within the clip, so a clip keeps the columns that it
+    would have without padding, and at least one.
+    """
+    frames = [max(frontend.frame_count(int(count)), 1) for count in samples.tolist()]
+    kept = torch.tensor([-(-count // encoder.patch_frames) for count in frames], device=samples.device)
+    keep = torch.arange(columns, device=samples.device) < kept.unsqueeze(1)
+    return keep.repeat_interleave(encoder.bands, dim=1)
+
+
 def stochastic_depth(rate: float, depth: int, batch: int, generator: torch.Generator) -> Tensor | None:
     """Random factors of every residual branch, (depth, 2, batch): 0, or 1 / p where a branch is kept.
 
@@ -100,18 +112,6 @@ def stochastic_depth(rate: float, depth: int, batch: int, generator: torch.Gener
         return None
     kept = 1.0 - torch.linspace(0.0, rate, depth)[:, None, None]
     return (torch.rand(depth, 2, batch, generator=generator) < kept) / kept
-
-
-def token_keep(encoder: Encoder, frontend: Frontend, samples: Tensor, columns: int) -> Tensor:
-    """Which patch tokens hold some of a clip, (batch, columns * bands) bool, from lengths in samples (batch,).
-
-    A column is left out only if none of its frames lies whole within the clip, so a clip keeps the columns that it
-    would have without padding, and at least one.
-    """
-    frames = [max(frontend.frame_count(int(count)), 1) for count in samples.tolist()]
-    kept = torch.tensor([-(-count // encoder.patch_frames) for count in frames], device=samples.device)
-    keep = torch.arange(columns, device=samples.device) < kept.unsqueeze(1)
-    return keep.repeat_interleave(encoder.bands, dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,8 @@ def _tokens(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[TokenSetti
     spectrogram = batch.spectrogram(frontend)
     keep = None
     if parts.mask_padding:
-        keep = token_keep(encoder, frontend, batch.samples, spectrogram.shape[2] // encoder.patch_frames)
+        columns = spectrogram.shape[2] // encoder.patch_frames
+        keep = token_keep(encoder, frontend, batch.samples, columns)
     layers = sorted({layer for settings in wanted for layer in settings.layers or (encoder.depth,)})
     tokens = dict(zip(layers, encoder.encode(spectrogram, layers, token_keep=keep), strict=True))
     return [_pooled(tokens, keep, parts, encoder, settings) for settings in wanted]
@@ -268,7 +269,9 @@ LOG_MEL = Source(
     settings=LogMelSettings,
     extract=_log_mel,
     uses_encoder=False,
-    aggregation=lambda settings: "mean and deviation over time" + " per frequency band" * settings.keep_bands,
+    aggregation=lambda settings: (
+        "mean and deviation over time" + " per frequency band" * settings.keep_bands
+    ),
     pieces=_log_mel_pieces,
     assemble=_assembled_log_mel,
 )

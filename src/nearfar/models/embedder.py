@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.config import Recipe
-from nearfar.encoders import Encoder, encoder_hash, token_keep
+from nearfar.encoders import Encoder, EncoderFamily, encoder_hash, token_keep
 from nearfar.errors import InputError
 from nearfar.frontends import Frontend
 from nearfar.frontends.kaldi import SAMPLE_RATE_HZ
@@ -65,7 +65,7 @@ class Embedder(nn.Module):
         return self.embed(spectrogram, samples, branch_keep=branch_keep)
 
     def embed(self, spectrogram: Tensor, samples: Tensor, *, branch_keep: Tensor | None = None) -> Tensor:
-        """As :meth:`forward`, from what the front end returns, (batch, 1, frames, mel bins)."""
+        """As :meth:`forward`, from what the front end makes of the waveforms."""
         columns = spectrogram.shape[2] // self.encoder.patch_frames
         keep = token_keep(self.encoder, self.frontend, samples, columns) if self.mask_padding else None
         (last,) = self.encoder.encode(spectrogram, token_keep=keep, branch_keep=branch_keep)
@@ -109,7 +109,7 @@ def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
     """The model of a recipe before its first training step: a pre-trained (or random) encoder, a random head.
 
     Args:
-        recipe: ``encoder``, ``head``, ``fbank``, the adaptation and ``seed`` are read.
+        recipe: ``encoder``, ``head``, ``fbank``, ``lora``, ``training.adaptation`` and ``seed`` are read.
         classes: number of composite labels.
 
     Raises:
@@ -118,24 +118,24 @@ def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
     """
     encoder = load_start(recipe)
     base_hash = encoder_hash(encoder)
-    head = recipe.head
+    loss, settings = recipe.head.entry("loss"), recipe.head.settings_of("loss")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         embedder = build_embedder(encoder, recipe)
-        loss = head.entry("loss").build(classes, head.embedding_dim, head.settings_of("loss"))
+        angular = loss.build(classes, recipe.head.embedding_dim, settings)
         embedder.encoder = recipe.training.entry("adaptation").prepare(encoder, recipe.adaptation_settings())
     encoder.checkpoint_blocks = recipe.training.activation_checkpointing
-    return EmbedderWithLoss(embedder, loss, base_hash)
+    return EmbedderWithLoss(embedder, angular, base_hash)
 
 
 def build_embedder(encoder: Encoder, recipe: Recipe) -> Embedder:
     """An embedder around ``encoder`` whose pooling and projection are drawn from torch's random state."""
-    head = recipe.head
+    pooling, settings = recipe.head.entry("pooling"), recipe.head.settings_of("pooling")
     return Embedder(
         encoder,
         recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std),
-        head.entry("pooling").build(encoder.embed_dim, head.settings_of("pooling")),
-        embedding_dim=head.embedding_dim,
+        pooling.build(encoder.embed_dim, settings),
+        embedding_dim=recipe.head.embedding_dim,
         mask_padding=recipe.encoder.mask_padding,
     )
 
@@ -152,7 +152,8 @@ def load_start(recipe: Recipe) -> Encoder:
     Raises:
         InputError: if it cannot be loaded, or the clips are longer than it has positions for.
     """
-    encoder: Encoder = recipe.encoder.entry("family").load(start_weights(recipe), recipe.encoder.revision)
+    family: EncoderFamily = recipe.encoder.entry("family")
+    encoder = family.load(start_weights(recipe), recipe.encoder.revision)
     seconds, limit = recipe.audio.clip_seconds, encoder.longest_samples
     if limit is not None and not isinstance(seconds, str) and seconds > (longest := limit / SAMPLE_RATE_HZ):
         raise InputError(

@@ -154,7 +154,8 @@ def _load_head(embedder: Embedder, path: Path) -> None:
 
 
 def _embedder_hash(embedder: Embedder, recipe: Recipe) -> str:
-    constants = (embedder.encoder.config, recipe.fbank.mean, recipe.fbank.std, embedder.mask_padding)
+    sizes = getattr(embedder.encoder, "config", None) or embedder.encoder.sizes()
+    constants = (sizes, recipe.fbank.mean, recipe.fbank.std, embedder.mask_padding)
     digest = hashlib.sha256(repr(constants).encode())
     for name, tensor in sorted(embedder.state_dict().items()):
         digest.update(name.encode())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
 from nearfar.frontends.slaney import HOP_SAMPLES
+from nearfar.progress import record_writer
 from nearfar.scoring.autoencoder.network import (
     STACKED_FRAMES,
     Autoencoder,
@@ -105,7 +105,7 @@ def fit_autoencoder(
             report(f"training autoencoder of {name}", done, total)
 
     try:
-        with _records(workspace) as on_epoch:
+        with record_writer(_tensorboard(workspace)) as on_epoch:
             model, history = train_autoencoder(
                 vectors,
                 settings,
@@ -149,7 +149,7 @@ def is_fitted(workspace: Workspace) -> bool:
             expected=f"an autoencoder of format {FORMAT}",
             remedy="Remove it and run the same command again, or use the nearfar version that wrote it",
         ) from None
-    if identity == workspace.identity:
+    if workspace.identity in (None, identity):
         return True
     raise InputError(
         path,
@@ -181,12 +181,8 @@ def _save(
     write_json(card, tree | dict(workspace.card))
 
 
-def _records(workspace: Workspace | None) -> Any:
-    if workspace is None or workspace.tensorboard is None:
-        return nullcontext()
-    from nearfar.progress import tensorboard_writer
-
-    return tensorboard_writer(workspace.tensorboard / workspace.name)
+def _tensorboard(workspace: Workspace | None) -> Path | None:
+    return None if workspace is None or workspace.tensorboard is None else workspace.tensorboard / workspace.name
 
 
 def _inverses(covariances: Any, machine: str) -> Precisions:

@@ -1,4 +1,4 @@
-"""Batches for pre-training as a pure function of seed and step, read from disk as they are needed."""
+"""Batches of pre-training as a pure function of seed and step, read from disk as they are needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.recordings import Recording, read_crop
 from nearfar.encoders.eat import EATConfig
 from nearfar.frontends.kaldi import padded_frame_count
-from nearfar.pretraining.masking import inverse_block_masks
+from nearfar.pretraining.model import inverse_block_masks
 from nearfar.pretraining.recipe import Masking
 from nearfar.training.batches import step_samples
 
@@ -29,9 +29,9 @@ class CropBatch:
 
     Attributes:
         waveform: (rows, samples) float32 at 16 kHz.
-        masked: (rows * clones, cells) bool, the views of a row one after another; True = to be predicted.
-        files: the recordings the rows come from.
-        noise_seeds: one per row, of what the decoder sees at masked cells.
+        masked: (rows * clones, cells) bool, the views of a row consecutively; True = to be predicted.
+        files: the recording of each row.
+        noise_seeds: a seed per row, for the decoder's input at masked cells.
     """
 
     waveform: Tensor
@@ -40,7 +40,7 @@ class CropBatch:
     noise_seeds: tuple[int, ...]
 
     def part(self, rows: slice) -> CropBatch:
-        """Some of its rows."""
+        """The same of some of the rows."""
         clones = len(self.masked) // len(self.waveform)
         first, last, _ = rows.indices(len(self.waveform))
         masked = self.masked[first * clones : last * clones]
@@ -50,7 +50,7 @@ class CropBatch:
 class Crops:
     """Random crops of all channels of all recordings.
 
-    An epoch hears every channel once per crop length it lasts, rounded up, in a fresh order.
+    An epoch takes from every channel its length divided by the crop length, rounded up, crops, in random order.
 
     Args:
         recordings: see :func:`nearfar.data.recordings.find_recordings`.
@@ -74,8 +74,8 @@ class Crops:
         self.recordings, self.masking, self.bands = recordings, masking, config.bands
         self.samples, self.batch_size, self.seed = round(crop_seconds * SAMPLE_RATE_HZ), batch_size, seed
         self.columns = padded_frame_count(self.samples) // config.patch_size
-        turns = [math.ceil(one.seconds / crop_seconds) for one in recordings]
-        self._ends = np.cumsum([one.channels * n for one, n in zip(recordings, turns, strict=True)])
+        counts = [one.channels * math.ceil(one.seconds / crop_seconds) for one in recordings]
+        self._ends = np.cumsum(counts)
 
     def __len__(self) -> int:
         """Crops in an epoch."""
@@ -87,12 +87,12 @@ class Crops:
         Raises:
             InputError: if a recording cannot be read.
         """
-        turn = step_samples(step, self.batch_size, len(self), self.seed)[first:last]
+        chosen = step_samples(step, self.batch_size, len(self), self.seed)[first:last]
         waveforms, masks, files = [], [], []
-        for row, index in enumerate(turn, start=first):
-            place = int(np.searchsorted(self._ends, index, side="right"))
-            recording = self.recordings[place]
-            channel = (int(self._ends[place]) - 1 - index) % recording.channels
+        for row, index in enumerate(chosen, start=first):
+            position = int(np.searchsorted(self._ends, index, side="right"))
+            recording = self.recordings[position]
+            channel = (int(self._ends[position]) - 1 - index) % recording.channels
             random = np.random.default_rng((self.seed, _CROP, step, row))
             waveforms.append(read_crop(recording, channel, self.samples, random))
             masks.append(self._masks(step, row))

@@ -1,7 +1,7 @@
-"""The state of a training run in one safetensors file, replaced atomically.
+"""The state of a training in one safetensors file, replaced atomically.
 
-Trainable parameters, AdamW's moments and the number of finished steps are the whole state: batches and learning
-rate are functions of the step (see :mod:`nearfar.training.batches`).
+Trainable parameters, the moments of Adam or AdamW, named buffers and the number of finished steps are the whole
+state: batches and learning rates are functions of the step.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from nearfar.files import flush_to_disk, whole_file
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
-_OTHER = {"model_key": "recipe", "data_key": "training clips", "base_hash": "encoder weights"}
+_MEANING = {"model_key": "recipe", "data_key": "training clips", "base_hash": "encoder weights"}
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a checkpoint belongs to; a run continues only from a checkpoint of the same.
+    """Which training a checkpoint belongs to; a training resumes only from a checkpoint of the same identity.
 
-    ``base_hash`` is of the encoder's weights before training; None where nobody has loaded them yet.
+    Attributes:
+        model_key: hash of the settings that decide the result.
+        data_key: hash of the training data.
+        base_hash: hash of the encoder's weights before training; None is not compared.
     """
 
     model_key: str
@@ -48,15 +51,15 @@ def save_checkpoint(
     identity: Identity,
     buffers: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write the state after ``step`` finished steps; the previous checkpoint stays until the new one is whole.
+    """Write the state after ``step`` finished steps; the previous checkpoint is replaced once it is complete.
 
     Args:
-        folder: where ``checkpoint.safetensors`` lies.
+        folder: of ``checkpoint.safetensors``; it is created if needed.
         parameters: every trainable parameter by name.
-        optimizer: an AdamW over these parameters.
+        optimizer: an Adam or AdamW over these parameters.
         step: number of finished steps.
-        identity: of the run.
-        buffers: what else training changes, by name.
+        identity: of the training.
+        buffers: other tensors that training changes, by name.
 
     Raises:
         NearfarError: if the file cannot be written, for instance because the disk is full.
@@ -67,6 +70,7 @@ def save_checkpoint(
     tensors |= {f"buffer.{name}": value.detach().cpu().clone() for name, value in (buffers or {}).items()}
     metadata = {"step": str(step), **{key: value for key, value in asdict(identity).items() if value is not None}}
     path = folder / CHECKPOINT_FILE
+    folder.mkdir(parents=True, exist_ok=True)
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     try:
         if shutil.disk_usage(folder).free < needed:
@@ -75,10 +79,10 @@ def save_checkpoint(
             save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata)
             flush_to_disk(partial)
     except (OSError, SafetensorError) as error:
-        kept = "the previous checkpoint is kept" if path.is_file() else "there is no earlier checkpoint"
+        earlier = "the previous checkpoint is kept" if path.is_file() else "there is no earlier checkpoint"
         raise NearfarError(
             f"{path}: cannot write the checkpoint of step {step} ({error}); it needs {needed / 1e6:.0f} MB and "
-            f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free; {kept}. "
+            f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free; {earlier}. "
             "Free some space and run the same command again; it continues from the last checkpoint."
         ) from None
 
@@ -90,7 +94,9 @@ def load_checkpoint(
     identity: Identity,
     buffers: Mapping[str, Tensor] | None = None,
 ) -> int:
-    """Restore the state in place and return the number of finished steps; 0 where there is no checkpoint.
+    """Restore the state in place and return the number of finished steps; 0 without a checkpoint.
+
+    Arguments are those of :func:`save_checkpoint`.
 
     Raises:
         InputError: if the checkpoint cannot be read, belongs to another run, or its tensors do not fit.
@@ -105,7 +111,7 @@ def load_checkpoint(
 
 
 def finished_steps(folder: Path, identity: Identity) -> int:
-    """How far the folder's checkpoint has come; 0 where there is none. Reads its header only.
+    """Number of finished steps of the folder's checkpoint; 0 without one. Reads the file's header only.
 
     Raises:
         InputError: if the checkpoint cannot be read or belongs to another run.
@@ -120,8 +126,8 @@ def finished_steps(folder: Path, identity: Identity) -> int:
         raise _unfit(path, f"a file that cannot be read ({error})", "a checkpoint") from None
     for key, expected in asdict(identity).items():
         if expected is not None and metadata.get(key) != expected:
-            what = _OTHER[key]
-            raise _unfit(path, f"a checkpoint of other {what} ({metadata.get(key)})", f"{what} {expected}")
+            meaning = _MEANING[key]
+            raise _unfit(path, f"a checkpoint of other {meaning} ({metadata.get(key)})", f"{meaning} {expected}")
     if not metadata.get("step", "").isdecimal():
         raise _unfit(path, f"the step {metadata.get('step')}", "a number of finished steps")
     return int(metadata["step"])
@@ -134,27 +140,29 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     buffers: Mapping[str, Tensor],
 ) -> None:
-    wanted = {
+    expected = {
         f"{kind}.{name}": () if kind == "step" else tuple(parameter.shape)
         for kind in ("parameter", "exp_avg", "exp_avg_sq", "step")
         for name, parameter in parameters.items()
     } | {f"buffer.{name}": tuple(buffer.shape) for name, buffer in buffers.items()}
-    if missing := sorted(wanted.keys() - tensors.keys()):
+    if missing := sorted(expected.keys() - tensors.keys()):
         raise _unfit(path, f"{len(missing)} missing tensors ({', '.join(missing[:3])})", "a whole checkpoint")
-    if extra := sorted(tensors.keys() - wanted.keys()):
+    if extra := sorted(tensors.keys() - expected.keys()):
         raise _unfit(
             path, f"{len(extra)} unexpected tensors ({', '.join(extra[:3])})", "only this model's tensors"
         )
-    for key, shape in wanted.items():
+    for key, shape in expected.items():
         if tensors[key].shape != shape:
             raise _unfit(path, f"{key} of shape {tuple(tensors[key].shape)}", f"shape {shape}")
+    # Only a fused optimizer counts its steps on the device of the parameter.
+    fused = bool(optimizer.defaults.get("fused"))
     with torch.no_grad():
         for name, buffer in buffers.items():
             buffer.copy_(tensors[f"buffer.{name}"])
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])
             optimizer.state[parameter] = {
-                "step": tensors[f"step.{name}"],
+                "step": tensors[f"step.{name}"].to(parameter.device if fused else "cpu").clone(),
                 # Cloned, since a tensor may be a view of the mapped file, which the next checkpoint replaces.
                 "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device).clone(),
                 "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device).clone(),
