@@ -1,4 +1,4 @@
-"""``fetch_encoder`` against a hub on the loopback interface: verified, recorded, with retries, and not asked twice."""
+"""``fetch_encoder`` against a hub on the loopback interface: verification, record, retries, use of the cache."""
 
 from __future__ import annotations
 

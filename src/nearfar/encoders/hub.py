@@ -43,7 +43,7 @@ class PublishedWeights:
 
 
 PUBLISHED = {
-    # The hub's commit is unknown, so the content is pinned. Both numbers are second-hand: the size follows from the
+    # The hub's commit is unknown, so the content is pinned. Both numbers are second-hand: the size follows from
     # names and shapes of the tensors and equals that of a copy in Git LFS, whose identifier is the hash; a public
     # replication package lists the same hash for this hub name.
     "worstchan/EAT-base_epoch30_pretrain": PublishedWeights(
@@ -53,9 +53,9 @@ PUBLISHED = {
         size_bytes=359_905_840,
         sha256="8623072d09aac4f3ad1168b4fed3a24e4f68fe1da25b9fe733375efb237e5f48",
     ),
-    # The commit is pinned: two public projects name it, one of them with the licence and the number of stored values,
-    # 308,867,072, which is that of EAT-large with its table of positions. Size and hash of the file are unknown, so
-    # it is compared only with what the hub states.
+    # The commit is pinned: two public projects name it, one of them with the licence and the number of stored
+    # values, 308,867,072, which is that of EAT-large with its table of positions. Size and hash of the file are
+    # unknown, so it is compared only with what the hub states.
     "worstchan/EAT-large_epoch20_pretrain": PublishedWeights(
         source="https://huggingface.co/worstchan/EAT-large_epoch20_pretrain",
         licence="MIT",
@@ -314,8 +314,8 @@ def _check_identity(path: Path, published: PublishedWeights) -> str | None:
     sha256 = _sha256(path)
     if sha256 != published.sha256:
         warnings.warn(
-            f"{path} has SHA-256 {sha256}, not {published.sha256}. The expected hash comes from third parties, not "
-            f"from the publisher; compare with {published.source} before you trust either",
+            f"{path} has SHA-256 {sha256}, not {published.sha256}. The expected hash comes from third parties, "
+            f"not from the publisher; compare with {published.source} before you trust either",
             stacklevel=2,
         )
     return sha256

@@ -60,7 +60,7 @@ class AdaCosLoss(AngularLoss):
         self.register_buffer("scale", torch.tensor(start))
 
     def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Logarithms of the classes' probabilities, (batch, num_classes) float32; adapts the scale while training."""
+        """Log-probabilities, (batch, num_classes) float32; adapts the scale while training."""
         cosine = self.cosine(embeddings)
         if self.training:
             self.scale.copy_(self.adapted(cosine.detach(), labels))

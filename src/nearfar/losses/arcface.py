@@ -42,7 +42,7 @@ def arcface_logits(cosine: Tensor, labels: Tensor, scale: float, margin: float) 
 
 
 class ArcFaceLoss(AngularLoss):
-    """Additive angular margin loss (ArcFace), with several centres per class if asked.
+    """Additive angular margin loss (ArcFace), with one or several centres per class.
 
     The cosine to a class is that to its nearest centre (Deng et al., "Sub-center ArcFace: Boosting Face
     Recognition by Large-Scale Noisy Web Faces", ECCV 2020). Call it as :meth:`AngularLoss.forward` describes.
