@@ -258,12 +258,12 @@ def heat_map(
             for x, value in enumerate(row):
                 if value is None or not math.isfinite(value):
                     continue
-                fraction = (value - low) / (high - low) if high > low else 1.0
-                cell = Rectangle((x, y), 0.97, 0.95, facecolor=PALETTE["blue"], alpha=_DARKEST * fraction)
-                axes.add_patch(cell)
+                opacity = _DARKEST * (0.1 + 0.9 * ((value - low) / (high - low) if high > low else 1.0))
+                axes.add_patch(Rectangle((x, y), 0.97, 0.95, facecolor=PALETTE["blue"], alpha=opacity))
                 axes.text(x + 0.49, y + 0.5, f"{value:.1f}", ha="center", va="center", size=_TICK)
         axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, ha="left", rotation_mode="anchor")
+        slanted: Any = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, **slanted if max(map(len, columns)) > 5 else {})
         axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.grid(visible=False)
@@ -295,8 +295,8 @@ def spectrogram(log_mel: ArrayLike, marked: NDArray[np.bool_], title: str, descr
     with _figure(width=460, height=190) as figure:
         axes = figure.add_subplot()
         axes.imshow(
-            thinned.T, cmap=colormaps["magma"].resampled(_COLOURS), vmin=low, vmax=max(high, low + 1e-6), aspect="auto", origin="lower",
-            interpolation="none", extent=(edges_s[0], end_s, 0, values.shape[1]),
+            thinned.T, cmap=colormaps["magma"].resampled(_COLOURS), vmin=low, vmax=max(high, low + 1e-6),
+            aspect="auto", origin="lower", interpolation="none", extent=(edges_s[0], end_s, 0, values.shape[1]),
         )  # fmt: skip
         corners = outline(marked)
         lines = np.stack([edges_s[corners[..., 0]], PATCH_FRAMES * corners[..., 1]], axis=-1)
@@ -482,9 +482,11 @@ def _inline(svg: bytes, name: str, title: str, description: str) -> str:
             element.set(key, re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}", element.get(key, "")))
         if "style" in element.attrib:
             element.set("style", _page_style(element.get("style", "")))
+    box = root.get("viewBox", "")
     root.attrib = {
         "class": "chart",
-        "viewBox": root.get("viewBox", ""),
+        "viewBox": box,
+        "style": f"max-width: {1.5 * float(box.split()[2]):.0f}px",
         "role": "img",
         "aria-labelledby": f"t{name} d{name}",
     }

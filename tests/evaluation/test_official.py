@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import hmean
 from sklearn.metrics import roc_auc_score
 
+from nearfar.charts import machine_figure
 from nearfar.errors import InputError
-from nearfar.evaluation.figures import machine_figure
 from nearfar.evaluation.metrics import evaluate_scores, hides_labels, machine_metrics, truth_from_names
 from nearfar.evaluation.official import CURRENT, OFFICIAL_SCORES, column_means, overall_score, section_scores
 from nearfar.evaluation.scorefiles import MachineScores

@@ -1,4 +1,4 @@
-"""Maps of departures against naive loops, and on sounds and simulated faults whose place is known."""
+"""Maps of departures against naive loops, and on bursts and simulated faults at known times and frequencies."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_bank_comes_back_from_its_tensors(tmp_path: Path) -> None:
 
     bank = fit_patches(random_clips(3))
     save_file(bank.tensors(), tmp_path / "bank.safetensors")
-    again = PatchBank.restored(load_file(tmp_path / "bank.safetensors"))
+    again = PatchBank.from_tensors(load_file(tmp_path / "bank.safetensors"))
     assert all(torch.equal(again.tensors()[name], value) for name, value in bank.tensors().items())
 
 
