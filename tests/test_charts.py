@@ -1,4 +1,4 @@
-"""Charts: curves against scikit-learn, drawn coordinates against the data, PNG files and inline SVG."""
+"""Charts: drawn coordinates against the data, PNG files and inline SVG."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from nearfar.charts import (
     PALETTE,
@@ -22,12 +19,11 @@ from nearfar.charts import (
     machine_figure,
     outline,
     roc,
-    roc_curve,
     scatter,
     spectrogram,
 )
-from nearfar.evaluation.metrics import machine_metrics
 from nearfar.frontends.kaldi import mel_centres_hz
+from nearfar.metrics import machine_metrics
 
 
 def parsed(chart) -> ET.Element:
@@ -62,15 +58,6 @@ def values_of_line(root: ET.Element, colour: str) -> np.ndarray:
 
 
 # --- the numbers behind the charts ------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=2, max_size=40))
-def test_the_roc_curve_is_scikit_learns(clips):
-    labels = np.array([True, False] + [label for label, _ in clips])
-    scores = np.array([3, 3] + [score for _, score in clips], dtype=float)
-    alarms, hits, _ = sklearn_roc_curve(labels, scores, drop_intermediate=False)
-    np.testing.assert_allclose(np.array(roc_curve(labels, scores)), np.array([alarms, hits]), atol=1e-15)
 
 
 def test_the_fraction_above_a_threshold_by_hand():

@@ -21,11 +21,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearfar.evaluation.metrics import DOMAINS, MAX_FPR, domain_rows, machine_metrics
-from nearfar.evaluation.official import CURRENT, OfficialScore
 from nearfar.explain.localisation import time_edges_s
 from nearfar.files import whole_file
 from nearfar.frontends.kaldi import FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, mel_centres_hz
+from nearfar.metrics import CURRENT, DOMAINS, MAX_FPR, OfficialRule, domain_rows, machine_metrics, roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,7 +148,7 @@ def histogram(
 
 
 def roc(
-    labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, title: str, rule: OfficialScore = CURRENT
+    labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, title: str, rule: OfficialRule = CURRENT
 ) -> Chart:
     """ROC curves of one machine: of both domains and of all clips, with their areas in the legend.
 
@@ -163,7 +162,7 @@ def roc(
         rule: of the clips' year; a domain without normal clips is left out where the rule allows it.
 
     Raises:
-        ValueError: as :func:`nearfar.evaluation.metrics.machine_metrics`.
+        ValueError: as :func:`nearfar.metrics.machine_metrics`.
     """
     with _figure(height=280, rows=3) as figure:
         areas = _draw_roc(figure.add_subplot(), labels, domains, scores, rule)
@@ -315,7 +314,7 @@ def machine_figure(
     scores: ArrayLike,
     title: str,
     path: Path,
-    rule: OfficialScore = CURRENT,
+    rule: OfficialRule = CURRENT,
 ) -> None:
     """Draw a machine's score histogram by domain and label beside its ROC curves, to a PNG file.
 
@@ -341,25 +340,6 @@ def machine_figure(
         _draw_histogram(left, groups, ())
         areas = _draw_roc(right, anomalous, domain, score, rule)
     Chart(figure, f"{machine} – {title}", "; ".join(areas)).save_png(path)
-
-
-def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1); tied clips move both at once.
-
-    Args:
-        labels: (clips,) bool or 0/1, true for an anomaly; both must occur.
-        scores: (clips,) finite numbers, higher is more anomalous.
-
-    Returns:
-        two arrays (distinct scores + 1,).
-    """
-    anomalous, score = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-score, kind="stable")
-    last_of_tie = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
-    hits = np.cumsum(anomalous[order])[last_of_tie]
-    alarms = last_of_tie + 1 - hits
-    start = np.zeros(1)
-    return np.append(start, alarms / alarms[-1]), np.append(start, hits / hits[-1])
 
 
 def fraction_above(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
@@ -430,7 +410,7 @@ def _draw_thresholds(axes: Axes, thresholds: Sequence[tuple[str, float]]) -> Non
 
 
 def _draw_roc(
-    axes: Axes, labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, rule: OfficialScore
+    axes: Axes, labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, rule: OfficialRule
 ) -> list[str]:
     """Draw the curves; the names with their areas are returned."""
     anomalous, domain, score = np.asarray(labels, dtype=bool), np.asarray(domains), np.asarray(scores)
