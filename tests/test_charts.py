@@ -158,7 +158,7 @@ def test_descriptions_state_what_is_drawn():
     x, y = np.array([0.0, 1.0]), np.array([0.25, 0.75])
     assert parsed(curve(x, y, "t", "x", "y"))[1].text == "y over x, from 0.25 at 0 to 0.75 at 1"
     chart = scatter(
-        [Points("a", "source normal", x, y), Points("", "source normal", x, y, far=True)], "t", "x", "y"
+        [Points("a", "source normal", x, y), Points("", "source normal", x, y, other_view=True)], "t", "x", "y"
     )
     assert parsed(chart)[1].text == "y over x. a: 2 clips around 0.5, 0.5"
     chart = heat_map([[50.0, None]], ["row"], ["p", "q"], "t")
@@ -178,13 +178,13 @@ def test_points_lie_at_their_coordinates():
 
 def test_kinds_differ_in_shape():
     points, drawn = np.zeros(1), []
-    for kind, far in (
+    for kind, other in (
         ("source normal", False),
         ("target anomaly", False),
         ("source normal", True),
         ("source anomaly", True),
     ):
-        root = parsed(scatter([Points("n", kind, points, points, far=far)], "t", "x", "y", ticks=False))
+        root = parsed(scatter([Points("n", kind, points, points, other_view=other)], "t", "x", "y", ticks=False))
         (mark,) = {path.get("d") for path in root.iter("path") if path.get("id", "").startswith("m")}
         drawn.append(mark)
     assert len(set(drawn)) == len(drawn)

@@ -58,7 +58,7 @@ _STYLES = {
     "normal": _Style("blue", line="--"),
     "anomaly": _Style("vermilion"),
 }
-_FAR_MARKERS = {"o": "s", "x": "+"}
+_OTHER_MARKERS = {"o": "s", "x": "+"}
 _BINS = 24
 _MOST_STEPS = 200
 _MOST_COLUMNS, _COLOURS = 320, 48
@@ -116,14 +116,14 @@ class Points:
         name: for the legend; left out of it where the name is empty.
         kind: such as ``source normal``, ``target anomaly`` or ``source training``: sets colour and mark.
         x, y: (clips,).
-        far: whether these are embeddings of the far channel, which have other marks.
+        other_view: whether to draw squares for circles and + for x, as for clips of a second view.
     """
 
     name: str
     kind: str
     x: NDArray[np.float64]
     y: NDArray[np.float64]
-    far: bool = False
+    other_view: bool = False
 
 
 def histogram(
@@ -220,7 +220,7 @@ def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *,
             colour = PALETTE[style.colour]
             axes.plot(
                 group.x, group.y, linestyle="none", color=colour, alpha=style.alpha, markersize=style.size,
-                marker=_FAR_MARKERS[style.marker] if group.far else style.marker, markeredgewidth=1.2,
+                marker=_OTHER_MARKERS[style.marker] if group.other_view else style.marker, markeredgewidth=1.2,
                 markerfacecolor="none" if style.hollow else colour, label=group.name or "_unnamed",
             )  # fmt: skip
         axes.set(xlabel=x_label, ylabel=y_label)

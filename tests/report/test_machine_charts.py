@@ -1,4 +1,4 @@
-"""The map of clips beside scikit-learn's principal components."""
+"""The map of clips against scikit-learn's principal components."""
 
 from __future__ import annotations
 

@@ -145,6 +145,26 @@ def test_without_recordings_the_page_says_what_is_missing(run: Path, tmp_path: P
     assert "<audio" in report_run(moved, tmp_path / "b.html", data=small_factory).read_text(encoding="utf-8")
 
 
+def test_domains_with_thresholds_of_their_own_are_shown_by_the_runs_decisions(
+    small_factory: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe("nearfar-best").with_changes(
+        **{"threshold.domains": "separate", "threshold.rule": "empirical", "threshold.false_alarm_rate": 0.5}
+    )
+    run_system(recipe, small_factory, tmp_path / "run")
+    text = report_run(tmp_path / "run", tmp_path / "report.html").read_text(encoding="utf-8")
+    thresholds = json.loads((tmp_path / "run" / "thresholds.json").read_text())
+    assert [row["domain"] for row in thresholds] == ["source", "target"] * 2
+    for row in thresholds:
+        assert f">threshold, {row['domain']} {row['value']:.3g}</text>" in text
+    decisions = dict(
+        line.split(",")
+        for line in (tmp_path / "run/scores/decision_result_hummer_section_00_test.csv").read_text().splitlines()
+    )
+    flagged = [int(decision) for name, decision in decisions.items() if "_anomaly_" in name]
+    assert f"{100 * sum(flagged) / len(flagged):.0f}\u00a0% of anomalies." in text
+
+
 def test_a_run_with_hidden_labels_has_scores_but_no_verdicts(small_factory: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(small_factory / "hummer", data / "hummer")

@@ -103,7 +103,7 @@ def map_chart(
         groups: of test clips: (name, kind, rows), kinds as in :class:`nearfar.charts.Points`.
     """
     series: list[Points] = []
-    for number, (view, (train, test)) in enumerate(clip_map.points.items()):
+    for number, (train, test) in enumerate(clip_map.points.values()):
         parts = [
             (f"training, {domain}", f"{domain} training", train[mask])
             for domain, mask in (("source", ~target), ("target", target))
@@ -111,13 +111,14 @@ def map_chart(
         ] + [(f"test, {name}", kind, test[rows]) for name, kind, rows in groups]
         for name, kind, points in parts:
             # One legend for all views: colours are the same.
-            series.append(Points("" if number else name, kind, points[:, 0], points[:, 1], far=view == "far"))
+            series.append(Points("" if number else name, kind, points[:, 0], points[:, 1], other_view=number > 0))
     caption = (
         "Clips with similar embeddings lie close together, as far as two dimensions can show it. In brackets: the "
         "fraction of the training clips' variance."
     )
-    if len(clip_map.points) > 1 and "far" in clip_map.points:
-        caption += " Squares and + are clips of the far channel."
+    first, *others = clip_map.points
+    if others:
+        caption += f" Circles and × are from {first}, squares and + from {' and '.join(others)}."
     labels = [f"component {number} ({percent(part)})" for number, part in enumerate(clip_map.explained, start=1)]
     chart = scatter(series, f"Two principal components of {machine}", labels[0], labels[1], ticks=False)
     return PageChart("Map of clips", chart.svg(), caption)
