@@ -62,7 +62,7 @@ class MachineFacts:
         truth: labels and domains of the test clips, or None where they are hidden.
         rule: of the official score of the clips' year.
         views: (clips,) scores of every view before fusion.
-        normal, normal_views: leave-one-out scores of training clips, fused and of every view.
+        normal: leave-one-out scores of training clips.
         thresholds: (domain, value), the domain None where both have one threshold; empty where there is none.
         flagged: (clips,) bool, test clips classified as anomalous; None without a threshold.
         train, test: the clips, empty where the recordings cannot be found.
@@ -73,7 +73,6 @@ class MachineFacts:
     rule: OfficialRule
     views: dict[str, Numbers]
     normal: Numbers
-    normal_views: dict[str, Numbers]
     thresholds: tuple[tuple[str | None, float], ...]
     flagged: NDArray[np.bool_] | None
     train: tuple[Clip, ...]
@@ -174,7 +173,6 @@ def read_run(run: Path, data: Path | None = None) -> RunFacts:
                 truth.rule,
                 {view: np.array(scores) for view, scores in row.get("views", {}).items()},
                 np.array(row.get("normal", [])),
-                {view: np.array(scores) for view, scores in row.get("normal_views", {}).items()},
                 tuple(thresholds.get(key, ())),
                 flagged.get(key),
                 tuple(clip for clip in own if clip.split == "train"),
