@@ -104,7 +104,7 @@ def test_no_samples(tmp_path):
 def test_missing(tmp_path):
     with pytest.raises(InputError) as caught:
         read_waveform(tmp_path / "a.wav")
-    expect(caught.value, tmp_path / "a.wav", "No such file", "WAV or FLAC", "Check that it exists")
+    expect(caught.value, tmp_path / "a.wav", "No such file", "WAV or FLAC", "Check the path")
 
 
 def test_truncated_wav(tmp_path):
@@ -142,7 +142,7 @@ def test_a_libsndfile_that_returns_what_is_left_without_a_word(tmp_path, monkeyp
     monkeypatch.setattr(soundfile.SoundFile, "read", lambda *args, **kwargs: whole(*args, **kwargs)[:1000])
     with pytest.raises(InputError) as caught:
         read_waveform(path)
-    expect(caught.value, path, "breaks off after 1000 of 1600 samples", "a whole WAV or FLAC file", "Copy")
+    expect(caught.value, path, "ends after 1000 of 1600 samples", "a whole WAV or FLAC file", "Copy")
 
 
 def test_flac_that_does_not_state_its_length(tmp_path):
@@ -154,7 +154,7 @@ def test_flac_that_does_not_state_its_length(tmp_path):
     for read in (read_header, read_waveform):
         with pytest.raises(InputError) as caught:
             read(path)
-        expect(caught.value, path, "does not state its length", "its length in the header", "Write it anew")
+        expect(caught.value, path, "does not state its length", "its length in the header", "Encode it again")
 
 
 # Waveforms
@@ -188,7 +188,7 @@ def test_mono_where_far_is_needed(tmp_path):
     path = write(tmp_path / "a.wav", noise(channels=1))
     with pytest.raises(InputError) as caught:
         read_waveform(path)
-    expect(caught.value, path, "1 channel (mono)", "at least 2", "a system that hears the near one only")
+    expect(caught.value, path, "1 channel (mono)", "at least 2", "use only the near one")
 
 
 def test_too_few_channels_for_the_choice(tmp_path):
@@ -244,7 +244,7 @@ def test_two_steps_are_sound(tmp_path):
 @pytest.fixture
 def nothing_said(monkeypatch):
     """As in a process that has not resampled yet."""
-    monkeypatch.setattr(audio, "_rates_said", set())
+    monkeypatch.setattr(audio, "_logged_rates", set())
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])

@@ -89,7 +89,7 @@ def test_anything_else_is_refused_by_name(name):
         ("section_٠٠_source_train_normal_0000_spd_1.wav", "train", "٠٠"),
         ("section_00_source_train_normal_٠٠٠٠_spd_1.wav", "train", "٠٠٠٠"),
         ("section_00_0000.wav\n.wav", "test", "0000"),
-        ("section_00_source_test_normal_0000_spd_1.wav", "train", "says 'test' in the folder 'train'"),
+        ("section_00_source_test_normal_0000_spd_1.wav", "train", "with 'test' in the folder 'train'"),
         ("section_00_source_train_anomaly_0000_spd_1.wav", "train", "anomalous clip in the training folder"),
         ("section_00_0000.wav", "train", "gives no domain and label"),
     ],

@@ -155,7 +155,7 @@ def test_empty_training_folder(root):
     empty = touch(root / "valve" / "train", "attributes_00.csv")
     with pytest.raises(InputError) as caught:
         read_dataset(root)
-    expect(caught.value, empty, "without WAV or FLAC", "normal recordings", "Put the training clips there")
+    expect(caught.value, empty, "without WAV or FLAC", "normal recordings", "Copy the training clips there")
 
 
 def test_a_name_outside_the_grammar(root):

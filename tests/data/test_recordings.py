@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import soxr
 
-from nearfar.data.recordings import Recording, find_recordings, read_crop, recordings_key
+from nearfar.data.recordings import AudioFile, find_recordings, read_crop, recordings_key
 from nearfar.errors import InputError
 
 
@@ -32,7 +32,7 @@ def test_finds_wav_flac_and_ogg_at_any_depth_and_rate(tmp_path: Path) -> None:
     (tmp_path / "a" / "notes.txt").write_text("no sound")
     found = find_recordings([tmp_path / "b", tmp_path / "a"])
     assert [one.path.name for one in found] == ["two.wav", "one.flac", "three.OGG"]
-    assert found[0] == Recording(tmp_path / "b" / "deep" / "two.wav", 8_000, 2, 8_000)
+    assert found[0] == AudioFile(tmp_path / "b" / "deep" / "two.wav", 8_000, 2, 8_000)
     assert [one.seconds for one in found] == pytest.approx([1.0, 0.1, 0.25])
 
 

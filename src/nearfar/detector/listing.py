@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nearfar.data.audio import read_headers
-from nearfar.data.listing import is_audio
+from nearfar.data.folders import is_audio
 from nearfar.errors import InputError
 
 

@@ -16,8 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearfar.data.clips import Domain, Label
-from nearfar.data.grammars import edition_of, parse_test_name
+from nearfar.data.clips import Domain, Label, edition_of, parse_test_name
 from nearfar.errors import InputError
 from nearfar.evaluation.official import (
     CURRENT,

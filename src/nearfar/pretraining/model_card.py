@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nearfar.data.recordings import Recording
+from nearfar.data.recordings import AudioFile
 from nearfar.pretraining.recipe import PretrainRecipe
 from nearfar.pretraining.training import PretrainRecord
 
@@ -29,7 +29,7 @@ class Training:
 
     recipe: PretrainRecipe
     folders: Sequence[Path]
-    recordings: Sequence[Recording]
+    recordings: Sequence[AudioFile]
     licences: Sequence[str]
     attributions: Sequence[str]
     start_hash: str

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.recordings import Recording, find_recordings, recordings_key
+from nearfar.data.recordings import AudioFile, find_recordings, recordings_key
 from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
 from nearfar.encoders.weights import WEIGHTS_FILE
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Sources:
     folders: tuple[Path, ...]
-    recordings: list[Recording]
+    recordings: list[AudioFile]
     licences: tuple[str, ...]
     start_hash: str
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 from nearfar.data.audio import read_waveform
-from nearfar.data.grammars import edition_of, parse_2020, parse_2021, parse_test_name
+from nearfar.data.clips import edition_of, parse_2020, parse_2021, parse_test_name
 from nearfar.data.layouts import read_dataset
 from nearfar.errors import InputError
 
@@ -175,7 +175,7 @@ def test_the_supplemental_recordings_of_2025_are_neither_training_nor_test(tmp_p
     dataset = read_dataset(tmp_path)
     assert [clip.split for clip in dataset.clips] == ["train"]
     assert dataset.warnings == (
-        "AutoTrash/supplemental: 1 recordings of the machine alone or of noise alone, which are neither training "
+        "AutoTrash/supplemental: 1 recordings of only the machine or only noise, which are neither training "
         f"nor test clips and are not read, such as {name}",
     )
 

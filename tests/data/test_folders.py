@@ -165,8 +165,8 @@ def test_a_table_may_have_the_paths_of_windows(tmp_path):
 @pytest.mark.parametrize(
     ("files", "where", "found", "remedy"),
     [
-        (["normal/readme.txt"], "normal", "without WAV or FLAC", "Put them there"),
-        (["normal/1.wav", "test/1.wav"], "test/1.wav", "no folder that says what it is", "Move it there"),
+        (["normal/readme.txt"], "normal", "without WAV or FLAC", "Copy them there"),
+        (["normal/1.wav", "test/1.wav"], "test/1.wav", "no folder that labels it", "Move it there"),
         (["normal/=1/1.wav"], "normal/=1", "the folder name '=1'", "Rename"),
         (["normal/a/1.wav", "normal/a/1.flac"], "normal/a/1.wav", "the same clip as 1.flac", "Remove one"),
     ],
@@ -189,7 +189,7 @@ def test_the_challenge_s_layout_beside_it_is_refused(root):
     touch(root / "fan", "train/section_00_source_train_normal_0000_noAttribute.wav")
     with pytest.raises(InputError, match=r"lathe, laid out as your own folder, beside fan") as caught:
         read_dataset(root)
-    assert "folders of their own" in caught.value.remedy
+    assert "separate data folders" in caught.value.remedy
 
 
 @pytest.mark.parametrize("inside", ["pump 7/normal", "pump 7/test"])
