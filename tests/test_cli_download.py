@@ -72,19 +72,19 @@ def test_from_nothing_to_a_folder_that_nearfar_reads(run, mirror, small_factory,
         "eval_whiner.zip: downloaded",
     ]
     assert "Licence of record 20151556 of Zenodo: CC BY-NC-SA 4.0" in said
-    assert f"The recordings are in {out}. Look at them with: nearfar data {out}" in said
+    assert f"The recordings are in {out}. Summarise them with: nearfar data {out}" in said
     assert "unpacking dev_hummer.zip, MB: 2/2" in err
 
     code, said, _ = run("data", out)
     assert code == 0
     assert "hummer" in said
-    assert "odd" not in said
+    assert "warning" not in said
 
 
 def test_again_it_says_that_there_is_nothing_to_do(run, mirror, tmp_path):
     run("download", "dcase2026", "dev", "--out", tmp_path / "data")
     code, said, err = run("download", "dcase2026", "dev", "--out", tmp_path / "data")
-    assert (code, said.splitlines()[0], err) == (0, "dev_hummer.zip: already there", "")
+    assert (code, said.splitlines()[0], err) == (0, "dev_hummer.zip: already complete", "")
 
 
 def test_parts_and_machines_are_chosen(run, mirror, tmp_path):
@@ -113,18 +113,18 @@ def test_the_list_for_fetching_by_hand(run, tmp_path, monkeypatch):
 def test_without_network_by_hand(run, mirror, small_factory, tmp_path, monkeypatch):
     out = tmp_path / "data"
     monkeypatch.setenv("NEARFAR_ZENODO", "http://127.0.0.1:9")
-    monkeypatch.setattr(transfer.Patience, "wait_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(transfer.RetryPolicy, "wait_seconds", lambda *args: 0.0)
     code, _, err = run("download", "dcase2026", "--out", out)
     assert code == 2
-    assert "nearfar: could not fetch 3 of the archives (ConnectionRefusedError" in err
-    assert f"put them as they are into {out}" in err
+    assert "nearfar: could not download 3 of the archives (ConnectionRefusedError" in err
+    assert f"copy them as they are into {out}" in err
     addresses = [line.split()[0] for line in err.splitlines() if line.startswith("http") and " md5 " in line]
     assert len(addresses) == 3
     for address in addresses:
         shutil.copy(tmp_path / "mirror" / address.removeprefix("http://127.0.0.1:9/"), out)
     code, said, _ = run("download", "dcase2026", "--out", out)
     assert code == 0
-    assert said.count("put there by hand") == 3
+    assert said.count("local file") == 3
     assert clips(out) == clips(small_factory)
 
 

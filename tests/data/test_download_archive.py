@@ -104,6 +104,9 @@ def test_a_file_that_comes_twice_is_refused(tmp_path):
     archive = write_zip(tmp_path / "a.zip", ("fan/a.wav", b"one"), ("fan/./a.wav", b"two"))
     with pytest.raises(InputError, match=r"'fan/\./a\.wav' twice"):
         unpack(archive, tmp_path / "out")
+    mixed = write_zip(tmp_path / "c.zip", ("fan", b"one"), ("fan/", b""))
+    with pytest.raises(InputError, match="'fan/' twice"):
+        unpack(mixed, tmp_path / "out")
     twice = write_zip(tmp_path / "b.zip", ("fan/", b""), ("fan/", b""), ("fan/a.wav", b"one"))
     unpack(twice, tmp_path / "out")
     assert tree(tmp_path / "out") == {"fan/a.wav": b"one"}
@@ -186,6 +189,6 @@ def test_merging_adds_what_is_new_and_keeps_what_is_there(tmp_path):
 )
 def test_merging_never_replaces(tmp_path, there, arriving):
     target = fill(tmp_path / "out", there)
-    with pytest.raises(InputError, match="Move it away and give the same command again"):
+    with pytest.raises(InputError, match="Move it and rerun the same command"):
         merge(fill(tmp_path / "aside", arriving), target, origin="fan")
     assert tree(target) == there

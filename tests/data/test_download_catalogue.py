@@ -71,7 +71,7 @@ def test_choosing(parts, machines, names):
     ("parts", "machines", "message"),
     [
         (["test"], [], "test: found no such part; expected dev, train or eval"),
-        (["dev"], ["Fan"], "--machines: found Fan; expected machines of dev: bearingEmu, fan, gearboxEmu"),
+        (["dev"], ["Fan"], "machines: found Fan; expected machines of dev: bearingEmu, fan, gearboxEmu"),
         (["dev"], ["Sander"], "found Sander, which is in eval and train; expected machines of dev"),
     ],
 )

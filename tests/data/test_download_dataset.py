@@ -15,15 +15,14 @@ from dataclasses import replace
 
 import pytest
 
-from nearfar.data.download import dataset, delivery
-from nearfar.data.download.arrivals import STORE
-from nearfar.data.download.dataset import by_hand, download
-from nearfar.data.download.transfer import Patience
+from nearfar.data.download import dataset
+from nearfar.data.download.dataset import STORE, address_list, download
+from nearfar.data.download.transfer import RetryPolicy
 from nearfar.data.layouts import read_dataset
 from nearfar.errors import InputError, NearfarError
 
 Usage = namedtuple("Usage", "total used free")
-QUICK = Patience(attempts=3, timeout_seconds=5, sleep=lambda seconds: None)
+QUICK = RetryPolicy(attempts=3, timeout_seconds=5, sleep=lambda seconds: None)
 
 
 @pytest.fixture
@@ -36,9 +35,9 @@ def get(loopback, out):
     """``get(*archives)``: what became of each."""
 
     def got(*archives, **settings):
-        arrivals = download(archives, out, **{"base_url": loopback.url, "patience": QUICK, **settings})
-        assert [arrival.archive for arrival in arrivals] == list(archives)
-        return [arrival.how for arrival in arrivals]
+        fetched = download(archives, out, **{"base_url": loopback.url, "retry": QUICK, **settings})
+        assert [entry.archive for entry in fetched] == list(archives)
+        return [entry.how for entry in fetched]
 
     return got
 
@@ -86,7 +85,7 @@ def test_a_second_run_does_nothing(serve, get, loopback):
     archives = [serve("dev", "fan"), serve("eval", "Sander")]
     get(*archives)
     asked = len(loopback.requests)
-    assert get(*archives) == ["already there"] * 2
+    assert get(*archives) == ["already complete"] * 2
     assert len(loopback.requests) == asked
 
 
@@ -118,7 +117,7 @@ def test_what_is_no_longer_whole_is_fetched_again(serve, get, out, loss):
         record.write_text(record.read_text().replace(archive.md5, "0" * 32))
     assert get(archive) == ["downloaded"]
     assert visible(out) == FAN
-    assert get(archive) == ["already there"]
+    assert get(archive) == ["already complete"]
 
 
 def test_a_partial_archive_is_continued(serve, get, out, loopback):
@@ -162,10 +161,10 @@ def test_wrong_bytes_twice_are_an_error_and_leave_nothing(serve, get, out, loopb
     with pytest.raises(NearfarError) as caught:
         get(bad, good)
     wrong = hashlib.md5(bytes(255 - byte for byte in content)).hexdigest()
-    assert f"found md5 {wrong}, after a fresh download too; the file was removed" in str(caught.value)
+    assert f"found md5 {wrong}, after a second download too; the file was removed" in str(caught.value)
     assert f"expected md5 {bad.md5}" in str(caught.value)
     assert stored(out) == {"dev_valveEmu.zip.json"}  # the other one arrived
-    assert get(bad, good) == ["downloaded", "already there"]
+    assert get(bad, good) == ["downloaded", "already complete"]
 
 
 def test_all_at_once(serve, get, out, loopback):
@@ -205,14 +204,14 @@ def test_without_network_the_message_says_what_to_fetch_by_hand_and_it_is_used(s
         get(
             *archives,
             base_url="http://127.0.0.1:9",
-            patience=Patience(attempts=3, sleep=waits.append),
+            retry=RetryPolicy(attempts=3, sleep=waits.append),
             connections=1,
         )
     message = str(caught.value)
-    assert message.startswith("could not fetch 4 of the archives (ConnectionRefusedError: ")
-    assert "1 are in place" in message
-    assert f"put them as they are into {out}, and give the same command again" in message
-    assert message.endswith(by_hand(archives[1:], "http://127.0.0.1:9"))
+    assert message.startswith("could not download 4 of the archives (ConnectionRefusedError: ")
+    assert "1 are complete" in message
+    assert f"copy them as they are into {out}, and rerun the same command" in message
+    assert message.endswith(address_list(archives[1:], "http://127.0.0.1:9"))
     line = message.splitlines()[-1]
     size = len(loopback.files[archives[4].url("")])
     assert line == f"{archives[4].url('http://127.0.0.1:9')}  {size} bytes  md5 {archives[4].md5}"
@@ -220,7 +219,7 @@ def test_without_network_the_message_says_what_to_fetch_by_hand_and_it_is_used(s
 
     for archive in archives[1:]:
         (out / archive.filename).write_bytes(loopback.files[archive.url("")])
-    assert get(*archives, base_url="http://127.0.0.1:9") == ["already there"] + ["put there by hand"] * 4
+    assert get(*archives, base_url="http://127.0.0.1:9") == ["already complete"] + ["local file"] * 4
     assert all((out / archive.filename).is_file() for archive in archives[1:])
     assert set(read_dataset(out).machines) == {archive.machine for archive in archives}
 
@@ -231,7 +230,7 @@ def test_a_wrong_archive_by_hand_is_named_and_left_alone(serve, get, out, loopba
     (out / archive.filename).write_bytes(b"an interrupted download")
     with pytest.raises(NearfarError, match=r"found md5 \w{32} in 23 bytes; expected md5") as caught:
         get(archive)
-    assert "it was left as it is" in str(caught.value)
+    assert "it was not changed" in str(caught.value)
     assert (out / archive.filename).read_bytes() == b"an interrupted download"
     assert loopback.requests == []
 
@@ -240,7 +239,7 @@ def test_a_final_refusal_of_one_archive_does_not_hold_up_the_others(serve, get, 
     gone, there = serve("dev", "fan"), serve("dev", "valveEmu")
     loopback.script[gone.url("")] = [(404, {})]
     with pytest.raises(
-        NearfarError, match=r"could not fetch 1 of the archives \(the server answers 404"
+        NearfarError, match=r"could not download 1 of the archives \(the server answers 404"
     ) as caught:
         get(gone, there, connections=1)
     assert gone.md5 in str(caught.value)
@@ -306,7 +305,7 @@ def test_the_disk_is_looked_at_when_the_size_becomes_known(serve, get, out, loop
     loopback.files[archive.url("")] = bytes(1_000_000)
     free = iter([10**12])
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, next(free, 102_000_000)))
-    with pytest.raises(NearfarError, match=r"GB for eval_Sander\.zip and what is in it"):
+    with pytest.raises(NearfarError, match=r"GB for eval_Sander\.zip and its content"):
         get(archive)
     assert stored(out) <= {"eval_Sander.zip.part"}
     assert not (out / STORE / "eval_Sander.zip.part").exists()
@@ -319,12 +318,12 @@ def test_a_second_command_waits_its_turn(serve, get, out, loopback):
     first.start()
     try:
         assert loopback.stalled.wait(10)
-        with pytest.raises(InputError, match="found another nearfar download at work in this folder"):
+        with pytest.raises(InputError, match="found another nearfar download running in this folder"):
             get(archive)
     finally:
         loopback.go_on.set()
         first.join()
-    assert get(archive) == ["already there"]
+    assert get(archive) == ["already complete"]
 
 
 def test_an_interruption_ends_every_thread_and_keeps_what_has_come(serve, get, out, loopback):
@@ -347,7 +346,7 @@ def test_an_interruption_ends_every_thread_and_keeps_what_has_come(serve, get, o
 
 
 def test_the_archives_of_a_machine_move_into_place_one_after_the_other(serve, get, monkeypatch):
-    merge, at_once, moving = delivery.merge, [], threading.Semaphore(9)
+    merge, at_once, moving = dataset.merge, [], threading.Semaphore(9)
 
     def watched(*args, **settings):
         with moving:
@@ -355,7 +354,7 @@ def test_the_archives_of_a_machine_move_into_place_one_after_the_other(serve, ge
             time.sleep(0.05)
             merge(*args, **settings)
 
-    monkeypatch.setattr(delivery, "merge", watched)
+    monkeypatch.setattr(dataset, "merge", watched)
     get(*(serve("dev", f"machine{number}") for number in range(3)), connections=3)
     assert at_once == [1, 1, 1]
 
@@ -394,7 +393,7 @@ def test_a_killed_command_goes_on_when_given_again(serve, out, loopback):
 
 
 def test_an_address_that_is_none(out):
-    with pytest.raises(InputError, match="--base-url: found file:///etc"):
+    with pytest.raises(InputError, match="base_url: found file:///etc"):
         download([], out, base_url="file:///etc")
 
 

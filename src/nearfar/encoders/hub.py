@@ -11,8 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from nearfar.data.download.space import disk_errors, require_space
-from nearfar.data.download.transfer import WORTH_WAITING, Patience, retry_after_seconds
+from nearfar.data.download.transfer import (
+    RETRY_STATUSES,
+    RetryPolicy,
+    disk_errors,
+    require_space,
+    retry_after_seconds,
+)
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 
@@ -111,7 +116,7 @@ def is_cached(name: str) -> bool:
     return all(_cached(name, filename, PUBLISHED[name].revision) for filename in ENCODER_FILES)
 
 
-def fetch_encoder(short_name: str, out: Path | None = None, patience: Patience | None = None) -> FetchedEncoder:
+def fetch_encoder(short_name: str, out: Path | None = None, patience: RetryPolicy | None = None) -> FetchedEncoder:
     """Have a published encoder at hand, verified, with the size and hash of its weights recorded.
 
     Args:
@@ -135,7 +140,7 @@ def fetch_encoder(short_name: str, out: Path | None = None, patience: Patience |
         folder = record_folder = out
     else:
         cached = all(_cached(name, filename, published.revision) for filename in ENCODER_FILES)
-        folder = _whole(name, published, patience or Patience(attempts=3))
+        folder = _whole(name, published, patience or RetryPolicy(attempts=3))
         how = "already there" if cached else "downloaded"
         record_folder = folder.parents[1]
         if out is not None:
@@ -178,11 +183,11 @@ def _fetched(
     filename: str,
     revision: str,
     filenames: tuple[str, ...],
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     anew: bool = False,
 ) -> Path:
     try:
-        return _persistently(name, filename, revision, patience or Patience(attempts=1), anew)
+        return _persistently(name, filename, revision, patience or RetryPolicy(attempts=1), anew)
     except Exception as error:  # offline, refused, no such name, a broken transfer: clients raise many kinds
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
@@ -196,7 +201,7 @@ def _fetched(
         ) from None
 
 
-def _persistently(name: str, filename: str, revision: str, patience: Patience, anew: bool) -> Path:
+def _persistently(name: str, filename: str, revision: str, patience: RetryPolicy, anew: bool) -> Path:
     """Ask the hub until it gives the file, refuses for good, is out of reach, or the patience ends.
 
     Its client tries again by itself, but neither after every kind of break nor at the date that a server may name.
@@ -211,16 +216,16 @@ def _persistently(name: str, filename: str, revision: str, patience: Patience, a
             raise
         except Exception as error:
             response = getattr(error, "response", None)
-            final = response is not None and response.status_code not in WORTH_WAITING
+            final = response is not None and response.status_code not in RETRY_STATUSES
             after = response.headers.get("Retry-After") if response is not None else None
             wait = patience.wait_seconds(failures, retry_after_seconds(after, patience.now()))
             if final or failures == patience.attempts or wait > patience.longest_retry_after_seconds:
                 raise
             patience.sleep(wait)
-    raise AssertionError("a Patience has at least one attempt")
+    raise AssertionError("a RetryPolicy has at least one attempt")
 
 
-def _whole(name: str, published: PublishedWeights, patience: Patience) -> Path:
+def _whole(name: str, published: PublishedWeights, patience: RetryPolicy) -> Path:
     """The folder of the cache with the files as the hub states them; what is not is fetched anew, once."""
     import huggingface_hub.constants
 
