@@ -7,9 +7,8 @@ import pytest
 from scipy.signal import hilbert
 
 from nearfar.data.simulate.background import NOISES
-from nearfar.data.simulate.conditions import Fault, Operation
 from nearfar.data.simulate.factory import mix
-from nearfar.data.simulate.machines import MACHINES
+from nearfar.data.simulate.machines import MACHINES, Fault, Operation
 from nearfar.data.simulate.rooms import WAYPOINTS, build_room, carry, carry_moving
 from nearfar.data.simulate.signals import (
     convolve,

@@ -159,9 +159,9 @@ def _check_machine(machine: str, samples: list[_Sample]) -> list[ChannelWarning]
     checked = len(samples)
     warnings: list[ChannelWarning] = []
 
-    def warn(kind: Kind, found: Sequence[_Sample], what: str, remedy: str) -> None:
+    def warn(kind: Kind, found: Sequence[_Sample], problem: str, remedy: str) -> None:
         names = tuple(sample.clip.name for sample in found)
-        message = f"In {len(found)} of {checked} recordings that were checked, such as {names[0]}, {what}."
+        message = f"In {len(found)} of {checked} recordings that were checked, such as {names[0]}, {problem}."
         warnings.append(ChannelWarning(kind, machine, names, checked, message, f"{remedy}."))
 
     for channel in ("both", "near", "far"):
@@ -174,23 +174,23 @@ def _check_machine(machine: str, samples: list[_Sample]) -> list[ChannelWarning]
         sample for sample in samples if not sample.dead and (_is_clipped(sample.near) or _is_clipped(sample.far))
     ]
     if clipped:
-        what = "the sound is clipped: its peaks are cut off at one value, as by an overdriven recorder"
-        warn("clipped", clipped, what, "Lower the gain and record again")
+        problem = "the sound is clipped: its peaks are cut off at one value, as by an overdriven recorder"
+        warn("clipped", clipped, problem, "Lower the gain and record again")
     samples = [sample for sample in samples if not sample.dead]
     identical = [sample for sample in samples if _is_same(sample.near, sample.far)]
     if identical:
-        what = "near and far are the same signal but for a gain"
-        warn("identical", identical, what, "Check the wiring and the export, or use only the near channel")
+        problem = "near and far are the same signal but for a gain"
+        warn("identical", identical, problem, "Check the wiring and the export, or use only the near channel")
     samples = [sample for sample in samples if sample not in identical and sample.delays is not None]
     misaligned = [sample for sample in samples if _is_misaligned(sample)]
     if misaligned:
         lag = float(np.median([lag_s(d.whole, d.rate_hz) for d in map(_delays, misaligned)]))
         order = "later" if lag > 0 else "earlier"
-        what = (
+        problem = (
             f"far is about {1e3 * abs(lag):.0f} ms {order} than near, which is more than the "
             f"{1e3 * LONGEST_LAG_S:.0f} ms that sound takes for 10 m"
         )
-        warn("misaligned", misaligned, what, "Record both with one recorder, or shift one channel")
+        warn("misaligned", misaligned, problem, "Record both with one recorder, or shift one channel")
     samples = [sample for sample in samples if sample not in misaligned]
     if samples:
         _check_clocks(samples, warn)
@@ -204,9 +204,12 @@ def _check_clocks(samples: list[_Sample], warn: Callable[[Kind, Sequence[_Sample
     ppm, gain = drift(alike)
     if ppm and gain >= _DRIFT_GAIN:
         behind = "behind" if ppm > 0 else "ahead of"
-        what = f"far runs {behind} near by about {abs(ppm):.0f} parts per million: their clocks differ"
+        problem = f"far runs {behind} near by about {abs(ppm):.0f} parts per million: their clocks differ"
         warn(
-            "drift", samples, what, "Record both with one recorder or a common word clock, or resample one channel"
+            "drift",
+            samples,
+            problem,
+            "Record both with one recorder or a common word clock, or resample one channel",
         )
 
 
@@ -221,12 +224,12 @@ def _check_order(samples: list[_Sample], warn: Callable[[Kind, Sequence[_Sample]
         leads, drier = far_leads(mean, rate)
         if lag_s(mean, rate) >= 0 or leads < _LEADS or drier < _DRIER or prominence(mean) < _SHARP:
             return
-    what = "the loudest sound arrives at far before near, and with fewer echoes: the channels look swapped"
+    problem = "the loudest sound arrives at far before near, and with fewer echoes: the channels look swapped"
     remedy = (
-        "Check which channel is which microphone, and exchange the channel numbers of near and far. If they are "
-        "right, another machine is closer to the far microphone and louder than this one"
+        "Check which channel is which microphone, and exchange the channel numbers near and far if they are wrong. "
+        "If they are right, another machine is closer to the far microphone and louder than this one"
     )
-    warn("swapped", samples, what, remedy)
+    warn("swapped", samples, problem, remedy)
 
 
 def _delays(sample: _Sample) -> Delays:

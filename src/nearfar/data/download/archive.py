@@ -105,7 +105,7 @@ def _objection(info: zipfile.ZipInfo) -> str | None:
         "a special file": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
         "an encrypted entry": info.flag_bits & ENCRYPTED,
     }
-    return next((f"{what}: {name!r}" for what, found in objections.items() if found), None)
+    return next((f"{reason}: {name!r}" for reason, found in objections.items() if found), None)
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Iterator[int]:

@@ -1,8 +1,8 @@
 """Download of the challenge's archives into ``<out>/<machine>/{train,test}/*.wav``.
 
 Each archive is downloaded (or found in ``out``), verified, unpacked beside the data, moved into the data folder
-and recorded. The hidden folder ``<out>/.download`` holds partial files and one record per finished archive. A killed
-command leaves nothing that looks finished; run again, it resumes.
+and recorded. The hidden folder ``<out>/.download`` holds partial files and one record per finished archive. A
+killed command leaves nothing that looks finished; rerun, it resumes.
 """
 
 from __future__ import annotations
