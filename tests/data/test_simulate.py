@@ -87,7 +87,7 @@ def test_attribute_table_repeats_what_the_names_say(factory):
 
 
 def test_says_that_it_is_simulated_and_what_is_wrong_in_each_clip(factory):
-    assert "no machine was recorded" in (factory.folder / "SIMULATED.md").read_text()
+    assert "were simulated by `nearfar simulate`" in (factory.folder / "SIMULATED.md").read_text()
     assert len(factory.truth) == len(factory.clips)
     for clip in factory.clips:
         row = factory.truth[clip.path.relative_to(factory.folder).as_posix()]

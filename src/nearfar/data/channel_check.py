@@ -226,8 +226,8 @@ def _check_order(samples: list[_Sample], warn: Callable[[Kind, Sequence[_Sample]
             return
     problem = "the loudest sound arrives at far before near, and with fewer echoes: the channels look swapped"
     remedy = (
-        "Check which channel is which microphone, and exchange the channel numbers near and far if they are wrong. "
-        "If they are right, another machine is closer to the far microphone and louder than this one"
+        "Check which channel is which microphone, and exchange the channel numbers near and far if not. If they "
+        "are right, another machine is closer to the far microphone and louder than this one"
     )
     warn("swapped", samples, problem, remedy)
 
