@@ -102,7 +102,7 @@ def test_the_import_report_sees_a_heavy_import() -> None:
 
 
 def test_scoring_and_training_modules_leave_the_rarely_needed_libraries_for_later() -> None:
-    modules = ("models.network", "training.batches", "scoring.embeddings", "scoring.scorer")
+    modules = ("models.folder", "training.batches", "scoring.embeddings", "scoring.scorer")
     code = "; ".join(f"import nearfar.{module}" for module in modules)
     assert not imported_by(code) & {"matplotlib", "peft", "pyroomacoustics", "sklearn", "transformers"}
 

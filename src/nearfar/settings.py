@@ -88,9 +88,9 @@ class ChoiceTable(Settings):
         return self
 
     def chosen(self, field: str) -> tuple[str, ...]:
-        """The name, or the names, that a field of :meth:`choices` holds."""
+        """The name or names that a field of :meth:`choices` holds; none where it is not set."""
         value = getattr(self, field)
-        return (value,) if isinstance(value, str) else tuple(value)
+        return (value,) if isinstance(value, str) else tuple(value or ())
 
     def entry(self, field: str) -> Any:
         """The chosen entry of a field."""

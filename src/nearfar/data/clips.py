@@ -37,8 +37,6 @@ Domain = Literal["source", "target"]
 Label = Literal["normal", "anomaly"]
 Channel = Literal["near", "far"]
 """A recorded channel."""
-View = Literal["near", "far", "cancelled"]
-"""A signal that features are computed from: a recorded channel, or near after cancellation of far."""
 Attributes = tuple[tuple[str, str], ...]
 Edition = Literal["dcase2020", "dcase2021", "dcase2022"]
 """Years with the same file names, called by the first of them: ``dcase2022`` is 2022 to 2026."""

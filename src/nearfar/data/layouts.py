@@ -31,7 +31,7 @@ from nearfar.data.folders import (
     unread,
     visible,
 )
-from nearfar.errors import InputError
+from nearfar.errors import InputError, raise_errors
 
 Layout = Literal[Edition, "own"]
 LAYOUT = "<root>/<machine>/{train,test}/*.{wav,flac}"
@@ -98,14 +98,11 @@ class Dataset:
         """The header of every clip's file, by path in the order of clips.
 
         Raises:
-            InputError: on the first file whose header cannot be read.
+            InputError: listing the files whose headers cannot be read.
         """
-        headers = {}
-        for path, header in self.headers().items():
-            if isinstance(header, InputError):
-                raise header
-            headers[path] = header
-        return headers
+        headers = self.headers()
+        raise_errors([error for error in headers.values() if isinstance(error, InputError)])
+        return {path: header for path, header in headers.items() if isinstance(header, AudioHeader)}
 
 
 def _by_name(clips: Iterable[Clip]) -> tuple[Clip, ...]:
@@ -225,26 +222,28 @@ def check_lengths(dataset: Dataset, sample_rate_hz: int = SAMPLE_RATE_HZ) -> dic
     """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
 
     Raises:
-        InputError: if two clips of one machine differ in length, or a header cannot be read.
+        InputError: listing the clips that differ from the most common length of their machine, or the headers that
+            cannot be read.
     """
-    frames_of: dict[str, dict[Path, int]] = {}
-    headers = dataset.require_headers()
-    for clip in dataset.clips:
-        frames_of.setdefault(clip.machine, {})[clip.path] = headers[clip.path].frames_at(sample_rate_hz)
-    lengths = {}
-    for machine, frames in frames_of.items():
+    headers, lengths, errors = dataset.require_headers(), {}, []
+    for machine in dataset.machines:
+        paths = [clip.path for clip in dataset.clips if clip.machine == machine]
+        frames = {path: headers[path].frames_at(sample_rate_hz) for path in paths}
         usual, _ = Counter(frames.values()).most_common(1)[0]
-        for path, length in frames.items():
-            if length != usual:
-                like = next(other for other, frames_there in frames.items() if frames_there == usual)
-                raise InputError(
-                    path,
-                    found=f"a clip of {length / sample_rate_hz:.6g} s ({length} samples at {sample_rate_hz} Hz)",
-                    expected=f"{usual / sample_rate_hz:.6g} s ({usual} samples) like {like}, "
-                    f"as clips of one machine ({machine}) have one length",
-                    remedy="Cut the clips of the machine to one length, or remove this one",
-                )
+        like = next(path for path, count in frames.items() if count == usual)
         lengths[machine] = usual / sample_rate_hz
+        errors += [
+            InputError(
+                path,
+                found=f"a clip of {count / sample_rate_hz:.6g} s ({count} samples at {sample_rate_hz} Hz)",
+                expected=f"{usual / sample_rate_hz:.6g} s ({usual} samples) like {like}, "
+                f"as clips of one machine ({machine}) have one length",
+                remedy="Cut the clips of the machine to one length, or remove this one",
+            )
+            for path, count in frames.items()
+            if count != usual
+        ]
+    raise_errors(errors)
     return lengths
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nearfar.frontends.base import Frontend
 from nearfar.registry import Entry, Registry
 
 
@@ -31,6 +32,7 @@ class Encoder(nn.Module):
     """Base of audio encoders: a normalised spectrogram to tokens.
 
     Attributes:
+        config: what decides the output beside the parameters, a frozen dataclass.
         embed_dim: width of a token.
         depth: number of blocks.
         bands: tokens per time column.
@@ -40,6 +42,7 @@ class Encoder(nn.Module):
         checkpoint_blocks: whether blocks recompute their activations in the backward pass, to save memory.
     """
 
+    config: Any
     embed_dim: int
     depth: int
     bands: int
@@ -70,8 +73,8 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def sizes(self) -> dict[str, Any]:
-        """What decides the output beside the parameters, as JSON values."""
-        raise NotImplementedError
+        """The content of ``config``, as JSON values."""
+        return asdict(self.config)
 
 
 def encoder_hash(encoder: Encoder) -> str:
@@ -84,6 +87,18 @@ def encoder_hash(encoder: Encoder) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def token_keep(encoder: Encoder, frontend: Frontend, samples: Tensor, columns: int) -> Tensor:
+    """Which patch tokens hold some of a clip, (batch, columns * bands) bool, from lengths in samples (batch,).
+
+    A column is left out only if none of its frames lies whole within the clip, so a clip keeps the columns that it
+    would have without padding, and at least one.
+    """
+    frames = [max(frontend.frame_count(int(count)), 1) for count in samples.tolist()]
+    kept = torch.tensor([-(-count // encoder.patch_frames) for count in frames], device=samples.device)
+    keep = torch.arange(columns, device=samples.device) < kept.unsqueeze(1)
+    return keep.repeat_interleave(encoder.bands, dim=1)
 
 
 def stochastic_depth(rate: float, depth: int, batch: int, generator: torch.Generator) -> Tensor | None:
@@ -107,13 +122,12 @@ class EncoderFamily(Entry):
         load: from a name (a path, a hub name, ``random:tiny``) and a revision of the hub or None to an encoder in
             evaluation mode, float32, on the CPU. Raises :class:`InputError` where there is no such encoder.
         save: write an encoder to a folder from which ``load`` reads it back bit for bit.
-        frontend: from the mean and deviation of the training spectrograms to a module that turns (batch, samples)
-            float32 at 16 kHz into the (batch, 1, frames, mel bins) that the encoder reads.
+        frontend: from the mean and deviation of the training spectrograms to the front end of the encoder.
     """
 
     load: Callable[[str, str | None], Encoder]
     save: Callable[[Any, Path], None]
-    frontend: Callable[[float, float], nn.Module]
+    frontend: Callable[[float, float], Frontend]
 
 
 ENCODERS: Registry[EncoderFamily] = Registry("encoder family")

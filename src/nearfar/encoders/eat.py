@@ -174,6 +174,9 @@ class EAT(Encoder):
     the flattened patch, N(0, 1) CLS.
     """
 
+    config: EATConfig
+    longest_samples: int
+
     def __init__(self, config: EATConfig = EAT_BASE) -> None:
         super().__init__()
         self.config = config
@@ -236,7 +239,7 @@ class EAT(Encoder):
         """Encode a batch of spectrograms.
 
         Args:
-            fbank: (batch, 1, frames, 128) float, normalised as :class:`nearfar.frontends.kaldi.Fbank` does. Frames
+            fbank: (batch, 1, frames, 128) float, normalised as :class:`nearfar.frontends.kaldi.KaldiFbank` does. Frames
                 beyond the last whole patch of 16 are not seen, as in the published code.
             token_keep: (batch, N) bool, False where a patch token holds only padding and must not be attended
                 to, or None (as published: padding is attended to).

@@ -46,7 +46,7 @@ class Workspace:
     Attributes:
         folder: of the models of all machines.
         name: of the machine.
-        identity: what the model follows from; a model of another identity is refused.
+        identity: what the model follows from; a model of another identity is refused. None accepts any.
         card: facts to write beside the model.
         source: the recordings, for error messages.
         progress: called while training.
@@ -55,7 +55,7 @@ class Workspace:
 
     folder: Path
     name: str
-    identity: str
+    identity: str | None
     card: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     progress: Progress = silent

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nearfar.errors import InputError
 from nearfar.settings import Settings
@@ -73,6 +73,14 @@ class Threshold(Settings):
     guaranteed: bool
     value: float | None
     remark: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, tree: Any) -> Any:
+        """Files of earlier versions name the rule ``method``."""
+        if isinstance(tree, dict) and "method" in tree:
+            tree = {("rule" if key == "method" else key): value for key, value in tree.items()}
+        return tree
 
 
 def find_threshold(

@@ -10,20 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor
 
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import write_json
 from nearfar.frontends.slaney import HOP_SAMPLES
+from nearfar.progress import record_writer
 from nearfar.scoring.autoencoder.network import (
     STACKED_FRAMES,
     Autoencoder,
@@ -33,36 +32,12 @@ from nearfar.scoring.autoencoder.network import (
     save_autoencoder,
 )
 from nearfar.scoring.autoencoder.scores import Precisions, mean_square_score, precisions, selective_score
+from nearfar.scoring.autoencoder.settings import AutoencoderSettings
 from nearfar.scoring.autoencoder.training import EpochRecord, gather_vectors, train_autoencoder
 from nearfar.scoring.backends import Backend, Features, Scorer, Scores, Workspace, as_features
-from nearfar.settings import PositiveFloat, PositiveInt, Rate, Settings
 
 FORMAT = 2
 logger = logging.getLogger(__name__)
-
-
-class AutoencoderSettings(Settings):
-    """Training and score of the autoencoder.
-
-    Attributes:
-        batch_size: of vectors of five frames.
-        validation_fraction: of vectors held out to watch the loss; it decides nothing.
-        score: ``mse``, or ``mahala`` for the selective Mahalanobis distance.
-        textbook: whether ``mahala`` is the mean Mahalanobis distance of the frames, or what the official code
-            computes (see :func:`nearfar.scoring.autoencoder.scores.selective_score`).
-    """
-
-    epochs: PositiveInt = 100
-    batch_size: Annotated[int, Field(ge=2)] = 256
-    learning_rate: PositiveFloat = 1e-3
-    validation_fraction: Rate = 0.1
-    score: Literal["mse", "mahala"] = "mse"
-    textbook: bool = False
-
-    @property
-    def method(self) -> str:
-        """The words of a submission file for the score."""
-        return "AE, selective Mahalanobis distance" if self.score == "mahala" else "AE"
 
 
 class AutoencoderScorer:
@@ -130,7 +105,7 @@ def fit_autoencoder(
             report(f"training autoencoder of {name}", done, total)
 
     try:
-        with _records(workspace) as on_epoch:
+        with record_writer(_tensorboard(workspace)) as on_epoch:
             model, history = train_autoencoder(
                 vectors,
                 settings,
@@ -174,7 +149,7 @@ def is_fitted(workspace: Workspace) -> bool:
             expected=f"an autoencoder of format {FORMAT}",
             remedy="Remove it and run the same command again, or use the nearfar version that wrote it",
         ) from None
-    if identity == workspace.identity:
+    if workspace.identity in (None, identity):
         return True
     raise InputError(
         path,
@@ -206,12 +181,8 @@ def _save(
     write_json(card, tree | dict(workspace.card))
 
 
-def _records(workspace: Workspace | None) -> Any:
-    if workspace is None or workspace.tensorboard is None:
-        return nullcontext()
-    from nearfar.progress import tensorboard_writer
-
-    return tensorboard_writer(workspace.tensorboard / workspace.name)
+def _tensorboard(workspace: Workspace | None) -> Path | None:
+    return None if workspace is None or workspace.tensorboard is None else workspace.tensorboard / workspace.name
 
 
 def _inverses(covariances: Any, machine: str) -> Precisions:
