@@ -44,7 +44,7 @@ def test_published_names(name, split, domain, label, index, attributes):
     pairs=attribute_pairs,
     suffix=st.sampled_from([".wav", ".flac"]),
 )
-def test_what_a_name_is_built_from_comes_back(section, domain, split_and_label, index, pairs, suffix):
+def test_names_round_trip(section, domain, split_and_label, index, pairs, suffix):
     split, label = split_and_label
     text = "_".join(f"{key}_{value}" for key, value in pairs)
     name = f"section_{section:02d}_{domain}_{split}_{label}_{index:04d}_{text}{suffix}"

@@ -101,7 +101,7 @@ def test_names_outside_their_year(parse, path, split, found, expected):
         ("section_00_0199.wav", "dcase2022", None),
     ],
 )
-def test_the_year_of_a_test_clip_is_told_by_its_name(name, edition, label):
+def test_the_year_of_a_test_clip_follows_from_its_name(name, edition, label):
     assert edition_of(name) == edition
     assert parse_test_name(name, "fan").label == label
 

@@ -22,7 +22,7 @@ def write(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 2
 
 @pytest.fixture
 def fan(tmp_path: Path) -> Path:
-    """A machine without anything odd: 3 + 1 training clips, 4 test clips, half a second each."""
+    """A machine without warnings: 3 + 1 training clips, 4 test clips, half a second each."""
     folder = tmp_path / "fan"
     for index, speed in enumerate("112"):
         write(folder / f"train/section_00_source_train_normal_{index:04d}_spd_{speed}.wav")
