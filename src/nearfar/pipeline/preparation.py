@@ -268,5 +268,3 @@ def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe, purpo
         remedy = "Correct audio.near_channel and audio.far_channel"
     found = "one channel" if count == 1 else f"{count} channels"
     return InputError(clip.path, found=found, expected=expected, remedy=remedy)
-
-
