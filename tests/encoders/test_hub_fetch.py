@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from nearfar.data.download.transfer import Patience
+from nearfar.data.download.transfer import RetryPolicy
 from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.encoders.hub import PUBLISHED, SHORT_NAMES, PublishedWeights, fetch_encoder
@@ -183,7 +183,7 @@ def test_a_hub_that_asks_to_wait_until_a_date(hub, monkeypatch):
     waits = []
     date = formatdate(NOW + 45, usegmt=True)
     hub.script = [(503, {"Retry-After": date})] * 2 + [(502, {})]
-    fetch_encoder("tiny-eat", retry=Patience(attempts=4, sleep=waits.append, now=lambda: NOW))
+    fetch_encoder("tiny-eat", retry=RetryPolicy(attempts=4, sleep=waits.append, now=lambda: NOW))
     assert waits == [45.0, 45.0, 4.0]
 
 
@@ -191,7 +191,7 @@ def test_retries_end(hub):
     waits = []
     hub.script = [(503, {})] * 9
     with pytest.raises(InputError, match=r"a failed download from the hub \(HfHubHTTPError: .*503"):
-        fetch_encoder("tiny-eat", retry=Patience(attempts=3, sleep=waits.append))
+        fetch_encoder("tiny-eat", retry=RetryPolicy(attempts=3, sleep=waits.append))
     assert waits == [1.0, 2.0]
 
 
@@ -199,7 +199,7 @@ def test_a_file_that_the_hub_does_not_have_is_asked_for_once(hub):
     waits = []
     hub.files.clear()
     with pytest.raises(InputError, match=r"download config\.json and model\.safetensors by hand"):
-        fetch_encoder("tiny-eat", retry=Patience(attempts=3, sleep=waits.append))
+        fetch_encoder("tiny-eat", retry=RetryPolicy(attempts=3, sleep=waits.append))
     assert waits == []
 
 

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from nearfar.data.download.space import disk_errors, require_space
-from nearfar.data.download.transfer import WORTH_WAITING, Patience, retry_after_seconds
+from nearfar.data.download.transfer import RETRY_STATUSES, RetryPolicy, disk_errors, require_space, retry_after_seconds
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 
@@ -122,7 +121,7 @@ def is_cached(name: str) -> bool:
     return all(_cached(name, filename, PUBLISHED[name].revision) for filename in ENCODER_FILES)
 
 
-def fetch_encoder(short_name: str, out: Path | None = None, retry: Patience | None = None) -> FetchedEncoder:
+def fetch_encoder(short_name: str, out: Path | None = None, retry: RetryPolicy | None = None) -> FetchedEncoder:
     """Download and verify a published encoder, and record the size and hash of its weights.
 
     Args:
@@ -145,7 +144,7 @@ def fetch_encoder(short_name: str, out: Path | None = None, retry: Patience | No
         folder = record_folder = out
     else:
         how = "already there" if is_cached(name) else "downloaded"
-        folder = _verified(name, published, retry or Patience(attempts=3))
+        folder = _verified(name, published, retry or RetryPolicy(attempts=3))
         record_folder = folder.parents[1]
         if out is not None:
             _copy(folder, out)
@@ -188,11 +187,11 @@ def _downloaded(
     filename: str,
     revision: str,
     filenames: tuple[str, ...] = ENCODER_FILES,
-    retry: Patience | None = None,
+    retry: RetryPolicy | None = None,
     force: bool = False,
 ) -> Path:
     try:
-        return _request(name, filename, revision, retry or Patience(attempts=1), force)
+        return _request(name, filename, revision, retry or RetryPolicy(attempts=1), force)
     except Exception as error:  # offline, refused, no such name, a broken transfer: clients raise many kinds
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
@@ -206,7 +205,7 @@ def _downloaded(
         ) from None
 
 
-def _request(name: str, filename: str, revision: str, retry: Patience, force: bool) -> Path:
+def _request(name: str, filename: str, revision: str, retry: RetryPolicy, force: bool) -> Path:
     """Download a file, with retries that the hub's client does not make.
 
     It repeats neither after every kind of broken connection nor at the date that a server may name.
@@ -221,7 +220,7 @@ def _request(name: str, filename: str, revision: str, retry: Patience, force: bo
             raise
         except Exception as error:
             response = getattr(error, "response", None)
-            final = response is not None and response.status_code not in WORTH_WAITING
+            final = response is not None and response.status_code not in RETRY_STATUSES
             after = response.headers.get("Retry-After") if response is not None else None
             wait = retry.wait_seconds(failures, retry_after_seconds(after, retry.now()))
             if final or failures == retry.attempts or wait > retry.longest_retry_after_seconds:
@@ -230,7 +229,7 @@ def _request(name: str, filename: str, revision: str, retry: Patience, force: bo
     raise AssertionError("at least one attempt")
 
 
-def _verified(name: str, published: PublishedWeights, retry: Patience) -> Path:
+def _verified(name: str, published: PublishedWeights, retry: RetryPolicy) -> Path:
     """The folder of the cache with the files as the hub states them; wrong ones are downloaded once more."""
     import huggingface_hub.constants
 

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity
-from nearfar.data.recordings import Recording, find_recordings, recordings_key
+from nearfar.data.recordings import AudioFile, find_recordings, recordings_key
 from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
 from nearfar.encoders.weights import WEIGHTS_FILE
@@ -255,7 +255,7 @@ class _PreTraining:
 @dataclass(frozen=True)
 class _Sources:
     folders: tuple[Path, ...]
-    recordings: list[Recording]
+    recordings: list[AudioFile]
     licences: tuple[str, ...]
 
 
