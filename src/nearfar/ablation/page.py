@@ -14,15 +14,7 @@ from pathlib import Path
 import nearfar
 from nearfar.ablation.grid import Skipped
 from nearfar.ablation.statistics import Ablation
-from nearfar.ablation.tables import (
-    LEFT_OUT_CAPTION,
-    cells,
-    footnote,
-    headings,
-    left_out_cells,
-    left_out_headings,
-    reasons,
-)
+from nearfar.ablation.tables import left_out_to_text, reasons, to_text
 from nearfar.files import write_text
 from nearfar.report.drawing import heat_map
 
@@ -72,6 +64,7 @@ def write_ablation_page(
     Raises:
         NearfarError: if the page cannot be written.
     """
+    combinations, left_out = to_text(table), left_out_to_text(table)
     page = AblationPage(
         title=title,
         description=f"{len(table.rows)} combinations against {table.reference_name}.",
@@ -79,12 +72,12 @@ def write_ablation_page(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         axes=len(table.axes),
         maps=tuple(heat_maps(table)),
-        left_out_caption=LEFT_OUT_CAPTION,
-        left_out_headings=tuple(left_out_headings(table)),
-        left_out=tuple(tuple(left_out_cells(entry)) for entry in table.left_out),
-        caption=footnote(table, len(table.rows)),
-        headings=tuple(headings(table)),
-        rows=tuple(tuple(cells(row)) for row in table.rows),
+        left_out_caption=left_out.title,
+        left_out_headings=left_out.headings,
+        left_out=tuple(row.cells for row in left_out.rows),
+        caption=combinations.notes[0],
+        headings=combinations.headings,
+        rows=tuple(row.cells for row in combinations.rows),
         skipped=tuple(reasons(skipped).items()),
     )
     write_text(out, _render(page))
