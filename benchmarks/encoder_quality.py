@@ -33,7 +33,7 @@ from nearfar.config import load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.evaluation.uncertainty import compare_seeds
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 
 LOG_MEL = "log-mel"
 
@@ -50,7 +50,7 @@ def clips(folder: Path) -> tuple[list[NDArray[np.float32]], list[str], list[int]
 
 
 def clip_features(name: str, std: float, waveforms: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    fbank = Fbank(std=std)
+    fbank = KaldiFbank(std=std)
     encoder = None if name == LOG_MEL else load_encoder(name)
     rows = []
     with torch.inference_mode():

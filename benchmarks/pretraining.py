@@ -20,6 +20,7 @@ from statistics import median
 import numpy as np
 import soundfile
 import torch
+from nearfar.training.checkpoint import Identity
 from reference import interleaved
 from torch import Tensor, nn
 
@@ -32,7 +33,6 @@ from nearfar.pretraining.recipe import PretrainRecipe
 from nearfar.pretraining.student import Student
 from nearfar.pretraining.teacher import Teacher
 from nearfar.pretraining.training import build_student, pretrain
-from nearfar.training.checkpoint import Identity
 
 THREADS, FRAMES = 2, 1024
 

@@ -1,30 +1,55 @@
-"""How long steps tell how far they are."""
+"""Progress callbacks of long steps, and the TensorBoard writer of training records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from nearfar.scoring.autoencoder.training import EpochRecord
-    from nearfar.training.finetune import StepRecord
+from nearfar.errors import InputError
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a long step, how much of it is done and how much there is."""
+"""Called with the name of a long step, the amount done and the total amount."""
+
+StepProgress = Callable[[int, int], None]
+"""Called with the number of finished steps (or epochs) and their total number."""
 
 
 def silent(task: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
+    """A progress callback that does nothing."""
 
 
-def record_writer(
-    folder: Path | None,
-) -> AbstractContextManager[Callable[[StepRecord | EpochRecord], None] | None]:
-    """:func:`nearfar.training.tensorboard.tensorboard_writer` of a folder; of None, nothing and no imports."""
+@contextmanager
+def record_writer(folder: Path | None) -> Iterator[Callable[[Any], None] | None]:
+    """A function that writes training records into ``folder`` for TensorBoard, or None without a folder.
+
+    A record is a dataclass instance. Its first field is the step or epoch; every other field that is not None
+    becomes a scalar of the same name.
+
+    Raises:
+        InputError: if TensorBoard is not installed.
+    """
     if folder is None:
-        return nullcontext()
-    from nearfar.training.tensorboard import tensorboard_writer
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError(
+            "tensorboard",
+            found="no TensorBoard in this Python environment",
+            expected="the extra nearfar[tracking]",
+            remedy="Run pip install 'nearfar[tracking]', or train without it; log.jsonl, or an autoencoder's JSON "
+            "file, holds the same numbers",
+        ) from None
+    with SummaryWriter(str(folder)) as writer:
 
-    return tensorboard_writer(folder)
+        def write(record: Any) -> None:
+            position, *names = (field.name for field in fields(record))
+            for name in names:
+                if (value := getattr(record, name)) is not None:
+                    writer.add_scalar(name, value, getattr(record, position))
+
+        yield write

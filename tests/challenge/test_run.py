@@ -21,7 +21,7 @@ from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import read_scores
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.features import cache as embedding_module
-from nearfar.models.network import load_model
+from nearfar.models import load_model
 from nearfar.scoring.autoencoder import system as baseline
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.training.test_distributed import LAUNCH
 
+from nearfar.encoders import load_encoder
 from nearfar.encoders.eat import build_encoder
-from nearfar.encoders.weights import load_encoder
 
 SETTINGS = {
     "crop_seconds": 1.0,

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 
 from nearfar.data.recordings import Recording, find_recordings
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.errors import InputError, TrainingError
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining import training as module
 from nearfar.pretraining.crops import Crops
 from nearfar.pretraining.objective import frame_loss, utterance_loss
 from nearfar.pretraining.recipe import Guard, PretrainRecipe
 from nearfar.pretraining.teacher import Teacher, decay_after
 from nearfar.pretraining.training import PretrainRecord, build_student, pretrain, require_variety
-from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 
 CONFIG = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=8)
 IDENTITY = Identity("model", "data", "base")
@@ -77,7 +77,7 @@ def log_of(folder: Path) -> list[dict[str, float]]:
 
 def test_training_equals_a_loop_written_out(recordings: list[Recording], tmp_path: Path) -> None:
     student, source = build_student(RECIPE, start()), crops(RECIPE, recordings)
-    teacher, fbank = Teacher(student.encoder), Fbank()
+    teacher, fbank = Teacher(student.encoder), KaldiFbank()
     decayed = [p for p in student.parameters() if p.squeeze().dim() > 1]
     free = [p for p in student.parameters() if p.squeeze().dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]

@@ -20,7 +20,7 @@ from nearfar.config import Audio, Augmentation, Cancellation
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import View, parse_clip
 from nearfar.errors import InputError
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.training.batches import Batch, Batches, WaveformCache, depth_generator, step_samples
 from nearfar.training.labels import LabelledSamples, label_samples
 from nearfar.views import read_views
@@ -283,7 +283,7 @@ def test_masks_blank_one_band_and_one_stretch_of_the_padded_spectrogram(
     augmentation = Augmentation(frequency_mask_bins=bins, time_mask_frames=frames)
     batch = make(labelled, augmentation, batch_size=40).rows(0, 0, 40)
     assert batch.blank is not None
-    assert batch.blank.shape == Fbank()(batch.waveform).shape
+    assert batch.blank.shape == KaldiFbank()(batch.waveform).shape
     widths, lengths = [], []
     for blank in batch.blank[:, 0]:
         band, stretch = blank.all(dim=0), blank.all(dim=1)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from nearfar.training.denormals import denormals_as_zero
 
 from nearfar.challenge.run import run_system
 from nearfar.config import Recipe
-from nearfar.training.denormals import denormals_as_zero
 
 
 def denormals_count() -> bool:

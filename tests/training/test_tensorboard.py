@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from nearfar.training.tensorboard import tensorboard_writer
 
 from nearfar.errors import InputError
 from nearfar.scoring.autoencoder.training import EpochRecord
 from nearfar.training.finetune import StepRecord
-from nearfar.training.tensorboard import tensorboard_writer
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:

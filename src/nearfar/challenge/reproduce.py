@@ -13,7 +13,7 @@ from nearfar.evaluation.results import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
 from nearfar.files import write_json, write_text
 from nearfar.progress import Progress, silent
-from nearfar.training.finetune import is_main_process
+from nearfar.training.engine import is_main_process
 
 SUITES: dict[str, tuple[str, ...]] = {
     "report": ("ae-mse", "ae-mahala", "eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),

@@ -28,10 +28,10 @@ def ablate(
     import sys
 
     from nearfar.ablation.grid import load_grid
-    from nearfar.ablation.page import write_ablation_page
     from nearfar.ablation.run import ablate as ablate_grid
     from nearfar.ablation.tables import MOST_ROWS_IN_TERMINAL, left_out_to_text, reasons, to_json, to_text
     from nearfar.challenge.run import data_note
+    from nearfar.report.ablation_page import write_ablation_page
     from nearfar.terminal import progress_bars, show
 
     chosen = EncoderAtHand(encoder).grid(load_grid(grid).with_encoder(encoder))

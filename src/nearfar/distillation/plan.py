@@ -12,13 +12,13 @@ from typing import Annotated
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from nearfar.config.tables import PositiveFloat, PositiveInt, Table
+from nearfar.settings import PositiveFloat, PositiveInt, Settings
 from nearfar.errors import InputError
 
 SHIPPED = "eat-tiny"
 
 
-class Distillation(Table):
+class Distillation(Settings):
     """A plan for :func:`nearfar.distillation.training.distil`; the defaults are those of eat-tiny."""
 
     embed_dim: PositiveInt = 192

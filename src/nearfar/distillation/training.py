@@ -27,11 +27,11 @@ from nearfar.distillation.mixtures import GROUP, Mixtures, by_folder, sound_file
 from nearfar.distillation.plan import Distillation
 from nearfar.distillation.yamnet import EMBEDDING_DIM, PATCH_SAMPLES, YAMNet
 from nearfar.distillation.yamnet import PATCH_FRAMES as SEGMENT_FRAMES
+from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
-from nearfar.encoders.weights import save_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import whole_file, write_text
-from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, Fbank
+from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, KaldiFbank
 
 SEGMENTS = 4
 FRAMES = SEGMENTS * SEGMENT_FRAMES
@@ -141,7 +141,7 @@ class Lessons:
     """Mixtures with what the teacher makes of them; those that were asked for before are remembered."""
 
     def __init__(self, mixtures: Mixtures, teacher: YAMNet) -> None:
-        self.mixtures, self.teacher, self.fbank = mixtures, teacher, Fbank()
+        self.mixtures, self.teacher, self.fbank = mixtures, teacher, KaldiFbank()
         self.per_decibel = math.log(10) / 10 / (2 * self.fbank.std)
         """What a decibel adds to the normalised fbank."""
         self.known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}

@@ -1,23 +1,21 @@
-"""The recipe of self-supervised pre-training; its defaults are the published EAT-base's."""
+"""The recipe of self-supervised pre-training; the defaults are those of the published EAT-base."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tomllib
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from nearfar.config.tables import Fbank, PositiveFloat, PositiveInt, Table
-from nearfar.config.validation import RecipeTable, validated
-from nearfar.errors import InputError
+from nearfar.config.tables import FbankNormalisation
+from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
+from nearfar.settings import Fraction, NotNegative, PositiveFloat, PositiveInt, Settings
 
-NotNegative = Annotated[float, Field(ge=0)]
-Decay = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+RECIPES = "recipes/pretrain"
+"""The folder of pre-training recipes in the package."""
 
 
 def _odd(number: int) -> int:
@@ -29,7 +27,7 @@ def _odd(number: int) -> int:
 Odd = Annotated[PositiveInt, AfterValidator(_odd)]
 
 
-class Start(Table):
+class Start(Settings):
     """The encoder to start from."""
 
     weights: str = "random:base"
@@ -37,19 +35,19 @@ class Start(Table):
     revision: str | None = None
 
 
-class Masking(Table):
-    """Inverse block masks, see :func:`nearfar.pretraining.masking.inverse_block_masks`."""
+class Masking(Settings):
+    """Inverse block masks, see :func:`nearfar.pretraining.model.inverse_block_masks`."""
 
     clones: PositiveInt = 16
-    """Masked views per clip; the teacher's pass serves all of them."""
+    """Masked views per clip; one pass of the teacher serves all of them."""
     ratio: OpenFraction = 0.8
     adjust: NotNegative = 0.07
     block: Odd = 5
     noise_std: NotNegative = 0.01
-    """Deviation of the noise that the decoder sees at masked cells."""
+    """Standard deviation of the noise that the decoder gets at masked cells."""
 
 
-class DecoderSizes(Table):
+class DecoderSizes(Settings):
     """The convolutional decoder; ``groups`` divide the encoder's width."""
 
     layers: PositiveInt = 6
@@ -57,30 +55,33 @@ class DecoderSizes(Table):
     groups: PositiveInt = 16
 
 
-class TeacherDecay(Table):
+class TeacherDecay(Settings):
     """The teacher's decay grows linearly from ``start`` to ``end`` over ``anneal_steps`` and stays there."""
 
-    start: Decay = 0.9998
-    end: Decay = 0.99999
+    start: Fraction = 0.9998
+    end: Fraction = 0.99999
     anneal_steps: PositiveInt = 100_000
 
 
-class Guard(Table):
-    """When training counts as collapsed: deviations between vectors, from a step on, see ``log.jsonl``."""
+class Guard(Settings):
+    """Training counts as collapsed if a spread in ``log.jsonl`` is below its floor at ``from_step`` or later."""
 
     min_target_spread: NotNegative = 0.1
     min_prediction_spread: NotNegative = 0.01
     from_step: Annotated[int, Field(ge=0)] = 1_000
 
 
-class PretrainTraining(Table):
-    """The loop."""
+class PretrainTraining(Settings):
+    """The training loop."""
+
+    without_effect: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "loader_threads", "micro_batch_size"})
+
 
     steps: PositiveInt = 400_000
     batch_size: PositiveInt = 48
     """Clips per optimiser step, over all processes; each has ``masking.clones`` views."""
     micro_batch_size: PositiveInt | None = None
-    """Clips per forward pass and process; None means all of a process's share at once."""
+    """Clips per forward pass and process; None means all of a process's rows at once."""
     learning_rate: PositiveFloat = 5e-4
     final_learning_rate: NotNegative = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 53_333
@@ -88,23 +89,23 @@ class PretrainTraining(Table):
     betas: tuple[OpenFraction, OpenFraction] = (0.9, 0.95)
     clip_norm: PositiveFloat | None = 4.0
     utterance_weight: NotNegative | None = None
-    """Of the mean utterance loss beside the mean frame loss. None is what the published code does on one process:
-    the number of views in a batch."""
+    """Weight of the mean utterance loss beside the mean frame loss. None is the number of views in a batch, as in
+    the published code on one process."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: PositiveInt = 500
     loader_threads: PositiveInt = 2
 
 
 class PretrainRecipe(RecipeTable):
-    """Everything that decides what pre-training computes, apart from the recordings."""
+    """Everything but the recordings that decides the result of a pre-training."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     crop_seconds: Annotated[float, Field(ge=0.5)] = 10.24
     """A clip is a random crop of one channel of a recording; shorter recordings are repeated to fill it."""
     export: Literal["student", "teacher"] = "student"
-    """Which encoder is kept."""
+    """Which encoder is written."""
     encoder: Start = Start()
-    fbank: Fbank = Fbank()
+    fbank: FbankNormalisation = FbankNormalisation()
     masking: Masking = Masking()
     decoder: DecoderSizes = DecoderSizes()
     teacher: TeacherDecay = TeacherDecay()
@@ -114,15 +115,12 @@ class PretrainRecipe(RecipeTable):
     def model_key(self) -> str:
         """Sixteen hex digits that are equal where two recipes train the same encoder."""
         tree = self.model_dump(mode="json", exclude={"name", "description", "guard"})
-        for speed_only in ("checkpoint_every", "loader_threads", "micro_batch_size"):
-            del tree["training"][speed_only]
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(tree | {"training": self.training.identity()})
 
 
 def pretrain_recipe_names() -> list[str]:
     """Names of the pre-training recipes that come with the package."""
-    folder = resources.files("nearfar") / "recipes" / "pretrain"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return packaged_names(RECIPES)
 
 
 def load_pretrain_recipe(name_or_path: str | Path) -> PretrainRecipe:
@@ -132,21 +130,4 @@ def load_pretrain_recipe(name_or_path: str | Path) -> PretrainRecipe:
         InputError: if there is no such recipe, it is not TOML, has an unknown key or a value that does not fit.
     """
     where = str(name_or_path)
-    try:
-        if where in pretrain_recipe_names():
-            packaged = resources.files("nearfar") / "recipes" / "pretrain" / f"{where}.toml"
-            tree = tomllib.loads(packaged.read_text(encoding="utf-8"))
-        else:
-            tree = tomllib.loads(Path(where).read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(
-            where,
-            found="no pre-training recipe of that name and no such file",
-            expected=f"one of {', '.join(pretrain_recipe_names())}, or a TOML file",
-            remedy="Check the spelling",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            where, found=f"text that is not TOML ({error})", expected="TOML", remedy="Correct the file"
-        ) from None
-    return validated(PretrainRecipe, tree, where)
+    return validated(PretrainRecipe, read_toml(where, RECIPES, "pre-training recipe"), where)

@@ -1,8 +1,8 @@
-"""From folders of recordings to a pre-trained encoder in a folder of its own, in the published layout.
+"""Pre-training from folders of recordings to an encoder folder in the published layout.
 
 The folder holds ``config.json`` and ``model.safetensors`` (see :func:`nearfar.load_encoder`), ``README.md`` (the
 model card), ``recipe.toml``, ``environment.json``, ``log.jsonl``, attributions, and ``pretraining.json``, which is
-written last: where it is, training has finished.
+written last: its presence means that training has finished.
 """
 
 from __future__ import annotations
@@ -11,28 +11,245 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from nearfar.checkpoint import CHECKPOINT_FILE, Identity
 from nearfar.data.recordings import Recording, find_recordings, recordings_key
+from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import WEIGHTS_FILE, encoder_hash, load_encoder, parameter_count, save_encoder
+from nearfar.encoders.weights import WEIGHTS_FILE
 from nearfar.environment import environment
-from nearfar.errors import InputError
+from nearfar.errors import InputError, TrainingError
 from nearfar.files import write_json, write_text
-from nearfar.pretraining.crops import Crops
-from nearfar.pretraining.model_card import Training, model_card
-from nearfar.pretraining.recipe import PretrainRecipe
-from nearfar.pretraining.training import LOG_FILE, PretrainRecord, build_student, pretrain
-from nearfar.progress import Progress, silent
-from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity
-from nearfar.training.finetune import is_main_process
+from nearfar.frontends.kaldi import KaldiFbank
+from nearfar.pretraining.batches import CropBatch, Crops
+from nearfar.pretraining.model import (
+    Decoder,
+    DecoderConfig,
+    MaskedPredictor,
+    Teacher,
+    decay_after,
+    frame_loss,
+    spread,
+    utterance_loss,
+)
+from nearfar.pretraining.recipe import Guard, PretrainRecipe
+from nearfar.progress import Progress, StepProgress, silent
+from nearfar.training.engine import (
+    LOG_FILE,
+    Step,
+    denormals_as_zero,
+    is_main_process,
+    learning_rate,
+    logged_total,
+    make_accelerator,
+    parameter_groups,
+    train,
+)
 
 FINISHED_FILE = "pretraining.json"
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainRecord:
+    """A line of ``log.jsonl``; see :class:`nearfar.training.engine.Step`.
+
+    ``loss`` is the weighted sum; the other losses are means, see :mod:`nearfar.pretraining.model`.
+    """
+
+    step: int
+    loss: float
+    frame_loss: float
+    utterance_loss: float
+    target_spread: float
+    prediction_spread: float
+    learning_rate: float
+    teacher_decay: float
+    gradient_norm: float
+    seconds: float
+    wait_seconds: float
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+def build_student(recipe: PretrainRecipe, encoder: EAT) -> MaskedPredictor:
+    """The encoder with a decoder of random weights, which are a function of the recipe's seed.
+
+    Raises:
+        InputError: if the decoder's groups do not divide the encoder's width.
+    """
+    dim, sizes = encoder.config.embed_dim, recipe.decoder
+    if dim % sizes.groups:
+        raise InputError(
+            "decoder.groups",
+            found=f"{sizes.groups} groups for an encoder of width {dim}",
+            expected="a divisor of the width",
+            remedy="Change decoder.groups",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        decoder = Decoder(dim, encoder.config.bands, DecoderConfig(sizes.layers, sizes.kernel, sizes.groups))
+    return MaskedPredictor(encoder.train(), decoder)
+
+
+@denormals_as_zero()
+def pretrain(
+    recipe: PretrainRecipe,
+    student: MaskedPredictor,
+    crops: Crops,
+    folder: Path,
+    *,
+    identity: Identity,
+    progress: StepProgress | None = None,
+) -> EAT | None:
+    """Pre-train in a folder, from the start or from its last checkpoint.
+
+    Args:
+        recipe: settings.
+        student: see :func:`build_student`; trained in place.
+        crops: the batches.
+        folder: of ``checkpoint.safetensors`` and ``log.jsonl``.
+        identity: of recipe, recordings and starting encoder; a checkpoint of another is refused.
+        progress: called after each step, on the main process.
+
+    Returns:
+        The trained encoder on the CPU, of student or teacher as the recipe says; None on the other processes.
+
+    Raises:
+        TrainingError: if loss or gradient is not finite, or the encoder has collapsed; the checkpoint is kept.
+        InputError: if a recording cannot be used, or the folder holds another training's checkpoint.
+        NearfarError: if a checkpoint cannot be written.
+    """
+    training, accelerator = recipe.training, make_accelerator(recipe.training)
+    student.to(accelerator.device)
+    teacher, fbank = Teacher(student.encoder), KaldiFbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
+    groups = parameter_groups(student, training.weight_decay)
+    train(
+        _PreTraining(recipe, accelerator, student, teacher, crops, fbank),
+        training,
+        accelerator,
+        torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas),
+        folder,
+        identity,
+        progress=progress,
+        on_step=partial(require_variety, guard=recipe.guard),
+    )
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return None
+    return (student.encoder if recipe.export == "student" else teacher.encoder).cpu().eval()
+
+
+def require_variety(record: PretrainRecord, guard: Guard) -> None:
+    """Stop a training that has collapsed.
+
+    Raises:
+        TrainingError: if targets or predictions hardly differ from one another, with the reason and remedies.
+    """
+    if record.step < guard.from_step:
+        return
+    for what, value, floor in (
+        ("targets of the teacher", record.target_spread, guard.min_target_spread),
+        ("predictions of the student", record.prediction_spread, guard.min_prediction_spread),
+    ):
+        if value < floor:
+            raise TrainingError(
+                f"step {record.step}: the encoder has collapsed: the {what} deviate by {value:.4g} from one "
+                f"another, less than the floor of {floor:g}, so its output is nearly the same for all input and "
+                "training is of no further use. See target_spread and prediction_spread in log.jsonl for when it "
+                "began. Start anew with a lower training.learning_rate, more training.warmup_steps, a slower "
+                "teacher (a greater teacher.start) or more varied recordings; the last checkpoint is kept."
+            )
+
+
+@dataclass(frozen=True)
+class _PreTraining:
+    """The :class:`nearfar.training.engine.Task` of pre-training."""
+
+    recipe: PretrainRecipe
+    accelerator: Accelerator
+    module: MaskedPredictor
+    teacher: Teacher
+    crops: Crops
+    fbank: KaldiFbank
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seed
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        return dict(self.teacher.encoder.named_parameters(prefix="teacher"))
+
+    def batch(self, step: int, first: int, last: int) -> CropBatch:
+        return self.crops.rows(step, first, last)
+
+    def rate(self, step: int) -> float:
+        return learning_rate(step, self.recipe.training)
+
+    def loss(self, module: nn.Module, part: CropBatch, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
+        device = self.accelerator.device
+        masked = part.masked.to(device)
+        fbank = self.fbank(part.waveform.to(device))
+        with self.accelerator.autocast():
+            targets = self.teacher.targets(fbank)
+            cells, utterance = module(fbank, masked, self._noise(part, masked))
+        frame, whole = frame_loss(cells, targets, masked), utterance_loss(utterance, targets)
+        share = len(part.files) / rows
+        logged = {
+            "frame_loss": frame,
+            "utterance_loss": whole,
+            "target_spread": spread(targets),
+            "prediction_spread": spread(cells),
+        }
+        loss = torch.stack([1.0 * frame, self._utterance_weight() * whole]).sum() * share
+        return loss, {name: share * value.detach() for name, value in logged.items()}
+
+    def _utterance_weight(self) -> float:
+        training, weight = self.recipe.training, self.recipe.training.utterance_weight
+        return float(training.batch_size * self.recipe.masking.clones) if weight is None else weight
+
+    def _noise(self, part: CropBatch, masked: Tensor) -> Tensor:
+        """The decoder's input at masked cells, (views, cells, D); every row has a random stream of its own."""
+        shape = (self.recipe.masking.clones, masked.shape[1], self.module.encoder.config.embed_dim)
+        rows = []
+        for seed in part.noise_seeds:
+            generator = torch.Generator(masked.device).manual_seed(seed)
+            rows.append(torch.randn(shape, generator=generator, device=masked.device))
+        return torch.cat(rows) * self.recipe.masking.noise_std
+
+    def after_step(self, step: int) -> None:
+        self.teacher.follow(self.module.encoder, self._decay(step))
+
+    def _decay(self, step: int) -> float:
+        decay = self.recipe.teacher
+        return decay_after(step + 1, decay.start, decay.end, decay.anneal_steps)
+
+    def record(self, step: Step) -> PretrainRecord:
+        means = step.means
+        return PretrainRecord(
+            step=step.step,
+            loss=means["frame_loss"] + self._utterance_weight() * means["utterance_loss"],
+            **means,
+            learning_rate=step.learning_rate,
+            teacher_decay=self._decay(step.step),
+            gradient_norm=step.gradient_norm,
+            seconds=step.seconds,
+            wait_seconds=step.wait_seconds,
+        )
+
+
+# --- folders ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -40,7 +257,6 @@ class _Sources:
     folders: tuple[Path, ...]
     recordings: list[Recording]
     licences: tuple[str, ...]
-    start_hash: str
 
 
 def pretrain_encoder(
@@ -51,51 +267,50 @@ def pretrain_encoder(
     licences: Sequence[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any] | None:
-    """Pre-train an encoder on all recordings of some folders, or go on where a killed training stopped.
+    """Pre-train an encoder on all recordings of some folders, from the start or from the last checkpoint.
 
     Args:
-        recipe: what to do.
-        folders: searched for WAV, FLAC and Ogg files; every channel is heard on its own.
+        recipe: settings.
+        folders: searched for WAV, FLAC and Ogg files; every channel is a sample of its own.
         out: the encoder's folder.
         licences: of the recordings, for the model card.
         progress: called after each step.
 
     Returns:
-        What ``pretraining.json`` holds, or None on processes that are not the first.
+        The content of ``pretraining.json``, or None on processes that are not the main one.
 
     Raises:
         InputError: if there are no recordings, one cannot be read, the starting encoder does not load, or ``out``
             holds another training.
         TrainingError: if the training fails or collapses.
-        NearfarError: if something cannot be written.
+        NearfarError: if a file cannot be written.
     """
     recordings = find_recordings(folders)
-    started_from = load_encoder(_start_name(recipe), revision=recipe.encoder.revision)
-    identity = Identity(recipe.model_key(), recordings_key(recordings), encoder_hash(started_from))
+    encoder = load_encoder(_start_name(recipe), revision=recipe.encoder.revision)
+    identity = Identity(recipe.model_key(), recordings_key(recordings), encoder_hash(encoder))
     if (finished := _finished(out, identity)) is not None:
-        logger.warning("%s is already there; nothing is trained", out)
+        logger.warning("%s already holds this encoder; nothing is trained", out)
         return finished if is_main_process() else None
-    student = build_student(recipe, started_from)
     crops = Crops(
         recordings,
         crop_seconds=recipe.crop_seconds,
         batch_size=recipe.training.batch_size,
         seed=recipe.seed,
         masking=recipe.masking,
-        config=started_from.config,
+        config=encoder.config,
     )
+    student = build_student(recipe, encoder)
     if is_main_process():
         write_text(out / "recipe.toml", recipe.to_toml())
         write_json(out / "environment.json", environment())
-    encoder = pretrain(recipe, student, crops, out, identity=identity, progress=partial(progress, "pre-training"))
-    if encoder is None:
+    trained = pretrain(recipe, student, crops, out, identity=identity, progress=partial(progress, "pre-training"))
+    if trained is None:
         return None
-    sources = _Sources(tuple(folders), recordings, tuple(licences), str(identity.base_hash))
-    return _save(recipe, encoder, sources, identity, out)
+    return _save(recipe, trained, _Sources(tuple(folders), recordings, tuple(licences)), identity, out)
 
 
 def _start_name(recipe: PretrainRecipe) -> str:
-    """A random start without a seed of its own takes the recipe's."""
+    """The name of the starting encoder; a random start without a seed of its own takes the recipe's."""
     name = recipe.encoder.weights
     return f"{name}:{recipe.seed}" if name.startswith("random:") and name.count(":") == 1 else name
 
@@ -124,31 +339,21 @@ def _save(
     first, last = (PretrainRecord(**json.loads(line)) for line in (lines[0], lines[-1]))
     with (out / WEIGHTS_FILE).open("rb") as file:
         file_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    training = Training(
-        recipe=recipe,
-        folders=sources.folders,
-        recordings=sources.recordings,
-        licences=sources.licences,
-        attributions=_copy_attributions(sources.folders, out),
-        start_hash=sources.start_hash,
-        encoder_hash=encoder_hash(encoder),
-        file_hash=file_hash,
-        data_key=identity.data_key,
-        parameters=parameter_count(encoder),
-        first=first,
-        last=last,
-    )
-    write_text(out / "README.md", model_card(training))
     facts = {
         **asdict(identity),
-        "encoder_hash": training.encoder_hash,
+        "encoder_hash": encoder_hash(encoder),
         "file_sha256": file_hash,
         "steps": recipe.training.steps,
-        "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 3),
-        "wait_seconds": round(sum(json.loads(line)["wait_seconds"] for line in lines), 3),
+        "seconds": logged_total(out, "seconds"),
+        "wait_seconds": logged_total(out, "wait_seconds"),
         "recordings": len(sources.recordings),
         "loss": last.loss,
     }
+    data = [
+        *_data_lines(sources),
+        *(f"- attribution: see `{n}`" for n in _copy_attributions(sources.folders, out)),
+    ]
+    write_text(out / "README.md", _model_card(recipe, data, facts, parameter_count(encoder), first, last))
     write_json(out / FINISHED_FILE, facts)
     (out / CHECKPOINT_FILE).unlink(missing_ok=True)
     return facts
@@ -162,3 +367,62 @@ def _copy_attributions(folders: Sequence[Path], out: Path) -> list[str]:
             shutil.copyfile(path, out / name)
             names.append(name)
     return names
+
+
+def _data_lines(sources: _Sources) -> list[str]:
+    lines = []
+    for folder in sources.folders:
+        inside = [one for one in sources.recordings if one.path.is_relative_to(folder)]
+        hours = sum(one.seconds for one in inside) / 3600
+        channels = sum(one.channels * one.seconds for one in inside) / 3600
+        lines.append(f"- `{folder.name}`: {len(inside)} recordings, {hours:.2f} h ({channels:.2f} h of channels)")
+    unstated = "not stated by the person who trained the encoder; find out before you distribute the weights"
+    return lines + [f"- licence: {licence}" for licence in sources.licences or (unstated,)]
+
+
+def _model_card(
+    recipe: PretrainRecipe,
+    data: Sequence[str],
+    facts: Mapping[str, Any],
+    parameters: int,
+    first: PretrainRecord,
+    last: PretrainRecord,
+) -> str:
+    """The README.md beside the weights, in Markdown: data, licences, training, losses and hashes."""
+    steps, clips = recipe.training.steps, recipe.training.batch_size
+    hours = steps * clips * recipe.crop_seconds / 3600
+    newline = "\n"
+    return f"""---
+library_name: nearfar
+tags: [audio, self-supervised, eat]
+---
+
+# {recipe.name}
+
+{recipe.description or "An EAT encoder"}. An Efficient Audio Transformer encoder \
+({parameters / 1e6:.2f} M parameters), pre-trained without labels with EAT's objective (Chen et al., IJCAI 2024). \
+Load it with `nearfar.load_encoder`, or name the folder as `--encoder`.
+
+## Data
+
+{newline.join(data)}
+
+## Training
+
+- {steps} steps of {clips} crops of {recipe.crop_seconds:g} s ({hours:.1f} h in total), \
+{recipe.masking.clones} masked views each; seed {recipe.seed}; exported: the {recipe.export}
+- started from `{recipe.encoder.weights}` (weights {facts["base_hash"][:16]})
+- the whole recipe is in `recipe.toml`, versions and command in `environment.json`, every step in `log.jsonl`
+
+## Measured
+
+- last step: loss {last.loss:.4g} (first step {first.loss:.4g}), frame loss {last.frame_loss:.4g} (first step \
+{first.frame_loss:.4g}), spread of targets {last.target_spread:.3g} and of predictions {last.prediction_spread:.3g}
+- the quality of the encoder has not been measured here; `nearfar run` and `nearfar evaluate` do
+
+## Identity
+
+- `model.safetensors`: SHA-256 {facts["file_sha256"]}
+- encoder: {facts["encoder_hash"]}
+- recordings: {facts["data_key"]} (names, sizes, lengths)
+"""

@@ -1,1 +1,1 @@
-"""From clips to a fine-tuned embedder: composite labels, batches, one loop."""
+"""Training: composite labels, batches, the training loop, and fine-tuning."""

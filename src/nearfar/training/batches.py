@@ -1,8 +1,7 @@
-"""Training batches as a pure function of the recipe and the step.
+"""Batches of fine-tuning as a pure function of recipe and step.
 
-Nothing here has a state: which samples a step sees and every random change to them follow from (seed, step, row)
-alone. A resumed run therefore sees what the killed one would have seen, and any number of processes sees the same
-batch, each its own rows of it.
+The samples of a step and every random change to them are functions of (seed, step, row). A resumed training
+therefore gets the batches that an uninterrupted one gets, and several processes divide one batch among them.
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.config import Audio, Augmentation, Cancellation
+from nearfar.config import Audio, Augmentation
 from nearfar.data.audio import zero_pad
-from nearfar.data.clips import Clip, View
+from nearfar.data.clips import Clip
 from nearfar.frontends.kaldi import MEL_BINS, padded_frame_count
 from nearfar.training.labels import LabelledSamples
 from nearfar.views import read_views
+from nearfar.views.base import ViewSettings
 
 _ORDER, _ROW, _DEPTH, _BALANCE = 0, 1, 2, 3
 """Purposes of random streams; each stream is seeded by (seed, purpose, ...)."""
@@ -34,61 +34,90 @@ class Batch:
     Attributes:
         waveform: (rows, padded samples) float32 at 16 kHz.
         samples: (rows,) int64, lengths before padding.
-        labels: (rows,) int64.
-        other_labels: (rows,) int64 and share: (rows,) float32 of mixed-up samples, or None without mixup.
-        blank: (rows, 1, frames, 128) bool, spectrogram cells to blank, or None.
-        files: the recordings the rows come from.
+        labels: (rows,) int64, the first labels.
+        other_labels: (rows,) int64, the second labels of mixed samples, or None without mixup.
+        mixup_lambda: (rows,) float32, the weight of the first sample and label of a mixture, or None.
+        spec_mask: (rows, 1, frames, 128) bool, spectrogram cells to set to zero, or None.
+        files: the recording of each row.
+        branch_keep: (depth, 2, rows) float32, factors of stochastic depth, or None.
     """
 
     waveform: Tensor
     samples: Tensor
     labels: Tensor
     other_labels: Tensor | None
-    share: Tensor | None
-    blank: Tensor | None
+    mixup_lambda: Tensor | None
+    spec_mask: Tensor | None
     files: tuple[str, ...]
+    branch_keep: Tensor | None = None
+
+    def part(self, rows: slice) -> Batch:
+        """The same of some of the rows."""
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
+        return Batch(
+            self.waveform[rows],
+            self.samples[rows],
+            self.labels[rows],
+            cut(self.other_labels),
+            cut(self.mixup_lambda),
+            cut(self.spec_mask),
+            self.files[rows],
+            None if self.branch_keep is None else self.branch_keep[:, :, rows],
+        )
 
 
 class WaveformCache:
-    """Decoded training clips, kept in memory up to a limit so that small sets are read only once.
+    """Decoded training clips in memory, up to a limit, so that small data sets are read only once.
 
     Args:
-        views: which views to make of a recording.
-        megabytes: no clip is added beyond this.
-        audio, cancellation: the recipe's tables.
+        views: views to compute of a recording.
+        megabytes: limit of the cache.
+        audio: the recipe's table.
+        settings: of the views.
     """
 
     def __init__(
-        self, views: tuple[View, ...], megabytes: float, audio: Audio, cancellation: Cancellation
+        self, views: tuple[str, ...], megabytes: float, audio: Audio, settings: ViewSettings
     ) -> None:
-        self._views, self._audio, self._cancellation = views, audio, cancellation
+        self._views, self._audio, self._settings = views, audio, settings
         self._free = int(megabytes * 1e6)
-        self._kept: dict[Clip, NDArray[np.float32]] = {}
+        self._waveforms: dict[Clip, NDArray[np.float32]] = {}
         self._full = False
         self._lock = Lock()
 
-    def read(self, clip: Clip, view: View) -> NDArray[np.float32]:
+    def read(self, clip: Clip, view: str) -> NDArray[np.float32]:
         """(samples,) float32 of one view."""
-        kept = self._kept.get(clip)
+        cached = self._waveforms.get(clip)
         row: NDArray[np.float32]
-        if kept is None and self._full:  # the other views would not be kept either
-            row = self._made(clip, (view,))[0]
+        if cached is None and self._full:  # the other views would not be cached either
+            row = self._computed(clip, (view,))[0]
         else:
-            row = (self._read(clip) if kept is None else kept)[self._views.index(view)]
+            row = (self._read(clip) if cached is None else cached)[self._views.index(view)]
         return row
 
     def _read(self, clip: Clip) -> NDArray[np.float32]:
-        waveform = self._made(clip, self._views)
+        waveform = self._computed(clip, self._views)
         with self._lock:
-            if clip not in self._kept:
+            if clip not in self._waveforms:
                 self._full = self._full or waveform.nbytes > self._free
                 if waveform.nbytes <= self._free:
-                    self._kept[clip] = waveform
+                    self._waveforms[clip] = waveform
                     self._free -= waveform.nbytes
         return waveform
 
-    def _made(self, clip: Clip, views: tuple[View, ...]) -> NDArray[np.float32]:
-        return read_views(clip.path, views, self._audio, self._cancellation)
+    def _computed(self, clip: Clip, views: tuple[str, ...]) -> NDArray[np.float32]:
+        audio = self._audio
+        return read_views(
+            clip.path,
+            views,
+            self._settings,
+            sample_rate_hz=audio.sample_rate_hz,
+            near=audio.near_channel,
+            far=audio.far_channel,
+        )
 
 
 @lru_cache(maxsize=4)
@@ -97,19 +126,19 @@ def _epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def step_samples(step: int, batch_size: int, count: int, seed: int) -> list[int]:
-    """Indices of the samples of one step: epochs of fresh permutations, one after another, cut into batches."""
+    """Indices of the samples of one step: one permutation of all samples per epoch, cut into batches."""
     positions = range(step * batch_size, (step + 1) * batch_size)
     return [int(_epoch_order(seed, position // count, count)[position % count]) for position in positions]
 
 
 def depth_generator(seed: int, step: int) -> torch.Generator:
-    """The random stream of stochastic depth at one step."""
+    """The random generator of stochastic depth at one step."""
     state = np.random.SeedSequence((seed, _DEPTH, step)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 class Batches:
-    """The batches of a training run.
+    """The batches of a fine-tuning.
 
     Args:
         labelled: the training samples.
@@ -118,8 +147,9 @@ class Batches:
         batch_size: rows of a step over all processes.
         seed: of all random choices.
         cache_megabytes: limit of the waveform cache.
-        audio, cancellation: the recipe's tables, by which recordings become views.
-        target_share: chance that a row is drawn from the target domain instead.
+        audio: the recipe's table.
+        view_settings: settings of the views.
+        target_share: probability that a row is replaced by a random sample of the target domain.
     """
 
     def __init__(
@@ -132,7 +162,7 @@ class Batches:
         seed: int,
         cache_megabytes: float = 2_000.0,
         audio: Audio | None = None,
-        cancellation: Cancellation | None = None,
+        view_settings: ViewSettings | None = None,
         target_share: float = 0.0,
     ) -> None:
         self.labelled, self.augmentation = labelled, augmentation
@@ -142,12 +172,12 @@ class Batches:
             views = (*views, "far")
         self.target_share = target_share
         self._targets = [i for i, sample in enumerate(labelled.samples) if sample.clip.domain == "target"]
-        self._clips_of: dict[str, list[Clip]] = {}
+        self._clips_by_machine: dict[str, list[Clip]] = {}
         for sample in labelled.samples:
-            others = self._clips_of.setdefault(sample.clip.machine, [])
+            others = self._clips_by_machine.setdefault(sample.clip.machine, [])
             if not others or others[-1] != sample.clip:
                 others.append(sample.clip)
-        self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), cancellation or Cancellation())
+        self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), view_settings or {})
 
     def rows(self, step: int, first: int, last: int) -> Batch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch.
@@ -155,8 +185,8 @@ class Batches:
         Raises:
             InputError: if a recording cannot be read or is longer than the recipe's clip length.
         """
-        turn = step_samples(step, self.batch_size, len(self.labelled.samples), self.seed)[first:last]
-        chosen = [self._balanced(step, first + offset, index) for offset, index in enumerate(turn)]
+        ordered = step_samples(step, self.batch_size, len(self.labelled.samples), self.seed)[first:last]
+        chosen = [self._balanced(step, first + offset, index) for offset, index in enumerate(ordered)]
         rows = [self._row(step, first + offset, index) for offset, index in enumerate(chosen)]
         mixed, masked = self.augmentation.mixup_probability > 0, self._masks()
         return Batch(
@@ -164,13 +194,13 @@ class Batches:
             samples=torch.tensor([row.samples for row in rows]),
             labels=torch.tensor([self.labelled.labels[index] for index in chosen]),
             other_labels=torch.tensor([row.other_label for row in rows]) if mixed else None,
-            share=torch.tensor([row.share for row in rows], dtype=torch.float32) if mixed else None,
-            blank=torch.from_numpy(np.stack([row.blank for row in rows])) if masked else None,
+            mixup_lambda=torch.tensor([row.mixup_lambda for row in rows], dtype=torch.float32) if mixed else None,
+            spec_mask=torch.from_numpy(np.stack([row.spec_mask for row in rows])) if masked else None,
             files=tuple(str(self.labelled.samples[index].clip.path) for index in chosen),
         )
 
     def _balanced(self, step: int, row: int, index: int) -> int:
-        """The sample whose turn it is, or one of the target domain."""
+        """The sample at ``index``, or a random one of the target domain."""
         if self.target_share == 0.0 or not self._targets:
             return index
         random = np.random.default_rng((self.seed, _BALANCE, step, row))
@@ -184,21 +214,21 @@ class Batches:
     def _row(self, step: int, row: int, index: int) -> _Row:
         random = np.random.default_rng((self.seed, _ROW, step, row))
         waveform, samples = self._augmented(index, random)
-        other_label, share = self.labelled.labels[index], 1.0
+        other_label, mixup_lambda = self.labelled.labels[index], 1.0
         if random.random() < self.augmentation.mixup_probability:
             other = int(random.integers(len(self.labelled.samples)))
             other_waveform, other_samples = self._augmented(other, random)
-            other_label, share = self.labelled.labels[other], random.random()
-            waveform = np.float32(share) * waveform + np.float32(1.0 - share) * other_waveform
+            other_label, mixup_lambda = self.labelled.labels[other], random.random()
+            waveform = np.float32(mixup_lambda) * waveform + np.float32(1.0 - mixup_lambda) * other_waveform
             samples = max(samples, other_samples)
-        return _Row(waveform, samples, other_label, share, self._blank(random))
+        return _Row(waveform, samples, other_label, mixup_lambda, self._spec_mask(random))
 
     def _augmented(self, index: int, random: np.random.Generator) -> tuple[NDArray[np.float32], int]:
         sample = self.labelled.samples[index]
         waveform = self._cache.read(sample.clip, sample.view)
         if self.augmentation.time_shift:
             waveform = np.roll(waveform, int(random.integers(len(waveform))))
-        if sample.view != "far" and random_below(self.augmentation.far_noise_probability, random):
+        if sample.view != "far" and bernoulli(self.augmentation.far_noise_probability, random):
             waveform = self._with_far_noise(waveform, sample.clip, random)
         if self.augmentation.gain_db > 0:
             decibels = random.uniform(-self.augmentation.gain_db, self.augmentation.gain_db)
@@ -208,25 +238,25 @@ class Batches:
     def _with_far_noise(
         self, waveform: NDArray[np.float32], clip: Clip, random: np.random.Generator
     ) -> NDArray[np.float32]:
-        """The waveform with the far channel of another clip of the machine on top, at a random ratio."""
-        others = self._clips_of[clip.machine]
-        place = int(random.integers(len(others)))
-        if others[place] == clip:
-            place = (place + 1) % len(others)
-        noise = self._cache.read(others[place], "far")
+        """The waveform plus the far channel of another clip of the machine at a random signal-to-noise ratio."""
+        others = self._clips_by_machine[clip.machine]
+        chosen = int(random.integers(len(others)))
+        if others[chosen] == clip:
+            chosen = (chosen + 1) % len(others)
+        noise = self._cache.read(others[chosen], "far")
         noise = np.resize(np.roll(noise, int(random.integers(len(noise)))), waveform.shape)
-        ratio_db = random.uniform(*self.augmentation.far_noise_snr_db)
-        gain = rms(waveform) / rms(noise) * 10.0 ** (-ratio_db / 20.0)
+        snr_db = random.uniform(*self.augmentation.far_noise_snr_db)
+        gain = rms(waveform) / rms(noise) * 10.0 ** (-snr_db / 20.0)
         return waveform + np.float32(gain) * noise
 
-    def _blank(self, random: np.random.Generator) -> NDArray[np.bool_]:
+    def _spec_mask(self, random: np.random.Generator) -> NDArray[np.bool_]:
         frames = padded_frame_count(self.padded_samples)
-        blank = np.zeros((1, frames, MEL_BINS), dtype=np.bool_)
+        mask = np.zeros((1, frames, MEL_BINS), dtype=np.bool_)
         first, last = _span(random, self.augmentation.frequency_mask_bins, MEL_BINS)
-        blank[:, :, first:last] = True
+        mask[:, :, first:last] = True
         first, last = _span(random, self.augmentation.time_mask_frames, frames)
-        blank[:, first:last] = True
-        return blank
+        mask[:, first:last] = True
+        return mask
 
 
 @dataclass(frozen=True)
@@ -234,12 +264,12 @@ class _Row:
     waveform: NDArray[np.float32]
     samples: int
     other_label: int
-    share: float
-    blank: NDArray[np.bool_]
+    mixup_lambda: float
+    spec_mask: NDArray[np.bool_]
 
 
-def random_below(probability: float, random: np.random.Generator) -> bool:
-    """Whether a chance comes true; nothing is drawn where there is none, so other draws stay what they were."""
+def bernoulli(probability: float, random: np.random.Generator) -> bool:
+    """A Bernoulli draw. Probability 0 draws no number, so a disabled augmentation leaves other draws unchanged."""
     return probability > 0.0 and bool(random.random() < probability)
 
 

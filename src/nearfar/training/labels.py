@@ -1,6 +1,6 @@
-"""The composite label: machine type + attributes + domain + near/far, one class per combination.
+"""Composite labels: one class per combination of machine type, attributes, domain and view.
 
-Section 2.2 of the report: each two-channel recording becomes two samples, one per channel, and "each unique
+Section 2.2 of the report: each two-channel recording gives two samples, one per channel, and "each unique
 combination of these parameters forms a distinct class label".
 """
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nearfar.data.clips import CHANNELS, Clip, View
+from nearfar.data.clips import CHANNELS, Clip
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One view of one training recording: a channel of it, or near without what far predicts of it."""
+    """A view of a training clip: one of its channels, or one computed from both."""
 
     clip: Clip
-    view: View
+    view: str
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class LabelledSamples:
     classes: tuple[str, ...]
 
 
-def composite_class(clip: Clip, view: View) -> str:
+def composite_class(clip: Clip, view: str) -> str:
     """The class of one view of a training clip, such as ``"fan|spd=1|source|near"``.
 
     Sections other than ``00`` (earlier challenge years) are part of the machine type.
 
     Raises:
-        ValueError: for a test clip: its attributes and domain must never reach a model.
+        ValueError: for a test clip, whose attributes and domain must not influence a model.
     """
     if clip.split != "train":
         raise ValueError(f"{clip.path}: a test clip has no training label")
@@ -44,10 +44,10 @@ def composite_class(clip: Clip, view: View) -> str:
     return "|".join([machine, *attributes, clip.domain or "", view])
 
 
-def label_samples(clips: Iterable[Clip], views: Sequence[View] = CHANNELS) -> LabelledSamples:
-    """A sample of every view of every training clip and their composite classes, in the clips' order.
+def label_samples(clips: Iterable[Clip], views: Sequence[str] = CHANNELS) -> LabelledSamples:
+    """Samples of all views of all training clips with their composite classes, in the order of the clips.
 
-    Classes are numbered in alphabetical order, so the numbering does not depend on the order of the files.
+    Classes are sorted by name, so their numbers do not depend on the order of the clips.
 
     Raises:
         ValueError: if one of the clips is a test clip.

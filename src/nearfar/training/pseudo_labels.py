@@ -1,68 +1,60 @@
-"""Attributes for machines that have none: clusters of what their training clips sound like.
+"""Pseudo-attributes for machines without attributes: clusters of their training clips.
 
-A class per machine, domain and channel leaves the network little to tell apart. Public systems cluster features
+A class per machine, domain and channel leaves the network little to discriminate. Public systems cluster features
 with k-means, the source domain into several clusters and the target domain into one, and train on the clusters as
 if they were attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from nearfar.config import Audio, Cancellation, Features
 from nearfar.data.clips import Clip
-from nearfar.features.extractors import LogMelFeatures
-from nearfar.frontends.kaldi import Fbank
-from nearfar.views import read_views
 
 ATTRIBUTE = "cluster"
 
 
-def with_pseudo_attributes(clips: Sequence[Clip], clusters: int, audio: Audio, seed: int) -> list[Clip]:
-    """Give clips of machines without any attributes the attribute ``cluster``.
+def cluster_attributes(
+    clips: Sequence[Clip],
+    features: Callable[[Sequence[Clip]], NDArray[np.floating]],
+    clusters: int,
+    seed: int,
+) -> list[Clip]:
+    """Give the source clips of machines without any attributes the attribute ``cluster``.
 
     Args:
-        clips: training clips of any machines; those of machines with attributes come back as they are.
-        clusters: of the source domain, fewer where there are fewer clips; the target domain is one cluster of its
-            own, as its class is already.
-        audio: which channel is near.
+        clips: training clips of any machines; those of machines with attributes are returned unchanged.
+        features: (clips, numbers) features of given clips; called once per machine and section to be clustered.
+        clusters: number of clusters of the source domain, fewer where there are fewer distinct clips. The target
+            domain is a cluster, and a class, of its own.
         seed: of k-means.
 
     Returns:
         the clips in their order.
-
-    Raises:
-        InputError: if a recording cannot be read.
     """
     described = {(clip.machine, clip.section) for clip in clips if clip.attributes}
     out = list(clips)
     for group in dict.fromkeys((clip.machine, clip.section) for clip in clips):
-        places = [
-            place
-            for place, clip in enumerate(clips)
+        indices = [
+            index
+            for index, clip in enumerate(clips)
             if (clip.machine, clip.section) == group and clip.domain == "source"
         ]
-        if group in described or len(places) < 2:
+        if group in described or len(indices) < 2:
             continue
-        labels = cluster(statistics([clips[place] for place in places], audio), clusters, seed)
-        for place, label in zip(places, labels, strict=True):
-            out[place] = replace(clips[place], attributes=((ATTRIBUTE, str(label)),))
+        labels = cluster(standardised(features([clips[index] for index in indices])), clusters, seed)
+        for index, label in zip(indices, labels, strict=True):
+            out[index] = replace(clips[index], attributes=((ATTRIBUTE, str(label)),))
     return out
 
 
-def statistics(clips: Sequence[Clip], audio: Audio) -> NDArray[np.float64]:
-    """Log-mel statistics of the near channel, (clips, numbers) float64, each with mean 0 and deviation 1."""
-    extractor = LogMelFeatures(Fbank(), Features(source="log-mel", lags=(1, 4, 16)))
-    rows = []
-    for clip in clips:
-        waveform = torch.from_numpy(read_views(clip.path, ("near",), audio, Cancellation()))
-        rows.append(extractor(waveform, torch.tensor([waveform.shape[1]]))[0].flatten().double().numpy())
-    table = np.stack(rows)
+def standardised(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(clips, numbers) float64, each column with mean 0 and deviation 1; constant columns become 0."""
+    table = features.astype(np.float64)
     deviation = table.std(axis=0)
     scaled: NDArray[np.float64] = (table - table.mean(axis=0)) / np.where(deviation > 1e-6, deviation, np.inf)
     return scaled
@@ -74,5 +66,5 @@ def cluster(table: NDArray[np.float64], clusters: int, seed: int) -> list[int]:
 
     count = min(clusters, len(np.unique(table, axis=0)))
     labels = KMeans(count, n_init=4, random_state=seed).fit_predict(table).tolist()
-    number = {label: place for place, label in enumerate(dict.fromkeys(labels))}
+    number = {label: index for index, label in enumerate(dict.fromkeys(labels))}
     return [number[label] for label in labels]

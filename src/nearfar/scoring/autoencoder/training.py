@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearfar.config import Autoencoder as Settings
 from nearfar.errors import TrainingError
 from nearfar.frontends.slaney import MEL_BINS
 from nearfar.scoring.autoencoder.network import (
@@ -25,6 +24,7 @@ from nearfar.scoring.autoencoder.network import (
     Covariances,
     TrainedAutoencoder,
 )
+from nearfar.scoring.autoencoder.settings import AutoencoderSettings
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished and of all epochs."""
@@ -98,7 +98,7 @@ def hold_out(vectors: int, fraction: float, generator: torch.Generator) -> tuple
 
 def train_autoencoder(
     vectors: Vectors,
-    settings: Settings,
+    settings: AutoencoderSettings,
     seed: int,
     *,
     device: torch.device | None = None,

@@ -1,0 +1,120 @@
+"""Batches of pre-training as a pure function of seed and step, read from disk as they are needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.data.recordings import Recording, read_crop
+from nearfar.encoders.eat import EATConfig
+from nearfar.frontends.kaldi import padded_frame_count
+from nearfar.pretraining.model import inverse_block_masks
+from nearfar.pretraining.recipe import Masking
+from nearfar.training.batches import step_samples
+
+_CROP, _MASK, _NOISE = 100, 101, 102
+"""Purposes of random streams; each stream is seeded by (seed, purpose, step, row)."""
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Rows of one step.
+
+    Attributes:
+        waveform: (rows, samples) float32 at 16 kHz.
+        masked: (rows * clones, cells) bool, the views of a row consecutively; True = to be predicted.
+        files: the recording of each row.
+        noise_seeds: a seed per row, for the decoder's input at masked cells.
+    """
+
+    waveform: Tensor
+    masked: Tensor
+    files: tuple[str, ...]
+    noise_seeds: tuple[int, ...]
+
+    def part(self, rows: slice) -> CropBatch:
+        """The same of some of the rows."""
+        clones = len(self.masked) // len(self.waveform)
+        first, last, _ = rows.indices(len(self.waveform))
+        masked = self.masked[first * clones : last * clones]
+        return CropBatch(self.waveform[rows], masked, self.files[rows], self.noise_seeds[rows])
+
+
+class Crops:
+    """Random crops of all channels of all recordings.
+
+    An epoch takes from every channel its length divided by the crop length, rounded up, crops, in random order.
+
+    Args:
+        recordings: see :func:`nearfar.data.recordings.find_recordings`.
+        crop_seconds: length of a crop.
+        batch_size: rows of a step over all processes.
+        seed: of all random choices.
+        masking: the recipe's table.
+        config: the encoder's sizes, for the grid of patches.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        *,
+        crop_seconds: float,
+        batch_size: int,
+        seed: int,
+        masking: Masking,
+        config: EATConfig,
+    ) -> None:
+        self.recordings, self.masking, self.bands = recordings, masking, config.bands
+        self.samples, self.batch_size, self.seed = round(crop_seconds * SAMPLE_RATE_HZ), batch_size, seed
+        self.columns = padded_frame_count(self.samples) // config.patch_size
+        counts = [one.channels * math.ceil(one.seconds / crop_seconds) for one in recordings]
+        self._ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        """Crops in an epoch."""
+        return int(self._ends[-1])
+
+    def rows(self, step: int, first: int, last: int) -> CropBatch:
+        """Rows ``first`` to ``last`` (exclusive) of a step's batch.
+
+        Raises:
+            InputError: if a recording cannot be read.
+        """
+        chosen = step_samples(step, self.batch_size, len(self), self.seed)[first:last]
+        waveforms, masks, files = [], [], []
+        for row, index in enumerate(chosen, start=first):
+            position = int(np.searchsorted(self._ends, index, side="right"))
+            recording = self.recordings[position]
+            channel = (int(self._ends[position]) - 1 - index) % recording.channels
+            random = np.random.default_rng((self.seed, _CROP, step, row))
+            waveforms.append(read_crop(recording, channel, self.samples, random))
+            masks.append(self._masks(step, row))
+            files.append(str(recording.path))
+        return CropBatch(
+            torch.from_numpy(np.stack(waveforms)),
+            torch.from_numpy(np.concatenate(masks)),
+            tuple(files),
+            tuple(self._noise_seed(step, row) for row in range(first, last)),
+        )
+
+    def _masks(self, step: int, row: int) -> NDArray[np.bool_]:
+        return inverse_block_masks(
+            np.random.default_rng((self.seed, _MASK, step, row)),
+            self.masking.clones,
+            self.columns,
+            self.bands,
+            mask_ratio=self.masking.ratio,
+            adjust=self.masking.adjust,
+            block=self.masking.block,
+        )
+
+    def _noise_seed(self, step: int, row: int) -> int:
+        state = np.random.SeedSequence((self.seed, _NOISE, step, row)).generate_state(1, np.uint64)
+        return int(state[0] >> np.uint64(1))

@@ -1,0 +1,392 @@
+"""The training loop of fine-tuning, pre-training and distillation: one process or many, resumable at any step.
+
+A kind of training supplies a :class:`Task` (module, batches, loss, log record); the loop does the rest: micro
+batches, clipping, learning rate, finite checks, ``log.jsonl`` and checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TextIO, TypeVar
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
+from nearfar.data.prefetch import prefetched
+from nearfar.errors import InputError, TrainingError
+from nearfar.files import write_text
+from nearfar.progress import StepProgress
+
+LOG_FILE = "log.jsonl"
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+class LoopSettings(Protocol):
+    """Settings that the loop reads, such as a recipe's ``training`` table."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def micro_batch_size(self) -> int | None: ...
+    @property
+    def clip_norm(self) -> float | None: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+    @property
+    def loader_threads(self) -> int: ...
+
+
+class RateSchedule(Protocol):
+    """Settings of :func:`learning_rate`."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def final_learning_rate(self) -> float: ...
+
+
+class Rows(Protocol):
+    """A batch, or a part of one."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The recording of each row, for messages."""
+
+    def part(self, rows: slice) -> Self:
+        """The same of some of the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A finished optimiser step.
+
+    Attributes:
+        step: number of the step, from 0.
+        means: means over the batch of what :meth:`Task.loss` returned by name, over all processes.
+        learning_rate: that it was made with.
+        gradient_norm: before clipping.
+        seconds: from the end of the previous step to the end of this one, logging and checkpoints included.
+        wait_seconds: of these, spent waiting for the batch.
+    """
+
+    step: int
+    means: Mapping[str, float]
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+    wait_seconds: float
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
+RecordT = TypeVar("RecordT")
+RecordT_co = TypeVar("RecordT_co", covariant=True)
+
+
+class Task(Protocol[RowsT, RecordT_co]):
+    """What a kind of training supplies.
+
+    Attributes:
+        module: trained in place; on the accelerator's device.
+        seed: of torch's random state, which dropout layers use.
+        buffers: tensors outside ``module`` that training changes, by name; they are part of a checkpoint.
+    """
+
+    @property
+    def module(self) -> nn.Module: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def buffers(self) -> Mapping[str, Tensor]: ...
+
+    def batch(self, step: int, first: int, last: int) -> RowsT:
+        """Rows ``first`` to ``last`` (exclusive) of a step's batch; called ahead of need in other threads."""
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+
+    def loss(self, module: nn.Module, part: RowsT, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """What some rows contribute to the mean loss of a batch, and to the means of the scalars to log.
+
+        Args:
+            module: ``self.module``, wrapped for several processes; to be called once.
+            part: some rows of a batch.
+            rows: number of rows of the whole batch on this process. The sums over all parts of loss and scalars
+                must be means over these rows.
+        """
+
+    def after_step(self, step: int) -> None:
+        """Called after each optimiser step."""
+
+    def record(self, step: Step) -> RecordT_co:
+        """The log's record of a step: a dataclass whose first field is ``step``."""
+
+
+def learning_rate(step: int, training: RateSchedule) -> float:
+    """Linear warm-up to the maximum, then a cosine to the final rate at the last step (0-based)."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    span = max(1, training.steps - 1 - training.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * (step - training.warmup_steps) / span))
+    return training.final_learning_rate + (training.learning_rate - training.final_learning_rate) * cosine
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require gradients, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The module's trainable parameters in two groups for AdamW: with weight decay, and without.
+
+    Biases, parameters of normalisation layers and an encoder's ``extra_tokens`` (CLS) do not decay.
+    """
+    exempt = {
+        name
+        for prefix, owner in module.named_modules()
+        for name, _ in owner.named_parameters(prefix, recurse=False)
+        if isinstance(owner, NORMS) or name.endswith("bias") or name.rpartition(".")[2] == "extra_tokens"
+    }
+    parameters = trainable(module)
+    return [
+        {"params": [p for name, p in parameters.items() if name not in exempt], "weight_decay": weight_decay},
+        {"params": [p for name, p in parameters.items() if name in exempt], "weight_decay": 0.0},
+    ]
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are part of the module's state, by name."""
+    state = module.state_dict(keep_vars=True).keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name in state}
+
+
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Flush denormal float32 numbers (below 1e-38) to zero within the context, where the processor can.
+
+    Gradients of a trained encoder hold many, at a fifth of a step's time; none matters beside AdamW's epsilon. The
+    previous setting is restored at the end. Torch's threads inherit the setting when they start, so enter the
+    context before the first computation.
+    """
+    already = float(torch.tensor([1e-38]) * 0.1) == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of a distributed launch."""
+    return bool(PartialState(cpu=_without_gpu()).is_main_process)
+
+
+def _without_gpu() -> bool:
+    # Without cpu=True accelerate does not connect processes on a machine without a GPU, and would train on Apple's
+    # GPU, which the rest of nearfar does not use.
+    return not torch.cuda.is_available()
+
+
+def make_accelerator(settings: LoopSettings) -> Accelerator:
+    """accelerate's Accelerator with the precision of the settings.
+
+    Raises:
+        InputError: if the batch size is not a multiple of the number of processes.
+    """
+    bf16 = settings.precision == "bf16" or (
+        settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    )
+    precision = "bf16" if bf16 else "no"
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        # accelerate by itself refuses to change the precision within a process.
+        AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=_without_gpu(),
+        mixed_precision=precision,
+        # Buffers are constants, or the same on all processes; broadcasting them at every step would be waste.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if settings.batch_size % accelerator.num_processes:
+        raise InputError(
+            "training.batch_size",
+            found=f"{settings.batch_size} samples for {accelerator.num_processes} processes",
+            expected="a multiple of the number of processes",
+            remedy="Change the batch size or the number of processes",
+        )
+    return accelerator
+
+
+# --- log --------------------------------------------------------------------------------------------------------
+
+
+def open_step_log(path: Path, start: int, is_main: bool) -> TextIO:
+    """The log of a training, a line of JSON per step, cut back to the first ``start`` steps.
+
+    Processes other than the main one write to the null device.
+    """
+    if not is_main:
+        return Path(os.devnull).open("w", encoding="utf-8")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() and start else []
+    finished = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
+    write_text(path, "".join(finished))
+    return path.open("a", encoding="utf-8")
+
+
+def logged_total(folder: Path, key: str) -> float:
+    """The sum of a key over all steps of a folder's log, those before an interruption included."""
+    with (folder / LOG_FILE).open(encoding="utf-8") as lines:
+        return round(sum(float(json.loads(line)[key]) for line in lines), 3)
+
+
+# --- loop -------------------------------------------------------------------------------------------------------
+
+
+def train(
+    task: Task[RowsT, RecordT],
+    settings: LoopSettings,
+    accelerator: Accelerator,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    identity: Identity,
+    *,
+    progress: StepProgress | None = None,
+    on_step: Callable[[RecordT], None] | None = None,
+    checkpoint_at_end: bool = True,
+) -> None:
+    """Train a task's module in place, from the start or from the folder's checkpoint.
+
+    Args:
+        task: what is trained on what.
+        settings: steps, batch sizes, clipping, checkpoints.
+        accelerator: see :func:`make_accelerator`.
+        optimizer: an AdamW over the trainable parameters of ``task.module``.
+        folder: of ``checkpoint.safetensors`` and ``log.jsonl``; it is created if needed.
+        identity: of the training; a checkpoint of another is refused.
+        progress: called after each step, on the main process.
+        on_step: called with each record once it is in the log, before a checkpoint is written, on every process.
+        checkpoint_at_end: whether a checkpoint is written after the last step, too.
+
+    Raises:
+        TrainingError: if the loss or its gradient is not finite, with the step and the files of the batch.
+        InputError: if the checkpoint is of another training, and as ``task.batch``.
+        NearfarError: if a checkpoint cannot be written.
+    """
+    parameters = trainable(task.module)
+    buffers = {**persistent_buffers(task.module), **task.buffers}
+    folder.mkdir(parents=True, exist_ok=True)
+    start = load_checkpoint(folder, parameters, optimizer, identity, buffers)
+    # Wrapping copies the first process's weights to the others, so it comes after reading the checkpoint.
+    wrapped, stepper = _wrapped(accelerator, task.module, optimizer)
+    loop = _Loop(task, settings, accelerator, wrapped, stepper, parameters)
+    with open_step_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
+        for step in loop.run(start):
+            record, finished = task.record(step), step.step + 1
+            print(json.dumps(asdict(record)), file=log, flush=True)  # type: ignore[call-overload]
+            if on_step is not None:
+                on_step(record)
+            if not accelerator.is_main_process:
+                continue
+            due = finished % settings.checkpoint_every == 0 and finished < settings.steps
+            if due or (checkpoint_at_end and finished == settings.steps):
+                save_checkpoint(folder, parameters, optimizer, finished, identity, buffers)
+            if progress is not None:
+                progress(finished, settings.steps)
+
+
+def _wrapped(
+    accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    with warnings.catch_warnings():
+        # torch 2.13 renames broadcast_buffers; accelerate and older torch use the old name only.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped, stepper = accelerator.prepare(module, optimizer)
+    return wrapped, stepper
+
+
+@dataclass(frozen=True)
+class _Loop(Generic[RowsT]):
+    task: Task[RowsT, Any]
+    settings: LoopSettings
+    accelerator: Accelerator
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    parameters: dict[str, nn.Parameter]
+
+    def run(self, start: int) -> Iterator[Step]:
+        """Train from step ``start`` to the last, yielding each step."""
+        settings, task = self.settings, self.task
+        size = settings.batch_size // self.accelerator.num_processes
+        first = self.accelerator.process_index * size
+        loaded = prefetched(
+            lambda step: task.batch(step, first, first + size),
+            range(start, settings.steps),
+            threads=settings.loader_threads,
+            ahead=2 * settings.loader_threads,
+        )
+        began = time.perf_counter()
+        for step in range(start, settings.steps):
+            asked = time.perf_counter()
+            batch = next(loaded)
+            waited = time.perf_counter() - asked
+            rate = task.rate(step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            # Dropout is the only user of torch's global random state.
+            torch.manual_seed(hash((task.seed, step, first)) & 0x7FFF_FFFF)
+            means = self._gradients(step, batch)
+            limit = settings.clip_norm or math.inf
+            norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
+            # A gradient can overflow where the loss does not; a step with it would spoil the next checkpoint.
+            require_finite("gradient norm", norm, step, batch.files)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            task.after_step(step)
+            ended = time.perf_counter()
+            yield Step(step, means, rate, norm, ended - began, waited)
+            began = ended
+
+    def _gradients(self, step: int, batch: RowsT) -> dict[str, float]:
+        """Means of the logged scalars; leaves the gradient of the batch's loss in the parameters."""
+        rows = len(batch.files)
+        size = self.settings.micro_batch_size or rows
+        totals: dict[str, Tensor] = {}
+        for begin in range(0, rows, size):
+            part = batch.part(slice(begin, begin + size))
+            last = begin + size >= rows
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                loss, logged = self.task.loss(self.wrapped, part, rows)
+                require_finite("loss", float(loss.detach()), step, part.files)
+                self.accelerator.backward(loss)
+            for name, value in logged.items():
+                totals[name] = totals[name] + value.detach() if name in totals else value.detach()
+        return {name: float(self.accelerator.reduce(value, "mean")) for name, value in totals.items()}
+
+
+def require_finite(name: str, value: float, step: int, files: tuple[str, ...]) -> None:
+    """Raise a :class:`TrainingError` that names step and files if a value is infinite or not a number."""
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"step {step}: the {name} is {value}. The batch holds {', '.join(files)}. Look at these recordings, "
+            "lower training.learning_rate or set training.precision to fp32; the last checkpoint is kept."
+        )
