@@ -143,7 +143,6 @@ def pretrain(
         progress=progress,
         on_step=partial(require_variety, guard=recipe.guard),
     )
-    accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return None
     return (student.encoder if recipe.export == "student" else teacher.encoder).cpu().eval()

@@ -312,6 +312,7 @@ def train(
                 save_checkpoint(folder, parameters, optimizer, finished, identity, buffers)
             if progress is not None:
                 progress(finished, settings.steps)
+    accelerator.wait_for_everyone()
 
 
 def _wrapped(
