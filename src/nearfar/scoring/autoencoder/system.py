@@ -2,13 +2,14 @@
 
 A model folder holds, per machine, ``autoencoder_<machine>.safetensors`` (weights and covariances) and
 ``autoencoder_<machine>.json``, which is written last, so its presence means that the machine's model is whole. A
-killed training goes on with the first machine that has none.
+killed training resumes with the first machine that has none, from its checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -184,12 +185,14 @@ def _train_machine(
     clips = dataset.train(machine)
     began = time.perf_counter()
     vectors = _vectors(clips, recipe.audio.near_channel)
+    checkpoint = folder / f"training_{machine}"
     try:
         model, history = train_autoencoder(
             vectors,
             recipe.autoencoder,
             recipe.seed,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            checkpoint=checkpoint,
             progress=lambda done, total: progress(f"training autoencoder of {machine}", done, total),
             on_epoch=on_epoch,
         )
@@ -208,6 +211,7 @@ def _train_machine(
         "history": [asdict(record) for record in history],
     }
     _save(folder, machine, model, recipe, training)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _vectors(clips: Sequence[Clip], near: int) -> Vectors:
