@@ -46,7 +46,7 @@ def folders(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
             timeout=300,
         )
         assert finished.returncode == 0, finished.stderr
-        assert finished.stdout.count("Use it with --encoder") == 1, "the second process keeps quiet"
+        assert finished.stdout.count("Use it with --encoder") == 1, "the second process prints nothing"
     return root / "one", root / "two"
 
 

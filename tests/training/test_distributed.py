@@ -60,7 +60,7 @@ def folders(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
         timeout=300,
     )
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("Everything is in") == 1, "the second process keeps quiet"
+    assert finished.stdout.count("Everything is in") == 1, "the second process prints nothing"
     reproduce(
         [recipe.with_changes(**CHANGES) for recipe in suite_recipes("tiny", SYSTEMS)], small_factory, root / "one"
     )
