@@ -17,6 +17,8 @@ from nearfar.challenge.reproduce import reproduce, suite_recipes
 from nearfar.config import Recipe, load_recipe
 from nearfar.evaluation.scorefiles import read_scores
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = (
     "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
 )

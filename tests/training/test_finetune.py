@@ -258,6 +258,7 @@ def test_model_that_cannot_be_written_keeps_the_checkpoint(
     assert not (tmp_path / CHECKPOINT_FILE).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_run_killed_by_sigkill_resumes_bit_for_bit(
     small_factory: Path, short_recipe: Recipe, labelled: LabelledSamples, tmp_path: Path, model_tensors
