@@ -31,8 +31,9 @@ from nearfar import load_encoder
 from nearfar.challenge.run import SystemRun, run_system
 from nearfar.config import load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.evaluation.uncertainty import compare_seeds
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 
 LOG_MEL = "log-mel"
 
@@ -49,7 +50,7 @@ def clips(folder: Path) -> tuple[list[NDArray[np.float32]], list[str], list[int]
 
 
 def clip_features(name: str, std: float, waveforms: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    fbank = Fbank(std=std)
+    fbank = KaldiFbank(std=std)
     encoder = None if name == LOG_MEL else load_encoder(name)
     rows = []
     with torch.inference_mode():
@@ -93,11 +94,12 @@ def machine_scores(name: str, std: float, data: Path, layers: tuple[int, ...] | 
 def print_differences(runs: dict[str, SystemRun]) -> None:
     """Of the first run less each other one, and less all of them."""
     first, *others = runs
+    truth = GroundTruth.from_names(runs[first].scores)
     rows = {name: [runs[name].scores] for name in others}
     if len(others) > 1:
         rows["the mean of these"] = [runs[name].scores for name in others]
     for name, scores in rows.items():
-        overall = compare_seeds([runs[first].scores], scores).overall
+        overall = compare_seeds([runs[first].scores], scores, truth).overall
         low, high = 100 * overall.low, 100 * overall.high
         print(f"{first} minus {name}: {100 * overall.value:+.1f} [{low:+.1f}, {high:+.1f}]")
 

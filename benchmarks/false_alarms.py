@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from nearfar.config import load_recipe
-from nearfar.data.layouts import read_dataset
+from nearfar.data.layouts import read_dataset, read_normals
 from nearfar.detector.bank import fit_bank
-from nearfar.detector.normals import normal_recordings, resolve
+from nearfar.detector.normals import resolve
 from nearfar.features.representation import represent
 from nearfar.features.windows import Heard, Recording, hear
 from nearfar.thresholds.calibration import held_out
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("factory", type=Path)
     parser.add_argument("--draws", type=int, default=30)
     arguments = parser.parse_args()
-    dataset, everything = normal_recordings(arguments.factory, None), read_dataset(arguments.factory)
+    dataset, everything = read_normals(arguments.factory), read_dataset(arguments.factory)
     print("recipe, calibration, threshold, normal recordings, false alarms, faults found")
     for name, changes in (("nearfar-best", {}), ("plain cosine", PLAIN)):
         base = resolve(load_recipe("nearfar-best").with_changes(**changes), dataset)

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from reference import interleaved, plain_fbank
 
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 
 THREADS, BATCH, SAMPLES, ROUNDS = 2, 16, 256_000, 15
 
@@ -19,7 +19,7 @@ THREADS, BATCH, SAMPLES, ROUNDS = 2, 16, 256_000, 15
 @torch.inference_mode()
 def main() -> None:
     torch.set_num_threads(THREADS)
-    fbank = Fbank()
+    fbank = KaldiFbank()
     clips = 0.1 * torch.randn(BATCH, SAMPLES)
     frames = plain_fbank(clips[0]).shape[0]
     difference = (fbank(clips)[0, 0, :frames] - plain_fbank(clips[0])).abs().max().item()

@@ -22,7 +22,7 @@ from nearfar.config import load_recipe
 from nearfar.data.clips import Clip, parse_clip
 from nearfar.features.cache import embed_clips
 from nearfar.features.representation import of_model
-from nearfar.models.network import TrainedModel, build_network
+from nearfar.models import TrainedEmbedder, build_model
 
 THREADS, CLIPS, BATCH, ROUNDS = 2, 8, 4, 3
 CLIP_SECONDS, PADDED_SECONDS, RATE_HZ = 10.0, 16.0, 16_000
@@ -39,13 +39,13 @@ def write_clips(folder: Path) -> list[Clip]:
     return clips
 
 
-def random_base() -> TrainedModel:
+def random_base() -> TrainedEmbedder:
     """An untrained EAT-base with its head, as scoring uses it."""
     recipe = load_recipe("eat-fusion").with_changes(
         **{"encoder.weights": "random:base", "audio.clip_seconds": PADDED_SECONDS}
     )
-    embedder = build_network(recipe, classes=2).embedder.eval().requires_grad_(False)
-    return TrainedModel(embedder, recipe, ("a", "b"), weights_hash="")
+    embedder = build_model(recipe, classes=2).embedder.eval().requires_grad_(False)
+    return TrainedEmbedder(embedder, recipe, ("a", "b"), weights_hash="")
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
         clips = write_clips(Path(folder))
         waveforms = 0.1 * torch.randn(CLIPS, round(PADDED_SECONDS * RATE_HZ))
         with torch.inference_mode():
-            ready = torch.split(model.embedder.fbank(waveforms), BATCH)
+            ready = torch.split(model.embedder.frontend(waveforms), BATCH)
 
         @torch.inference_mode()
         def encoder_only() -> None:

@@ -40,13 +40,13 @@ from nearfar.explain.localisation import (
     patch_features,
     time_edges_s,
 )
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.views import read_views
 
 VIEWS = ("near", "far", "cancelled")
 CANCELLATION = Cancellation(window_samples=8192, hop_samples=2048, gain_limit=1.0)
 AUDIO = Audio(clip_seconds="longest")
-FBANK = Fbank()
+FBANK = KaldiFbank()
 
 
 @dataclass(frozen=True)

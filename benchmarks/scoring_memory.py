@@ -21,7 +21,7 @@ from nearfar.config import load_recipe
 from nearfar.data.layouts import read_dataset
 from nearfar.features.cache import EmbeddingStore
 from nearfar.features.representation import of_model
-from nearfar.models.network import TrainedModel, build_network
+from nearfar.models import TrainedEmbedder, build_model
 
 THREADS, TEST_CLIPS, TRAIN_CLIPS, FILES = 1, 10_000, 1_000, 8
 CLIP_SECONDS, RATE_HZ = 0.5, 16_000
@@ -53,8 +53,8 @@ def memory_mb(field: str) -> float:
 def main() -> None:
     torch.set_num_threads(THREADS)
     recipe = load_recipe("tiny-fusion").with_changes(**{"audio.clip_seconds": CLIP_SECONDS})
-    embedder = build_network(recipe, classes=2).embedder.eval().requires_grad_(False)
-    model = TrainedModel(embedder, recipe, ("a", "b"), weights_hash="")
+    embedder = build_model(recipe, classes=2).embedder.eval().requires_grad_(False)
+    model = TrainedEmbedder(embedder, recipe, ("a", "b"), weights_hash="")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_machine(root)

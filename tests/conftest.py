@@ -17,7 +17,7 @@ from torch import Tensor
 from nearfar import cli
 from nearfar.config import Recipe, load_recipe
 from nearfar.data.layouts import read_dataset
-from nearfar.models.network import build_network
+from nearfar.models import build_model
 from nearfar.training.labels import LabelledSamples, label_samples
 
 # A slow moment of a shared machine is not a failure.
@@ -134,12 +134,12 @@ def start_tensors():
     """The weights of a full fine-tuning before its first step, named as in a model folder."""
 
     def read(recipe: Recipe, classes: int) -> dict[str, Tensor]:
-        network = build_network(recipe, classes)
+        network = build_model(recipe, classes)
         parts = {
             "model.": network.embedder.encoder,
             "pooling.": network.embedder.pooling,
             "projection.": network.embedder.projection,
-            "arcface.": network.arcface,
+            "arcface.": network.loss,
         }
         return {
             prefix + name: tensor.clone()

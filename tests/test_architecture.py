@@ -102,7 +102,7 @@ def test_the_import_report_sees_a_heavy_import() -> None:
 
 
 def test_scoring_and_training_modules_leave_the_rarely_needed_libraries_for_later() -> None:
-    modules = ("models.network", "training.batches", "scoring.embeddings", "scoring.scorer")
+    modules = ("models.folder", "training.batches", "scoring.embeddings", "scoring.scorer")
     code = "; ".join(f"import nearfar.{module}" for module in modules)
     assert not imported_by(code) & {"matplotlib", "peft", "pyroomacoustics", "sklearn", "transformers"}
 
@@ -128,7 +128,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 
 def test_the_public_encoder_loader_is_the_one_of_the_models() -> None:
-    from nearfar.encoders.weights import load_encoder
+    from nearfar.encoders import load_encoder
 
     assert nearfar.load_encoder is load_encoder
 

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from tests.command import Finished, Nearfar
 
 from nearfar import checkpoint, cli
+from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import build_encoder
-from nearfar.encoders.weights import save_encoder
 
 RATE = 16_000
 STEPS = 3

@@ -99,22 +99,22 @@ def test_data_as_table_and_as_json(nearfar_command: Nearfar, small_factory: Path
         assert machine["shortest_seconds"] == machine["longest_seconds"] == 1.0
 
 
-def test_data_listens_where_it_is_asked_to(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
+def test_data_checks_channels_where_asked(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
     factory = tmp_path / "factory"
     shutil.copytree(small_factory / "hummer", factory / "hummer")
-    assert "make sense" in nearfar_command("data", factory, "--listen").out
+    assert "show no fault" in nearfar_command("data", factory, "--check-channels").out
     for path in (factory / "hummer" / "train").glob("*target*.wav"):
         samples, rate_hz = sf.read(path)
         samples[:, 1] = 0.0
         sf.write(path, samples, rate_hz)
-    told = nearfar_command("data", factory, "--listen")
+    told = nearfar_command("data", factory, "--check-channels")
     assert told.code == 0
     assert "warning hummer: In 2 of 10 recordings that were checked, such as section_00_target" in told.out
-    (warning,) = json.loads(nearfar_command("data", factory, "--listen", "--json").out)["channel_warnings"]
+    (warning,) = json.loads(nearfar_command("data", factory, "--check-channels", "--json").out)["channel_warnings"]
     assert (warning["kind"], warning["machine"], len(warning["files"])) == ("dead", "hummer", 2)
-    (warning,) = json.loads(nearfar_command("data", factory, "--listen", "--json", "--near", 1, "--far", 0).out)[
-        "channel_warnings"
-    ]
+    (warning,) = json.loads(
+        nearfar_command("data", factory, "--check-channels", "--json", "--near", 1, "--far", 0).out
+    )["channel_warnings"]
     assert "the near channel is silent" in warning["message"]
     assert "channel_warnings" not in json.loads(nearfar_command("data", factory, "--json").out)
 
@@ -127,7 +127,7 @@ def test_names_with_brackets_are_printed_as_they_are(
     (factory / "notes[1].txt").touch()
     finished = nearfar_command("data", factory)
     assert "hum[red]mer" in finished.out
-    assert "odd [bold]factory: files that are not read (1), such as notes[1].txt" in finished.out
+    assert "warning [bold]factory: files that are not read (1), such as notes[1].txt" in finished.out
 
 
 def test_simulate_makes_what_was_asked_for(nearfar_command: Nearfar, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.errors import NearfarError
-from nearfar.files import whole_file, write_json, write_text
+from nearfar.files import flush_to_disk, reset_permissions, whole_file, write_json, write_text
 
 
 def test_a_file_takes_its_place_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
@@ -80,3 +80,22 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(tmp_path: Path) -
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NearfarError, match=r"a\.md: cannot write it \(.+\)\. Free some space or choose another"):
         write_text(tmp_path / "file" / "a.md", "text")
+
+
+def test_permissions_follow_the_umask_whatever_a_library_sets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with whole_file(tmp_path / "a.safetensors") as partial:
+            partial.unlink()
+            partial.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
+
+
+def test_permissions_of_a_folder_can_be_reset(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "file").touch(mode=0o600)
+    reset_permissions(tmp_path)
+    (tmp_path / "new").touch()
+    assert (tmp_path / "below" / "file").stat().st_mode == (tmp_path / "new").stat().st_mode

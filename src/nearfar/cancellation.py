@@ -1,28 +1,31 @@
-"""Near minus what far predicts of it: the room's noise, heard by the far microphone, is taken out of the near one.
+"""Cancellation of the far channel in the near one: near minus what far linearly predicts of it.
 
 ``W1`` of public systems for DCASE 2026 Task 2 is a complex least-squares prediction per frequency over a whole
 clip: with the spectra C of near and F of far,
 
     H(f) = sum_t C(f, t) conj(F(f, t)) / (sum_t |F(f, t)|^2 + 1e-12),        Y = C - H F.
 
-It supposes that far hears no machine. Where it does, the prediction takes the machine out as well. Two changes
-help, measured in docs/results: a window longer than the room's reverberation, without which one factor per
-frequency cannot describe the path from far to near; and a limit to the gain |H|. A source of noise is nearer to
-the far microphone, or not much farther away, so that |H| is about 1 or less; the machine is much nearer to the
-near one, so that a prediction of the machine has a large |H|. Where |H| passes the limit L, it is reduced to
+It assumes that the far channel holds no sound of the machine. Where it does, the prediction removes the machine as
+well. Two changes help, measured in docs/results: a window longer than the room's reverberation, without which one
+factor per frequency cannot describe the path from far to near; and a limit on the gain |H|. A source of noise is
+nearer to the far microphone, or not much farther away, so that |H| is about 1 or less; the machine is much nearer to
+the near one, so that a prediction of the machine has a large |H|. Where |H| exceeds the limit L, it becomes
 H (L / |H|)^2.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from scipy import fft
 
-from nearfar.config import Cancellation
+from nearfar.settings import NotNegative, PositiveFloat, PositiveInt, Settings
+
+__all__ = ["Cancellation", "best_delay", "cancel"]
 
 EPSILON = 1e-12
 LOADING = 1e-3
@@ -32,17 +35,64 @@ Spectrum = NDArray[np.complex64]
 Waveform = NDArray[np.float32]
 
 
-def cancel(near: Waveform, far: Waveform, settings: Cancellation, sample_rate_hz: int = 16_000) -> Waveform:
-    """Take out of the near channel what the far channel predicts of it.
+class Cancellation(Settings):
+    """How far is cancelled in near; the defaults are W1 of public systems.
+
+    Attributes:
+        window_samples, hop_samples: of the short-time Fourier transform; the window is a multiple of the hop, at
+            least twice it.
+        smooth_frames: H is estimated over this many frames to either side; None is one H for the whole clip.
+        smooth_bins: and over this many neighbouring frequencies to either side.
+        taps: frames of far that predict a frame of near; more than one exclude smoothing and the gain limit.
+        gain_limit: where |H| exceeds it, less is cancelled; None is no limit.
+        delay_search_ms: far is first delayed by up to this much, to either side, for the largest correlation.
+    """
+
+    window_samples: Annotated[int, Field(ge=16)] = 1024
+    hop_samples: PositiveInt = 512
+    smooth_frames: Annotated[int, Field(ge=0)] | None = None
+    smooth_bins: Annotated[int, Field(ge=0)] = 0
+    taps: PositiveInt = 1
+    gain_limit: PositiveFloat | None = None
+    delay_search_ms: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Cancellation:
+        if self.window_samples % self.hop_samples or self.window_samples < 2 * self.hop_samples:
+            raise ValueError("window_samples must be a multiple of hop_samples, at least twice it")
+        if self.taps > 1 and (self.smooth_frames is not None or self.smooth_bins or self.gain_limit is not None):
+            raise ValueError("more than one of taps goes with neither smooth_frames, smooth_bins nor gain_limit")
+        return self
+
+
+def cancel(
+    near: Waveform,
+    far: Waveform,
+    settings: Cancellation | None = None,
+    *,
+    sample_rate_hz: int = 16_000,
+    **changes: Any,
+) -> Waveform:
+    """Subtract from the near channel what the far channel linearly predicts of it.
+
+    ``cancel(near, far, window_samples=8192, hop_samples=2048, gain_limit=1.0)`` is what the recipe nearfar-best does.
 
     Args:
         near, far: (samples,) float32 of one recording.
-        settings: window, hop, smoothing, taps, limit and delay search; the defaults are W1.
-        sample_rate_hz: for the delay search, whose range is in milliseconds.
+        settings: see :class:`Cancellation`; by default W1.
+        sample_rate_hz: used by the delay search, whose range is in milliseconds.
+        changes: fields of :class:`Cancellation` that differ from ``settings``.
 
     Returns:
         (samples,) float32 on the scale of ``near``.
+
+    Raises:
+        ValueError: if the channels differ in length, or a setting does not fit.
     """
+    if near.shape != far.shape or near.ndim != 1:
+        raise ValueError(f"expected two channels of (samples,), got {near.shape} and {far.shape}")
+    given = (settings or Cancellation()).model_dump()
+    settings = Cancellation.model_validate(given | changes) if changes or settings is None else settings
     peak = max(_peak(near), _peak(far))
     if peak == 0.0:
         return near.copy()

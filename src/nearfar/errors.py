@@ -1,8 +1,12 @@
-"""The errors a person can fix, worded so that they can."""
+"""Errors that a person can fix, worded so that they can."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+MOST_LISTED = 10
+"""Errors that a message lists; of more, their number."""
 
 
 class NearfarError(Exception):
@@ -10,10 +14,10 @@ class NearfarError(Exception):
 
 
 class InputError(NearfarError):
-    """Something given to nearfar is not what it needs.
+    """An argument, file or folder is not what is needed.
 
     Args:
-        where: the file, folder or option at fault.
+        where: the file, folder or argument at fault.
         found: what is there.
         expected: what should be there.
         remedy: what to do about it, as an imperative sentence without the full stop.
@@ -21,8 +25,30 @@ class InputError(NearfarError):
 
     def __init__(self, where: Path | str, *, found: str, expected: str, remedy: str) -> None:
         self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
-        super().__init__(f"{where}: found {found}; expected {expected}. {remedy}.")
+        end = "" if expected.endswith("?") else "."
+        super().__init__(f"{where}: found {found}; expected {expected}{end} {remedy}.")
+
+
+class InputErrors(InputError):
+    """Several errors about the same input, such as the recordings of a folder; the attributes are the first one's."""
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        first = errors[0]
+        super().__init__(first.where, found=first.found, expected=first.expected, remedy=first.remedy)
+        self.errors = tuple(errors)
+        lines = [str(error) for error in errors[:MOST_LISTED]]
+        if len(errors) > MOST_LISTED:
+            lines.append(f"and {len(errors) - MOST_LISTED} more")
+        self.args = ("\n".join(lines),)
+
+
+def raise_errors(errors: Sequence[InputError]) -> None:
+    """Raise one error, or all of several as one; nothing where there are none."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise InputErrors(errors)
 
 
 class TrainingError(NearfarError):
-    """Training cannot go on, for instance because the loss is no longer finite."""
+    """Training cannot continue, for instance because the loss is no longer finite."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also when the program is killed or the disk fills up while writing."""
+"""Atomic writing of files: a file is written whole or not at all, also when the program is killed or the disk fills."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from typing import Any
 from nearfar.errors import NearfarError
 
 ABANDONED_AFTER_SECONDS = 3_600
-"""A half-written file that nobody has written to for so long is of a program that was killed."""
+"""Temporary files that have not been written to for this long are left over from a killed program."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write what is to become ``path``: a hidden file beside it, with the same ending.
+    """Yield a temporary file beside ``path``, with the same suffix, that replaces ``path`` when the block succeeds.
 
-    When the block ends, that file takes the place of ``path`` at once; if the block raises, it is removed and
-    ``path`` is as before. The folder is made if need be. What the block raises is raised on. What a killed program
-    left half-written of the same file is removed, in time.
+    If the block raises, the temporary file is removed and ``path`` stays as it was. The folder is created if needed.
+    Permissions follow the umask, whatever the library that writes the file sets. Old temporary files of the same
+    path, left by killed programs, are removed.
 
     Raises:
-        OSError: if the folder cannot be made or the file not put in place.
+        OSError: if the folder cannot be created or the file cannot be replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(mode)  # safetensors makes its files readable by their owner alone
         partial.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -39,18 +42,30 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def reset_permissions(folder: Path) -> None:
+    """Give every file in and below a folder the permissions of a new file, as the umask has it.
+
+    For libraries that create files readable by their owner alone.
+    """
+    example = folder / f".{os.getpid()}.mode"
+    example.touch()
+    mode = example.stat().st_mode
+    example.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 def _remove_abandoned(path: Path) -> None:
-    start, end, now = f".{path.stem}.", f".partial{path.suffix}", time.time()
+    start, end, oldest = f".{path.stem}.", f".partial{path.suffix}", time.time() - ABANDONED_AFTER_SECONDS
     with suppress(OSError):
         for other in path.parent.iterdir():
-            if not (other.name.startswith(start) and other.name.endswith(end)):
-                continue
-            if now - other.stat().st_mtime > ABANDONED_AFTER_SECONDS:
+            if other.name.startswith(start) and other.name.endswith(end) and other.stat().st_mtime < oldest:
                 other.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all; its folder is made if need be.
+    """Write a UTF-8 text file atomically, creating its folder if needed.
 
     Raises:
         NearfarError: if it cannot be written.
@@ -65,11 +80,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, tree: Any) -> None:
-    """:func:`write_text` of indented JSON; what JSON does not know, such as paths, is written as text."""
+    """Write indented JSON atomically; values that JSON lacks, such as paths, are written as strings."""
     write_text(path, json.dumps(tree, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until the content of a closed file is on the disk, so that a power cut does not leave it empty."""
+    """Flush a closed file to the disk, so that a power cut does not leave it empty."""
     with path.open("r+b") as file:  # Windows flushes only what is open for writing
         os.fsync(file.fileno())

@@ -22,13 +22,29 @@ class Entry:
     """What all entries of all tables have; each table adds what its kind of choice computes.
 
     Attributes:
-        description: a phrase for the description of a submission, such as ``"mean over tokens"``.
+        description: a phrase for the description of a submission, such as ``"mean over tokens"``; attributes of the
+            settings may stand in braces.
         settings: the settings of this choice alone. Its fields are keys of the recipe table in which the choice is
             made, and enter the identity of results only where this entry is chosen.
+        table: the name of a table of the recipe that holds these settings instead, such as ``"lora"``.
     """
 
     description: str
     settings: type[Settings] = Settings
+    table: str | None = None
+
+    def described(self, settings: Settings) -> str:
+        """The description, with the values of settings filled in."""
+        return self.description.format_map(_Attributes(settings))
+
+
+class _Attributes(dict[str, object]):
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def __missing__(self, name: str) -> object:
+        return getattr(self._settings, name)
 
 
 EntryT = TypeVar("EntryT", bound=Entry)
@@ -56,7 +72,13 @@ class Registry(dict[str, EntryT], Generic[EntryT]):
 
 def one_of(names: Iterable[str], given: object = None) -> str:
     """``'mean', 'rdp' or 'cls'``, and which of them a misspelt name probably means."""
+    names = list(names)
     quoted = [repr(name) for name in names]
-    listed = " or ".join(filter(None, [", ".join(quoted[:-1]), quoted[-1]])) if quoted else "nothing"
-    close = difflib.get_close_matches(str(given), [name.strip("'") for name in quoted], n=1) if given else []
-    return f"{listed} (did you mean {close[0]!r}?)" if close else listed
+    listed = " or ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))
+    return listed + did_you_mean(given, names)
+
+
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """``", did you mean 'rdp'?"`` where one of the names is close to a given one, else an empty string."""
+    close = difflib.get_close_matches(str(given), list(names), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -1,10 +1,19 @@
-"""The base of all configuration: frozen, typed, and aware of which keys decide results."""
+"""The base of all configuration: frozen, typed tables that state which of their keys decide results.
+
+A table in which choices are made (:class:`ChoiceTable`) also accepts, as keys of its own, the settings of the chosen
+entries: with ``pooling = "rdp"``, ``rdp_gamma`` is a key of ``[features]``.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from nearfar.registry import Entry, Registry
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -12,13 +21,13 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
-Name = TypeVar("Name")
+Item = TypeVar("Item")
 
 
-def each_once(names: tuple[Name, ...]) -> tuple[Name, ...]:
+def each_once(names: tuple[Item, ...]) -> tuple[Item, ...]:
     """Refuse a list that names something twice."""
     if len(set(names)) != len(names):
-        raise ValueError("each name once")
+        raise ValueError("each entry once")
     return names
 
 
@@ -34,5 +43,166 @@ class Settings(BaseModel):
     """Fields that decide speed, memory or wording, and never a result."""
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide results, as plain values: equal where two settings compute the same."""
-        return self.model_dump(mode="json", exclude=set(self.without_effect))
+        """The keys that decide results, as plain values: equal where two tables compute the same."""
+        fields = set(type(self).model_fields) - self.without_effect
+        return self.model_dump(mode="json", include=fields)
+
+
+class ChoiceTable(Settings):
+    """A table of settings with fields that name one or several entries of a :class:`~nearfar.registry.Registry`.
+
+    The keys of all entries' settings are accepted. Those of the chosen entry are filled with their defaults and are
+    part of :meth:`identity`; those of other entries are checked, kept, and decide nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    @classmethod
+    def choices(cls) -> Mapping[str, Registry[Any]]:
+        """The table of choices of each field that makes one."""
+        return {}
+
+    @model_validator(mode="after")
+    def _fill_settings(self) -> Self:
+        extras = self.__pydantic_extra__
+        assert extras is not None
+        for field, table in self.choices().items():
+            for name in self.chosen(field):
+                if name not in table:
+                    raise bad_choice(field, name, table)
+        for key in extras:
+            if key not in keys_of(type(self)):
+                raise unknown_key(key, keys_of(type(self)))
+        owned: set[str] = set()
+        for field, table in self.choices().items():
+            entries = sorted(table.items(), key=lambda item: item[0] not in self.chosen(field))
+            for name, entry in entries:  # chosen ones first: a key that several entries have is theirs
+                kind = inline_settings(entry)
+                given = {key: extras[key] for key in keys_of(kind) - owned if key in extras}
+                chosen = name in self.chosen(field)
+                if given or chosen:
+                    settings = checked(kind, given)
+                    filled = settings.model_dump()
+                    extras.update(filled if chosen else {key: filled[key] for key in given})
+                    owned |= set(filled) if chosen else set(given)
+        return self
+
+    def chosen(self, field: str) -> tuple[str, ...]:
+        """The name or names that a field of :meth:`choices` holds; none where it is not set."""
+        value = getattr(self, field)
+        return (value,) if isinstance(value, str) else tuple(value or ())
+
+    def entry(self, field: str) -> Any:
+        """The chosen entry of a field."""
+        return self.choices()[field][self.chosen(field)[0]]
+
+    def settings_of(self, field: str, name: str | None = None) -> Any:
+        """The settings of the chosen entry of a field that this table holds, as an instance of the entry's class.
+
+        Args:
+            field: one of :meth:`choices`.
+            name: which entry; by default the one that is chosen, or the first of several.
+        """
+        kind = inline_settings(self.choices()[field][name or self.chosen(field)[0]])
+        extras = self.__pydantic_extra__ or {}
+        return kind.model_validate({key: extras[key] for key in keys_of(kind) if key in extras})
+
+    def identity(self) -> dict[str, Any]:
+        """As :meth:`Settings.identity`, with the settings of the chosen entries."""
+        out = super().identity()
+        for field in self.choices():
+            for name in self.chosen(field):
+                out |= self.settings_of(field, name).identity()
+        return out
+
+
+def inline_settings(entry: Entry) -> type[Settings]:
+    """The settings of an entry that are keys of the table in which it is chosen: none where it has its own table."""
+    return entry.settings if entry.table is None else Settings
+
+
+def keys_of(kind: type[Settings]) -> set[str]:
+    """All keys that a table of this kind accepts."""
+    keys = set(kind.model_fields)
+    if issubclass(kind, ChoiceTable):
+        for table in kind.choices().values():
+            keys = keys.union(*(keys_of(inline_settings(entry)) for entry in table.values()))
+    return keys
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def checked(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
+    """Settings from plain values; an error names the key (to be raised inside a validator of a table)."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first, *others = error.errors()
+        if first["type"] == "nearfar":
+            raise PydanticCustomError("nearfar", "{expected}", first["ctx"]) from None
+        key = ".".join(str(part) for part in first["loc"][:1])
+        reasons = [reason(each) for each in (first, *others) if each["loc"][:1] == first["loc"][:1]]
+        raise refusal(key, first["input"], " or ".join(dict.fromkeys(reasons))) from None
+
+
+def refusal(key: str, found: Any, expected: str) -> PydanticCustomError:
+    """The error about one key of a table, to be raised inside a validator."""
+    return PydanticCustomError("nearfar", "{expected}", {"key": key, "found": repr(found), "expected": expected})
+
+
+def bad_choice(field: str, name: object, table: Mapping[str, Entry]) -> PydanticCustomError:
+    """The error about a name that is not in a table of choices."""
+    from nearfar.registry import one_of
+
+    return refusal(field, name, one_of(table, name))
+
+
+def unknown_key(key: str, keys: set[str]) -> PydanticCustomError:
+    """The error about a key that a table lacks."""
+    from nearfar.registry import did_you_mean
+
+    expected = f"a key of the recipe{did_you_mean(key, keys)}"
+    return PydanticCustomError("nearfar", "{expected}", {"key": key, "unknown": True, "expected": expected})
+
+
+def reason(error: Any) -> str:
+    """What a value should have been, in plain words, from one of pydantic's errors."""
+    from nearfar.registry import did_you_mean
+
+    context = error.get("ctx") or {}
+    kind = error["type"]
+    if kind == "literal_error":
+        return f"{context['expected']}{did_you_mean(error['input'], context['expected'].split(chr(39))[1::2])}"
+    if kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        return f"{words} {context[key]:g}" if isinstance(context[key], int | float) else f"{words} {context[key]}"
+    if kind == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ")
+    for prefix, words in _KINDS.items():
+        if kind.startswith(prefix):
+            return words
+    return f"a value of another kind ({kind.replace('_', ' ')})"
+
+
+_BOUNDS = {
+    "greater_than": ("a number greater than", "gt"),
+    "greater_than_equal": ("a number of at least", "ge"),
+    "less_than": ("a number less than", "lt"),
+    "less_than_equal": ("a number of at most", "le"),
+    "too_short": ("a list with a length of at least", "min_length"),
+    "too_long": ("a list with a length of at most", "max_length"),
+}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "list": "a list",
+    "model": "a table of keys",
+    "dict": "a table of keys",
+    "none": "nothing",
+    "missing": "a value",
+}

@@ -15,6 +15,7 @@ from nearfar.ablation.grid import Skipped
 from nearfar.ablation.page import heat_maps, write_ablation_page
 from nearfar.ablation.statistics import Ablation, ablation
 from nearfar.evaluation.scorefiles import MachineScores
+from nearfar.evaluation.truth import GroundTruth
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -38,9 +39,12 @@ POINTS = [
 ][:-1]
 
 
+TRUTH = GroundTruth.from_names(scored(99))
+
+
 @pytest.fixture(scope="module")
 def table() -> Ablation:
-    return ablation(POINTS, "the reference", scored(99), resamples=50)
+    return ablation(POINTS, "the reference", scored(99), TRUTH, resamples=50)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +77,10 @@ def test_a_cell_of_the_heat_map_is_the_best_of_its_combinations(table: Ablation)
     numbers = sorted(map(float, re.findall(r'heat-number"[^>]*>([\d.]+)<', heat.drawing)))
     assert numbers == sorted(round(100 * row.results.official_score, 1) for row in table.rows)
     three = [({**values, "seed": str(seed)}, scored(seed)) for values, _ in POINTS[:4] for seed in (5, 6)]
-    first = heat_maps(ablation(three, "r", scored(99), resamples=5))[0]
-    best = max(ablation(three, "r", scored(99), resamples=5).rows, key=lambda row: row.results.official_score)
+    first = heat_maps(ablation(three, "r", scored(99), TRUTH, resamples=5))[0]
+    best = max(
+        ablation(three, "r", scored(99), TRUTH, resamples=5).rows, key=lambda row: row.results.official_score
+    )
     numbers = list(map(float, re.findall(r'heat-number"[^>]*>([\d.]+)<', first.drawing)))
     assert numbers == [round(100 * best.results.official_score, 1)] * 4
 

@@ -13,8 +13,9 @@ from nearfar.ablation.grid import Skipped
 from nearfar.ablation.statistics import Ablation, ablation
 from nearfar.ablation.tables import to_csv, to_json, to_markdown
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import evaluate_scores
+from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import MachineScores
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.evaluation.uncertainty import compare
 
 MACHINES = ("drill", "fan", "pump")
@@ -38,15 +39,16 @@ def scored(seed: int, help_on: str = "") -> list[MachineScores]:
 
 POINTS = [({"a": str(seed), "b": helped}, scored(seed, helped)) for seed in (1, 2) for helped in MACHINES]
 REFERENCE = scored(9)
+TRUTH = GroundTruth.from_names(REFERENCE)
 
 
 @pytest.fixture(scope="module")
 def table() -> Ablation:
-    return ablation(POINTS, "reference", REFERENCE, resamples=RESAMPLES)
+    return ablation(POINTS, "reference", REFERENCE, TRUTH, resamples=RESAMPLES)
 
 
 def official(scores: list[MachineScores]) -> float:
-    return evaluate_scores(scores).official_score
+    return evaluate_scores(scores, TRUTH).official_score
 
 
 def test_rows_are_ranked_by_official_score(table: Ablation) -> None:
@@ -58,7 +60,7 @@ def test_rows_are_ranked_by_official_score(table: Ablation) -> None:
 def test_each_difference_is_that_of_a_comparison_alone(table: Ablation) -> None:
     for values, scores in POINTS:
         (row,) = (row for row in table.rows if row.values == values)
-        assert row.difference == compare(scores, REFERENCE, resamples=RESAMPLES)
+        assert row.difference == compare(scores, REFERENCE, TRUTH, resamples=RESAMPLES)
 
 
 def test_scores_and_ranks_without_a_machine(table: Ablation) -> None:
@@ -88,13 +90,13 @@ def test_the_choice_without_a_machine_is_looked_at_on_it(table: Ablation) -> Non
 
 def test_equal_scores_share_a_rank() -> None:
     twice = [({"a": "x"}, scored(1)), ({"a": "y"}, scored(1)), ({"a": "z"}, scored(1, "fan"))]
-    ranks = {row.values["a"]: row.rank for row in ablation(twice, "r", REFERENCE, resamples=10).rows}
+    ranks = {row.values["a"]: row.rank for row in ablation(twice, "r", REFERENCE, TRUTH, resamples=10).rows}
     assert ranks == {"z": 1, "x": 2, "y": 2}
 
 
 def test_one_machine_alone_has_nothing_to_leave_out() -> None:
     alone = [({"a": "x"}, scored(1)[:1])]
-    table = ablation(alone, "r", REFERENCE[:1], resamples=10)
+    table = ablation(alone, "r", REFERENCE[:1], TRUTH, resamples=10)
     assert table.left_out == ()
     assert "left out" not in to_markdown(table, (), ())
 
@@ -118,6 +120,6 @@ def test_the_files_say_the_same(table: Ablation) -> None:
 
 def test_no_points_or_other_clips_are_refused() -> None:
     with pytest.raises(InputError, match="no combination"):
-        ablation([], "r", REFERENCE)
+        ablation([], "r", REFERENCE, TRUTH)
     with pytest.raises(InputError, match="only one of them"):
-        ablation(POINTS[:1], "r", REFERENCE[:2], resamples=10)
+        ablation(POINTS[:1], "r", REFERENCE[:2], TRUTH, resamples=10)

@@ -17,8 +17,9 @@ from nearfar.challenge.run import run_system
 from nearfar.cli import app
 from nearfar.config import load_recipe
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import evaluate_scores
+from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import read_scores
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.evaluation.uncertainty import compare
 from nearfar.thresholds.rules import empirical_threshold
 
@@ -84,7 +85,7 @@ def test_scores_are_the_weighted_mean_on_the_scale_of_normal_clips(
         assert threshold["value"] == pytest.approx(empirical_threshold(np.array(normal)))
         assert threshold["kind"] == "empirical", "as the first run decides"
     assert results is not None
-    assert results.official_score == evaluate_scores(entries).official_score
+    assert results.official_score == evaluate_scores(entries, GroundTruth.from_names(entries)).official_score
 
 
 def test_the_folder_is_one_like_a_runs(runs: list[Path], tmp_path: Path) -> None:
@@ -95,7 +96,8 @@ def test_the_folder_is_one_like_a_runs(runs: list[Path], tmp_path: Path) -> None
     assert sum(member["weight"] for member in described["members"]) == pytest.approx(1.0)
     views = json.loads((tmp_path / "all" / "view_scores.json").read_text())
     assert list(views["machines"][0]["views"]) == ["best", "layer", "near"]
-    assert compare(read_scores(tmp_path / "all" / "scores"), read_scores(runs[0] / "scores"), resamples=10)
+    a, b = read_scores(tmp_path / "all" / "scores"), read_scores(runs[0] / "scores")
+    assert compare(a, b, GroundTruth.from_names(a), resamples=10)
     again, _ = ensemble([tmp_path / "all", runs[0]], tmp_path / "nested")
     assert again is not None
 

@@ -17,10 +17,11 @@ from nearfar.challenge import run as module
 from nearfar.challenge.run import SystemRun, prepare, run_system
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import evaluate_scores
+from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import read_scores
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.features import cache as embedding_module
-from nearfar.models.network import load_model
+from nearfar.models import load_model
 from nearfar.scoring.autoencoder import system as baseline
 
 
@@ -139,7 +140,7 @@ def test_results_are_those_of_the_score_files(finished) -> None:
     read = read_scores(out / "scores")
     assert [entry.names for entry in read] == [entry.names for entry in run.scores]
     assert all(np.array_equal(a.scores, b.scores) for a, b in zip(read, run.scores, strict=True))
-    assert run.results == evaluate_scores(read)
+    assert run.results == evaluate_scores(read, GroundTruth.from_names(read))
     table = json.loads((out / "results.json").read_text())
     assert [system["name"] for system in table["systems"]] == ["tiny-fusion"]
     assert table["systems"][0]["all"]["score"]["mean"] == run.results.official_score

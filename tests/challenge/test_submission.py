@@ -13,9 +13,16 @@ from nearfar.challenge.submission_check import check_submission
 from nearfar.challenge.submission_meta import Author, dump_yaml, metadata, parse_author, read_authors
 from nearfar.config import load_recipe
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import evaluate_scores
-from nearfar.evaluation.scorefiles import MachineScores, read_scores, write_scores
-from nearfar.thresholds.rules import MachineDecisions, read_decisions, write_decisions
+from nearfar.evaluation.results import evaluate_scores
+from nearfar.evaluation.scorefiles import (
+    MachineDecisions,
+    MachineScores,
+    read_decisions,
+    read_scores,
+    write_decisions,
+    write_scores,
+)
+from nearfar.evaluation.truth import GroundTruth
 
 EVALUATION = ("BlowerDustCollector", "Sander", "SewingMachine", "ToothBrush", "ToyDrone")
 DEVELOPMENT = ("ToyCar", "ToyCarEmu", "bearingEmu", "fan", "gearboxEmu", "sliderEmu", "valveEmu")
@@ -29,7 +36,7 @@ def write_run(folder, machines, names=CLIPS, recipe="tiny-fusion", parameters=12
     rng = np.random.default_rng(0)
     scores = [MachineScores(machine, "00", names, rng.uniform(size=len(names))) for machine in machines]
     folder.mkdir(parents=True)
-    write_results("system", scores, folder, note=None)
+    write_results("system", scores, folder, GroundTruth.from_names(scores), note=None)
     decided = [MachineDecisions(e.machine, "00", names, (e.scores > 0.5).astype(int)) for e in scores]
     write_decisions(folder / "scores", decided)
     (folder / "recipe.toml").write_text(load_recipe(recipe).with_changes(**{"audio.clip_seconds": 16.0}).to_toml())
@@ -228,7 +235,9 @@ def test_development_results_are_in_percent(tmp_path):
     folder = write_submission(run, LABEL, tmp_path / "out", authors=[ADA], development=dev)
     rows = yaml.safe_load((folder / f"{LABEL}.meta.yaml").read_text())["results"]["development_dataset"]
     assert list(rows) == list(DEVELOPMENT)
-    expected = {row.machine: row.metrics for row in evaluate_scores(read_scores(dev / "scores")).machines}
+    entries = read_scores(dev / "scores")
+    truth = GroundTruth.from_names(entries)
+    expected = {row.machine: row.metrics for row in evaluate_scores(entries, truth).machines}
     for machine, row in rows.items():
         values = expected[machine]._asdict() if machine in expected else None
         assert row == (
@@ -242,14 +251,15 @@ def test_a_run_on_both_sets_brings_its_own_results(tmp_path):
     run = write_run(tmp_path / "run", EVALUATION)
     fan = MachineScores("fan", "00", labelled(), np.random.default_rng(3).uniform(size=12))
     hidden = read_scores(run / "scores")
-    write_results("system", [*hidden, fan], run, note=None)
+    truth = GroundTruth.from_names([*hidden, fan])
+    write_results("system", [*hidden, fan], run, truth, note=None)
     folder = write_submission(run, LABEL, tmp_path / "out", authors=[ADA])
     rows = yaml.safe_load((folder / f"{LABEL}.meta.yaml").read_text())["results"]["development_dataset"]
-    (row,) = evaluate_scores([fan]).machines
+    (row,) = evaluate_scores([fan], truth).machines
     assert rows["fan"] == {key: round(100 * value, 2) for key, value in row.metrics._asdict().items()}
     assert set(rows["valveEmu"].values()) == {None}
     assert len(list(folder.glob("anomaly_score_*.csv"))) == len(EVALUATION)
-    write_results("system", hidden, run, note=None)
+    write_results("system", hidden, run, truth, note=None)
     assert not list(run.glob("results.*")), "of other data"
 
 

@@ -14,8 +14,8 @@ import soundfile as sf
 from nearfar.challenge.reproduce import reproduce
 from nearfar.challenge.run import prepare, run_system
 from nearfar.config import Recipe
+from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
-from nearfar.encoders.weights import save_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.evaluation.scorefiles import read_scores
 from nearfar.features.embed_files import embed_files

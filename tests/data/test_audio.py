@@ -12,14 +12,11 @@ import soundfile
 from nearfar.data import audio
 from nearfar.data.audio import (
     AudioHeader,
-    check_lengths,
-    longest_seconds,
     read_header,
     read_headers,
     read_waveform,
     zero_pad,
 )
-from nearfar.data.clips import Clip
 from nearfar.errors import InputError
 
 STEP = 1 / 32768
@@ -34,10 +31,6 @@ def write(path: Path, samples: np.ndarray, rate: int = 16000, **options: str) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, **options)
     return path
-
-
-def clip(path: Path, machine: str = "fan") -> Clip:
-    return Clip(path, machine, "00", "train", "source", "normal", 0)
 
 
 def expect(error: InputError, where: Path, found: str, expected: str, remedy: str) -> None:
@@ -321,32 +314,6 @@ def test_the_remedy_for_a_long_clip_is_never_too_short(tmp_path):
         zero_pad(np.ones(1_234_567, np.float32), 160_000, tmp_path / "a.wav")
     advised = float(caught.value.remedy.split("clip_seconds to ")[1].split()[0])
     zero_pad(np.ones(1_234_567, np.float32), round(advised * 16000), tmp_path / "a.wav")
-
-
-def test_lengths_per_machine(tmp_path):
-    clips = [
-        clip(write(tmp_path / "fan/a.wav", noise(1600))),
-        clip(write(tmp_path / "fan/b.flac", noise(4800), 48000)),
-        clip(write(tmp_path / "valve/a.wav", noise(3200)), "valve"),
-    ]
-    assert check_lengths(clips) == {"fan": 0.1, "valve": 0.2}
-    assert longest_seconds(clips) == 0.2
-    assert longest_seconds(clips[:2]) == 0.1
-    assert longest_seconds([]) == 0
-
-
-def test_different_lengths_in_one_machine(tmp_path):
-    clips = [clip(write(tmp_path / f"{i}.wav", noise(1600 if i else 1500))) for i in range(4)]
-    with pytest.raises(InputError) as caught:
-        check_lengths(clips)
-    expect(caught.value, clips[0].path, "0.09375 s (1500 samples", "0.1 s (1600 samples", "to one length")
-    assert str(clips[1].path) in caught.value.expected
-
-
-def test_lengths_need_readable_headers(tmp_path):
-    (tmp_path / "a.wav").touch()
-    with pytest.raises(InputError, match="0 bytes"):
-        check_lengths([clip(tmp_path / "a.wav")])
 
 
 # Real recordings

@@ -11,9 +11,9 @@ import pytest
 import soundfile as sf
 
 from nearfar.data.audio import read_beginning, read_waveform
-from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
+from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip, parse_clip
-from nearfar.data.layouts import read_dataset
+from nearfar.data.layouts import Dataset, read_dataset
 from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.errors import InputError
 
@@ -43,6 +43,10 @@ def write(folder: Path, mistake: Mistake, machine: str = "pump") -> list[Clip]:
         sf.write(path, np.stack(mistake(*pair(index)), axis=1), RATE, subtype="PCM_16")
         clips.append(parse_clip(path, machine, "train"))
     return clips
+
+
+def of(clips: list[Clip]) -> Dataset:
+    return Dataset(Path("recordings"), tuple(clips))
 
 
 def late(near: np.ndarray, far: np.ndarray) -> Pair:
@@ -78,7 +82,7 @@ MISTAKES: dict[str, tuple[str, Mistake, str]] = {
 def test_a_mistake_is_named_and_nothing_else_is(name: str, tmp_path: Path) -> None:
     kind, mistake, message = MISTAKES[name]
     clips = write(tmp_path, mistake)
-    (warning,) = check_channels(clips)
+    (warning,) = check_channels(of(clips))
     assert (warning.kind, warning.machine, warning.checked) == (kind, "pump", CLIPS)
     assert warning.files == tuple(clip.name for clip in clips)
     assert warning.message.startswith(f"In {CLIPS} of {CLIPS} recordings that were checked, such as section_00_")
@@ -88,28 +92,28 @@ def test_a_mistake_is_named_and_nothing_else_is(name: str, tmp_path: Path) -> No
 
 
 def test_good_recordings_have_no_warnings(tmp_path: Path) -> None:
-    assert check_channels(write(tmp_path, lambda near, far: (near, far))) == []
+    assert check_channels(of(write(tmp_path, lambda near, far: (near, far)))) == []
 
 
 def test_a_far_microphone_may_be_louder_than_the_near_one(tmp_path: Path) -> None:
-    assert check_channels(write(tmp_path, lambda near, far: (near, 4 * far))) == []
+    assert check_channels(of(write(tmp_path, lambda near, far: (near, 4 * far)))) == []
 
 
 def test_exchanged_channels_are_right_when_they_are_said_to_be(tmp_path: Path) -> None:
     clips = write(tmp_path, lambda near, far: (far, near))
-    assert check_channels(clips, near=1, far=0) == []
+    assert check_channels(of(clips), near=1, far=0) == []
 
 
 def test_a_loud_tone_is_not_taken_for_a_clipped_one(tmp_path: Path) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 50 * np.arange(3 * RATE) / RATE)
-    assert check_channels(write(tmp_path, lambda near, far: (0.1 * near + tone, far))) == []
+    assert check_channels(of(write(tmp_path, lambda near, far: (0.1 * near + tone, far)))) == []
 
 
 def test_only_the_recordings_with_the_mistake_are_listed(tmp_path: Path) -> None:
     clips = write(tmp_path / "a", lambda near, far: (near, far))
     clips += write(tmp_path / "b", lambda near, far: (near, 0 * far), machine="fan")
     sf.write(clips[1].path, np.stack([pair(1)[0], np.zeros(3 * RATE)], axis=1), RATE, subtype="PCM_16")
-    pump, fan = check_channels(clips)
+    fan, pump = check_channels(of(clips))
     assert (pump.machine, pump.kind, pump.files) == ("pump", "dead", (clips[1].name,))
     assert (fan.machine, fan.kind, len(fan.files)) == ("fan", "dead", CLIPS)
 
@@ -130,16 +134,17 @@ def test_what_cannot_be_checked_is_passed_over(tmp_path: Path) -> None:
     sf.write(clips[2].path, broken, RATE, subtype="FLOAT")
     sf.write(clips[3].path, np.stack(pair(3, 0.1), axis=1), RATE)
     sf.write(clips[4].path, np.stack(pair(4, 1.0), axis=1), 44_100)  # others have another rate
-    assert check_channels(clips) == []
-    assert check_channels([]) == []
+    assert check_channels(of(clips)) == []
+    assert check_channels(of([])) == []
 
 
-def test_a_sample_is_listened_to_and_told(tmp_path: Path) -> None:
+def test_a_sample_is_checked_and_progress_is_reported(tmp_path: Path) -> None:
     clips = write(tmp_path, lambda near, far: (near, 0 * far))
     many = [clip for _ in range(5) for clip in clips]
-    steps: list[int] = []
-    (warning,) = check_channels(many, advance=steps.append)
-    assert warning.checked == len(steps) == sampled(many) == 10
+    steps: list[tuple[str, int, int]] = []
+    (warning,) = check_channels(of(many), progress=lambda *step: steps.append(step))
+    assert warning.checked == 10
+    assert steps == [("checking channels", done, 10) for done in range(1, 11)]
 
 
 def test_warnings_are_kept_as_json() -> None:
@@ -160,11 +165,11 @@ def test_the_beginning_is_read_as_recorded(tmp_path: Path) -> None:
 def test_simulated_factories_have_no_warnings(tmp_path: Path) -> None:
     plan = FactoryPlan(("gearbox", "valve", "pump"), 6, 4, 1, clip_seconds=2.0, snr_db=(-6.0, 10.0), seed=5)
     dataset = read_dataset(simulate_factory(plan, tmp_path / "factory"))
-    assert check_channels(dataset.clips) == []
+    assert check_channels(dataset) == []
 
 
 def test_real_machines_in_noise_have_no_warnings(shared: Path) -> None:
     dataset = read_dataset(shared / "data" / "realmix")
-    train = [clip for machine in dataset.machines for clip in dataset.train(machine)]
-    assert check_channels(train) == []
-    assert sampled(train) == 64
+    steps: list[int] = []
+    assert check_channels(dataset, progress=lambda task, done, total: steps.append(total)) == []
+    assert steps == [64] * 64

@@ -66,7 +66,7 @@ def test_archives_of_one_machine_and_of_several_become_one_data_folder(serve, ge
     assert get(*archives) == ["downloaded"] * 3
     assert visible(out) == FAN | {name.replace("fan", "Sander") for name in FAN}
     data = read_dataset(out)
-    assert (data.machines, data.oddities) == (("Sander", "fan"), ())
+    assert (data.machines, data.warnings) == (("Sander", "fan"), ())
     assert (len(data.train("Sander")), len(data.test("Sander"))) == (2, 2)
     assert stored(out) == {f"{archive.filename}.json" for archive in archives}  # nothing else is left behind
 

@@ -121,7 +121,7 @@ def test_a_folder_of_2020(tmp_path):
     touch(tmp_path / "fan" / "test", "id_05_00000000.wav")
     dataset = read_dataset(tmp_path)
     assert dataset.layout == "dcase2020"
-    assert dataset.oddities == ()
+    assert dataset.warnings == ()
     assert {clip.section for clip in dataset.train("ToyCar")} == {"01", "02"}
     assert [clip.label for clip in dataset.test("ToyCar")] == ["anomaly", "normal"]
     assert [clip.label for clip in dataset.test("fan")] == [None]
@@ -135,7 +135,7 @@ def test_a_folder_of_2021(tmp_path):
     touch(tmp_path / "pump" / "train", "section_00_target_train_normal_0002_none.wav")
     dataset = read_dataset(tmp_path)
     assert dataset.layout == "dcase2021"
-    assert dataset.oddities == ()
+    assert dataset.warnings == ()
     assert [clip.section for clip in dataset.train("fan")] == ["00", "01", "02"]
     assert {(clip.domain, clip.label) for clip in dataset.test("fan")} == {
         ("source", "normal"), ("source", "anomaly"), ("target", "normal"), ("target", "anomaly"),
@@ -161,7 +161,7 @@ def test_a_folder_of_2022(tmp_path):
     touch(valve / "test", "section_03_test_0000.wav", "section_00_source_test_anomaly_0022_pat_01.wav")
     dataset = read_dataset(tmp_path)
     assert dataset.layout == "dcase2022"
-    assert dataset.oddities == ()
+    assert dataset.warnings == ()
     assert dataset.train("valve")[1].attributes == (("v1pat", "04"), ("v2pat", "05"))
     assert {clip.section for clip in dataset.test("valve")} == {"00", "03"}
 
@@ -174,7 +174,7 @@ def test_the_supplemental_recordings_of_2025_are_neither_training_nor_test(tmp_p
     touch(tmp_path / "AutoTrash" / "supplemental", name, "._" + name)
     dataset = read_dataset(tmp_path)
     assert [clip.split for clip in dataset.clips] == ["train"]
-    assert dataset.oddities == (
+    assert dataset.warnings == (
         "AutoTrash/supplemental: 1 recordings of the machine alone or of noise alone, which are neither training "
         f"nor test clips and are not read, such as {name}",
     )

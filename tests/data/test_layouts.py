@@ -44,7 +44,7 @@ def test_clips_by_machine_and_split_in_the_order_of_names(root):
         root / "Sander/train" / train_name(0, suffix=".flac")
     ]
     assert len(dataset.clips) == 7
-    assert dataset.oddities == ()
+    assert dataset.warnings == ()
 
 
 def test_clips_are_sorted_whatever_order_they_come_in(root):
@@ -80,7 +80,7 @@ def test_what_belongs_beside_clips_is_not_odd(root):
     touch(root / "fan" / "train", "._" + train_name(0), ".hidden")
     touch(root / "__MACOSX" / "fan" / "train", "._" + train_name(0))
     dataset = read_dataset(root)
-    assert dataset.oddities == ()
+    assert dataset.warnings == ()
     assert len(dataset.clips) == 7
 
 
@@ -92,7 +92,7 @@ def test_what_is_not_read_is_said(root):
     (root / "fan" / "train" / "folder.wav").mkdir()
     touch(root / "valve" / "test")
     dataset = read_dataset(root)
-    assert dataset.oddities == (
+    assert dataset.warnings == (
         "data: folders that are not read (1), such as notes",
         "data: files that are not read (1), such as dev_fan.zip",
         "fan: folders that are not read (1), such as supplemental",

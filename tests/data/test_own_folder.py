@@ -43,7 +43,7 @@ def test_folders_say_what_a_recording_is(root):
     dataset = read_dataset(root)
     assert dataset.layout == "own"
     assert dataset.machines == ("lathe", "pump 7")
-    assert dataset.oddities == ()
+    assert dataset.warnings == ()
     train = by_name(dataset.train("pump 7"))
     assert list(train) == ["Monday/speed=1200/load=High/b.flac", "a.wav", "domain=target/c.wav"]
     assert train["Monday/speed=1200/load=High/b.flac"].attributes == (("speed", "1200"), ("load", "high"))
@@ -81,7 +81,7 @@ def test_a_machine_with_test_recordings_alone(tmp_path):
 def test_the_target_domain_is_not_missed(root):
     write_table(root / "lathe", "file_name,domain", "normal/1.wav,source")
     (lathe, _) = summarise(read_dataset(root))
-    assert not any("of the target domain" in oddity for oddity in lathe.oddities)
+    assert not any("of the target domain" in warning for warning in lathe.warnings)
 
 
 def write_table(machine: Path, *lines: str) -> Path:
@@ -99,7 +99,7 @@ def test_attributes_from_a_table(root):
     )
     assert table.is_file()
     dataset = read_dataset(root)
-    assert dataset.oddities == ()
+    assert dataset.warnings == ()
     clip = by_name(dataset.train("pump 7"))["a.wav"]
     assert (clip.attributes, clip.domain) == ((("speed", "1200"), ("oil", "new")), "target")
     clip = by_name(dataset.test("pump 7"))["worn bearing/a.wav"]
@@ -136,7 +136,7 @@ def test_tables_that_cannot_be_used(root, lines, found, expected):
 def test_what_is_not_read_is_said(root):
     touch(root, "notes.txt")
     touch(root / "lathe", "photos/1.jpg", "readme.md", "setup.pdf", "test/empty/x.txt")
-    assert read_dataset(root).oddities == (
+    assert read_dataset(root).warnings == (
         "recordings: files that are not read (1), such as notes.txt",
         "lathe: folders that are not read (1), such as photos",
         "lathe: files that are not read (1), such as setup.pdf",
@@ -150,7 +150,7 @@ def test_recordings_in_other_formats_are_said(tmp_path):
     )
     dataset = read_dataset(tmp_path)
     assert [clip.name for clip in dataset.clips] == ["1.wav", "worn/4.flac"]
-    assert dataset.oddities == (
+    assert dataset.warnings == (
         "fan: 2 recordings that are neither WAV nor FLAC and not read, such as normal/a/2.MP3",
     )
 

@@ -61,7 +61,7 @@ def test_a_machine_as_it_should_be(fan):
         channels=(2,),
         sample_rates_hz=(16000,),
         hours=8 * 0.5 / 3600,
-        oddities=(),
+        warnings=(),
     )
 
 
@@ -72,7 +72,7 @@ def test_json(fan):
     assert tree["attributes"][0] == {"attributes": "spd_1", "split": "train", "domain": "source", "clips": 2}
     assert tree["machine"] == "fan"
     assert tree["channels"] == [2]
-    assert tree["oddities"] == []
+    assert tree["warnings"] == []
 
 
 def test_hidden_labels(tmp_path):
@@ -84,14 +84,14 @@ def test_hidden_labels(tmp_path):
     assert summary.clips[-1] == ClipCount("test", None, None, 3)
     assert {count.attributes for count in summary.attributes} == {"noAttribute"}
     assert [count.split for count in summary.attributes] == ["train", "train"]
-    assert summary.oddities == ()
+    assert summary.warnings == ()
 
 
 def test_mixed_lengths(fan):
     write(fan / "test/section_00_source_test_normal_0001_spd_1.wav", seconds=0.75)
     summary = summary_of(fan)
     assert (summary.shortest_seconds, summary.longest_seconds) == (0.5, 0.75)
-    assert summary.oddities == (
+    assert summary.warnings == (
         "1 file not 0.5 s long as most are, such as section_00_source_test_normal_0001_spd_1.wav with 0.75 s",
     )
 
@@ -100,7 +100,7 @@ def test_other_sample_rates_of_the_same_length(fan):
     write(fan / "train/section_00_source_train_normal_0009_spd_1.wav", rate=48000)
     summary = summary_of(fan)
     assert summary.sample_rates_hz == (16000, 48000)
-    assert summary.oddities == ("1 of 9 files have 48000 Hz and are resampled to 16000 Hz",)
+    assert summary.warnings == ("1 of 9 files have 48000 Hz and are resampled to 16000 Hz",)
 
 
 def test_other_numbers_of_channels(fan):
@@ -108,7 +108,7 @@ def test_other_numbers_of_channels(fan):
     write(fan / "train/section_00_source_train_normal_0009_spd_1.wav", channels=8)
     summary = summary_of(fan)
     assert summary.channels == (1, 2, 8)
-    mono, many = summary.oddities
+    mono, many = summary.warnings
     assert "1 file with one channel only, hence no far microphone" in mono
     assert "0008" in mono
     assert "1 file with more than two channels" in many
@@ -122,9 +122,9 @@ def test_unreadable_headers_do_not_stop_it(fan):
     summary = summary_of(fan)
     assert summary.clips[0].clips == 5
     assert summary.hours == 8 * 0.5 / 3600
-    (oddity,) = summary.oddities
-    assert oddity.startswith("2 files with no readable header; the first is ")
-    assert "normal_0007_spd_1.wav: found a file of 0 bytes" in oddity
+    (warning,) = summary.warnings
+    assert warning.startswith("2 files with no readable header; the first is ")
+    assert "normal_0007_spd_1.wav: found a file of 0 bytes" in warning
 
 
 def test_no_readable_header_at_all(tmp_path):
@@ -143,7 +143,7 @@ def remove(folder: Path, pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gone", "oddity"),
+    ("gone", "warning"),
     [
         ("train/*_target_*", "there are no training clips of the target domain"),
         ("train/*_source_*", "there are no training clips of the source domain"),
@@ -152,28 +152,28 @@ def remove(folder: Path, pattern: str) -> None:
         ("test/*_normal_*", "all test clips are labelled anomaly: nothing can be evaluated"),
     ],
 )
-def test_missing_groups(fan, gone, oddity):
+def test_missing_groups(fan, gone, warning):
     remove(fan, gone)
-    assert summary_of(fan).oddities == (oddity,)
+    assert summary_of(fan).warnings == (warning,)
 
 
 def test_test_clips_without_training_clips(fan):
     remove(fan, "train/*")
     (fan / "train").rmdir()
-    assert summary_of(fan).oddities == (
+    assert summary_of(fan).warnings == (
         "there are test clips and no training clips: the machine cannot be scored",
     )
 
 
 def test_test_clips_of_which_some_are_hidden(fan):
     write(fan / "test/section_00_0005.wav")
-    assert summary_of(fan).oddities == ("some test clips hide their domain and label and some do not",)
+    assert summary_of(fan).warnings == ("some test clips hide their domain and label and some do not",)
 
 
 def test_attributes_spelt_in_two_ways(fan):
     write(fan / "test/section_00_target_test_normal_0001_spd_a.wav")
     summary = summary_of(fan)
-    assert summary.oddities == ("attributes are spelt spd_A and spd_a, which differ only in upper and lower case",)
+    assert summary.warnings == ("attributes are spelt spd_A and spd_a, which differ only in upper and lower case",)
     assert AttributeCount("spd_a", "test", "target", 3) in summary.attributes
 
 
@@ -186,8 +186,8 @@ def test_machines_in_order_and_apart(fan, tmp_path):
 
 def test_real_folder(shared):
     compressor, motor, uav = summarise(read_dataset(shared / "data" / "realmix"))
-    assert compressor.oddities == ("there are no test clips: the machine only takes part in training",)
-    assert motor.oddities == uav.oddities == ()
+    assert compressor.warnings == ("there are no test clips: the machine only takes part in training",)
+    assert motor.warnings == uav.warnings == ()
     assert sum(count.clips for summary in (compressor, motor, uav) for count in summary.clips) == 570
     assert {count.attributes for count in uav.attributes} == {"mis_sq", "mis_f8"}
     assert AttributeCount("day_02", "train", "target", 10) in compressor.attributes

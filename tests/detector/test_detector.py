@@ -321,7 +321,7 @@ def test_a_model_that_saw_all_normal_recordings_promises_nothing(
 
 
 def test_a_random_encoder_is_kept_and_another_is_refused(small_factory: Path, tmp_path: Path) -> None:
-    from nearfar.encoders.weights import load_encoder, save_encoder
+    from nearfar.encoders import load_encoder, save_encoder
 
     recipe = load_recipe("tiny-near").with_changes(**TOKENS)
     detector = nearfar.Detector.fit(small_factory, recipe)

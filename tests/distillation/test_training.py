@@ -26,8 +26,8 @@ from nearfar.distillation.training import (
     visible_tokens,
 )
 from nearfar.distillation.yamnet import YAMNet
+from nearfar.encoders import encoder_hash, load_encoder
 from nearfar.encoders.eat import EATConfig
-from nearfar.encoders.weights import encoder_hash, load_encoder
 from nearfar.errors import InputError
 
 SMALL = EATConfig(embed_dim=16, depth=2, num_heads=2)

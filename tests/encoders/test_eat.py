@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nearfar.encoders.eat import EAT, SIZES, EATConfig, build_encoder, sincos_positions, stochastic_depth
+from nearfar.encoders import stochastic_depth
+from nearfar.encoders.eat import EAT, SIZES, EATConfig, build_encoder, sincos_positions
 
 SMALL = EATConfig(embed_dim=24, depth=3, num_heads=2, max_length=20)
 TIGHT = {"atol": 2e-5, "rtol": 1e-5}
@@ -122,21 +123,22 @@ def test_frames_beyond_the_last_whole_patch_are_not_seen(encoder, fbank):
 
 def test_layers_are_the_outputs_of_their_blocks(encoder, fbank):
     with torch.no_grad():
-        everything = encoder.forward_layers(fbank, (0, 1, 2))
-        for ours, expected in zip(everything, [*by_hand(encoder, fbank), everything[2]], strict=True):
-            torch.testing.assert_close(ours.double(), expected.double(), **TIGHT)
-        last_only = encoder.forward_layers(fbank, ())
-        assert len(last_only) == 1
-        assert torch.equal(last_only[0], encoder(fbank))
-        one = encoder.forward_layers(fbank, [1])
-        assert len(one) == 2
-        assert torch.equal(one[0], everything[1])
+        everything = encoder.encode(fbank, (1, 2, 3))
+        for ours, expected in zip(everything, by_hand(encoder, fbank), strict=True):
+            torch.testing.assert_close(ours.patches.double(), expected[:, 1:].double(), **TIGHT)
+            torch.testing.assert_close(ours.cls.double(), expected[:, 0].double(), **TIGHT)
+        (last_only,) = encoder.encode(fbank)
+        assert torch.equal(last_only.patches, encoder(fbank)[:, 1:])
+        assert torch.equal(last_only.cls, encoder(fbank)[:, 0])
+        second, first = encoder.encode(fbank, [2, 1])
+        assert torch.equal(second.patches, everything[1].patches)
+        assert torch.equal(first.patches, everything[0].patches)
 
 
-@pytest.mark.parametrize("layers", [(3,), (-1,), (0, 7)])
+@pytest.mark.parametrize("layers", [(4,), (0,), (-1,), (1, 8), ()])
 def test_a_layer_that_does_not_exist_is_an_error(encoder, fbank, layers):
-    with pytest.raises(ValueError, match="expected layers from 0 to 2"):
-        encoder.forward_layers(fbank, layers)
+    with pytest.raises(ValueError, match="expected layers from 1 to 3"):
+        encoder.encode(fbank, layers)
 
 
 @pytest.mark.parametrize(

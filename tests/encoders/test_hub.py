@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders.hub import PUBLISHED, PublishedWeights
-from nearfar.encoders.weights import encoder_hash, load_encoder, save_encoder
 from nearfar.errors import InputError
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from nearfar.data.download.transfer import Patience
+from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.encoders.hub import PUBLISHED, SHORT_NAMES, PublishedWeights, fetch_encoder
-from nearfar.encoders.weights import encoder_hash, load_encoder, save_encoder
 from nearfar.errors import InputError
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"

@@ -18,15 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import nearfar
-from nearfar.encoders.eat import EAT, EAT_BASE, EAT_LARGE, SIZES, build_encoder
+from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
+from nearfar.encoders.eat import EAT, EAT_BASE, EAT_LARGE, FIXED_BY_EAT, SIZES, build_encoder
 from nearfar.encoders.hub import PUBLISHED
-from nearfar.encoders.weights import (
-    FIXED_BY_EAT,
-    encoder_hash,
-    load_encoder,
-    parameter_count,
-    save_encoder,
-)
 from nearfar.errors import InputError
 
 IMAGE = "modality_encoders.IMAGE."

@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from nearfar.errors import InputError
-from nearfar.evaluation.decisions import evaluate_decisions, precision_recall_f1
-from nearfar.thresholds.rules import MachineDecisions
+from nearfar.evaluation.decision_tables import decisions_to_rich, decisions_to_tree
+from nearfar.evaluation.results import evaluate_decisions, precision_recall_f1
+from nearfar.evaluation.scorefiles import MachineDecisions
+from nearfar.evaluation.truth import GroundTruth, TrueClip
+
+
+def by_name(entries):
+    return evaluate_decisions(entries, GroundTruth.from_names(entries))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50))
@@ -28,7 +34,7 @@ def test_each_domain_is_judged_on_its_own_clips():
                 f"section_00_{domain}_test_{label}_{index:04d}_noAttribute.wav" for index in range(len(called))
             ]
             decisions += called
-    results = evaluate_decisions([MachineDecisions("fan", "00", tuple(names), np.array(decisions))])
+    results = by_name([MachineDecisions("fan", "00", tuple(names), np.array(decisions))])
     (row,) = results.machines
     assert (row.machine, row.section) == ("fan", "00")
     assert row.source == pytest.approx((2 / 3, 2 / 3, 2 / 3))
@@ -44,7 +50,7 @@ def test_means_run_over_both_domains_of_all_machines():
         ]
         return MachineDecisions(machine, "00", tuple(names), np.array([*source, *target]))
 
-    results = evaluate_decisions([entry("fan", (1, 1), (1, 0)), entry("pump", (1, 0), (1, 1))])
+    results = by_name([entry("fan", (1, 1), (1, 0)), entry("pump", (1, 0), (1, 1))])
     assert results.arithmetic_means.recall == pytest.approx(0.75)  # 1, 1/2, 1/2, 1
     assert results.harmonic_means.recall == pytest.approx(4 / (1 + 2 + 2 + 1))
     assert results.arithmetic_means.precision == 1
@@ -52,8 +58,21 @@ def test_means_run_over_both_domains_of_all_machines():
 
 def test_what_cannot_be_judged():
     with pytest.raises(InputError):
-        evaluate_decisions([])
+        evaluate_decisions([], GroundTruth({}))
     with pytest.raises(InputError, match="hides domain and label"):
-        evaluate_decisions([MachineDecisions("fan", "00", ("section_00_0000.wav",), np.array([1]))])
+        by_name([MachineDecisions("fan", "00", ("section_00_0000.wav",), np.array([1]))])
     with pytest.raises(ValueError, match="not of one length"):
         precision_recall_f1([0, 1], [1])
+
+
+def test_decisions_on_a_single_domain():
+    clips = {
+        "normal/1": TrueClip("normal", "source", "normal/1.wav"),
+        "worn/1": TrueClip("anomaly", "source", "worn/1.wav"),
+    }
+    decided = MachineDecisions("b", "00", ("normal/1.wav", "worn/1.wav"), np.array([1, 1]))
+    results = evaluate_decisions([decided], GroundTruth({("b", "00"): clips}, "own"))
+    assert results.machines[0].target is None
+    assert results.harmonic_means == results.machines[0].source == pytest.approx((0.5, 1.0, 2 / 3))
+    assert decisions_to_tree(results)["machines"]["b"]["target"] is None
+    assert decisions_to_rich(results).row_count == 4

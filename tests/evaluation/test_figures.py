@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from nearfar.evaluation.figures import machine_figure, roc_curve
+from nearfar.evaluation.figures import machine_figure
+from nearfar.metrics import roc_curve
 
 
 @settings(deadline=None)

@@ -9,17 +9,22 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import (
+from nearfar.evaluation.results import evaluate_scores
+from nearfar.evaluation.scorefiles import MachineScores, read_scores
+from nearfar.evaluation.truth import GroundTruth
+from nearfar.metrics import (
     MachineMetrics,
     auc,
-    evaluate_scores,
     harmonic_mean,
     machine_metrics,
     official_score,
-    pauc,
-    truth_from_names,
+    partial_auc,
 )
-from nearfar.evaluation.scorefiles import MachineScores, read_scores
+
+
+def evaluate_by_name(entries):
+    return evaluate_scores(entries, GroundTruth.from_names(entries))
+
 
 few_values = st.sampled_from([-1.5, -0.0, 0.0, 1e-300, 0.25, 0.5, 1.0, 3.0])  # so that ties abound
 any_value = st.floats(-1e6, 1e6)
@@ -40,27 +45,29 @@ def labelled_scores(draw):
 def test_agrees_with_scikit_learn_under_ties(case, max_fpr):
     labels, scores = case
     assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert pauc(labels, scores, max_fpr) == pytest.approx(
+    assert partial_auc(labels, scores, max_fpr) == pytest.approx(
         roc_auc_score(labels, scores, max_fpr=max_fpr), abs=1e-12
     )
-    assert pauc(labels, scores, 1.0) == pytest.approx(auc(labels, scores), abs=1e-12)
+    assert partial_auc(labels, scores, 1.0) == pytest.approx(auc(labels, scores), abs=1e-12)
 
 
 def test_constant_perfect_and_inverted_scores():
     labels = np.repeat([0, 1], 50)
     assert auc(labels, np.zeros(100)) == 0.5
-    assert pauc(labels, np.zeros(100)) == pytest.approx(0.5, abs=1e-15)
+    assert partial_auc(labels, np.zeros(100)) == pytest.approx(0.5, abs=1e-15)
     assert auc(labels, labels) == 1.0
-    assert pauc(labels, labels) == pytest.approx(1.0, abs=1e-15)
+    assert partial_auc(labels, labels) == pytest.approx(1.0, abs=1e-15)
     assert auc(labels, -labels) == 0.0
-    assert pauc(labels, -labels) == pytest.approx(0.5 * (1 - 0.005 / 0.095))
+    assert partial_auc(labels, -labels) == pytest.approx(0.5 * (1 - 0.005 / 0.095))
 
 
 def test_by_hand():
     # Anomalies 2 and 4 against normals 1, 2, 3: wins 1 + 3, one tie, of six pairs.
     assert auc([0, 0, 0, 1, 1], [1, 2, 3, 2, 4]) == (1 + 0.5 + 3) / 6
     # Up to a rate of 0.1 only the anomaly above all normals counts: area 0.5 * 0.1.
-    assert pauc([0, 0, 0, 1, 1], [1, 2, 3, 2, 4]) == pytest.approx(0.5 * (1 + (0.05 - 0.005) / (0.1 - 0.005)))
+    assert partial_auc([0, 0, 0, 1, 1], [1, 2, 3, 2, 4]) == pytest.approx(
+        0.5 * (1 + (0.05 - 0.005) / (0.1 - 0.005))
+    )
 
 
 def test_a_domain_is_judged_against_the_anomalies_of_both():
@@ -90,7 +97,7 @@ def test_harmonic_means():
         ([0, 1], [1.0], "not of one length"),
     ],
 )
-@pytest.mark.parametrize("metric", [auc, pauc])
+@pytest.mark.parametrize("metric", [auc, partial_auc])
 def test_undefined_areas_are_refused(metric, labels, scores, complaint):
     with pytest.raises(ValueError, match=complaint):
         metric(labels, scores)
@@ -98,7 +105,7 @@ def test_undefined_areas_are_refused(metric, labels, scores, complaint):
 
 def test_pauc_needs_a_rate():
     with pytest.raises(ValueError, match="not in"):
-        pauc([0, 1], [0.0, 1.0], max_fpr=0.0)
+        partial_auc([0, 1], [0.0, 1.0], max_fpr=0.0)
 
 
 RERUNS = {
@@ -134,20 +141,20 @@ def percent(metrics):
 
 @pytest.mark.parametrize(("kind", "official"), [("mse", 0.57194), ("mahala", 0.57205)])
 def test_official_baseline_on_the_development_set(golden, kind, official):
-    results = evaluate_scores(read_scores(golden / "ae_rerun_scores" / kind))
+    results = evaluate_by_name(read_scores(golden / "ae_rerun_scores" / kind))
     assert results.official_score == pytest.approx(official, abs=1e-5)
     assert {row.machine: percent(row.metrics) for row in results.machines} == RERUNS[kind]
 
 
 @pytest.mark.parametrize(("kind", "official"), [("mse", 67.8), ("mahala", 67.4)])
 def test_official_baseline_on_real_machines(golden, kind, official):
-    results = evaluate_scores(read_scores(golden / "ae_official_on_realmix" / kind))
+    results = evaluate_by_name(read_scores(golden / "ae_official_on_realmix" / kind))
     assert round(100 * results.official_score, 1) == official
     assert {row.machine: percent(row.metrics) for row in results.machines} == REALMIX[kind]
 
 
 def test_the_official_score_is_the_mean_of_means_both_ways(golden):
-    results = evaluate_scores(read_scores(golden / "ae_rerun_scores" / "mse"))
+    results = evaluate_by_name(read_scores(golden / "ae_rerun_scores" / "mse"))
     assert results.official_score == pytest.approx(harmonic_mean(row.score for row in results.machines))
     assert results.official_score == pytest.approx(harmonic_mean(results.means))
     assert results.means == MachineMetrics(
@@ -160,11 +167,10 @@ def entry_of(names):
 
 
 def test_truth_comes_from_the_names():
-    truth = truth_from_names(
-        entry_of(
-            ["section_00_source_test_normal_0000_spd_1.wav", "section_00_target_test_anomaly_0001_spd_1.flac"]
-        )
+    entry = entry_of(
+        ["section_00_source_test_normal_0000_spd_1.wav", "section_00_target_test_anomaly_0001_spd_1.flac"]
     )
+    truth = GroundTruth.from_names([entry]).labels(entry)
     assert truth.anomalous.tolist() == [False, True]
     assert truth.domains.tolist() == ["source", "target"]
 
@@ -187,10 +193,10 @@ def test_truth_comes_from_the_names():
 )
 def test_scores_that_cannot_be_evaluated(names, complaint):
     with pytest.raises(InputError) as error:
-        evaluate_scores([entry_of(names)])
+        evaluate_by_name([entry_of(names)])
     assert complaint in error.value.found
 
 
 def test_no_scores_cannot_be_evaluated():
     with pytest.raises(InputError):
-        evaluate_scores([])
+        evaluate_by_name([])

@@ -8,18 +8,32 @@ from scipy.stats import hmean
 from sklearn.metrics import roc_auc_score
 
 from nearfar.errors import InputError
+from nearfar.evaluation import results as evaluation
 from nearfar.evaluation.figures import machine_figure
-from nearfar.evaluation.metrics import evaluate_scores, hides_labels, machine_metrics, truth_from_names
-from nearfar.evaluation.official import CURRENT, OFFICIAL_SCORES, column_means, overall_score, section_scores
 from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.evaluation.tables import results_table, to_json, to_markdown
+from nearfar.evaluation.truth import GroundTruth, TrueClip
 from nearfar.evaluation.uncertainty import compare, uncertainty
+from nearfar.metrics import (
+    CURRENT,
+    OFFICIAL_RULES,
+    column_means,
+    draw_counts,
+    machine_metrics,
+    overall_score,
+    section_scores,
+    weighted_metrics,
+)
 
-Y2020, Y2021, OWN = (OFFICIAL_SCORES[layout] for layout in ("dcase2020", "dcase2021", "own"))
+Y2020, Y2021, OWN = (OFFICIAL_RULES[layout] for layout in ("dcase2020", "dcase2021", "own"))
+
+
+def evaluate_scores(entries, truth=None):
+    return evaluation.evaluate_scores(entries, truth or GroundTruth.from_names(entries))
 
 
 def scored(machine, section, names, seed):
-    """Random scores, rounded so that there are ties, that tell anomalies a little."""
+    """Random scores, rounded so that there are ties, higher for anomalies."""
     random = np.random.default_rng(seed)
     lift = np.array([0.7 * ("anomaly" in name) for name in names])
     return MachineScores(machine, section, tuple(names), np.round(random.standard_normal(len(names)) + lift, 1))
@@ -182,22 +196,23 @@ def test_a_value_of_zero_is_clamped_and_not_divided_by():
 
 
 def own(domains=("source",), seed=0):
-    names, told = [], {}
+    names, clips = [], {}
     for domain in domains:
         for folder, count in (("normal", 14), ("worn", 6), ("section_00_source_test_normal_0000_noAttribute", 5)):
             for n in range(count):
                 name = f"{folder}/{domain}/{n}.wav"
                 names.append(name)
-                told["pump", name] = ("normal" if folder == "normal" else "anomaly", domain)
+                label = "normal" if folder == "normal" else "anomaly"
+                clips[name.removesuffix(".wav")] = TrueClip(label, domain, name)
     lift = np.array([0.0 if name.startswith("normal") else 0.8 for name in names])
     scores = np.round(np.random.default_rng(seed).standard_normal(len(names)) + lift, 1)
-    return MachineScores("pump", "00", tuple(names), scores), told
+    return MachineScores("pump", "00", tuple(names), scores), GroundTruth({("pump", "00"): clips}, "own")
 
 
 def test_a_single_domain_has_no_target_auc_and_says_so():
-    entry, told = own()
-    results = evaluate_scores([entry], told)
-    anomalous = np.array([told["pump", name][0] == "anomaly" for name in entry.names])
+    entry, truth = own()
+    results = evaluate_scores([entry], truth)
+    anomalous = np.array(["normal/" not in name for name in entry.names])
     auc, pauc = (roc_auc_score(anomalous, entry.scores, max_fpr=most) for most in (None, 0.1))
     (row,) = results.machines
     assert (row.metrics.auc_source, row.metrics.pauc) == pytest.approx((auc, pauc))
@@ -214,27 +229,22 @@ def test_a_single_domain_has_no_target_auc_and_says_so():
 
 
 def test_both_domains_are_evaluated_as_the_challenge_does():
-    entry, told = own(("source", "target"))
-    truth = truth_from_names(entry, told)
-    results = evaluate_scores([entry], told)
-    assert results.machines[0].metrics == machine_metrics(truth.anomalous, truth.domains, entry.scores)
+    entry, truth = own(("source", "target"))
+    labels = truth.labels(entry)
+    results = evaluate_scores([entry], truth)
+    assert results.machines[0].metrics == machine_metrics(*labels, entry.scores)
     assert results.notes == ()
 
 
-def test_clips_of_which_nothing_is_told():
-    entry, told = own()
-    assert hides_labels(entry)
-    assert not hides_labels(entry, told)
+def test_clips_without_a_label():
+    entry, truth = own()
+    assert GroundTruth.from_names([entry]).hides(entry)
+    assert not truth.hides(entry)
     with pytest.raises(InputError, match=r"normal/source/0\.wav, a clip of one's own folder.*truth\.csv"):
         evaluate_scores([entry])
-    with pytest.raises(InputError, match=r"pump section 00: found normal/source/0\.wav"):
-        evaluate_scores([entry], {key: what for key, what in told.items() if key[1] != "worn/source/0.wav"})
-
-
-def test_names_of_the_challenge_are_not_told_otherwise():
-    entry = of_sections("fan", "00", 0, "_noAttribute")
-    told = {("fan", name): ("normal", "source") for name in entry.names}
-    assert evaluate_scores([entry], told).machines == evaluate_scores([entry]).machines
+    clips = {name: clip for name, clip in truth.clips["pump", "00"].items() if name != "worn/source/0"}
+    with pytest.raises(InputError, match=r"pump section 00: found worn/source/0\.wav"):
+        evaluate_scores([entry], GroundTruth({("pump", "00"): clips}, "own"))
 
 
 # --- what cannot be evaluated ----------------------------------------------------------------------------------
@@ -262,9 +272,7 @@ def test_years_that_differ_are_not_averaged():
         evaluate_scores([of_2020("fan", "00", 0), of_sections("fan", "00", 0, "")])
 
 
-def test_the_report_s_columns_stand_beside_this_year_s_rule_alone():
-    current = evaluate_scores([of_sections("fan", "00", 0, "_noAttribute")])
-    assert len(results_table({"system": [current]}).columns) > 1
+def test_tables_of_earlier_years_state_their_rule():
     for entry in (of_sections("fan", "00", 0, ""), of_2020("fan", "00", 0)):
         results = evaluate_scores([entry])
         table = results_table({"system": [results, results]}, notes=results.notes)
@@ -274,17 +282,22 @@ def test_the_report_s_columns_stand_beside_this_year_s_rule_alone():
 
 # --- intervals, comparisons and figures ------------------------------------------------------------------------
 
+
+def with_names(*entries):
+    return list(entries), GroundTruth.from_names(entries)
+
+
 ENTRIES = {
-    "2020": ([of_2020("fan", "00", 0), of_2020("fan", "02", 1), of_2020("pump", "00", 2)], None),
-    "2021": ([of_sections("fan", "00", 0, ""), of_sections("fan", "01", 1, "")], None),
+    "2020": with_names(of_2020("fan", "00", 0), of_2020("fan", "02", 1), of_2020("pump", "00", 2)),
+    "2021": with_names(of_sections("fan", "00", 0, ""), of_sections("fan", "01", 1, "")),
     "own": ([own()[0]], own()[1]),
 }
 
 
 @pytest.mark.parametrize("year", ENTRIES)
 def test_intervals_hold_the_values_of_every_year(year):
-    entries, told = ENTRIES[year]
-    results, intervals = evaluate_scores(entries, told), uncertainty(entries, told, resamples=200)
+    entries, truth = ENTRIES[year]
+    results, intervals = evaluate_scores(entries, truth), uncertainty(entries, truth, resamples=200)
     rows = [(*row.metrics, row.score) for row in results.machines]
     for cells, values in zip(
         (*intervals.machines.values(), intervals.all_machines),
@@ -299,44 +312,45 @@ def test_intervals_hold_the_values_of_every_year(year):
 @pytest.mark.parametrize("year", ENTRIES)
 def test_resampled_values_are_those_of_repeated_clips(year):
     """With every clip drawn twice, each value is what it was; with other counts, scikit-learn's on copies."""
-    from nearfar.evaluation.uncertainty import draw_counts, weighted_metrics
-
-    entries, told = ENTRIES[year]
-    truth = truth_from_names(entries[0], told)
-    counts = draw_counts(truth, 4, np.random.default_rng(5))
-    drawn = weighted_metrics(truth, entries[0].scores, counts)
+    entries, truth = ENTRIES[year]
+    labels = truth.labels(entries[0])
+    counts = draw_counts(*labels, 4, np.random.default_rng(5))
+    drawn = weighted_metrics(*labels, entries[0].scores, counts, truth.rule)
     for row, values in zip(counts.astype(int), drawn.T, strict=True):
         copies = np.repeat(np.arange(len(row)), row)
         again = machine_metrics(
-            truth.anomalous[copies], truth.domains[copies], entries[0].scores[copies], truth.rule
+            labels.anomalous[copies], labels.domains[copies], entries[0].scores[copies], truth.rule
         )
         assert values == pytest.approx(again, abs=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize("year", ENTRIES)
 def test_a_comparison_takes_the_difference_of_the_year_s_scores(year):
-    entries, told = ENTRIES[year]
+    entries, truth = ENTRIES[year]
     worse = [
         MachineScores(e.machine, e.section, e.names, np.random.default_rng(9).random(len(e.names)))
         for e in entries
     ]
-    found = compare(entries, worse, told, resamples=50)
-    expected = evaluate_scores(entries, told).official_score - evaluate_scores(worse, told).official_score
+    found = compare(entries, worse, truth, resamples=50)
+    expected = evaluate_scores(entries, truth).official_score - evaluate_scores(worse, truth).official_score
     assert found.overall.value == pytest.approx(expected)
 
 
 def test_clips_of_one_name_in_two_folders_are_two_clips():
     names = ("normal/1.wav", "worn/1.wav", "normal/2.wav", "worn/2.wav")
-    told = {("pump", name): ("normal" if "normal" in name else "anomaly", "source") for name in names}
+    clips = {
+        name.removesuffix(".wav"): TrueClip("normal" if "normal" in name else "anomaly", "source", name)
+        for name in names
+    }
+    truth = GroundTruth({("pump", "00"): clips}, "own")
     a = MachineScores("pump", "00", names, np.array([0.0, 1.0, 0.1, 0.9]))
     b = MachineScores("pump", "00", names[::-1], np.array([0.0, 1.0, 0.1, 0.9]))
-    assert compare([a], [b], told, resamples=5).overall.value > 0.4
+    assert compare([a], [b], truth, resamples=5).overall.value > 0.4
 
 
 @pytest.mark.parametrize("year", ENTRIES)
 def test_figures_of_every_year(year, tmp_path):
-    entries, told = ENTRIES[year]
-    truth = truth_from_names(entries[0], told)
+    entries, truth = ENTRIES[year]
     path = tmp_path / "figure.png"
-    machine_figure("fan", truth.anomalous, truth.domains, entries[0].scores, year, path, truth.rule)
+    machine_figure("fan", *truth.labels(entries[0]), entries[0].scores, year, path, truth.rule)
     assert path.read_bytes().startswith(b"\x89PNG")

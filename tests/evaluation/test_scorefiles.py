@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import InputError
-from nearfar.evaluation.scorefiles import MachineScores, holds_scores, read_scores, remove_others, write_scores
+from nearfar.evaluation.scorefiles import (
+    MachineDecisions,
+    MachineScores,
+    clip_name,
+    decide,
+    holds_scores,
+    read_decisions,
+    read_scores,
+    remove_others,
+    write_decisions,
+    write_scores,
+)
 
 
 def scores_of(
@@ -165,3 +176,37 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         write_scores(tmp_path, [scores_of(values=(7.0, 8.0))])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+NAMES = ("section_00_0000.wav", "section_00_0001.wav", "section_00_0002.wav")
+
+
+def test_only_a_score_above_the_threshold_is_an_anomaly():
+    decided = decide(MachineScores("fan", "00", NAMES, np.array([0.1, 0.5, 0.9])), 0.5)
+    assert (decided.machine, decided.section, decided.names) == ("fan", "00", NAMES)
+    assert decided.decisions.tolist() == [0, 0, 1]
+
+
+def test_decision_files_are_the_evaluators_and_come_back(tmp_path):
+    (path,) = write_decisions(tmp_path, [MachineDecisions("fan", "00", NAMES, np.array([0, 1, 1]))])
+    assert path.name == "decision_result_fan_section_00_test.csv"
+    assert path.read_text() == "section_00_0000.wav,0\nsection_00_0001.wav,1\nsection_00_0002.wav,1\n"
+    (back,) = read_decisions(tmp_path)
+    assert (back.machine, back.section, back.names) == ("fan", "00", NAMES)
+    assert back.decisions.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("text", ["2", "0.5", "", "true", " 1"])
+def test_a_decision_is_nought_or_one(tmp_path, text):
+    (tmp_path / "decision_result_fan_section_00_test.csv").write_text(f"section_00_0000.wav,0\na.wav,{text}\n")
+    with pytest.raises(InputError) as error:
+        read_decisions(tmp_path)
+    assert error.value.found == f"the decision {text!r} in row 2"
+
+
+@pytest.mark.parametrize(
+    ("file_name", "name"),
+    [("a.wav", "a"), ("worn/v1.2/a.FLAC", "worn/v1.2/a"), ("a.2", "a.2"), ("a", "a"), ("a.wav.flac", "a.wav")],
+)
+def test_clips_are_matched_without_their_audio_suffix(file_name, name):
+    assert clip_name(file_name) == name

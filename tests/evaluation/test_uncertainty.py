@@ -7,21 +7,33 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import (
-    Truth,
-    evaluate_scores,
-    harmonic_mean,
-    machine_metrics,
-    truth_from_names,
-)
+from nearfar.evaluation import results
+from nearfar.evaluation import uncertainty as bootstrap
 from nearfar.evaluation.scorefiles import MachineScores, read_scores
-from nearfar.evaluation.uncertainty import compare, compare_seeds, draw_counts, uncertainty, weighted_metrics
+from nearfar.evaluation.truth import ClipLabels, GroundTruth
+from nearfar.metrics import bootstrap_interval, draw_counts, harmonic_mean, machine_metrics, weighted_metrics
+
+
+def evaluate_scores(entries):
+    return results.evaluate_scores(entries, GroundTruth.from_names(entries))
+
+
+def uncertainty(entries, **options):
+    return bootstrap.uncertainty(entries, GroundTruth.from_names(entries), **options)
+
+
+def compare(a, b, **options):
+    return bootstrap.compare(a, b, GroundTruth.from_names(a), **options)
+
+
+def compare_seeds(a, b, **options):
+    return bootstrap.compare_seeds(a, b, GroundTruth.from_names(a[0]), **options)
 
 
 def truth_of(per_group):
     """The four groups, each with its number of clips: source and target normal, source and target anomalous."""
     anomalous = np.repeat([False, False, True, True], per_group)
-    return Truth(anomalous, np.repeat(["source", "target", "source", "target"], per_group))
+    return ClipLabels(anomalous, np.repeat(["source", "target", "source", "target"], per_group))
 
 
 @settings(max_examples=60, deadline=None)
@@ -30,8 +42,8 @@ def test_weighted_metrics_are_scikit_learns_on_the_repeated_clips(per_group, dis
     rng = np.random.default_rng(seed)
     truth = truth_of(per_group)
     scores = rng.integers(distinct, size=truth.anomalous.size) / 7  # few values, so that ties abound
-    counts = draw_counts(truth, 5, rng)
-    for row, metrics in zip(counts, weighted_metrics(truth, scores, counts).T, strict=True):
+    counts = draw_counts(*truth, 5, rng)
+    for row, metrics in zip(counts, weighted_metrics(*truth, scores, counts).T, strict=True):
         clips = np.repeat(np.arange(row.size), row.astype(int))
         y, domain, s = truth.anomalous[clips], truth.domains[clips], scores[clips]
         for place, name in enumerate(("source", "target")):
@@ -44,7 +56,7 @@ def test_weights_need_not_be_whole():
     rng = np.random.default_rng(0)
     truth = truth_of([9, 8, 7, 6])
     scores, weights = rng.normal(size=30), rng.uniform(0.1, 3, size=(1, 30))
-    source, _, both = weighted_metrics(truth, scores, weights)[:, 0]
+    source, _, both = weighted_metrics(*truth, scores, weights)[:, 0]
     mine = truth.anomalous | (truth.domains == "source")
     expected = roc_auc_score(truth.anomalous[mine], scores[mine], sample_weight=weights[0, mine])
     assert source == pytest.approx(expected, abs=1e-12)
@@ -54,7 +66,7 @@ def test_weights_need_not_be_whole():
 
 def test_each_domain_and_label_keeps_its_number_of_clips():
     truth = truth_of([5, 3, 4, 1])
-    counts = draw_counts(truth, 2000, np.random.default_rng(0))
+    counts = draw_counts(*truth, 2000, np.random.default_rng(0))
     for domain in ("source", "target"):
         for anomalous in (False, True):
             members = (truth.domains == domain) & (truth.anomalous == anomalous)
@@ -79,14 +91,14 @@ SYSTEM = [machine_scores("fan", 0.8, 1), machine_scores("pump", 0.4, 2)]
 
 
 def test_values_are_the_results_and_lie_in_their_intervals():
-    results = evaluate_scores(SYSTEM)
+    expected = evaluate_scores(SYSTEM)
     found = uncertainty(SYSTEM, resamples=500)
     assert list(found.machines) == ["fan", "pump"]
-    for row, intervals in zip(results.machines, found.machines.values(), strict=True):
+    for row, intervals in zip(expected.machines, found.machines.values(), strict=True):
         assert [interval.value for interval in intervals.values()] == pytest.approx([*row.metrics, row.score])
     overall = found.all_machines
     assert [interval.value for interval in overall.values()] == pytest.approx(
-        [*results.means, results.official_score]
+        [*expected.means, expected.official_score]
     )
     for intervals in (*found.machines.values(), overall):
         assert all(interval.low < interval.value < interval.high for interval in intervals.values())
@@ -116,6 +128,23 @@ def test_the_width_follows_hanley_and_mcneil():
     above, below = area / (2 - area) - area**2, 2 * area**2 / (1 + area) - area**2
     error = np.sqrt((area * (1 - area) + (faults - 1) * above + (normals - 1) * below) / (normals * faults))
     assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(error, rel=0.15)
+
+
+@pytest.mark.parametrize("metric", ["auc_source", "auc_target", "pauc", "score"])
+def test_the_interval_of_arrays_is_that_of_one_machine(metric):
+    (entry,) = SYSTEM[:1]
+    labels = GroundTruth.from_names([entry]).labels(entry)
+    expected = uncertainty([entry], resamples=300, level=0.8, seed=3).machines["fan"][metric]
+    found = bootstrap_interval(*labels, entry.scores, metric, resamples=300, level=0.8, seed=3)
+    assert found == (expected.low, expected.high)
+
+
+def test_an_interval_of_something_else_is_refused():
+    labels, scores = truth_of([3] * 4), np.arange(12.0)
+    with pytest.raises(ValueError, match="metric is 'f1', not one of auc_source"):
+        bootstrap_interval(*labels, scores, "f1")
+    with pytest.raises(ValueError, match="both normal and anomalous"):
+        bootstrap_interval(np.ones(12), labels.domains, scores)
 
 
 def test_same_seed_same_intervals():
@@ -154,13 +183,13 @@ def test_seeds_are_averaged_resample_by_resample():
         return np.mean([evaluate_scores(scores).official_score for scores in system])
 
     assert found.overall.value == pytest.approx(official(a) - official(b))
-    truth = truth_from_names(a[0][0])
-    counts = [draw_counts(truth, 150, np.random.default_rng((2, place))) for place in range(2)]
+    truth = GroundTruth.from_names(a[0]).labels(a[0][0])
+    counts = [draw_counts(*truth, 150, np.random.default_rng((2, place))) for place in range(2)]
 
     def resampled(system):
         metrics = [
             np.concatenate(
-                [weighted_metrics(truth, entry.scores, counts[place]) for place, entry in enumerate(scores)]
+                [weighted_metrics(*truth, entry.scores, counts[place]) for place, entry in enumerate(scores)]
             )
             for scores in system
         ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nearfar.explain.explanation import Explanation, explain, region
 from nearfar.explain.localisation import PatchBank, band_edges_hz, fit_patches
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 
 SECONDS = 2.0
 TIME = np.arange(round(SECONDS * 16_000)) / 16_000
@@ -22,7 +22,7 @@ def noise(seed: int) -> np.ndarray:
 
 
 def log_mel(waveform: np.ndarray) -> Tensor:
-    return Fbank().log_mel(torch.from_numpy(waveform.astype(np.float32))[None])[0]
+    return KaldiFbank().log_mel(torch.from_numpy(waveform.astype(np.float32))[None])[0]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from nearfar.explain.localisation import (
     smoothed,
     time_edges_s,
 )
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 
 
 def random_clips(count: int, frames: int = 50, seed: int = 0) -> list[Tensor]:
@@ -163,7 +163,7 @@ def test_bands_meet_where_their_filters_are_equally_high() -> None:
 def test_a_burst_shows_at_its_time_and_frequency() -> None:
     random = np.random.default_rng(0)
     edges = band_edges_hz()
-    fbank = Fbank()
+    fbank = KaldiFbank()
 
     def log_mel(waveform: np.ndarray) -> Tensor:
         return fbank.log_mel(torch.from_numpy(waveform.astype(np.float32))[None])[0]
@@ -189,7 +189,7 @@ def test_simulated_faults_are_found_well_above_chance(tmp_path: Path) -> None:
         seed=11,
     )
     root = simulate_factory(plan, tmp_path / "factory")
-    fbank, edges, times = Fbank(), band_edges_hz(), time_edges_s(18)
+    fbank, edges, times = KaldiFbank(), band_edges_hz(), time_edges_s(18)
 
     def log_mel(path: Path) -> Tensor:
         return fbank.log_mel(torch.from_numpy(read_waveform(path, ("near",))))[0]

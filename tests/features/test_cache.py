@@ -17,19 +17,19 @@ from safetensors.numpy import load_file, save_file
 from nearfar.config import load_recipe
 from nearfar.data.clips import Channel, Clip, View
 from nearfar.data.layouts import read_dataset
+from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
-from nearfar.encoders.weights import save_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.features.cache import EmbeddingStore, embed_clips
 from nearfar.features.representation import Representation, of_model
-from nearfar.models.network import TrainedModel, build_network, load_model, save_model
+from nearfar.models import TrainedEmbedder, build_model, load_model, save_model
 
 CPU = torch.device("cpu")
 WIDTH = 6
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedEmbedder:
     """A tiny model for clips of up to 1.25 s."""
     folder = tmp_path_factory.mktemp("model")
     save_encoder(build_encoder(EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=16)), folder / "start")
@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
             "head.attention_dim": 4,
         }
     )
-    save_model(folder, build_network(recipe, 2), recipe, ("a", "b"), {})
+    save_model(folder, build_model(recipe, 2), recipe, ("a", "b"), {})
     return load_model(folder)
 
 
@@ -61,14 +61,14 @@ def own_clips(clips: list[Clip], tmp_path: Path) -> list[Clip]:
 
 
 def embed(
-    model: TrainedModel, clips: list[Clip], channel: View = "near", batch_size: int = 3
+    model: TrainedEmbedder, clips: list[Clip], channel: View = "near", batch_size: int = 3
 ) -> NDArray[np.float32]:
     features = embed_clips(represented(model), clips, channel, batch_size=batch_size, device=CPU)
     assert features.ndim == 3
     return features[:, 0] if len(clips) else np.empty((0, WIDTH), np.float32)
 
 
-def represented(model: TrainedModel) -> Representation:
+def represented(model: TrainedEmbedder) -> Representation:
     return of_model(model, model.recipe)
 
 
@@ -77,7 +77,7 @@ def represented(model: TrainedModel) -> Representation:
 
 @pytest.mark.parametrize(("channel", "column"), [("near", 0), ("far", 1)])
 def test_each_row_is_the_embedding_of_one_padded_channel(
-    model: TrainedModel, clips: list[Clip], channel: Channel, column: int
+    model: TrainedEmbedder, clips: list[Clip], channel: Channel, column: int
 ) -> None:
     out = embed(model, clips, channel)
     assert out.shape == (8, WIDTH)
@@ -94,14 +94,16 @@ def test_each_row_is_the_embedding_of_one_padded_channel(
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 8, 100])
-def test_the_batch_size_only_decides_the_memory(model: TrainedModel, clips: list[Clip], batch_size: int) -> None:
+def test_the_batch_size_only_decides_the_memory(
+    model: TrainedEmbedder, clips: list[Clip], batch_size: int
+) -> None:
     np.testing.assert_allclose(
         embed(model, clips, batch_size=batch_size), embed(model, clips), atol=1e-5, rtol=1e-4
     )
 
 
 def test_no_more_clips_than_a_batch_go_through_the_network_at_once(
-    model: TrainedModel, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+    model: TrainedEmbedder, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes, forward = [], model.embedder.forward
 
@@ -117,7 +119,7 @@ def test_no_more_clips_than_a_batch_go_through_the_network_at_once(
 
 
 def test_true_lengths_reach_the_network(
-    model: TrainedModel, own_clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+    model: TrainedEmbedder, own_clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples, rate = sf.read(own_clips[0].path, dtype="float32")
     sf.write(own_clips[0].path, samples[:9_000], rate, subtype="PCM_16")
@@ -132,11 +134,11 @@ def test_true_lengths_reach_the_network(
     np.testing.assert_allclose(masked[0], expected.numpy(), atol=1e-5, rtol=1e-4)
 
 
-def test_no_clips_give_no_rows(model: TrainedModel) -> None:
+def test_no_clips_give_no_rows(model: TrainedEmbedder) -> None:
     assert embed(model, []).shape == (0, WIDTH)
 
 
-def test_a_clip_that_is_too_long_is_an_error(model: TrainedModel, clips: list[Clip]) -> None:
+def test_a_clip_that_is_too_long_is_an_error(model: TrainedEmbedder, clips: list[Clip]) -> None:
     short = replace(model, recipe=model.recipe.with_changes(**{"audio.clip_seconds": 0.5}))
     with pytest.raises(InputError, match=r"a clip of 1 s; expected at most the recipe's 0\.5 s"):
         embed(short, clips)
@@ -146,7 +148,7 @@ def test_a_clip_that_is_too_long_is_an_error(model: TrainedModel, clips: list[Cl
 
 
 def get(
-    store: EmbeddingStore, model: TrainedModel, clips: list[Clip], channel: View = "near", batch_size: int = 3
+    store: EmbeddingStore, model: TrainedEmbedder, clips: list[Clip], channel: View = "near", batch_size: int = 3
 ) -> NDArray[np.float32]:
     return store.get(represented(model), clips, channel, batch_size=batch_size, device=CPU)[:, 0]
 
@@ -160,7 +162,7 @@ def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_what_is_stored_is_read_and_not_computed_again(
-    model: TrainedModel, clips: list[Clip], tmp_path: Path, forbidden: Callable[[], None]
+    model: TrainedEmbedder, clips: list[Clip], tmp_path: Path, forbidden: Callable[[], None]
 ) -> None:
     store = EmbeddingStore(tmp_path / "not" / "there" / "yet")
     first = get(store, model, clips)
@@ -177,7 +179,7 @@ def test_what_is_stored_is_read_and_not_computed_again(
 
 
 def test_the_same_recordings_elsewhere_are_known_again(
-    model: TrainedModel, clips: list[Clip], own_clips: list[Clip], tmp_path: Path, forbidden: Callable[[], None]
+    model: TrainedEmbedder, clips: list[Clip], own_clips: list[Clip], tmp_path: Path, forbidden: Callable[[], None]
 ) -> None:
     store = EmbeddingStore(tmp_path / "store")
     first = get(store, model, clips[:3])
@@ -186,7 +188,7 @@ def test_the_same_recordings_elsewhere_are_known_again(
 
 
 def test_whatever_changes_an_embedding_makes_another_entry(
-    model: TrainedModel, own_clips: list[Clip], tmp_path: Path
+    model: TrainedEmbedder, own_clips: list[Clip], tmp_path: Path
 ) -> None:
     store = EmbeddingStore(tmp_path / "store")
     longer = model.recipe.with_changes(**{"audio.clip_seconds": 1.5})
@@ -226,7 +228,7 @@ def test_whatever_changes_an_embedding_makes_another_entry(
     ids=["empty", "truncated", "noise", "other content"],
 )
 def test_a_damaged_entry_is_computed_again_and_mended(
-    model: TrainedModel,
+    model: TrainedEmbedder,
     clips: list[Clip],
     tmp_path: Path,
     damage: Callable[[Path], object],
@@ -243,7 +245,7 @@ def test_a_damaged_entry_is_computed_again_and_mended(
 
 
 def test_nothing_is_stored_of_what_was_not_finished(
-    model: TrainedModel, own_clips: list[Clip], tmp_path: Path
+    model: TrainedEmbedder, own_clips: list[Clip], tmp_path: Path
 ) -> None:
     own_clips[2].path.write_bytes(own_clips[2].path.read_bytes()[:1_000])
     store = EmbeddingStore(tmp_path / "store")
@@ -253,7 +255,7 @@ def test_nothing_is_stored_of_what_was_not_finished(
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(
-    model: TrainedModel, clips: list[Clip], tmp_path: Path
+    model: TrainedEmbedder, clips: list[Clip], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NearfarError, match="cannot write the embeddings"):

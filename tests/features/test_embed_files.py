@@ -11,11 +11,11 @@ import soundfile as sf
 import torch
 from safetensors import safe_open
 
+from nearfar.encoders import load_encoder, save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
-from nearfar.encoders.weights import load_encoder, save_encoder
 from nearfar.errors import InputError
 from nearfar.features.embed_files import embed_files
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 
 CONFIG = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=16)
 
@@ -45,7 +45,7 @@ def expected(encoder: str, file: Path, column: int = 0, samples: int | None = No
     if samples is not None:
         waveform = torch.cat([waveform, torch.zeros(samples - len(waveform))])
     with torch.no_grad():
-        return load_encoder(encoder)(Fbank()(waveform[None]))[0]
+        return load_encoder(encoder)(KaldiFbank()(waveform[None]))[0]
 
 
 def embed(files: list[Path], encoder: str, out: Path, **options: Any) -> np.ndarray:

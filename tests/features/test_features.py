@@ -11,8 +11,8 @@ from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError
 from nearfar.features.extractors import LogMelFeatures, TokenFeatures
 from nearfar.features.representation import of_model, represent, scored_features, waveform_views
-from nearfar.frontends.kaldi import Fbank
-from nearfar.models.network import TrainedModel, build_network
+from nearfar.frontends.kaldi import KaldiFbank
+from nearfar.models import TrainedEmbedder, build_model
 from nearfar.pooling.statistics import log_mel_statistics, relative_deviation_pooling
 
 SMALL = EATConfig(embed_dim=16, depth=3, num_heads=2, max_length=16)
@@ -56,14 +56,14 @@ def test_log_mel_statistics_in_a_loop():
 
 
 def test_log_mel_features_look_at_the_clip_and_not_its_padding_nor_its_gain():
-    extractor = LogMelFeatures(Fbank(), Features(source="log-mel", lags=(1, 4), keep_bands=True))
+    extractor = LogMelFeatures(KaldiFbank(), Features(source="log-mel", lags=(1, 4), keep_bands=True))
     short = clip(8_000)
     padded = torch.nn.functional.pad(short, (0, 8_000))
     alone = extractor(short, torch.tensor([8_000]))
     assert alone.shape == (1, 8, 3 * 16)
     torch.testing.assert_close(extractor(padded, torch.tensor([8_000])), alone)
     torch.testing.assert_close(extractor(0.5 * short, torch.tensor([8_000])), alone, atol=1e-3, rtol=1e-3)
-    whole = LogMelFeatures(Fbank(), Features(source="log-mel", lags=(1, 4)))(short, torch.tensor([8_000]))
+    whole = LogMelFeatures(KaldiFbank(), Features(source="log-mel", lags=(1, 4)))(short, torch.tensor([8_000]))
     by_band = whole.reshape(3, 8, 16).transpose(0, 1).reshape(1, 8, 48)
     torch.testing.assert_close(alone, by_band)
 
@@ -73,11 +73,11 @@ def test_log_mel_features_look_at_the_clip_and_not_its_padding_nor_its_gain():
 def test_token_features_pool_the_tokens_of_their_blocks(pooling, keep_bands):
     if pooling == "cls" and keep_bands:
         pytest.skip("CLS has no bands")
-    encoder, fbank = build_encoder(SMALL), Fbank()
+    encoder, fbank = build_encoder(SMALL), KaldiFbank()
     settings = Features(source="tokens", layers=(3, 1), pooling=pooling, keep_bands=keep_bands)
     with torch.inference_mode():
         out = TokenFeatures(encoder, fbank, settings)(clip(), torch.tensor([16_000]))
-        first, last = encoder.forward_layers(fbank(clip()), [0])
+        first, last = (torch.cat([t.cls[:, None], t.patches], 1) for t in encoder.encode(fbank(clip()), [1, 3]))
     expected = []
     for tokens in (last, first):
         if pooling == "cls":
@@ -96,11 +96,11 @@ def test_token_features_pool_the_tokens_of_their_blocks(pooling, keep_bands):
 
 @pytest.mark.parametrize("pooling", ["mean", "rdp", "cls"])
 def test_averaged_layers_are_pooled_as_one_part(pooling):
-    encoder, fbank = build_encoder(SMALL), Fbank()
+    encoder, fbank = build_encoder(SMALL), KaldiFbank()
     settings = Features(source="tokens", layers=(1, 3), average_layers=True, pooling=pooling)
     with torch.inference_mode():
         out = TokenFeatures(encoder, fbank, settings)(clip(), torch.tensor([16_000]))
-        first, last = encoder.forward_layers(fbank(clip()), [0])
+        first, last = (torch.cat([t.cls[:, None], t.patches], 1) for t in encoder.encode(fbank(clip()), [1, 3]))
     tokens = (first[0] + last[0]) / 2
     expected = {
         "mean": tokens[1:].mean(dim=0),
@@ -120,8 +120,8 @@ def test_asp_is_what_the_trained_head_projects(mask):
             "features.pooling": "asp",
         }
     )
-    embedder = build_network(recipe, classes=3).embedder.eval()
-    trained = TrainedModel(embedder, recipe, ("a", "b", "c"), "hash")
+    embedder = build_model(recipe, classes=3).embedder.eval()
+    trained = TrainedEmbedder(embedder, recipe, ("a", "b", "c"), "hash")
     waveform, samples = torch.nn.functional.pad(clip(9_000), (0, 7_000)), torch.tensor([9_000])
     statistics = of_model(trained, recipe)(waveform, samples)
     assert statistics.shape == (1, 1, 2 * 192)
@@ -146,7 +146,7 @@ def test_masked_padding_reaches_no_token_feature():
     loud[0, 8_000:] = 0.2 * torch.tensor([1.0, -1.0]).repeat(4_000)
     settings = Features(source="tokens", keep_bands=True)
     for masked in (True, False):
-        extractor = TokenFeatures(build_encoder(SMALL), Fbank(), settings, mask_padding=masked)
+        extractor = TokenFeatures(build_encoder(SMALL), KaldiFbank(), settings, mask_padding=masked)
         with torch.inference_mode():
             one, two = (extractor(wave, torch.tensor([7_000])) for wave in (quiet, loud))
         assert one.shape == (1, 8, 16)

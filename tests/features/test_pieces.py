@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from nearfar.config import Features
+from nearfar.encoders import load_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import load_encoder
 from nearfar.features.extractors import LogMelFeatures, TokenFeatures
 from nearfar.features.pieces import Statistics, assembled, piece_shape, pieces_of
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pooling.attentive import AttentiveStatisticsPooling
 
 TOKENS = [
@@ -64,18 +64,18 @@ def from_one_pass(extractor: torch.nn.Module, wanted: list[Features], depth: int
 def test_tokens_pooled_in_one_pass_are_those_of_each_recipe(encoder: EAT, clips, mask_padding: bool) -> None:
     torch.manual_seed(3)
     settings = {"mask_padding": mask_padding, "attention": AttentiveStatisticsPooling(encoder.config.embed_dim)}
-    last = TokenFeatures(encoder, Fbank(), Features(source="tokens"), **settings)
+    last = TokenFeatures(encoder, KaldiFbank(), Features(source="tokens"), **settings)
     made = from_one_pass(last, TOKENS, encoder.config.depth, clips)
     for features, ours in zip(TOKENS, made, strict=True):
         with torch.inference_mode():
-            own = TokenFeatures(encoder, Fbank(), features, **settings)(*clips)
+            own = TokenFeatures(encoder, KaldiFbank(), features, **settings)(*clips)
         torch.testing.assert_close(ours, own, rtol=0, atol=0)
 
 
 def test_log_mel_statistics_of_one_pass_are_those_of_each_recipe(clips) -> None:
-    made = from_one_pass(LogMelFeatures(Fbank(), LOG_MEL[0]), LOG_MEL, 0, clips)
+    made = from_one_pass(LogMelFeatures(KaldiFbank(), LOG_MEL[0]), LOG_MEL, 0, clips)
     for features, ours in zip(LOG_MEL, made, strict=True):
-        torch.testing.assert_close(ours, LogMelFeatures(Fbank(), features)(*clips), rtol=0, atol=0)
+        torch.testing.assert_close(ours, LogMelFeatures(KaldiFbank(), features)(*clips), rtol=0, atol=0)
 
 
 def test_what_features_do_not_read_makes_no_piece_of_its_own() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from nearfar.frontends.kaldi import (
-    Fbank,
+    KaldiFbank,
     frame_count,
     mel_bank,
     mel_centres_hz,
@@ -63,7 +63,7 @@ def assert_equal_but_for_rounding(ours: torch.Tensor, golden: torch.Tensor, atol
 @pytest.mark.parametrize("name", ["fbank_1p3s", "fbank_10s"])
 def test_raw_log_mel_equals_kaldi(golden, name):
     arrays = load_file(golden / f"{name}.safetensors")
-    raw = Fbank().log_mel(arrays["waveform"][None])[0]
+    raw = KaldiFbank().log_mel(arrays["waveform"][None])[0]
     assert_equal_but_for_rounding(raw, arrays["fbank_raw"], atol=4e-3)
     on_floor = arrays["fbank_raw"] < FLOOR + 1e-5
     assert on_floor[:, EMPTY_FILTER].all()
@@ -74,7 +74,7 @@ def test_raw_log_mel_equals_kaldi(golden, name):
 def test_normalised_fbank_equals_eat(golden, name):
     arrays = load_file(golden / f"{name}.safetensors")
     expected = arrays["fbank_norm_unpadded"]
-    fbank = Fbank()(arrays["waveform"][None])
+    fbank = KaldiFbank()(arrays["waveform"][None])
     assert fbank.shape == (1, 1, -(-len(expected) // 16) * 16, 128)
     assert_equal_but_for_rounding(fbank[0, 0, : len(expected)], expected, atol=5e-4)
 
@@ -84,7 +84,7 @@ def test_padding_frames_equal_eats_ten_second_block(golden):
     expected = short["fbank_norm_padded1024"]
     assert (expected[128:] == expected[-1, 0]).all()
     long = load_file(golden / "fbank_10s.safetensors")
-    ours = Fbank()(long["waveform"][None])[0, 0]
+    ours = KaldiFbank()(long["waveform"][None])[0, 0]
     assert ours.shape == (1008, 128)
     torch.testing.assert_close(ours[994:], long["fbank_norm_padded1024_last30"][:14], atol=5e-4, rtol=0)
     assert ours[-1, 0] == expected[-1, 0]
@@ -95,7 +95,7 @@ def test_sixteen_seconds_have_1600_frames_of_which_two_are_padding(golden):
     # than 25 ms, so rows 0, 1 and 799 follow from the shorter clip padded as a waveform; row 1597 cannot be made.
     expected = load_file(golden / "fbank_16s.safetensors")["fbank_norm_frames_0_1_799_1597_1598_1599"]
     clip = load_file(golden / "fbank_10s.safetensors")["waveform"]
-    fbank = Fbank()(torch.nn.functional.pad(clip, (0, 96_000))[None])
+    fbank = KaldiFbank()(torch.nn.functional.pad(clip, (0, 96_000))[None])
     assert fbank.shape == (1, 1, 1600, 128)
     torch.testing.assert_close(fbank[0, 0, [0, 1, 799]], expected[:3], atol=5e-4, rtol=0)
     assert (fbank[0, 0, [1598, 1599]] == expected[4:]).all()
@@ -106,7 +106,7 @@ def test_sixteen_seconds_have_1600_frames_of_which_two_are_padding(golden):
 def test_mel_bank_window_and_centres_equal_kaldi(golden):
     arrays = load_file(golden / "mel_banks.safetensors")
     torch.testing.assert_close(mel_bank(), arrays["mel_banks_128x256"], atol=2e-5, rtol=0)
-    torch.testing.assert_close(Fbank().window, arrays["window_400"], atol=3e-7, rtol=0)
+    torch.testing.assert_close(KaldiFbank().window, arrays["window_400"], atol=3e-7, rtol=0)
     torch.testing.assert_close(mel_centres_hz().float(), arrays["center_freqs_hz"], atol=0.01, rtol=1e-5)
     empty = (mel_bank().sum(dim=1) == 0).nonzero().flatten().tolist()
     assert empty == [EMPTY_FILTER]
@@ -123,7 +123,7 @@ def test_log_mel_equals_a_float64_loop(kind):
         "full scale": np.sign(np.sin(2 * np.pi * 50.0 * time)),
     }[kind].astype(np.float32)
     expected = naive_log_mel(waveform)
-    ours = Fbank().log_mel(torch.from_numpy(waveform)[None])[0].numpy()
+    ours = KaldiFbank().log_mel(torch.from_numpy(waveform)[None])[0].numpy()
     assert ours.shape == expected.shape == (48, 128)
     # Relative to the loudest cell of a frame float32 keeps 1e-7; a cell far below it is rounding in either.
     audible = expected > np.maximum(expected.max(axis=1, keepdims=True) - 18.0, FLOOR + 1.0)
@@ -135,20 +135,20 @@ def test_log_mel_equals_a_float64_loop(kind):
 def test_a_batch_equals_its_clips_one_by_one():
     generator = torch.Generator().manual_seed(3)
     batch = torch.randn(4, 16_123, generator=generator) * torch.tensor([1.0, 0.1, 1e-3, 0.0])[:, None]
-    fbank = Fbank()
+    fbank = KaldiFbank()
     one_by_one = torch.cat([fbank(clip[None]) for clip in batch])
     assert torch.equal(fbank(batch), one_by_one)  # to the bit, on a CPU
 
 
 def test_an_offset_changes_nothing():
     waveform = 0.1 * torch.randn(1, 4_000, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(Fbank()(waveform + 0.25), Fbank()(waveform), atol=2e-3, rtol=0)
+    torch.testing.assert_close(KaldiFbank()(waveform + 0.25), KaldiFbank()(waveform), atol=2e-3, rtol=0)
 
 
 def test_mean_and_std_normalise_and_padding_is_zero_before_it():
     waveform = 0.1 * torch.randn(1, 4_000, generator=torch.Generator().manual_seed(0))
-    raw = Fbank().log_mel(waveform)[0]
-    fbank = Fbank(mean=-6.627, std=5.359)(waveform)[0, 0]
+    raw = KaldiFbank().log_mel(waveform)[0]
+    fbank = KaldiFbank(mean=-6.627, std=5.359)(waveform)[0, 0]
     assert (len(raw), len(fbank)) == (23, 32)
     torch.testing.assert_close(fbank[:23], (raw + 6.627) / 10.718)
     torch.testing.assert_close(fbank[23:], torch.full((9, 128), 6.627 / 10.718))
@@ -164,22 +164,22 @@ def test_frame_counts(samples, frames, padded):
     assert frame_count(samples) == frames
     assert padded_frame_count(samples) == padded
     if frames and samples < 100_000:
-        assert Fbank().log_mel(torch.zeros(1, samples)).shape == (1, frames, 128)
+        assert KaldiFbank().log_mel(torch.zeros(1, samples)).shape == (1, frames, 128)
 
 
 @pytest.mark.parametrize("shape", [(400,), (1, 399), (1, 2, 400)])
 def test_a_waveform_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"expected \(batch, samples >= 400\)"):
-        Fbank().log_mel(torch.zeros(shape))
+        KaldiFbank().log_mel(torch.zeros(shape))
 
 
 def test_autocast_does_not_reach_the_front_end():
     waveform = 0.1 * torch.randn(2, 8_000, generator=torch.Generator().manual_seed(1))
-    plain = Fbank()(waveform)
+    plain = KaldiFbank()(waveform)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(Fbank()(waveform), plain)
+        assert torch.equal(KaldiFbank()(waveform), plain)
     assert plain.dtype == torch.float32
 
 
 def test_nothing_of_the_front_end_is_saved_with_a_model():
-    assert Fbank().state_dict() == {}
+    assert KaldiFbank().state_dict() == {}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nearfar.losses.adacos import SubClusterAdaCos
+from nearfar.losses import LOSSES, AdaCosLoss
 
 
 def example(batch: int = 9, dim: int = 6, classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -17,7 +17,7 @@ def example(batch: int = 9, dim: int = 6, classes: int = 4) -> tuple[Tensor, Ten
     return embeddings, torch.arange(batch) % classes
 
 
-def cosines(head: SubClusterAdaCos, embeddings: Tensor) -> list[list[float]]:
+def cosines(head: AdaCosLoss, embeddings: Tensor) -> list[list[float]]:
     return [
         [float(x @ w / math.sqrt(float(x @ x)) / math.sqrt(float(w @ w))) for w in head.centres.detach().double()]
         for x in embeddings.double()
@@ -32,7 +32,7 @@ def loss_in_a_loop(row: list[float], label: int, scale: float, subs: int) -> flo
 @pytest.mark.parametrize("subs", [1, 3])
 def test_the_loss_is_that_of_the_classes_sums(subs: int) -> None:
     torch.manual_seed(1)
-    head = SubClusterAdaCos(6, 4, subs).eval()
+    head = AdaCosLoss(4, 6, subs, reduction="none").eval()
     embeddings, labels = example()
     rows = cosines(head, embeddings)
     expected = [
@@ -45,7 +45,7 @@ def test_the_loss_is_that_of_the_classes_sums(subs: int) -> None:
 @pytest.mark.parametrize("subs", [1, 3])
 def test_the_scale_adapts_by_the_equation_while_training_only(subs: int) -> None:
     torch.manual_seed(2)
-    head = SubClusterAdaCos(6, 4, subs)
+    head = AdaCosLoss(4, 6, subs, reduction="none")
     embeddings, labels = example()
     before, rows = float(head.scale), cosines(head, embeddings)
     sums, angles = [], []
@@ -63,18 +63,26 @@ def test_the_scale_adapts_by_the_equation_while_training_only(subs: int) -> None
 
 
 def test_mixed_labels_mix_the_losses() -> None:
-    head = SubClusterAdaCos(6, 4, 2).eval()
+    head = AdaCosLoss(4, 6, 2, reduction="none").eval()
     embeddings, labels = example()
-    others, share = labels.flip(0), torch.linspace(0, 1, len(labels))
-    mixed = head(embeddings, labels, others, share)
-    torch.testing.assert_close(mixed, share * head(embeddings, labels) + (1 - share) * head(embeddings, others))
+    others, mixup_lambda = labels.flip(0), torch.linspace(0, 1, len(labels))
+    mixed = head(embeddings, labels, others, mixup_lambda)
+    expected = mixup_lambda * head(embeddings, labels) + (1 - mixup_lambda) * head(embeddings, others)
+    torch.testing.assert_close(mixed, expected)
 
 
 def test_a_single_class_keeps_its_scale_and_fixed_centres_stay() -> None:
-    head = SubClusterAdaCos(6, 1, 2, trainable=False)
+    head = AdaCosLoss(1, 6, 2, trainable_centers=False)
     before = float(head.scale)
     embeddings = torch.randn(3, 6, requires_grad=True)
-    head(embeddings, torch.zeros(3, dtype=torch.int64)).sum().backward()
+    head(embeddings, torch.zeros(3, dtype=torch.int64)).backward()
     assert float(head.scale) == before
     assert head.centres.grad is None
     assert torch.isfinite(embeddings.grad).all()
+
+
+def test_the_table_of_losses_builds_it_with_its_settings() -> None:
+    entry = LOSSES["adacos"]
+    built = entry.build(4, 6, entry.settings(sub_centres=3, trainable_centres=False))
+    assert isinstance(built, AdaCosLoss)
+    assert (built.centres.shape, built.centres.requires_grad, built.reduction) == ((12, 6), False, "none")

@@ -7,11 +7,13 @@ from itertools import product
 
 import pytest
 import torch
-from pytorch_metric_learning.losses import ArcFaceLoss, SubCenterArcFaceLoss
+from pytorch_metric_learning import losses as metric_learning
 from torch import Tensor
 from torch.nn import functional as F
 
-from nearfar.losses.arcface import ArcFace, arcface_logits, margin_cosine
+from nearfar.errors import InputError
+from nearfar.losses import LOSSES, ArcFaceLoss
+from nearfar.losses.arcface import arcface_logits, margin_cosine
 
 SETTINGS = [(30.0, 0.2), (30.0, 0.5), (64.0, 0.3), (1.0, 0.0), (5.0, 1.5)]
 
@@ -38,8 +40,8 @@ def example(classes: int = 7, dim: int = 5, batch: int = 12, seed: int = 0) -> t
     return embeddings, torch.randn(classes, dim, generator=generator), torch.arange(batch) % classes
 
 
-def head(centres: Tensor, scale: float, margin: float) -> ArcFace:
-    arcface = ArcFace(centres.shape[1], len(centres), scale, margin)
+def head(centres: Tensor, scale: float, margin: float) -> ArcFaceLoss:
+    arcface = ArcFaceLoss(len(centres), centres.shape[1], margin, scale, reduction="none")
     with torch.no_grad():
         arcface.centres.copy_(centres)
     return arcface
@@ -71,7 +73,7 @@ def test_it_equals_pytorch_metric_learning_with_its_gradients(scale: float, marg
     ours = embeddings.clone().requires_grad_()
     theirs = embeddings.clone().requires_grad_()
     arcface = head(centres, scale, margin)
-    oracle = ArcFaceLoss(len(centres), centres.shape[1], margin=math.degrees(margin), scale=scale)
+    oracle = metric_learning.ArcFaceLoss(len(centres), centres.shape[1], margin=math.degrees(margin), scale=scale)
     with torch.no_grad():
         oracle.W.copy_(centres.T)
     loss, expected = arcface(ours, labels).mean(), oracle(theirs, labels)
@@ -90,7 +92,7 @@ def test_beyond_pi_minus_m_the_equation_is_followed_where_the_library_is_not() -
     (expected,) = equation_1(embedding, centres, label, 30.0, 0.5)
     loss = head(centres, 30.0, 0.5)(embedding, label)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
-    oracle = ArcFaceLoss(2, 2, margin=math.degrees(0.5), scale=30.0)
+    oracle = metric_learning.ArcFaceLoss(2, 2, margin=math.degrees(0.5), scale=30.0)
     with torch.no_grad():
         oracle.W.copy_(centres.T)
     assert float(oracle(embedding, label).detach()) != pytest.approx(expected, rel=1e-2)
@@ -165,11 +167,13 @@ def test_the_lengths_of_embeddings_and_centres_do_not_matter() -> None:
 
 def test_a_mixed_sample_has_the_mixed_loss_of_both_its_labels() -> None:
     embeddings, centres, labels = example()
-    others, share = labels.flip(0), torch.linspace(0.0, 1.0, 12)
+    others, mixup_lambda = labels.flip(0), torch.linspace(0.0, 1.0, 12)
     arcface = head(centres, 30.0, 0.2)
-    mixed = arcface(embeddings, labels, others, share)
+    mixed = arcface(embeddings, labels, others, mixup_lambda)
     own, other = (torch.tensor(equation_1(embeddings, centres, these, 30.0, 0.2)) for these in (labels, others))
-    torch.testing.assert_close(mixed.detach(), share * own + (1 - share) * other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        mixed.detach(), mixup_lambda * own + (1 - mixup_lambda) * other, rtol=1e-4, atol=1e-4
+    )
     whole = arcface(embeddings, labels, others, torch.ones(12))
     torch.testing.assert_close(whole, arcface(embeddings, labels), atol=0, rtol=0)
 
@@ -186,7 +190,7 @@ def test_it_is_float32_inside_autocast() -> None:
 def test_centres_start_at_random_and_follow_the_seed() -> None:
     def start(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return ArcFace(8, 5, 30.0, 0.2).centres.detach()
+        return ArcFaceLoss(5, 8).centres.detach()
 
     assert start(0).shape == (5, 8)
     assert torch.linalg.matrix_rank(start(0)) == 5
@@ -198,22 +202,22 @@ def test_training_with_it_brings_embeddings_to_their_centres() -> None:
     torch.manual_seed(0)
     embeddings = torch.randn(12, 6, requires_grad=True)
     labels = torch.arange(12) % 4
-    arcface = ArcFace(6, 4, 30.0, 0.2)
+    arcface = ArcFaceLoss(4, 6)
     optimizer = torch.optim.Adam([embeddings, *arcface.parameters()], lr=0.05)
-    before = float(arcface(embeddings, labels).mean().detach())
+    before = float(arcface(embeddings, labels).detach())
     for _ in range(200):
         optimizer.zero_grad()
-        arcface(embeddings, labels).mean().backward()
+        arcface(embeddings, labels).backward()
         optimizer.step()
-    assert float(arcface(embeddings, labels).mean().detach()) < before / 1000
+    assert float(arcface(embeddings, labels).detach()) < before / 1000
     assert (arcface.cosine(embeddings).argmax(dim=1) == labels).all()
 
 
 @pytest.mark.parametrize("sub_centres", [2, 5])
 def test_sub_centres_equal_pytorch_metric_learning(sub_centres: int) -> None:
     embeddings, _, labels = example(seed=3)
-    ours = ArcFace(5, 7, 30.0, 0.2, sub_centres)
-    theirs = SubCenterArcFaceLoss(
+    ours = ArcFaceLoss(7, 5, sub_centers=sub_centres)
+    theirs = metric_learning.SubCenterArcFaceLoss(
         num_classes=7, embedding_size=5, margin=math.degrees(0.2), scale=30.0, sub_centers=sub_centres
     )
     with torch.no_grad():
@@ -222,13 +226,36 @@ def test_sub_centres_equal_pytorch_metric_learning(sub_centres: int) -> None:
     rows = nearest.acos() < math.pi - 0.2 - 1e-3
     assert rows.sum() >= 4
     torch.testing.assert_close(
-        ours(embeddings[rows], labels[rows]).mean(), theirs(embeddings[rows], labels[rows]), rtol=1e-5, atol=1e-5
+        ours(embeddings[rows], labels[rows]), theirs(embeddings[rows], labels[rows]), rtol=1e-5, atol=1e-5
     )
 
 
 def test_centres_that_are_not_trained_have_no_gradient() -> None:
     embeddings, _, labels = example()
-    arcface = ArcFace(5, 7, 30.0, 0.2, 3, trainable=False)
-    arcface(embeddings.requires_grad_(), labels).sum().backward()
+    arcface = ArcFaceLoss(7, 5, sub_centers=3, trainable_centers=False)
+    arcface(embeddings.requires_grad_(), labels).backward()
     assert arcface.centres.grad is None
     assert embeddings.grad is not None
+
+
+def test_the_reductions_are_the_mean_sum_and_rows_of_the_losses() -> None:
+    embeddings, _, labels = example()
+    torch.manual_seed(0)
+    loss = ArcFaceLoss(7, 5, reduction="none")
+    rows = loss(embeddings, labels)
+    for reduction, expected in (("mean", rows.mean()), ("sum", rows.sum())):
+        torch.manual_seed(0)
+        torch.testing.assert_close(ArcFaceLoss(7, 5, reduction=reduction)(embeddings, labels), expected)
+    with pytest.raises(ValueError, match="expected reduction 'mean', 'sum' or 'none', got 'max'"):
+        ArcFaceLoss(7, 5, reduction="max")
+
+
+def test_the_table_of_losses_builds_it_with_its_settings() -> None:
+    entry = LOSSES["arcface"]
+    chosen = entry.settings(scale=12.0, margin=0.4, sub_centres=2, trainable_centres=False)
+    built = entry.build(7, 5, chosen)
+    assert isinstance(built, ArcFaceLoss)
+    assert (built.scale, built.margin, built.reduction) == (12.0, 0.4, "none")
+    assert (built.centres.shape, built.centres.requires_grad) == ((14, 5), False)
+    with pytest.raises(InputError, match="'arcface' or 'adacos'"):
+        LOSSES["arcfaces"]

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nearfar.encoders.eat import EATConfig, build_encoder
-from nearfar.frontends.kaldi import Fbank
-from nearfar.models.embedder import Embedder, build_embedder, longest_seconds
+from nearfar.encoders import EAT, EATConfig, Tokens, build_encoder
+from nearfar.frontends.kaldi import KaldiFbank
+from nearfar.models.embedder import Embedder, token_keep
+from nearfar.pooling import AttentiveStatisticsPooling
 
 SMALL = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=64)
 THREE_COLUMNS = 400 + 160 * 47
@@ -17,9 +18,8 @@ THREE_COLUMNS = 400 + 160 * 47
 
 def make(mask_padding: bool = False, config: EATConfig = SMALL) -> Embedder:
     torch.manual_seed(1)
-    embedder = build_embedder(
-        build_encoder(config, seed=3), Fbank(), attention_dim=4, embedding_dim=6, mask_padding=mask_padding
-    )
+    encoder, pooling = build_encoder(config, seed=3), AttentiveStatisticsPooling(config.embed_dim, 4)
+    embedder = Embedder(encoder, KaldiFbank(), pooling, embedding_dim=6, mask_padding=mask_padding)
     return embedder.eval()
 
 
@@ -39,7 +39,7 @@ def _no_gradients() -> object:
 
 def test_it_is_fbank_encoder_pooling_and_projection() -> None:
     embedder, waveform = make(), sounds(2, 16_000)
-    tokens = embedder.encoder(Fbank()(waveform))
+    tokens = embedder.encoder(KaldiFbank()(waveform))
     attention = embedder.pooling.linear2(torch.tanh(embedder.pooling.linear1(tokens[:, 1:]))).softmax(dim=1)
     mean = (attention * tokens[:, 1:]).sum(1)
     deviation = (attention * (tokens[:, 1:] - mean[:, None]) ** 2).sum(1).sqrt()
@@ -50,13 +50,15 @@ def test_it_is_fbank_encoder_pooling_and_projection() -> None:
 
 
 class Recorder(nn.Module):
-    """Stands in for an encoder: constant patch tokens, a wild CLS, and a note of what it was asked."""
+    """A stub of an encoder: constant patch tokens, a CLS of NaN, and a record of its arguments."""
 
-    def forward(self, fbank: Tensor, **asked: Tensor | None) -> Tensor:
+    patch_frames, bands = 16, 8
+
+    def encode(self, fbank: Tensor, **asked: Tensor | None) -> list[Tokens]:
         self.asked = asked
-        tokens = torch.ones(len(fbank), 1 + fbank.shape[2] // 16 * 8, 32)
-        tokens[:, 0] = torch.nan
-        return tokens
+        return [
+            Tokens(torch.ones(len(fbank), fbank.shape[2] // 16 * 8, 32), torch.full((len(fbank), 32), torch.nan))
+        ]
 
 
 @pytest.mark.parametrize("mask_padding", [False, True])
@@ -92,7 +94,7 @@ def test_branch_factors_and_the_mask_reach_the_encoder() -> None:
     ],
 )
 def test_a_clip_keeps_the_columns_that_hold_a_whole_frame_of_it(samples: int, columns: int) -> None:
-    keep = make().token_keep(torch.tensor([samples, 256_000]), 800)
+    keep = token_keep(build_encoder(SMALL), KaldiFbank(), torch.tensor([samples, 256_000]), 100)
     assert keep.shape == (2, 800)
     assert keep[0].tolist() == [True] * (8 * columns) + [False] * (800 - 8 * columns)
     assert keep[1].all()
@@ -134,18 +136,18 @@ def test_a_row_does_not_depend_on_its_neighbours(mask_padding: bool) -> None:
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_blank_cells_hide_what_was_in_them() -> None:
+def test_masked_cells_hide_what_was_in_them() -> None:
     embedder, waveform = make(), sounds(2, 16_000)
     samples = torch.tensor([16_000, 16_000])
-    blank = torch.zeros(2, 1, 112, 128, dtype=torch.bool)
+    spec_mask = torch.zeros(2, 1, 112, 128, dtype=torch.bool)
     torch.testing.assert_close(
-        embedder(waveform, samples, blank=blank), embedder(waveform, samples), atol=0, rtol=0
+        embedder(waveform, samples, spec_mask=spec_mask), embedder(waveform, samples), atol=0, rtol=0
     )
-    blank[0] = True
-    out = embedder(waveform, samples, blank=blank)
-    torch.testing.assert_close(out[0], embedder(sounds(2, 16_000, seed=5), samples, blank=blank)[0])
+    spec_mask[0] = True
+    out = embedder(waveform, samples, spec_mask=spec_mask)
+    torch.testing.assert_close(out[0], embedder(sounds(2, 16_000, seed=5), samples, spec_mask=spec_mask)[0])
     torch.testing.assert_close(out[1], embedder(waveform, samples)[1])
-    fbank = Fbank()(waveform)
+    fbank = KaldiFbank()(waveform)
     fbank[0] = 0.0
     tokens = embedder.encoder(fbank)
     torch.testing.assert_close(out, embedder.projection(embedder.pooling(tokens[:, 1:])), atol=1e-6, rtol=1e-5)
@@ -163,9 +165,10 @@ def test_embeddings_are_float32_inside_autocast() -> None:
 def test_the_longest_clip_is_where_the_positions_end() -> None:
     config = EATConfig(embed_dim=32, depth=1, num_heads=2, max_length=4)
     embedder = make(config=config)
-    longest = round(longest_seconds(config) * 16_000)
+    longest = embedder.encoder.longest_samples
     assert longest == 400 + 160 * 63, "64 frames"
     assert embedder(sounds(1, longest), torch.tensor([longest])).shape == (1, 6)
     with pytest.raises(ValueError, match="frames"):
         embedder(sounds(1, longest + 160), torch.tensor([longest + 160]))
-    assert longest_seconds(EATConfig()) == pytest.approx(122.895)
+    with torch.device("meta"):
+        assert EAT().longest_samples == 122.895 * 16_000

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.training.test_distributed import LAUNCH
+from tests.command import LAUNCH
 
+from nearfar.encoders import load_encoder
 from nearfar.encoders.eat import build_encoder
-from nearfar.encoders.weights import load_encoder
 from nearfar.pretraining.recipe import load_pretrain_recipe
 from nearfar.pretraining.run import pretrain_encoder
 

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from nearfar.cli import app
+from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import build_encoder
-from nearfar.encoders.weights import encoder_hash, load_encoder, save_encoder
 from nearfar.errors import InputError
 from nearfar.pretraining.recipe import PretrainRecipe, load_pretrain_recipe, pretrain_recipe_names
 from nearfar.pretraining.run import pretrain_encoder

@@ -15,7 +15,7 @@ from nearfar.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 from nearfar.data.recordings import Recording, find_recordings
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.errors import InputError, TrainingError
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining import run as module
 from nearfar.pretraining.batches import Crops
 from nearfar.pretraining.model import Teacher, decay_after, frame_loss, utterance_loss
@@ -76,7 +76,7 @@ def log_of(folder: Path) -> list[dict[str, float]]:
 
 def test_training_equals_a_loop_written_out(recordings: list[Recording], tmp_path: Path) -> None:
     student, source = build_student(RECIPE, start()), crops(RECIPE, recordings)
-    teacher, fbank = Teacher(student.encoder), Fbank()
+    teacher, fbank = Teacher(student.encoder), KaldiFbank()
     decayed = [p for p in student.parameters() if p.squeeze().dim() > 1]  # all matrices, of this model
     free = [p for p in student.parameters() if p.squeeze().dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE
-from nearfar.config import Autoencoder as Settings
 from nearfar.errors import InputError, TrainingError
 from nearfar.scoring.autoencoder import training as module
 from nearfar.scoring.autoencoder.network import Autoencoder
+from nearfar.scoring.autoencoder.settings import AutoencoderSettings as Settings
 from nearfar.scoring.autoencoder.training import (
     EpochRecord,
     Vectors,

@@ -1,20 +1,11 @@
-"""Thresholds against scipy and closed forms; decision files."""
+"""Thresholds against scipy and closed forms."""
 
 import numpy as np
 import pytest
 from scipy.stats import gamma
 
 from nearfar.errors import InputError
-from nearfar.evaluation.scorefiles import MachineScores
-from nearfar.thresholds.rules import (
-    THRESHOLDS,
-    MachineDecisions,
-    decide,
-    empirical_threshold,
-    gamma_threshold,
-    read_decisions,
-    write_decisions,
-)
+from nearfar.thresholds.rules import THRESHOLDS, empirical_threshold, gamma_threshold
 
 
 def test_gamma_threshold_is_the_officials():
@@ -68,29 +59,3 @@ def test_a_gamma_distribution_far_from_the_scores_is_refused(monkeypatch):
         gamma_threshold(scores)
     few = scores[:20]  # 0.9 to the power of 20 is 0.12: that none lies above says nothing yet
     assert gamma_threshold(few) > few.max()
-
-
-NAMES = ("section_00_0000.wav", "section_00_0001.wav", "section_00_0002.wav")
-
-
-def test_only_a_score_above_the_threshold_is_an_anomaly():
-    decided = decide(MachineScores("fan", "00", NAMES, np.array([0.1, 0.5, 0.9])), 0.5)
-    assert (decided.machine, decided.section, decided.names) == ("fan", "00", NAMES)
-    assert decided.decisions.tolist() == [0, 0, 1]
-
-
-def test_decision_files_are_the_evaluators_and_come_back(tmp_path):
-    (path,) = write_decisions(tmp_path, [MachineDecisions("fan", "00", NAMES, np.array([0, 1, 1]))])
-    assert path.name == "decision_result_fan_section_00_test.csv"
-    assert path.read_text() == "section_00_0000.wav,0\nsection_00_0001.wav,1\nsection_00_0002.wav,1\n"
-    (back,) = read_decisions(tmp_path)
-    assert (back.machine, back.section, back.names) == ("fan", "00", NAMES)
-    assert back.decisions.tolist() == [0, 1, 1]
-
-
-@pytest.mark.parametrize("text", ["2", "0.5", "", "true", " 1"])
-def test_a_decision_is_nought_or_one(tmp_path, text):
-    (tmp_path / "decision_result_fan_section_00_test.csv").write_text(f"section_00_0000.wav,0\na.wav,{text}\n")
-    with pytest.raises(InputError) as error:
-        read_decisions(tmp_path)
-    assert error.value.found == f"the decision {text!r} in row 2"

@@ -12,12 +12,11 @@ from torch.nn import functional as F
 from nearfar.challenge.run import run_system
 from nearfar.config import Decision, Scoring
 from nearfar.data.layouts import read_dataset
-from nearfar.evaluation.scorefiles import MachineScores, read_scores
+from nearfar.evaluation.scorefiles import MachineScores, read_decisions, read_scores
 from nearfar.features.cache import EmbeddingStore
 from nearfar.features.representation import represent
-from nearfar.models.network import load_model
+from nearfar.models import load_model
 from nearfar.scoring.machine import MachineScorer
-from nearfar.thresholds.rules import read_decisions
 from nearfar.thresholds.runs import ScoredMachine, decide_system, find_threshold
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nearfar.challenge.run import run_system
 from nearfar.config import Recipe
 from nearfar.training.engine import denormals_as_zero
+from nearfar.training.finetune import finetune
+from nearfar.training.labels import LabelledSamples
 
 
 def denormals_count() -> bool:
@@ -45,7 +46,7 @@ def test_an_earlier_setting_is_restored() -> None:
 
 
 def test_denormals_are_zero_only_while_training(
-    small_factory: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labelled: LabelledSamples, short_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observed: list[bool] = []
     step = torch.optim.AdamW.step
@@ -55,6 +56,6 @@ def test_denormals_are_zero_only_while_training(
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    run_system(small_recipe.with_changes(**{"training.steps": 2}), small_factory, tmp_path)
+    finetune(short_recipe.with_changes(**{"training.steps": 2}), labelled, tmp_path, data_key="data")
     assert observed == [False, False]
     assert denormals_count()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.command import LAUNCH
 
 from nearfar.challenge.reproduce import reproduce, suite_recipes
 from nearfar.config import Recipe, load_recipe
@@ -19,10 +20,6 @@ from nearfar.evaluation.scorefiles import read_scores
 
 pytestmark = pytest.mark.slow
 
-LAUNCH = (
-    "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-)
-"""accelerate's ``--cpu`` starts a second process through MPI alone; this starts two with or without a GPU."""
 SYSTEMS = ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near")
 CHANGES = {
     "training.steps": 4,

@@ -16,7 +16,7 @@ from nearfar.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 from nearfar.config import Training, load_recipe
 from nearfar.encoders.eat import build_encoder
 from nearfar.errors import InputError, TrainingError
-from nearfar.models.network import build_network
+from nearfar.models import build_model
 from nearfar.pretraining.recipe import load_pretrain_recipe
 from nearfar.pretraining.run import build_student
 from nearfar.training import engine as module
@@ -66,7 +66,7 @@ def matrices(network: nn.Module) -> set[str]:
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
 def test_all_matrices_of_a_fine_tuned_network_decay_and_nothing_else(adaptation: str) -> None:
     recipe = load_recipe("tiny-fusion").with_changes(**{"training.adaptation": adaptation})
-    network = build_network(recipe, 5)
+    network = build_model(recipe, 5)
     assert decaying(network) == matrices(network) != set()
 
 
@@ -78,8 +78,8 @@ def test_all_matrices_of_a_pre_trained_network_decay_and_nothing_else() -> None:
 @pytest.mark.parametrize(("adaptation", "rank", "classes"), [("lora", 1, 3), ("full", 4, 1), ("lora", 1, 1)])
 def test_rank_and_number_of_classes_do_not_change_what_decays(adaptation: str, rank: int, classes: int) -> None:
     recipe = load_recipe("tiny-fusion").with_changes(**{"training.adaptation": adaptation, "lora.rank": rank})
-    network = build_network(recipe, classes)
-    assert decaying(network) == decaying(build_network(recipe.with_changes(**{"lora.rank": 4}), 3))
+    network = build_model(recipe, classes)
+    assert decaying(network) == decaying(build_model(recipe.with_changes(**{"lora.rank": 4}), 3))
     assert decaying(network) > matrices(network), "parameters of one row or column decay, too"
 
 

@@ -19,7 +19,7 @@ from nearfar.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 from nearfar.config import Recipe
 from nearfar.encoders.eat import SIZES
 from nearfar.errors import InputError, NearfarError, TrainingError
-from nearfar.models.network import Network, build_network
+from nearfar.models import EmbedderWithLoss, build_model
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
 from nearfar.training.finetune import finetune
@@ -51,7 +51,7 @@ def test_weights_equal_a_plain_adamw_loop(
 ) -> None:
     finetune(short_recipe, labelled, tmp_path, data_key="data")
 
-    network = build_network(short_recipe, len(labelled.classes)).train()
+    network = build_model(short_recipe, len(labelled.classes)).train()
     decayed, free = [], []
     for name, parameter in network.named_parameters():
         is_free = name.endswith(("bias", "extra_tokens")) or ".norm" in name or "pre_norm" in name
@@ -76,7 +76,7 @@ def test_weights_equal_a_plain_adamw_loop(
     expected = {f"model.{name}": p for name, p in network.embedder.encoder.state_dict().items()}
     expected |= {f"pooling.{name}": p for name, p in network.embedder.pooling.state_dict().items()}
     expected |= {f"projection.{name}": p for name, p in network.embedder.projection.state_dict().items()}
-    expected["arcface.centres"] = network.arcface.centres.detach()
+    expected["arcface.centres"] = network.loss.centres.detach()
     start = start_tensors(short_recipe, len(labelled.classes))
     assert largest_difference(model_tensors(tmp_path), expected, start) < 1e-3
     log = log_of(tmp_path)
@@ -165,7 +165,7 @@ def test_what_trains(
     """Everything in full fine-tuning; adapters, pooling, projection and class centres in LoRA."""
     recipe = short_recipe.with_changes(**{"training.adaptation": adaptation})
     before = {
-        name: p.detach().clone() for name, p in build_network(recipe, len(labelled.classes)).named_parameters()
+        name: p.detach().clone() for name, p in build_model(recipe, len(labelled.classes)).named_parameters()
     }
     after = {}
     monkeypatch.setattr(module, "save_model", lambda folder, network, *_: after.update(network.named_parameters()))
@@ -176,7 +176,7 @@ def test_what_trains(
         assert trained == before.keys()
     else:
         ends = ("lora_A.default.weight", "lora_B.default.weight")
-        head = ("embedder.pooling.", "embedder.projection.", "arcface.centres")
+        head = ("embedder.pooling.", "embedder.projection.", "loss.centres")
         assert trained == {name for name in before if name.endswith(ends) or name.startswith(head)}
         adapters = {name for name in trained if "lora" in name}
         assert len(adapters) == BLOCKS * 2 * 2, "A and B of qkv and proj in every block"
@@ -204,14 +204,14 @@ def test_a_nan_in_one_slice_names_the_files_of_that_slice(
     short_recipe: Recipe, labelled: LabelledSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    forward = Network.forward
+    forward = EmbedderWithLoss.forward
 
-    def spoilt(self: Network, *args: object, **kwargs: object) -> torch.Tensor:
+    def spoilt(self: EmbedderWithLoss, *args: object, **kwargs: object) -> torch.Tensor:
         calls.append(1)
         loss = forward(self, *args, **kwargs)
         return loss * float("nan") if len(calls) == 6 else loss
 
-    monkeypatch.setattr(Network, "forward", spoilt)
+    monkeypatch.setattr(EmbedderWithLoss, "forward", spoilt)
     recipe = short_recipe.with_changes(**{"training.micro_batch_size": 1})
     with pytest.raises(TrainingError, match="step 1: the loss is nan") as caught:
         finetune(recipe, labelled, tmp_path, data_key="data")
@@ -224,15 +224,15 @@ def test_gradient_that_overflows_spoils_no_checkpoint(
     short_recipe: Recipe, labelled: LabelledSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    forward = Network.forward
+    forward = EmbedderWithLoss.forward
 
-    def steep(self: Network, *args: object, **kwargs: object) -> torch.Tensor:
+    def steep(self: EmbedderWithLoss, *args: object, **kwargs: object) -> torch.Tensor:
         calls.append(1)
         loss = forward(self, *args, **kwargs)
         # A square root at zero: the loss is as finite as before, its derivative is not.
-        return loss + (0.0 * self.arcface.centres.sum()).sqrt() if len(calls) == 3 else loss
+        return loss + (0.0 * self.loss.centres.sum()).sqrt() if len(calls) == 3 else loss
 
-    monkeypatch.setattr(Network, "forward", steep)
+    monkeypatch.setattr(EmbedderWithLoss, "forward", steep)
     recipe = short_recipe.with_changes(**{"training.checkpoint_every": 1})
     with pytest.raises(TrainingError, match="step 2: the gradient norm is nan"):
         finetune(recipe, labelled, tmp_path, data_key="data")

@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfar.config import Audio, Augmentation, Cancellation, Recipe
+from nearfar.config import Augmentation, Recipe
 from nearfar.data.audio import read_waveform
-from nearfar.data.clips import Clip, View
+from nearfar.data.clips import Clip
 from nearfar.data.layouts import read_dataset
+from nearfar.pipeline.training import _with_pseudo_labels
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
 from nearfar.training.finetune import finetune
 from nearfar.training.labels import LabelledSamples, label_samples
-from nearfar.training.pseudo_labels import cluster, cluster_attributes, with_pseudo_attributes
+from nearfar.training.pseudo_labels import cluster, cluster_attributes
 from nearfar.views import read_views
 
 
@@ -91,7 +92,7 @@ def test_far_noise_is_never_of_the_clip_itself(labelled: LabelledSamples) -> Non
     read: list[tuple[str, str]] = []
     original = noisy._cache.read
 
-    def noting(clip: Clip, view: View) -> np.ndarray:
+    def noting(clip: Clip, view: str) -> np.ndarray:
         read.append((view, str(clip.path)))
         return original(clip, view)
 
@@ -104,10 +105,13 @@ def test_far_noise_is_never_of_the_clip_itself(labelled: LabelledSamples) -> Non
         assert own != other
 
 
-def test_machines_without_attributes_get_clusters_of_the_source_domain(small_factory: Path) -> None:
+def test_machines_without_attributes_get_clusters_of_the_source_domain(
+    small_factory: Path, short_recipe: Recipe
+) -> None:
     clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
     bare = [replace(clip, attributes=()) if clip.machine == "hummer" else clip for clip in clips]
-    labelled = with_pseudo_attributes(bare, 2, Audio(), seed=0)
+    recipe = short_recipe.with_changes(**{"training.pseudo_labels": 2})
+    labelled = _with_pseudo_labels(recipe, bare)
     spd = {clip.path: dict(clip.attributes)["spd"] for clip in clips}
     pairs = set()
     for before, after in zip(bare, labelled, strict=True):
@@ -145,12 +149,16 @@ def test_clusters_are_numbered_by_first_appearance_and_no_more_than_there_are_cl
 
 
 def test_training_cancels_far_with_the_settings_of_the_recipe(short_recipe: Recipe, small_factory: Path) -> None:
-    settings = {"cancellation.gain_limit": 0.5, "augmentation.time_shift": False}
+    settings = {
+        "cancellation.gain_limit": 0.5,
+        "augmentation.time_shift": False,
+        "training.views": ["cancelled"],
+    }
     recipe = short_recipe.with_changes(**settings)
     clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
     rows = module._batches(recipe, label_samples(clips, ("cancelled",))).rows(0, 0, recipe.training.batch_size)
     for file, waveform in zip(rows.files, rows.waveform.numpy(), strict=True):
-        expected = read_views(Path(file), ("cancelled",), recipe.audio, recipe.cancellation)[0]
-        usual = read_views(Path(file), ("cancelled",), recipe.audio, Cancellation())[0]
+        expected = read_views(Path(file), ("cancelled",), recipe.view_settings())[0]
+        usual = read_views(Path(file), ("cancelled",))[0]
         np.testing.assert_array_equal(waveform, expected)
         assert not np.allclose(expected, usual, atol=1e-4)

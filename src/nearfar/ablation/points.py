@@ -24,7 +24,7 @@ from nearfar.features.piece_cache import Pass, StatisticsStore, depth_of
 from nearfar.features.pieces import pieces_of
 from nearfar.features.representation import Representation, represent, scored_features, waveform_views
 from nearfar.files import write_text
-from nearfar.models.network import start_weights
+from nearfar.models import start_weights
 from nearfar.preparation import check_recordings, prepare
 from nearfar.progress import Progress, silent
 from nearfar.scoring.machine import MachineScorer

@@ -28,9 +28,9 @@ from nearfar.ablation.tables import to_csv, to_json, to_markdown
 from nearfar.challenge.run import data_note, machine_groups, run_system
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import Told, evaluate_scores
+from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import MachineScores, read_scores
-from nearfar.evaluation.truth_table import evaluable, told_by
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.features.piece_cache import Pass, StatisticsStore
 from nearfar.files import write_text
 from nearfar.preparation import prepare
@@ -91,8 +91,8 @@ def ablate(
     """
     points, refused = grid.points()
     dataset, base = prepare(data, grid.base)  # an error of the base is one of the whole grid
-    told = told_by(clip for clip in dataset.clips if clip.split == "test") if dataset.layout == "own" else None
-    groups = _labelled_groups(dataset, told)
+    truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
+    groups = _labelled_groups(dataset, truth)
     everything = [Point({}, base), *points]
     ready, unfit = Preparation(data, dataset, out / "models", progress).ready(everything)
     _require_base(unfit)
@@ -105,7 +105,7 @@ def ablate(
     name, reference = _reference(grid, scored, data, out / "reference", progress)
     known = [entry for entry in reference if (entry.machine, entry.section) in groups]
     rows = [(point.values, point.scores) for point in scored[1:]]
-    table = ablation(rows, name, known, told, resamples=resamples)
+    table = ablation(rows, name, known, truth, resamples=resamples)
     line = note or data_note(data)
     fresh = {point.key: point.fresh for point in scored}
     computed = sum(fresh.values())
@@ -122,14 +122,14 @@ def write_tables(run: AblationRun, out: Path) -> None:
     write_text(out / "ablation.md", to_markdown(run.table, run.skipped, run.notes))
 
 
-def _labelled_groups(dataset: Dataset, told: Told | None) -> Groups:
+def _labelled_groups(dataset: Dataset, truth: GroundTruth) -> Groups:
     """The machines that can be evaluated, found before anything long begins."""
     groups = machine_groups(dataset)
     entries = [
         MachineScores(*key, tuple(clip.name for clip in test), np.zeros(len(test)))
         for key, (_, test) in groups.items()
     ]
-    labelled = evaluable(entries, told)
+    labelled = truth.evaluable(entries)
     if not labelled:
         raise InputError(
             dataset.root,
@@ -137,7 +137,7 @@ def _labelled_groups(dataset: Dataset, told: Told | None) -> Groups:
             expected="normal and anomalous test clips",
             remedy="Give a development set",
         )
-    evaluate_scores(labelled, told)
+    evaluate_scores(labelled, truth)
     return {key: groups[key] for key in ((entry.machine, entry.section) for entry in labelled)}
 
 

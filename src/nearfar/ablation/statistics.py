@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import Results, Told, evaluate_scores, row_names
+from nearfar.evaluation.results import Results, evaluate_scores, row_names
 from nearfar.evaluation.scorefiles import MachineScores
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.evaluation.uncertainty import Comparison, compare_all
 
 RESAMPLES = 2_000
@@ -79,7 +80,7 @@ def ablation(
     points: Sequence[tuple[dict[str, str], Sequence[MachineScores]]],
     reference_name: str,
     reference: Sequence[MachineScores],
-    told: Told | None = None,
+    truth: GroundTruth,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -90,7 +91,7 @@ def ablation(
         points: values by axis, and scores of the same test clips for every combination.
         reference_name: what to call the reference.
         reference: its scores of these clips.
-        told: what clips are whose names are not of the challenge's form.
+        truth: labels and domains of the clips.
         resamples: of the paired bootstrap.
         seed: of the bootstrap.
 
@@ -99,7 +100,7 @@ def ablation(
     """
     if not points:
         raise InputError("the grid", found="no combination", expected="one or more", remedy="Correct the grid")
-    results = [evaluate_scores(scores, told) for _, scores in points]
+    results = [evaluate_scores(scores, truth) for _, scores in points]
     names = row_names([(row.machine, row.section) for row in results[0].machines])
     machines = [_by_name(each, names) for each in results]
     without = [_without(each, names) for each in results]
@@ -107,7 +108,7 @@ def ablation(
     comparisons: list[Comparison] = []
     for begin in range(0, len(points), _AT_ONCE):
         some = [scores for _, scores in points[begin : begin + _AT_ONCE]]
-        comparisons += compare_all(some, reference, told, resamples=resamples, seed=seed)
+        comparisons += compare_all(some, reference, truth, resamples=resamples, seed=seed)
     rows = [
         AblationRow(
             values,
@@ -121,7 +122,7 @@ def ablation(
         for place, (values, _) in enumerate(points)
     ]
     rows.sort(key=lambda row: row.rank)
-    baseline = evaluate_scores(reference, told)
+    baseline = evaluate_scores(reference, truth)
     keys = [(row.machine, row.section) for row in results[0].machines]
     of_reference = {(row.machine, row.section): row.score for row in baseline.machines}
     scores = {name: of_reference[key] for name, key in zip(names, keys, strict=True)}

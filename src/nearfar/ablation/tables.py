@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.ablation.grid import Skipped
 from nearfar.ablation.statistics import Ablation, AblationRow, LeftOut
-from nearfar.evaluation.metrics import Results, row_names
+from nearfar.evaluation.results import Results, row_names
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -22,9 +22,9 @@ from nearfar.challenge.run import write_results
 from nearfar.config import Decision, load_recipe
 from nearfar.environment import environment
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import Results
+from nearfar.evaluation.results import Results
 from nearfar.evaluation.scorefiles import MachineScores, read_scores
-from nearfar.evaluation.truth_table import read_truth_table
+from nearfar.evaluation.truth import GroundTruth
 from nearfar.files import write_json
 from nearfar.scoring.fusion import standardised
 from nearfar.thresholds.runs import ScoredMachine, decide_system, write_view_scores
@@ -114,10 +114,10 @@ def ensemble(
     names = _names(runs)
     scored = [_fused(entries, members, names, shares) for entries in _aligned(members)]
     first = members[0]
-    told = read_truth_table(first.folder / "scores")
+    truth = GroundTruth.of_score_folder(first.folder / "scores", first.scores)
     notes = [note] if note else list(dict.fromkeys(text for member in members for text in _notes(member.folder)))
     line = " ".join(notes) or None
-    results = write_results(out.name, [entry.test for entry in scored], out, note=line, told=told)
+    results = write_results(out.name, [entry.test for entry in scored], out, truth, note=line)
     decide_system(scored, first.decision, out)
     write_view_scores(scored, first.data, out)
     write_json(

@@ -9,7 +9,7 @@ from pathlib import Path
 from nearfar.challenge.run import SystemRun, data_note, run_system
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import Results
+from nearfar.evaluation.results import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
 from nearfar.files import write_json, write_text
 from nearfar.progress import Progress, silent

@@ -19,10 +19,16 @@ from typing import Any, TypeVar
 from nearfar.challenge.submission_meta import Author, dump_yaml, metadata
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import MachineMetrics
-from nearfar.evaluation.scorefiles import MachineScores, read_scores, write_scores
+from nearfar.evaluation.scorefiles import (
+    MachineDecisions,
+    MachineScores,
+    read_decisions,
+    read_scores,
+    write_decisions,
+    write_scores,
+)
 from nearfar.files import write_text
-from nearfar.thresholds.rules import MachineDecisions, read_decisions, write_decisions
+from nearfar.metrics import MachineMetrics
 
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*_[A-Za-z0-9-]+_task2_[1-4]")
 LABEL_FORM = "<LastName>_<INST>_task2_<1 to 4>, such as Last_INST_task2_1"

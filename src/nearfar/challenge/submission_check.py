@@ -22,7 +22,7 @@ import yaml
 from nearfar.challenge.description import DEVELOPMENT_MACHINES, EVALUATION_MACHINES
 from nearfar.challenge.submission import HIDDEN, LABEL, LABEL_FORM
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import MachineMetrics
+from nearfar.metrics import MachineMetrics
 
 CLIPS = 200
 """Test clips of each evaluation machine."""

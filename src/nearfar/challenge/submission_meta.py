@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nearfar.challenge.description import DEVELOPMENT_MACHINES, describe, external_datasets
 from nearfar.config import Recipe
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import MachineMetrics
+from nearfar.metrics import MachineMetrics
 
 _AUTHOR = re.compile(r"\s*(\S.*?)\s+(\S+)\s+<([^<>@\s]+@[^<>@\s]+)>\s*")
 _NULL = "tag:yaml.org,2002:null"

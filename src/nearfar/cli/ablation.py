@@ -29,10 +29,10 @@ def ablate(
     import sys
 
     from nearfar.ablation.grid import load_grid
-    from nearfar.ablation.page import write_ablation_page
     from nearfar.ablation.run import ablate as ablate_grid
     from nearfar.ablation.tables import left_out_to_rich, reasons, to_rich, to_tree
     from nearfar.challenge.run import data_note
+    from nearfar.report.ablation_page import write_ablation_page
     from nearfar.terminal import progress_bars, show
 
     chosen = EncoderAtHand(encoder).grid(load_grid(grid).with_encoder(encoder))

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def data(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with <machine>/{train,test}/*.wav.")],
     as_json: JsonOption = False,
-    listen: Annotated[
-        bool, typer.Option("--listen", help="Also listen to a sample and check that near and far make sense.")
+    check: Annotated[
+        bool,
+        typer.Option("--check-channels", help="Also check near and far channels on a sample of recordings."),
     ] = False,
     near: NearOption = None,
     far: FarOption = None,
@@ -35,13 +36,13 @@ def data(
 
     dataset = read_dataset(folder)
     machines = summarise(dataset)
-    warnings = _listened(dataset, near, far) if listen else []
+    warnings = _channel_warnings(dataset, near, far) if check else []
     if as_json:
         tree = {
             "root": str(folder),
             "machines": [m.to_json() for m in machines],
-            "oddities": list(dataset.oddities),
-            **({"channel_warnings": [warning.to_json() for warning in warnings]} if listen else {}),
+            "warnings": list(dataset.warnings),
+            **({"channel_warnings": [warning.to_json() for warning in warnings]} if check else {}),
         }
         print(json.dumps(tree, indent=1, default=str))
         return
@@ -50,33 +51,25 @@ def data(
     from nearfar.terminal import data_table, show
 
     show(data_table(machines))
-    for oddity in [*dataset.oddities, *(f"{m.machine}: {oddity}" for m in machines for oddity in m.oddities)]:
-        show(Text.assemble(("odd", "yellow"), f" {oddity}"))
+    for text in [*dataset.warnings, *(f"{m.machine}: {text}" for m in machines for text in m.warnings)]:
+        show(Text.assemble(("warning", "yellow"), f" {text}"))
     for warning in warnings:
         show(Text.assemble(("warning", "red"), f" {warning}"))
-    if listen and not warnings:
-        show("Near and far make sense in the recordings that were listened to.")
+    if check and not warnings:
+        show("Near and far channels of the sampled recordings show no fault.")
 
 
-def _listened(dataset: Dataset, near: int | None, far: int | None) -> list[ChannelWarning]:
+def _channel_warnings(dataset: Dataset, near: int | None, far: int | None) -> list[ChannelWarning]:
     from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
-    from nearfar.data.channel_check import check_channels, sampled
+    from nearfar.data.channel_check import check_channels
     from nearfar.terminal import progress_bars
 
-    clips = [clip for machine in dataset.machines for clip in dataset.train(machine)]
-    done, total = 0, sampled(clips)
     with progress_bars() as progress:
-
-        def advance(heard: int) -> None:
-            nonlocal done
-            done += heard
-            progress("listening to clips", done, total)
-
         return check_channels(
-            clips,
+            dataset,
             near=NEAR_CHANNEL if near is None else near,
             far=FAR_CHANNEL if far is None else far,
-            advance=advance,
+            progress=progress,
         )
 
 

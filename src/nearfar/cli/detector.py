@@ -71,13 +71,14 @@ def fit(
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a detector there.")] = False,
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
+    from nearfar.data import read_normals
     from nearfar.detector.detector import Detector
-    from nearfar.detector.normals import normal_recordings, starting_recipe
+    from nearfar.detector.normals import starting_recipe
     from nearfar.detector.store import require_free
     from nearfar.terminal import progress_bars, show, thresholds_table
 
     require_free(out, replace=replace)
-    dataset = normal_recordings(folder, machine)
+    dataset = read_normals(folder, machine)
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
     folders = (model, model.parent) if model else (_model_beside(chosen, out),)
     chosen = EncoderAtHand(encoder, settings, recipe)(chosen, *filter(None, folders))
@@ -88,9 +89,7 @@ def fit(
     }
     chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
     with progress_bars() as progress:
-        detector = Detector.fit(
-            dataset.clips, chosen, model=model or _model_beside(chosen, out), progress=progress
-        )
+        detector = Detector.fit(dataset, chosen, model=model or _model_beside(chosen, out), progress=progress)
         detector.save(out, replace=replace)
     show(thresholds_table(detector.thresholds))
     _say_remarks(detector.thresholds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,13 +17,10 @@ from nearfar.cli.options import (
 from nearfar.errors import InputError
 
 if TYPE_CHECKING:
-    from nearfar.evaluation.decisions import DecisionResults
-    from nearfar.evaluation.metrics import Told
-    from nearfar.evaluation.scorefiles import MachineScores
+    from nearfar.evaluation.results import DecisionResults
+    from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
     from nearfar.evaluation.tables import ResultsTable
-    from nearfar.thresholds.rules import MachineDecisions
-
-logger = logging.getLogger(__name__)
+    from nearfar.evaluation.truth import GroundTruth
 
 TruthOption = Annotated[
     Path | None,
@@ -50,22 +46,21 @@ def evaluate(
     note: NoteOption = None,
 ) -> None:
     """Evaluate score files, and decision files beside them, by the official metrics."""
-    from nearfar.evaluation.decisions import evaluate_decisions
-    from nearfar.evaluation.metrics import evaluate_scores
+    from nearfar.evaluation.results import evaluate_decisions, evaluate_scores
     from nearfar.evaluation.tables import results_table
     from nearfar.evaluation.uncertainty import uncertainty
 
     bar = None if below is None else _fraction("--below", below)
-    entries, decided, told = _told(scores, truth)
-    results = evaluate_scores(entries, told)
+    entries, decisions, labels = _read(scores, truth)
+    results = evaluate_scores(entries, labels)
     notes = [note] if note else _run_notes(scores)
     table = results_table(
         {_name(scores): [results]},
         notes=notes,
         published=not notes,
-        intervals={_name(scores): uncertainty(entries, told)} if intervals else None,
+        intervals={_name(scores): uncertainty(entries, labels)} if intervals else None,
     )
-    print_table(table, as_json, decisions=evaluate_decisions(decided, told) if decided else None)
+    print_table(table, as_json, decisions=evaluate_decisions(decisions, labels) if decisions else None)
     if bar is not None and results.official_score < bar:
         print(f"The official score {100 * results.official_score:.2f} is below {100 * bar:g}.", file=sys.stderr)
         raise typer.Exit(1)
@@ -88,11 +83,10 @@ def compare(
     from nearfar.terminal import show
 
     sides = [_seeds_of(name, side) for name, side in (("A", a), ("B", b))]
-    read = [[_told(folder, truth) for folder in side] for side in sides]
-    clips = [of or {} for side in read for _, _, of in side]
-    told = {name: clip for of in reversed(clips) for name, clip in of.items()}  # A's word counts first
-    first, second = ([scores for scores, _, _ in side] for side in read)
-    comparison = compare_seeds(first, second, told, resamples=resamples, seed=seed)
+    systems = [[_read(folder, truth) for folder in side] for side in sides]
+    first, second = ([scores for scores, _, _ in system] for system in systems)
+    labels = systems[0][0][2]  # all systems must score the clips of the first
+    comparison = compare_seeds(first, second, labels, resamples=resamples, seed=seed)
     names = [_name_of_seeds(side) for side in sides]
     if names[0] == names[1]:
         names = [a, b]
@@ -147,41 +141,32 @@ def print_table(
         show(f"Everything is in {out}.")
 
 
-def _told(folder: Path, truth: Path | None) -> tuple[list[MachineScores], list[MachineDecisions], Told | None]:
-    """Scores and, if there are any, decisions of a score or run folder, by names that say domain and label.
-
-    The last is what the folder's ``truth.csv`` says of clips whose names do not.
-    """
-    from nearfar.evaluation.ground_truth import read_truth, require_every_machine, with_true_names
-    from nearfar.evaluation.metrics import hides_labels
-    from nearfar.evaluation.scorefiles import read_scores
-    from nearfar.evaluation.truth_table import evaluable, read_truth_table
-    from nearfar.thresholds.rules import read_decisions
+def _read(
+    folder: Path, truth_folder: Path | None
+) -> tuple[list[MachineScores], list[MachineDecisions], GroundTruth]:
+    """Scores that can be evaluated and, if there are any, decisions of a score or run folder, and their truth."""
+    from nearfar.evaluation.scorefiles import read_decisions, read_scores
+    from nearfar.evaluation.truth import GroundTruth
 
     files = folder / "scores" if (folder / "scores").is_dir() else folder
     entries = read_scores(files)
-    decided = read_decisions(files) if any(files.glob("decision_result_*.csv")) else []
-    if truth is None:
-        told = read_truth_table(files)
-        entries = evaluable(entries, told)
-        if not entries:
-            raise InputError(
-                files,
-                found="test clips that hide their labels, or are all normal or all anomalous",
-                expected="normal and anomalous test clips",
-                remedy="Give the evaluator's ground truth with --truth, or the scores of a development set",
-            )
-        kept = {(entry.machine, entry.section) for entry in entries}
-        return entries, [entry for entry in decided if (entry.machine, entry.section) in kept], told
-    known = read_truth(truth)
-    foreign = [entry for entry in entries if (entry.machine, entry.section) not in known.names]
-    of_development = sorted({entry.machine for entry in foreign if not hides_labels(entry)})
-    if of_development:
-        logger.warning("left out, as the ground truth is not of them: %s", ", ".join(of_development))
-        entries = [entry for entry in entries if entry.machine not in of_development]
-        decided = [entry for entry in decided if entry.machine not in of_development]
-    require_every_machine(entries, known)
-    return with_true_names(entries, known), with_true_names(decided, known), None
+    if truth_folder is None:
+        truth = GroundTruth.of_score_folder(files, entries)
+    else:
+        truth = GroundTruth.from_evaluator(truth_folder)
+    entries = truth.evaluable(entries)
+    if truth_folder is not None:
+        truth.require_every_machine(entries)
+    elif not entries:
+        raise InputError(
+            files,
+            found="test clips that hide their labels, or are all normal or all anomalous",
+            expected="normal and anomalous test clips",
+            remedy="Give the evaluator's ground truth with --truth, or the scores of a development set",
+        )
+    decisions = read_decisions(files) if any(files.glob("decision_result_*.csv")) else []
+    keys = {(entry.machine, entry.section) for entry in entries}
+    return entries, [entry for entry in decisions if (entry.machine, entry.section) in keys], truth
 
 
 def _run_notes(folder: Path) -> list[str]:

@@ -107,7 +107,7 @@ def demo(
     """Simulate a small factory, run the four systems with a tiny encoder and nearfar-best: a few minutes."""
     from nearfar.challenge.demo import BEST, demonstrate
     from nearfar.evaluation.tables import to_rich
-    from nearfar.report.page import report_run
+    from nearfar.report.run_page import report_run
     from nearfar.terminal import progress_bars, show
 
     show("The recordings of this demonstration are simulated. The encoder starts from eat-tiny, which has heard")

@@ -1,4 +1,4 @@
-"""The recipe: one frozen, typed tree that says how a system is made, read from and written to TOML.
+"""The recipe: one frozen, typed tree that decides what a system computes, read from and written to TOML.
 
 A recipe file may name another one with ``extends``; it then states only what differs. What a run writes beside
 its results is always the whole, resolved recipe.
@@ -6,131 +6,251 @@ its results is always the whole, resolved recipe.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tomllib
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
+from nearfar.config.renamed import modernised
 from nearfar.config.tables import (
-    FAR_CHANNEL,
-    NEAR_CHANNEL,
+    ADAPTATIONS,
+    BACKENDS,
+    VIEWS,
     Audio,
     Augmentation,
-    Autoencoder,
-    Cancellation,
-    Decision,
-    Detection,
-    Encoder,
-    Fbank,
-    Features,
+    CalibrationTable,
+    EncoderTable,
+    FbankNormalisation,
+    FeaturesTable,
     Head,
-    Lora,
     Scoring,
+    ThresholdTable,
     Training,
 )
-from nearfar.config.validation import RecipeTable, validated
+from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
+from nearfar.data.clips import Channel
 from nearfar.errors import InputError
+from nearfar.registry import Entry
+from nearfar.scoring import Backend, ScoringPlan
+from nearfar.settings import Settings, checked, unknown_key
+from nearfar.views import channels_of, required_waveforms
 
-__all__ = [
-    "FAR_CHANNEL",
-    "NEAR_CHANNEL",
-    "Audio",
-    "Augmentation",
-    "Autoencoder",
-    "Cancellation",
-    "Decision",
-    "Detection",
-    "Encoder",
-    "Fbank",
-    "Features",
-    "Head",
-    "Lora",
-    "Recipe",
-    "Scoring",
-    "Training",
-    "load_recipe",
-    "recipe_names",
-]
-
-_NEWER = {
-    "head": ("loss", "sub_centres", "trainable_centres"),
-    "training": ("target_share", "pseudo_labels"),
-    "augmentation": ("far_noise_probability", "far_noise_snr_db"),
-}
-"""Keys that joined after models had been trained; at their defaults they do not enter a model's key."""
+RECIPES = "recipes"
+"""The folder of recipes in the package."""
 
 
 class Recipe(RecipeTable):
-    """Everything that decides what a system computes."""
+    """Everything that decides what a system computes.
 
-    method: Literal["nearest-normal", "autoencoder"] = "nearest-normal"
-    """An embedder with a bank of normal embeddings per machine, or an autoencoder per machine."""
+    Views, adaptations and back-ends may have a table of their own (``[cancellation]``, ``[lora]``,
+    ``[autoencoder]``), read with :meth:`settings`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
     seed: Annotated[int, Field(ge=0)] = 0
     audio: Audio = Audio()
-    cancellation: Cancellation = Cancellation()
-    fbank: Fbank = Fbank()
-    encoder: Encoder = Encoder()
+    fbank: FbankNormalisation = FbankNormalisation()
+    encoder: EncoderTable = EncoderTable()
     head: Head = Head()
-    lora: Lora = Lora()
     training: Training = Training()
     augmentation: Augmentation = Augmentation()
-    features: Features = Features()
+    features: FeaturesTable = FeaturesTable()
     scoring: Scoring = Scoring()
-    decision: Decision = Decision()
-    detection: Detection = Detection()
-    autoencoder: Autoencoder = Autoencoder()
+    threshold: ThresholdTable = ThresholdTable()
+    calibration: CalibrationTable = CalibrationTable()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed_keys(cls, tree: Any) -> Any:
+        return modernised(tree) if isinstance(tree, dict) else tree
+
+    @model_validator(mode="after")
+    def _fill_own_tables(self) -> Self:
+        extras = self.__pydantic_extra__
+        assert extras is not None
+        tables = own_tables()
+        for name, value in extras.items():
+            if name not in tables:
+                raise unknown_key(name, {*tables, *type(self).model_fields})
+            if not isinstance(value, tables[name]):
+                extras[name] = checked_table(name, tables[name], value)
+        for entry in self._chosen_entries():
+            if entry.table is not None and entry.table not in extras:
+                extras[entry.table] = entry.settings()
+        return self
+
+    # --- choices ---------------------------------------------------------------------------------------------
+
+    @property
+    def trains(self) -> bool:
+        """Whether the encoder is fine-tuned."""
+        return bool(ADAPTATIONS[self.training.adaptation].trains)
+
+    @property
+    def backend(self) -> Backend:
+        """The scoring back-end."""
+        return BACKENDS[self.scoring.backend]
+
+    @property
+    def uses_encoder(self) -> bool:
+        """Whether the features are made with an encoder."""
+        return bool(self.features.entry("source").uses_encoder)
+
+    @property
+    def waveform_views(self) -> tuple[str, ...]:
+        """The views of waveforms that features are extracted from, so that every scored view can be made."""
+        return required_waveforms(self.scoring.views)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The recorded channels that training and scoring read, near first."""
+        trained: tuple[str, ...] = ()
+        if self.trains:
+            noise = ("far",) if self.augmentation.far_noise_probability > 0 else ()
+            trained = (*self.training.views, *noise)
+        return channels_of((*trained, *self.waveform_views))
+
+    def settings(self, entry: Entry, inline: Settings | None = None) -> Any:
+        """The settings of an entry: from its own table, or ``inline``, those of the table in which it is chosen."""
+        if entry.table is None:
+            return inline if inline is not None else entry.settings()
+        return (self.__pydantic_extra__ or {}).get(entry.table) or entry.settings()
+
+    def view_settings(self) -> dict[str, Settings]:
+        """Settings of all scored and trained views and of the views that these are made of, by name."""
+        names = dict.fromkeys((*self.scoring.views, *self.waveform_views, *(self.training.views if self.trains else ())))
+        scored = self.scoring.views
+        return {
+            name: self.settings(VIEWS[name], self.scoring.settings_of("views", name) if name in scored else None)
+            for name in names
+        }
+
+    def backend_settings(self) -> Any:
+        """Settings of the scoring back-end."""
+        return self.settings(self.backend, self.scoring.settings_of("backend"))
+
+    def adaptation_settings(self) -> Any:
+        """Settings of the adaptation."""
+        return self.settings(ADAPTATIONS[self.training.adaptation], self.training.settings_of("adaptation"))
+
+    def scoring_plan(self) -> ScoringPlan:
+        """How features become scores."""
+        return ScoringPlan(self.scoring.backend, self.backend_settings(), self.scoring.fusion, self.seed)
+
+    def _chosen_entries(self) -> list[Entry]:
+        views = dict.fromkeys((*self.waveform_views, *self.scoring.views, *self.training.views))
+        return [ADAPTATIONS[self.training.adaptation], self.backend, *(VIEWS[name] for name in views)]
+
+    # --- which keys decide what ------------------------------------------------------------------------------
+
+    def model_identity(self) -> dict[str, Any]:
+        """What the trained weights follow from, apart from the data; empty where nothing is trained.
+
+        Scoring and thresholds are not part of it, nor the name, so a near and a fusion system share a model; nor
+        are keys that decide only speed or memory, or that belong to choices not made.
+        """
+        if self.trains:
+            trained_views = {
+                name: settings.identity()
+                for name, settings in self.view_settings().items()
+                if name in self.training.views
+            }
+            return {
+                "seed": self.seed,
+                "audio": self._audio_identity(),
+                "fbank": self.fbank.identity(),
+                "encoder": self.encoder.identity(),
+                "head": self.head.identity(),
+                "training": self.training.identity() | self.adaptation_settings().identity(),
+                "augmentation": self.augmentation.identity(),
+                "views": trained_views,
+            }
+        if self.backend.trains:
+            return {
+                "seed": self.seed,
+                "backend": self.scoring.backend,
+                "settings": self.backend.fit_identity(self.backend_settings()),
+                "near_channel": self.audio.near_channel,
+            }
+        return {}
 
     def model_key(self) -> str:
-        """Sixteen hex digits that are equal where two recipes train the same model.
+        """Sixteen hex digits that are equal where two recipes train the same model."""
+        return digest(self.model_identity())
 
-        Scoring and decisions do not enter, nor the name, so a near and a fusion system share a model; nor does
-        what only decides speed or memory, nor the tables that the recipe's method does not read.
+    def model_kind(self) -> str:
+        """What kind of model is trained: the adaptation, or the back-end where that trains."""
+        return self.scoring.backend if self.backend.trains else self.training.adaptation
+
+    def view_identity(self, view: str) -> dict[str, Any]:
+        """What a view of a waveform follows from, apart from the recording."""
+        audio = self.audio
+        channels = [audio.near_channel if channel == "near" else audio.far_channel for channel in channels_of([view])]
+        settings = self.view_settings()
+        return {
+            "view": view,
+            "channels": channels,
+            "settings": settings[view].identity() if view in settings else {},
+            "clip_seconds": audio.clip_seconds,
+        }
+
+    def scoring_identity(self) -> dict[str, Any]:
+        """What the scores of given features follow from."""
+        views = {name: self.view_settings()[name].identity() for name in self.scoring.views}
+        scoring = self.scoring.identity() | self.backend_settings().identity()
+        return {"seed": self.seed, "scoring": scoring, "views": views}
+
+    def system_identity(self) -> dict[str, Any]:
+        """What scores follow from, apart from data and encoder weights, but for the seed and the clip length.
+
+        Equal for the runs of one system on the development and the evaluation set.
         """
-        if self.method == "autoencoder":
-            tree = self.model_dump(mode="json", include={"method", "seed", "autoencoder"})
-            for scoring_only in ("score", "textbook"):
-                del tree["autoencoder"][scoring_only]
-            if self.audio.near_channel != NEAR_CHANNEL:
-                tree["near_channel"] = self.audio.near_channel
-        else:
-            tree = self._embedder_tree()
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+        alike = self.with_changes(**{"seed": 0, "audio.clip_seconds": "longest"})
+        features = alike.features.identity()
+        fbank = alike.fbank.identity() if alike.uses_encoder else None
+        encoder = alike.encoder.identity() if alike.uses_encoder else None
+        parts = (alike.model_identity(), features, fbank, encoder, alike.scoring_identity())
+        return dict(zip(("model", "features", "fbank", "encoder", "scoring"), parts, strict=True))
 
-    def _embedder_tree(self) -> dict[str, Any]:
-        other = {"name", "description", "method", "features", "scoring", "decision", "detection", "autoencoder"}
-        tree = self.model_dump(mode="json", exclude=other)
-        for speed_only in (
-            "checkpoint_every",
-            "loader_threads",
-            "activation_checkpointing",
-            "micro_batch_size",
-        ):
-            del tree["training"][speed_only]
-        if self.training.adaptation != "lora":
-            del tree["lora"]
-        if "cancelled" not in self.training.channels:
-            del tree["cancellation"]
-        for table, kind in (("head", Head), ("training", Training), ("augmentation", Augmentation)):
-            for key in _NEWER[table]:
-                usual = kind.model_fields[key].default
-                if tree[table][key] == (list(usual) if isinstance(usual, tuple) else usual):
-                    del tree[table][key]
-        # The challenge's channels are left out, as they were before files of other recorders could be read: a
-        # model that was trained then keeps its key.
-        for key, usual in (("near_channel", NEAR_CHANNEL), ("far_channel", FAR_CHANNEL)):
-            if tree["audio"][key] == usual:
-                del tree["audio"][key]
-        return tree
+    def _audio_identity(self) -> dict[str, Any]:
+        audio = self.audio.identity()
+        del audio["hop_seconds"]  # of detectors alone
+        return audio
+
+
+def own_tables() -> dict[str, type[Settings]]:
+    """The tables of a recipe that belong to one entry of a table of choices, by name."""
+    entries: list[Entry] = [*VIEWS.values(), *ADAPTATIONS.values(), *BACKENDS.values()]
+    return {entry.table: entry.settings for entry in entries if entry.table is not None}
+
+
+def checked_table(name: str, kind: type[Settings], value: Any) -> Settings:
+    """A table of the root from plain values, with errors that name its keys."""
+    from pydantic_core import PydanticCustomError
+
+    from nearfar.settings import refusal
+
+    if isinstance(value, Settings):
+        value = value.model_dump()
+    if not isinstance(value, Mapping):
+        raise refusal(name, value, "a table of keys")
+    for key in value:
+        if key not in kind.model_fields:
+            error = unknown_key(key, set(kind.model_fields))
+            raise PydanticCustomError("nearfar", "{expected}", {**(error.context or {}), "key": f"{name}.{key}"})
+    try:
+        return checked(kind, value)
+    except PydanticCustomError as error:
+        context = dict(error.context or {})
+        context["key"] = ".".join(filter(None, (name, str(context.get("key", "")))))
+        raise PydanticCustomError("nearfar", "{expected}", context) from None
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    folder = resources.files("nearfar") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return packaged_names(RECIPES)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -138,26 +258,21 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
     Raises:
         InputError: if there is no such recipe, it is not TOML, has an unknown key or a value that does not fit,
-            or its ``extends`` go round in a circle.
+            or its ``extends`` form a circle.
     """
-    return validated(Recipe, _read_tree(str(name_or_path), seen=()), str(name_or_path))
+    return validated(Recipe, _read_tree(str(name_or_path), parents=()), str(name_or_path))
 
 
-def _read_tree(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+def _read_tree(name_or_path: str, parents: tuple[str, ...]) -> dict[str, Any]:
     this = name_or_path if name_or_path in recipe_names() else str(Path(name_or_path).resolve())
-    if this in seen:
+    if this in parents:
         raise InputError(
             name_or_path,
-            found="recipes that extend each other: " + " -> ".join((*seen, this)),
+            found="recipes that extend each other: " + " -> ".join((*parents, this)),
             expected="a chain of extends that ends",
-            remedy="Take one 'extends' out",
+            remedy="Remove one 'extends'",
         )
-    try:
-        tree = tomllib.loads(_read_text(name_or_path))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            name_or_path, found=f"text that is not TOML ({error})", expected="TOML", remedy="Correct the file"
-        ) from None
+    tree = modernised(read_toml(name_or_path, RECIPES, "recipe"))
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
@@ -170,21 +285,7 @@ def _read_tree(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
         )
     if parent not in recipe_names() and not Path(parent).is_absolute():
         parent = str(Path(name_or_path).parent / parent)
-    return _merged(_read_tree(parent, (*seen, this)), tree)
-
-
-def _read_text(name_or_path: str) -> str:
-    if name_or_path in recipe_names():
-        return (resources.files("nearfar") / "recipes" / f"{name_or_path}.toml").read_text(encoding="utf-8")
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise InputError(
-            name_or_path,
-            found="no recipe of that name and no such file",
-            expected=f"one of {', '.join(recipe_names())}, or a TOML file",
-            remedy="Check the spelling",
-        )
-    return path.read_text(encoding="utf-8")
+    return _merged(_read_tree(parent, (*parents, this)), tree)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

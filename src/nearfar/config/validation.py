@@ -1,21 +1,26 @@
-"""What recipes of every kind share: changes by dotted key, TOML, and errors that name the key."""
+"""Reading and changing recipes of every kind: TOML, dotted keys, and errors that name the key."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import tomli_w
 from pydantic import ValidationError
 
-from nearfar.config.tables import Table
 from nearfar.errors import InputError
+from nearfar.settings import Settings, reason
 
 _REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
 
-Kind = TypeVar("Kind", bound="RecipeTable")
+RecipeT = TypeVar("RecipeT", bound="RecipeTable")
 
 
-class RecipeTable(Table):
+class RecipeTable(Settings):
     """The root of a recipe."""
 
     name: str
@@ -34,16 +39,21 @@ class RecipeTable(Table):
             for table in tables:
                 node = node.setdefault(table, {})
                 if not isinstance(node, dict):
-                    raise _unknown_key(f"recipe {self.name}", dotted)
+                    raise _unknown_key(f"recipe {self.name}", dotted, "a key of the recipe")
             node[key] = value
         return validated(type(self), tree, f"recipe {self.name}")
 
     def to_toml(self) -> str:
-        """The whole recipe as TOML; None values, which TOML lacks, are left out and come back as None."""
+        """The whole recipe as TOML; None values, which TOML lacks, are left out and read back as None."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-def validated(kind: type[Kind], tree: dict[str, Any], where: str) -> Kind:
+def digest(tree: Any) -> str:
+    """Sixteen hex digits that are equal for equal trees of plain values."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def validated(kind: type[RecipeT], tree: dict[str, Any], where: str) -> RecipeT:
     """A recipe from its tree.
 
     Raises:
@@ -53,21 +63,65 @@ def validated(kind: type[Kind], tree: dict[str, Any], where: str) -> Kind:
         return kind.model_validate(tree)
     except ValidationError as error:
         first, *others = error.errors()
+        context = first.get("ctx") or {}
         key = _dotted_key(first["loc"], tree)
+        if first["type"] == "nearfar":
+            key = ".".join(filter(None, (key, context["key"])))
+            if context.get("unknown"):
+                raise _unknown_key(where, key, context["expected"]) from None
+            raise InputError(
+                where, found=f"{key} = {context['found']}", expected=context["expected"], remedy=_REMEDY
+            ) from None
         if first["type"] == "extra_forbidden":
-            raise _unknown_key(where, key) from None
-        # A value that may be one of several things has an error for each of them.
-        reasons = [first["msg"]] + [other["msg"] for other in others if _dotted_key(other["loc"], tree) == key]
+            raise _unknown_key(where, key, "a key of the recipe") from None
+        # A value that may be of several kinds has an error for each of them.
+        reasons = [reason(each) for each in (first, *others) if _dotted_key(each["loc"], tree) == key]
         raise InputError(
             where,
-            found=f"no {key}" if first["type"] == "missing" else f"{key} = {first['input']!r}",
-            expected=" or ".join(reason.removeprefix("Value error, ") for reason in reasons),
+            found=f"no {key}" if first["type"] == "missing" else f"{key or 'a recipe'} = {first['input']!r}",
+            expected=" or ".join(dict.fromkeys(reasons)),
             remedy=_REMEDY,
         ) from None
 
 
+def packaged_names(folder: str) -> list[str]:
+    """Names of the TOML files in a folder of the package, without the suffix."""
+    inside = resources.files("nearfar").joinpath(*folder.split("/"))
+    return sorted(entry.name.removesuffix(".toml") for entry in inside.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_toml(name_or_path: str, folder: str, kind: str) -> dict[str, Any]:
+    """The tree of a TOML file of the package (by name, in ``folder``) or of the disk (by path).
+
+    Args:
+        name_or_path: what to read.
+        folder: of the package.
+        kind: what the file is, for messages: ``"recipe"``.
+
+    Raises:
+        InputError: if there is no such file, or it is not TOML.
+    """
+    names = packaged_names(folder)
+    try:
+        if name_or_path in names:
+            packaged = resources.files("nearfar").joinpath(*folder.split("/"), f"{name_or_path}.toml")
+            return tomllib.loads(packaged.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(name_or_path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(
+            name_or_path,
+            found=f"no {kind} of that name and no such file",
+            expected=f"one of {', '.join(names)}, or a TOML file",
+            remedy="Check the spelling",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            name_or_path, found=f"text that is not TOML ({error})", expected="TOML", remedy="Correct the file"
+        ) from None
+
+
 def _dotted_key(location: tuple[int | str, ...], tree: dict[str, Any]) -> str:
-    """``training.steps``; what pydantic adds to say which kind of value it tried is no key and left out."""
+    """``training.steps``, without what pydantic adds to name the kind of value that it tried."""
     parts: list[str] = []
     node: Any = tree
     for part in location:
@@ -79,5 +133,5 @@ def _dotted_key(location: tuple[int | str, ...], tree: dict[str, Any]) -> str:
     return ".".join(parts)
 
 
-def _unknown_key(where: str, key: str) -> InputError:
-    return InputError(where, found=f"the unknown key {key}", expected="a key of the recipe", remedy=_REMEDY)
+def _unknown_key(where: str, key: str, expected: str) -> InputError:
+    return InputError(where, found=f"the unknown key {key}", expected=expected, remedy=_REMEDY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from nearfar.data.clips import CHANNELS, Channel, Clip
+from nearfar.data.clips import CHANNELS, Channel
 from nearfar.data.riff import wav_source
 from nearfar.errors import InputError
 
@@ -188,49 +187,6 @@ def zero_pad(
             remedy=f'Set audio.clip_seconds to {enough:g} or more or to "longest", or cut the clip',
         )
     return np.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, samples - length)])
-
-
-def check_lengths(clips: Iterable[Clip], sample_rate_hz: int = SAMPLE_RATE_HZ) -> dict[str, float]:
-    """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
-
-    Raises:
-        InputError: if two clips of one machine differ in length, or a header cannot be read.
-    """
-    by_machine: dict[str, dict[Path, int]] = {}
-    for clip, frames in _resampled_frames(clips, sample_rate_hz):
-        by_machine.setdefault(clip.machine, {})[clip.path] = frames
-    lengths = {}
-    for machine, frames_of in by_machine.items():
-        usual, _ = Counter(frames_of.values()).most_common(1)[0]
-        like = next(path for path, frames in frames_of.items() if frames == usual)
-        for path, frames in frames_of.items():
-            if frames != usual:
-                raise InputError(
-                    path,
-                    found=f"a clip of {frames / sample_rate_hz:.6g} s ({frames} samples at {sample_rate_hz} Hz)",
-                    expected=f"{usual / sample_rate_hz:.6g} s ({usual} samples) like {like}, "
-                    f"as clips of one machine ({machine}) have one length",
-                    remedy="Cut the clips of the machine to one length, or take this one out",
-                )
-        lengths[machine] = usual / sample_rate_hz
-    return lengths
-
-
-def longest_seconds(clips: Iterable[Clip], sample_rate_hz: int = SAMPLE_RATE_HZ) -> float:
-    """The length of the longest clip in seconds, counted in samples after resampling; 0 where there are no clips.
-
-    Raises:
-        InputError: if a header cannot be read.
-    """
-    return max((frames for _, frames in _resampled_frames(clips, sample_rate_hz)), default=0) / sample_rate_hz
-
-
-def _resampled_frames(clips: Iterable[Clip], sample_rate_hz: int) -> Iterator[tuple[Clip, int]]:
-    listed = list(clips)
-    for clip, header in zip(listed, read_headers(clip.path for clip in listed), strict=True):
-        if isinstance(header, InputError):
-            raise header
-        yield clip, header.frames_at(sample_rate_hz)
 
 
 @contextmanager

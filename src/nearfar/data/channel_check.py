@@ -6,17 +6,19 @@ fewer echoes; see :func:`nearfar.data.delay.far_leads`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.data.audio import STEP_16_BIT, read_beginning
+from nearfar.data.audio import STEP_16_BIT, AudioHeader, read_beginning
 from nearfar.data.clips import Clip
 from nearfar.data.delay import Delays, beyond, correlate, drift, far_leads, lag_s, prominence
+from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
+from nearfar.progress import Progress, silent
 
 Kind = Literal["dead", "identical", "clipped", "misaligned", "drift", "swapped"]
 Waveform = NDArray[np.float32]
@@ -93,45 +95,42 @@ class _Heard:
 
 
 def check_channels(
-    clips: Iterable[Clip],
-    *,
-    near: int = 0,
-    far: int = 1,
-    advance: Callable[[int], None] | None = None,
+    dataset: Dataset, *, near: int = 0, far: int = 1, progress: Progress = silent
 ) -> list[ChannelWarning]:
-    """Listen to a sample of every machine's recordings and say what is the matter with their channels.
+    """Check a sample of every machine's training clips for faults of their near and far channels.
 
-    Recordings that cannot be read, hold NaN or lack one of the two channels are passed over: reading them for use
-    says what is wrong with those.
+    Files that cannot be read, hold NaN or lack one of the two channels are passed over: reading them for use
+    raises an error.
 
     Args:
-        clips: recordings; training clips, if the choice is free.
-        near, far: the files' channels, from 0, that are the two microphones.
-        advance: called with 1 after each recording.
+        dataset: recordings; training clips are sampled from every domain.
+        near, far: the files' channels, from 0, of the two microphones.
+        progress: called with the task ``checking channels``.
 
     Returns:
         warnings by machine, the gravest kind first; empty where nothing is wrong.
     """
-    groups: dict[str, dict[str | None, list[Clip]]] = {}
-    for clip in clips:
-        groups.setdefault(clip.machine, {}).setdefault(clip.domain, []).append(clip)
+    if near == far:
+        return []
+    headers = dataset.select(split="train").headers()
+    sampled: dict[str, list[Clip]] = {}
+    for machine in dataset.machines:
+        domains: dict[str | None, list[Clip]] = {}
+        for clip in dataset.train(machine):
+            header = headers[clip.path]
+            if isinstance(header, AudioHeader) and header.channels > max(near, far):
+                domains.setdefault(clip.domain, []).append(clip)
+        sampled[machine] = [clip for clips in domains.values() for clip in _sample(clips)]
+    total, done = sum(map(len, sampled.values())), 0
     warnings = []
-    for machine, domains in groups.items():
+    for machine, clips in sampled.items():
         heard = []
-        for clip in (clip for listed in domains.values() for clip in _sample(listed)):
+        for clip in clips:
             heard += _listen(clip, near, far)
-            if advance is not None:
-                advance(1)
+            done += 1
+            progress("checking channels", done, total)
         warnings += _check_machine(machine, heard)
     return warnings
-
-
-def sampled(clips: Iterable[Clip]) -> int:
-    """How many recordings :func:`check_channels` listens to."""
-    groups: dict[tuple[str, str | None], list[Clip]] = {}
-    for clip in clips:
-        groups.setdefault((clip.machine, clip.domain), []).append(clip)
-    return sum(len(_sample(listed)) for listed in groups.values())
 
 
 def _sample(clips: Sequence[Clip]) -> Sequence[Clip]:
@@ -144,7 +143,7 @@ def _listen(clip: Clip, near: int, far: int) -> list[_Heard]:
         samples, rate_hz = read_beginning(clip.path, SAMPLED_SECONDS)
     except InputError:
         return []
-    if len(samples) <= max(near, far) or not np.isfinite(samples).all() or near == far:
+    if not np.isfinite(samples).all():
         return []
     pair = samples[near], samples[far]
     alive = not any(_is_flat(channel) for channel in pair)

@@ -26,9 +26,6 @@ Domain = Literal["source", "target"]
 Label = Literal["normal", "anomaly"]
 Channel = Literal["near", "far"]
 """What is recorded."""
-View = Literal["near", "far", "cancelled"]
-"""What is listened to: a recorded channel, or near without what far predicts of it (see
-:mod:`nearfar.cancellation`)."""
 Attributes = tuple[tuple[str, str], ...]
 
 CHANNELS: tuple[Channel, Channel] = ("near", "far")
@@ -77,6 +74,11 @@ class Clip:
         """The attribute text of the file name before case-folding, such as ``pro_Y``; empty if it has none."""
         match = _LABELLED.fullmatch(self.path.stem)
         return match[6] if match else ""
+
+
+def normal_clip(path: Path, machine: str) -> Clip:
+    """A recording of a machine in normal operation, of which nothing else is known."""
+    return Clip(path, machine, "00", "train", "source", "normal", None, (), path.name)
 
 
 def parse_attributes(text: str, where: Path | str) -> Attributes:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nearfar.data.clips import AUDIO_SUFFIXES, Clip
-from nearfar.data.layouts import Dataset
+from nearfar.data.clips import AUDIO_SUFFIXES, Clip, normal_clip
 from nearfar.data.listing import folder_name, is_audio, refuse_duplicates, unread, visible
 from nearfar.errors import InputError
 
@@ -23,7 +22,7 @@ def is_flat_folder(root: Path) -> bool:
     )
 
 
-def read_flat_folder(root: Path, machine: str | None = None) -> Dataset:
+def read_flat_folder(root: Path, machine: str | None = None) -> tuple[list[Clip], list[str]]:
     """All recordings of a folder as normal ones of one machine, which is called as the folder by default.
 
     Raises:
@@ -40,5 +39,5 @@ def read_flat_folder(root: Path, machine: str | None = None) -> Dataset:
                 remedy="Take it out, or lay the folder out as docs/layouts.md says, with normal/ and test/",
             )
     name = machine or folder_name(root)
-    clips = [Clip(path, name, "00", "train", "source", "normal", None, (), path.name) for path in files]
-    return Dataset(root, tuple(clips), tuple(unread(root, name, {path.name for path in files})), "own")
+    clips = [normal_clip(path, name) for path in files]
+    return clips, unread(root, name, {path.name for path in files})

@@ -8,13 +8,16 @@ nothing that the names do not say and is left alone.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from nearfar.data.clips import Clip, Split
+from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, read_headers
+from nearfar.data.clips import Clip, Split, normal_clip
+from nearfar.data.flat_folder import is_flat_folder, read_flat_folder
 from nearfar.data.grammars import GRAMMARS, Edition, Grammar, edition_of, is_name_of_2020
 from nearfar.data.listing import folder_name, is_audio, refuse_duplicates, unread, visible
 from nearfar.data.own_folder import NORMAL, is_own_folder, read_own_machine
@@ -33,16 +36,21 @@ _SUPPLEMENTAL = "supplemental"
 
 @dataclass(frozen=True)
 class Dataset:
-    """The clips found under a folder, by machine, training before test, each in the order of names.
+    """The clips of a folder and the headers of their files.
 
-    ``oddities`` are sentences about what else lies there and is not read. ``layout`` is what was recognised; all
-    machines of a folder share it.
+    Attributes:
+        root: the folder.
+        clips: by machine, training before test, each sorted by name.
+        warnings: sentences about files in the folder that are not read.
+        layout: the layout of all machines' folders.
     """
 
     root: Path
     clips: tuple[Clip, ...]
-    oddities: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     layout: Layout = "dcase2022"
+    _headers: dict[Path, AudioHeader | InputError] = field(default_factory=dict, repr=False, compare=False)
+    """The headers read so far, shared with every selection of this dataset."""
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -50,22 +58,61 @@ class Dataset:
         return tuple(sorted({clip.machine for clip in self.clips}))
 
     def train(self, machine: str) -> tuple[Clip, ...]:
-        """A machine's training clips, sorted by name; none if it only has test clips."""
-        return self._of(machine, "train")
+        """A machine's training clips, sorted by name; empty if it only has test clips."""
+        return _by_name(clip for clip in self.clips if clip.machine == machine and clip.split == "train")
 
     def test(self, machine: str) -> tuple[Clip, ...]:
-        """A machine's test clips, sorted by name; none if it only has training clips."""
-        return self._of(machine, "test")
+        """A machine's test clips, sorted by name; empty if it only has training clips."""
+        return _by_name(clip for clip in self.clips if clip.machine == machine and clip.split == "test")
 
-    def _of(self, machine: str, split: Split) -> tuple[Clip, ...]:
-        chosen = (clip for clip in self.clips if clip.machine == machine and clip.split == split)
-        return tuple(sorted(chosen, key=lambda clip: clip.name))
+    def groups(self) -> dict[tuple[str, str], tuple[tuple[Clip, ...], tuple[Clip, ...]]]:
+        """Training and test clips by machine and section, sorted, each by name; either may be empty."""
+        grouped: dict[tuple[str, str], tuple[list[Clip], list[Clip]]] = {}
+        for clip in self.clips:
+            grouped.setdefault((clip.machine, clip.section), ([], []))[clip.split == "test"].append(clip)
+        return {unit: (_by_name(grouped[unit][0]), _by_name(grouped[unit][1])) for unit in sorted(grouped)}
+
+    def select(self, machine: str | None = None, split: Split | None = None) -> Dataset:
+        """The same dataset with the clips of one machine, one split or both."""
+        return self.with_clips(
+            clip for clip in self.clips if machine in (None, clip.machine) and split in (None, clip.split)
+        )
+
+    def with_clips(self, clips: Iterable[Clip]) -> Dataset:
+        """The same dataset with other clips. Headers that were read are not read again."""
+        return replace(self, clips=tuple(clips))
+
+    def headers(self) -> dict[Path, AudioHeader | InputError]:
+        """The header of every clip's file, or the error on reading it, by path in the order of clips.
+
+        Each file is read once, also where several selections of a dataset need it.
+        """
+        missing = list(dict.fromkeys(clip.path for clip in self.clips if clip.path not in self._headers))
+        self._headers.update(zip(missing, read_headers(missing), strict=True))
+        return {clip.path: self._headers[clip.path] for clip in self.clips}
+
+    def require_headers(self) -> dict[Path, AudioHeader]:
+        """The header of every clip's file, by path in the order of clips.
+
+        Raises:
+            InputError: on the first file whose header cannot be read.
+        """
+        headers = {}
+        for path, header in self.headers().items():
+            if isinstance(header, InputError):
+                raise header
+            headers[path] = header
+        return headers
+
+
+def _by_name(clips: Iterable[Clip]) -> tuple[Clip, ...]:
+    return tuple(sorted(clips, key=lambda clip: clip.name))
 
 
 def read_dataset(root: Path) -> Dataset:
     """Find and parse every clip under ``root``, which holds machine folders or is one itself.
 
-    Hidden files (``.DS_Store``, ``._*``) are passed over; other files that are not clips become oddities, and so
+    Hidden files (``.DS_Store``, ``._*``) are passed over; other files that are not clips become warnings, and so
     do the ``supplemental`` recordings of 2025 (a machine alone, or noise alone), which are no training or test
     clips.
 
@@ -86,18 +133,72 @@ def read_dataset(root: Path) -> Dataset:
     layout = _recognise(root, folders)
     clips: list[Clip] = []
     beside = {folder.name for folder in folders}
-    oddities = [] if folders == [root] else unread(root, folder_name(root), read=beside)
+    warnings = [] if folders == [root] else unread(root, folder_name(root), read=beside)
     for folder in folders:
         if layout == "own":
-            found_clips, found_oddities = read_own_machine(folder, folder_name(folder))
+            found_clips, found_warnings = read_own_machine(folder, folder_name(folder))
         else:
             places = _PLACES_2021 if layout == "dcase2021" else _PLACES
-            found_clips, found_oddities = _machine_clips(folder, places, GRAMMARS[layout])
+            found_clips, found_warnings = _machine_clips(folder, places, GRAMMARS[layout])
         clips += found_clips
-        oddities += found_oddities
+        warnings += found_warnings
     if not clips:
         raise _no_machine(root, f"no WAV or FLAC file in {folders[0] / 'test'}")
-    return Dataset(root, tuple(clips), tuple(oddities), layout)
+    return Dataset(root, tuple(clips), tuple(warnings), layout)
+
+
+def read_normals(
+    source: Dataset | Path | str | Sequence[Clip | Path | str], machine: str | None = None
+) -> Dataset:
+    """Normal recordings to fit a detector on: the training clips of a folder, or the listed files.
+
+    Args:
+        source: a folder that :func:`read_dataset` reads, or a plain folder of recordings of one machine; clips or
+            files; or a dataset.
+        machine: of several machines, only this one; of a plain folder or files, the name to give the machine.
+
+    Returns:
+        training clips only; ``root`` is the folder, or the common parent of the listed files.
+
+    Raises:
+        InputError: if there are no normal recordings, or none of the machine; or as :func:`read_dataset`.
+    """
+    if not isinstance(source, Dataset | Path | str):
+        return _listed_normals(source, machine)
+    if not isinstance(source, Dataset):
+        root = Path(source)
+        if is_flat_folder(root):
+            clips, warnings = read_flat_folder(root, machine)
+            return Dataset(root, tuple(clips), tuple(warnings), "own")
+        source = read_dataset(root)
+    normals = source.select(split="train")
+    chosen = normals.select(machine)
+    if not chosen.clips:
+        raise InputError(
+            source.root,
+            found="no normal recordings" if machine is None else f"no normal recordings of {machine}",
+            expected=f"those of {', '.join(normals.machines)}"
+            if normals.clips
+            else "recordings of normal operation",
+            remedy="Check the spelling" if normals.clips else "Record some; docs/layouts.md describes the folders",
+        )
+    return chosen
+
+
+def _listed_normals(source: Sequence[Clip | Path | str], machine: str | None) -> Dataset:
+    clips = [
+        entry if isinstance(entry, Clip) else normal_clip(Path(entry), machine or "machine") for entry in source
+    ]
+    tests = [clip for clip in clips if clip.split != "train"]
+    if tests or not clips:
+        raise InputError(
+            tests[0].path if tests else "recordings",
+            found="a test clip" if tests else "none",
+            expected="recordings of normal operation",
+            remedy="Leave it out" if tests else "Give some",
+        )
+    parents = {clip.path.parent.absolute() for clip in clips}
+    return Dataset(Path(os.path.commonpath(parents)), tuple(clips), (), "own")
 
 
 def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
@@ -116,6 +217,33 @@ def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
                 expected="training clips of every machine that is to be scored, to compare its test clips with",
                 remedy=f"Put its normal recordings into the folder {machine}/{place}, or leave the machine out",
             )
+
+
+def check_lengths(dataset: Dataset, sample_rate_hz: int = SAMPLE_RATE_HZ) -> dict[str, float]:
+    """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
+
+    Raises:
+        InputError: if two clips of one machine differ in length, or a header cannot be read.
+    """
+    frames_of: dict[str, dict[Path, int]] = {}
+    headers = dataset.require_headers()
+    for clip in dataset.clips:
+        frames_of.setdefault(clip.machine, {})[clip.path] = headers[clip.path].frames_at(sample_rate_hz)
+    lengths = {}
+    for machine, frames in frames_of.items():
+        usual, _ = Counter(frames.values()).most_common(1)[0]
+        for path, length in frames.items():
+            if length != usual:
+                like = next(other for other, frames_there in frames.items() if frames_there == usual)
+                raise InputError(
+                    path,
+                    found=f"a clip of {length / sample_rate_hz:.6g} s ({length} samples at {sample_rate_hz} Hz)",
+                    expected=f"{usual / sample_rate_hz:.6g} s ({usual} samples) like {like}, "
+                    f"as clips of one machine ({machine}) have one length",
+                    remedy="Cut the clips of the machine to one length, or remove this one",
+                )
+        lengths[machine] = usual / sample_rate_hz
+    return lengths
 
 
 def _machine_folders(root: Path) -> list[Path]:
@@ -158,7 +286,7 @@ def _machine_clips(folder: Path, places: dict[str, Split], grammar: Grammar) -> 
     machine = folder_name(folder)
     clips: list[Clip] = []
     supplement = _supplement(folder / _SUPPLEMENTAL, f"{machine}/{_SUPPLEMENTAL}", grammar)
-    oddities = supplement + unread(folder, machine, read=[*places, *([_SUPPLEMENTAL] if supplement else [])])
+    warnings = supplement + unread(folder, machine, read=[*places, *([_SUPPLEMENTAL] if supplement else [])])
     for name, split in places.items():
         place = folder / name
         if not place.is_dir():
@@ -173,10 +301,10 @@ def _machine_clips(folder: Path, places: dict[str, Split], grammar: Grammar) -> 
                 remedy=f"Put the training clips there, or remove the folder if {machine} only has test clips",
             )
         if not files:
-            oddities.append(f"{machine}/{name} holds no WAV or FLAC file")
-        oddities += unread(place, f"{machine}/{name}", read={path.name for path in files})
+            warnings.append(f"{machine}/{name} holds no WAV or FLAC file")
+        warnings += unread(place, f"{machine}/{name}", read={path.name for path in files})
         clips += [grammar.parse(path, machine, split) for path in files]
-    return clips, oddities
+    return clips, warnings
 
 
 def _supplement(folder: Path, name: str, grammar: Grammar) -> list[str]:

@@ -47,7 +47,7 @@ def read_own_machine(folder: Path, machine: str) -> tuple[list[Clip], list[str]]
     """
     table = _read_table(folder / TABLE)
     clips: list[Clip] = []
-    oddities = unread(folder, machine, read=(NORMAL, TEST, TABLE)) + other_formats(folder, machine)
+    warnings = unread(folder, machine, read=(NORMAL, TEST, TABLE)) + other_formats(folder, machine)
     if (folder / NORMAL).is_dir():
         clips += _clips(folder, folder / NORMAL, folder / NORMAL, machine, "train", "normal", table)
         if not clips:
@@ -69,10 +69,10 @@ def read_own_machine(folder: Path, machine: str) -> tuple[list[Clip], list[str]]
             if place.is_dir():
                 label: Label = "normal" if place.name.casefold() == NORMAL else "anomaly"
                 found = _clips(folder, folder / TEST, place, machine, "test", label, table)
-                oddities += [] if found else [f"{machine}/{TEST}/{place.name} holds no WAV or FLAC file"]
+                warnings += [] if found else [f"{machine}/{TEST}/{place.name} holds no WAV or FLAC file"]
                 clips += found
     _refuse_unknown(folder, table, clips)
-    return clips, oddities
+    return clips, warnings
 
 
 def _clips(

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, read_headers
+from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
 from nearfar.data.clips import CHANNELS, Clip, Domain, Label, Split
 from nearfar.data.layouts import Dataset, Layout
 from nearfar.errors import InputError
@@ -46,7 +47,7 @@ class MachineSummary:
     channels: tuple[int, ...]
     sample_rates_hz: tuple[int, ...]
     hours: float
-    oddities: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The same as dictionaries, lists, text, numbers and None."""
@@ -56,20 +57,20 @@ class MachineSummary:
 def summarise(dataset: Dataset) -> list[MachineSummary]:
     """Summarise every machine of a data folder, in the order of their names.
 
-    Only headers are read. A header that cannot be read becomes an oddity of its machine.
+    Only headers are read. A header that cannot be read becomes a warning of its machine.
     """
+    headers = dataset.headers()
     return [
-        _summarise_machine(machine, (*dataset.train(machine), *dataset.test(machine)), dataset.layout)
+        _summarise_machine(machine, (*dataset.train(machine), *dataset.test(machine)), headers, dataset.layout)
         for machine in dataset.machines
     ]
 
 
-def _summarise_machine(machine: str, clips: Sequence[Clip], layout: Layout) -> MachineSummary:
-    answers = read_headers(clip.path for clip in clips)
-    headers = {
-        clip: answer for clip, answer in zip(clips, answers, strict=True) if isinstance(answer, AudioHeader)
-    }
-    errors = [answer for answer in answers if isinstance(answer, InputError)]
+def _summarise_machine(
+    machine: str, clips: Sequence[Clip], answers: Mapping[Path, AudioHeader | InputError], layout: Layout
+) -> MachineSummary:
+    headers = {clip: header for clip in clips if isinstance(header := answers[clip.path], AudioHeader)}
+    errors = [error for clip in clips if isinstance(error := answers[clip.path], InputError)]
     seconds = [header.seconds for header in headers.values()]
     return MachineSummary(
         machine,
@@ -80,7 +81,7 @@ def _summarise_machine(machine: str, clips: Sequence[Clip], layout: Layout) -> M
         channels=tuple(sorted({header.channels for header in headers.values()})),
         sample_rates_hz=tuple(sorted({header.sample_rate_hz for header in headers.values()})),
         hours=sum(seconds) / 3600,
-        oddities=(
+        warnings=(
             *_unreadable(errors),
             *_odd_groups(clips, layout),
             *_odd_spellings(clips),

@@ -1,13 +1,12 @@
-"""A detector: fitted on recordings of machines running normally, it scores others and says which are anomalous."""
+"""A detector: fitted on recordings of machines running normally, it scores others and decides which are anomalous."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from dataclasses import replace as dataclass_replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -17,48 +16,49 @@ import torch
 from numpy.typing import NDArray
 
 import nearfar
-from nearfar.config import Recipe
-from nearfar.config.tables import Detection
+from nearfar.config import Recipe, load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
 from nearfar.data.clips import Clip
-from nearfar.data.layouts import Dataset
-from nearfar.detector import store as kept
-from nearfar.detector.bank import Bank, explained_recordings, fit_bank
-from nearfar.detector.model import frozen_encoder, loaded_representation, needs_of, with_whole_path
-from nearfar.detector.normals import Groups, grouped, held_out_of, normal_recordings, resolve
-from nearfar.detector.results import rows
-from nearfar.detector.routing import choose, labels
-from nearfar.detector.scores import Score
-from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import save_encoder
+from nearfar.data.layouts import Dataset, read_normals
+from nearfar.detector import store
+from nearfar.detector.machine import FittedMachine, Unit, explained_recordings, fit_machine, hold_out
+from nearfar.detector.results import Score, recording_scores
+from nearfar.detector.routing import choose_machine, machine_names
+from nearfar.encoders import ENCODERS, encoder_hash
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
-from nearfar.features.cache import COMPUTATION
-from nearfar.features.representation import Representation, channels_heard, represent
-from nearfar.features.windows import Heard, Recording, hear, hop_seconds
+from nearfar.models import load_model, read_card, start_weights
+from nearfar.pipeline.extraction import Extracted, Recording, default_device, extract, hop_seconds
+from nearfar.pipeline.extractor import Extractor, build_extractor, extractor_of_model
+from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
 from nearfar.progress import Progress, silent
-from nearfar.thresholds.calibration import Calibration
-from nearfar.thresholds.detectors import (
-    Method,
+from nearfar.scoring import Workspace
+from nearfar.thresholds import (
+    Calibration,
     Threshold,
     changed_thresholds,
-    domains_of,
     find_threshold,
-    usable_threshold,
+    usable_thresholds,
 )
+from nearfar.views import combined_features
 
 logger = logging.getLogger(__name__)
 
-TOGETHER = 32
-"""Recordings that are heard and scored at a time."""
+BATCH = 32
+"""Recordings that are scored together."""
 
-Source = Path | str | NDArray[np.floating[Any]]
+DEFAULT_RECIPE, MONO_RECIPE = "nearfar-best", "frozen-near"
+"""The default recipe of detectors, and that for mono recordings."""
+
+Source = Path | str | NDArray[np.floating[Any]] | Recording
 """A file, or (channels, samples) or (samples,) in [-1, 1]."""
 
+Device = torch.device | str | None
 
-class _Workshop:
-    """A temporary folder, there as long as something holds this."""
+
+class _TemporaryFolder:
+    """A temporary folder that is removed with this object."""
 
     def __init__(self) -> None:
         self.folder = Path(mkdtemp(prefix="nearfar-"))
@@ -66,284 +66,427 @@ class _Workshop:
 
 
 @dataclass(frozen=True, eq=False)
-class Detector:
-    """Normal recordings of one or several machines, and thresholds.
+class _Fitted:
+    """All that a detector consists of.
 
     Attributes:
-        recipe: how it hears and scores; resolved.
-        representation: what makes features.
-        banks: the normal recordings, by machine and section.
-        calibrations: scores of normal recordings, in the order of the banks.
-        thresholds: data; :meth:`with_thresholds` makes others without fitting again.
-        classes: those of the trained model, if there is one.
-        encoder: the encoder that is needed from outside, if any.
+        recipe: resolved.
+        extractor: computes features.
+        machines: the normal recordings, by machine and section.
+        calibrations: scores of normal recordings, in the order of the machines.
+        thresholds: data that can be changed without fitting again.
+        classes: of the trained model, if there is one.
+        encoder: the encoder that is not saved with the detector, if any.
         model: the folder of the trained model, if there is one.
-        channel_warnings: what looked wrong with the two channels when it was fitted.
+        channel_warnings: problems of the two channels found when it was fitted.
+        temporary: keeps the folder of a model that was trained without one.
     """
 
     recipe: Recipe
-    representation: Representation
-    banks: tuple[Bank, ...]
+    extractor: Extractor
+    machines: tuple[FittedMachine, ...]
     calibrations: tuple[Calibration, ...]
     thresholds: tuple[Threshold, ...]
     classes: tuple[str, ...] = ()
-    encoder: kept.EncoderCard | None = None
+    encoder: store.EncoderCard | None = None
     model: Path | None = None
     channel_warnings: tuple[ChannelWarning, ...] = ()
-    _workshop: _Workshop | None = None
-    """Holds the model of a detector that was trained without a folder to do so."""
+    temporary: _TemporaryFolder | None = None
+
+
+class Detector:
+    """Scores recordings of one or several machines against normal ones. Made by :meth:`fit` or :meth:`load`.
+
+    >>> detector = Detector.fit("recordings/pump 7")
+    >>> detector.score("monday/0001.wav").anomalous
+    """
+
+    def __init__(self, fitted: _Fitted, device: Device = None) -> None:
+        self._fitted = fitted
+        self._device = default_device() if device is None else torch.device(device)
+
+    def __repr__(self) -> str:
+        machines = ", ".join(self.machines[:4]) + (", ..." if len(self.machines) > 4 else "")
+        count = sum(len(entry.recordings) for entry in self._fitted.machines)
+        return f"Detector({self.recipe.name!r}, machines: {machines}; {count} normal recordings)"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return self._fitted.recipe
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """What the machines are called, with the section behind where one has several."""
-        return labels(self.banks)
+        """The names of the machines, followed by the section where one has several."""
+        return machine_names(self._fitted.machines)
+
+    @property
+    def thresholds(self) -> tuple[Threshold, ...]:
+        """The thresholds of all machines; :meth:`with_thresholds` gives others without fitting again."""
+        return self._fitted.thresholds
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """The scores of normal recordings that thresholds are found from, by machine and section."""
+        return self._fitted.calibrations
+
+    @property
+    def channel_warnings(self) -> tuple[ChannelWarning, ...]:
+        """Problems of the near and far channels that were found when the detector was fitted."""
+        return self._fitted.channel_warnings
 
     @classmethod
     def fit(
         cls,
-        recordings: Path | str | Sequence[Clip | Path | str],
+        recordings: Dataset | Path | str | Sequence[Clip | Path | str],
         recipe: Recipe | str | None = None,
         *,
         machine: str | None = None,
-        model: Path | None = None,
+        model: Path | str | None = None,
+        device: Device = None,
         progress: Progress = silent,
     ) -> Detector:
         """Fit a detector on normal recordings.
 
         Args:
-            recordings: a folder of any layout nearfar reads, whose training (normal) recordings are taken; a plain
-                folder of normal recordings of one machine; or clips or files.
+            recordings: a folder of any layout that nearfar reads, whose training (normal) recordings are used; a
+                plain folder of normal recordings of one machine; clips or files; or a dataset.
             recipe: a recipe, its name or path; by default ``nearfar-best``, and ``frozen-near`` for mono
-                recordings. ``detection`` says how it is calibrated.
-            machine: of a folder of machines only this one; else what to call the machine.
-            model: of a recipe that trains: the model's folder, also that of a run on the same recordings. An
-                unfinished training goes on there. By default a temporary one.
+                recordings.
+            machine: of a folder of machines only this one; else the name to give the machine.
+            model: of a recipe that trains: the model's folder, which may be that of a run on the same recordings. An
+                unfinished training is resumed there. By default a temporary folder.
+            device: where networks run, such as ``"cuda:1"``; by default the first GPU, if there is one.
             progress: called during long steps.
 
         Raises:
             InputError: if the recordings or the recipe cannot be used.
         """
-        source = Path(recordings) if isinstance(recordings, str) else recordings
-        dataset = normal_recordings(source, machine)
-        resolved = resolve(recipe, dataset)
-        groups = grouped(dataset)
-        channel_warnings = _checked_channels(resolved, dataset, progress)
-        held = held_out_of(groups, resolved)
-        workshop = None
-        if resolved.training.adaptation == "none":
-            resolved, model = with_whole_path(resolved), None
-        else:
-            if model is None:
-                workshop = _Workshop()
-                model = workshop.folder
-            _train(resolved, _without(dataset, groups, held), model, progress)
-        representation = represent(resolved, model)
+        dataset = read_normals(recordings, machine)
+        chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe, dataset)
+        resolved = prepare_detector(dataset, chosen)
+        groups = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
+        held = _held_out(groups, resolved)
+        warnings = _checked_channels(resolved, dataset, progress)
+        temporary, folder = None, None if model is None else Path(model)
+        if not (resolved.trains or resolved.backend.trains):
+            resolved, folder = _with_absolute_encoder(resolved), None
+        elif folder is None:
+            temporary = _TemporaryFolder()
+            folder = temporary.folder
+        if resolved.trains:
+            assert folder is not None
+            _train(resolved, _without(dataset, groups, held), folder, progress)
+        extractor = build_extractor(resolved, folder)
+        target = default_device() if device is None else torch.device(device)
         fitted = [
-            fit_bank(*unit, groups[unit], held[unit], heard, resolved)
-            for unit, heard in _heard(representation, groups, progress)
+            fit_machine(
+                unit,
+                groups[unit],
+                held[unit],
+                extracted,
+                _scored_features(extracted, resolved),
+                resolved,
+                _workspace(resolved, unit, folder, progress),
+            )
+            for unit, extracted in _extracted(extractor, groups, target, progress)
         ]
-        banks, calibrations = tuple(bank for bank, _ in fitted), tuple(scores for _, scores in fitted)
-        classes, encoder = needs_of(representation, model)
+        classes, encoder = _requirements(extractor, folder)
+        calibrations = tuple(scores for _, scores in fitted)
+        threshold = resolved.threshold
+        assert threshold.rule is not None, "a recipe is resolved before it is used"
+        assert threshold.false_alarm_rate is not None
+        thresholds = usable_thresholds(
+            calibrations, threshold.rule, threshold.false_alarm_rate, threshold.domains
+        )
         return cls(
-            resolved,
-            representation,
-            banks,
-            calibrations,
-            _thresholds(calibrations, resolved.detection),
-            classes,
-            encoder,
-            model,
-            channel_warnings,
-            workshop,
+            _Fitted(
+                resolved,
+                extractor,
+                tuple(entry for entry, _ in fitted),
+                calibrations,
+                thresholds,
+                classes,
+                encoder,
+                folder,
+                warnings,
+                temporary,
+            ),
+            target,
         )
 
     def score(
         self,
-        recordings: Source | Recording | Sequence[Source | Recording],
+        recording: Source,
         machine: str | None = None,
         *,
         domain: str | None = None,
         sample_rate_hz: int = SAMPLE_RATE_HZ,
-        progress: Progress = silent,
-    ) -> list[Score]:
-        """Score recordings.
+        device: Device = None,
+    ) -> Score:
+        """Score one recording.
 
         Args:
-            recordings: files, or arrays of (channels, samples) or (samples,) in [-1, 1]; one or a list.
-            machine: whose they are. A detector of one machine needs no name; of several, the folder a file lies in
-                may say it.
-            domain: source or target, where it is known; otherwise that of the nearest normal recording. It decides
-                nothing where both have one threshold.
-            sample_rate_hz: of arrays; files say it themselves.
-            progress: called with the task ``scoring recordings``.
-
-        Returns:
-            a record of each recording, in their order.
+            recording: a file, or an array of (channels, samples) or (samples,) in [-1, 1].
+            machine: whose recording it is. A detector of one machine needs no name; of several, the folder that the
+                file lies in may decide.
+            domain: source or target, where it is known; by default that of the nearest normal recording. It has no
+                effect where both have one threshold.
+            sample_rate_hz: of an array.
+            device: where networks run; by default as in :meth:`fit` or :meth:`load`.
 
         Raises:
-            InputError: if a recording cannot be used, or nothing says of which machine it is.
+            InputError: if the recording cannot be used, or it is unclear of which machine it is.
+        """
+        if isinstance(recording, list | tuple):
+            raise InputError(
+                "recording",
+                found=f"a {type(recording).__name__} of recordings",
+                expected="one recording",
+                remedy="Use score_many",
+            )
+        scores = self.score_many(
+            [recording], machine, domain=domain, sample_rate_hz=sample_rate_hz, device=device
+        )
+        return next(scores)
+
+    def score_many(
+        self,
+        recordings: Iterable[Source],
+        machine: str | None = None,
+        *,
+        domain: str | None = None,
+        sample_rate_hz: int = SAMPLE_RATE_HZ,
+        device: Device = None,
+        progress: Progress = silent,
+    ) -> Iterator[Score]:
+        """Score many recordings: an iterator of their scores, in order; arguments as :meth:`score`.
+
+        Recordings are read in batches of :data:`BATCH` as the iterator advances.
+
+        Raises:
+            InputError: at once if an argument is wrong or there are no recordings; while iterating if a recording
+                cannot be used.
         """
         if domain not in (None, "source", "target"):
-            raise InputError("--domain", found=str(domain), expected="source or target", remedy="Correct it")
+            raise InputError("domain", found=repr(domain), expected="'source' or 'target'", remedy="Correct it")
         listed = _listed(recordings, sample_rate_hz)
-        chosen = [choose(self.banks, recording, machine) for recording in listed]
-        out: dict[int, Score] = {}
-        for number, bank in enumerate(self.banks):
-            of_bank = [index for index, choice in enumerate(chosen) if choice == number]
-            for first in range(0, len(of_bank), TOGETHER):
-                places = of_bank[first : first + TOGETHER]
-                batch = [listed[place] for place in places]
-                heard = hear(self.representation, batch, device=_device(), spectrograms_of=range(len(batch)))
-                names = [recording.name for recording in batch]
-                scored = rows(
-                    bank, self.calibrations[number], self.thresholds, heard, names, self.machines[number], domain
+        machines = self._fitted.machines
+        chosen = [choose_machine(machines, recording, machine) for recording in listed]
+        target = self._device if device is None else torch.device(device)
+        return self._scores(listed, chosen, domain, target, progress)
+
+    def _scores(
+        self,
+        listed: Sequence[Recording],
+        chosen: Sequence[int],
+        domain: str | None,
+        device: torch.device,
+        progress: Progress,
+    ) -> Iterator[Score]:
+        fitted = self._fitted
+        for first in range(0, len(listed), BATCH):
+            batch = range(first, min(first + BATCH, len(listed)))
+            found: dict[int, Score] = {}
+            for number in dict.fromkeys(chosen[index] for index in batch):
+                indices = [index for index in batch if chosen[index] == number]
+                recordings = [listed[index] for index in indices]
+                extracted = extract(
+                    fitted.extractor, recordings, device=device, spectrograms_of=range(len(recordings))
                 )
-                out |= dict(zip(places, scored, strict=True))
-                progress("scoring recordings", len(out), len(listed))
-        return [out[index] for index in range(len(listed))]
+                scores = recording_scores(
+                    fitted.machines[number],
+                    fitted.calibrations[number],
+                    fitted.thresholds,
+                    extracted,
+                    _scored_features(extracted, fitted.recipe),
+                    [recording.name for recording in recordings],
+                    self.machines[number],
+                    domain,
+                )
+                found |= dict(zip(indices, scores, strict=True))
+            progress("scoring recordings", batch.stop, len(listed))
+            yield from (found[index] for index in batch)
 
     def with_thresholds(
         self,
         false_alarm_rate: float,
-        method: Method = "conformal",
+        rule: str = DETECTOR.rule,
         *,
         machine: str | None = None,
-        separate: bool = False,
+        domains: str = "pooled",
     ) -> Detector:
-        """The same detector with other thresholds, for all machines or one; see :func:`changed_thresholds`.
+        """The same detector with other thresholds, for all machines or one.
+
+        Args:
+            false_alarm_rate: the fraction of normal recordings that may be called anomalous.
+            rule: a name in :data:`nearfar.thresholds.RULES`.
+            machine: whose thresholds to change; None: all.
+            domains: ``pooled`` for one threshold for both domains, ``separate`` for one each.
 
         Raises:
-            InputError: if the normal scores give no such threshold, or the machine is unknown.
+            InputError: if the normal scores give no such threshold, or a name is unknown.
         """
         changed = changed_thresholds(
             self.calibrations,
             self.thresholds,
-            lambda entry, domain: find_threshold(entry, domain, method, false_alarm_rate),
+            lambda entry, domain: find_threshold(entry, rule, false_alarm_rate, domain),
             machine=machine,
-            domains="separate" if separate else "pooled",
+            domains=domains,
         )
-        return dataclass_replace(self, thresholds=changed)
+        return Detector(replace(self._fitted, thresholds=changed), self._device)
 
     def save(self, path: Path | str, *, replace: bool = False) -> None:
-        """Write the detector as a folder, whole or not at all.
+        """Write the detector as a folder, completely or not at all.
 
         Args:
-            path: a folder that is not there or empty.
-            replace: a detector that is there gives way, once the new one is whole.
+            path: a folder that does not exist or is empty.
+            replace: overwrite an existing detector, once the new one is complete.
 
         Raises:
             InputError: if something is there.
             NearfarError: if it cannot be written.
         """
-        with kept.new_folder(Path(path), replace=replace) as out:
-            cards, sha256 = kept.write_banks(out, self.banks)
-            if self.model is not None:
-                kept.copy_model(self.model, out / kept.MODEL)
-            elif encoder := self._random_encoder():
-                # A random start is only sure to come back on the same machine and torch, so it is kept.
-                save_encoder(encoder, out / kept.ENCODER)
-            kept.write_calibrations(out, self.calibrations)
-            kept.write_thresholds(out, self.thresholds)
-            kept.write_card(out, self._card(cards, sha256))
+        fitted = self._fitted
+        with store.new_folder(Path(path), replace=replace) as out:
+            cards, sha256 = store.write_banks(out, fitted.machines)
+            encoder = fitted.extractor.parts.encoder
+            if fitted.model is not None:
+                store.copy_model(fitted.model, out / store.MODEL)
+            elif encoder is not None and fitted.encoder is not None and fitted.encoder.weights.startswith("random:"):
+                # A random start is only sure to be repeated on the same machine and torch, so it is saved.
+                ENCODERS[self.recipe.encoder.family].save(encoder, out / store.ENCODER)
+            store.write_calibrations(out, fitted.calibrations)
+            store.write_thresholds(out, fitted.thresholds)
+            store.write_card(out, self._card(cards, sha256))
 
-    def _random_encoder(self) -> EAT | None:
-        random = self.encoder is not None and self.encoder.weights.startswith("random:")
-        return frozen_encoder(self.representation.extractor) if random else None
-
-    def _card(self, banks: tuple[kept.BankCard, ...], sha256: str) -> kept.Card:
-        audio = self.recipe.audio
+    def _card(self, banks: tuple[store.BankCard, ...], sha256: str) -> store.Card:
+        fitted, audio = self._fitted, self.recipe.audio
         number = {"near": audio.near_channel, "far": audio.far_channel}
-        return kept.Card(
-            format=kept.FORMAT,
+        return store.Card(
+            format=store.FORMAT,
             nearfar=nearfar.__version__,
             recipe=self.recipe,
-            clip=kept.ClipSpecification(
+            clip=store.ClipSpecification(
                 sample_rate_hz=audio.sample_rate_hz,
-                seconds=self.representation.padded_samples / audio.sample_rate_hz,
+                seconds=fitted.extractor.padded_samples / audio.sample_rate_hz,
                 hop_seconds=hop_seconds(self.recipe),
-                channels={channel: number[channel] for channel in channels_heard(self.recipe)},
+                channels={channel: number[channel] for channel in self.recipe.channels},
             ),
-            classes=self.classes,
-            encoder=self.encoder,
-            weights_hash=self.representation.weights_hash,
-            computation=COMPUTATION,
+            classes=fitted.classes,
+            encoder=fitted.encoder,
+            weights_hash=fitted.extractor.weights_hash,
+            computation=store.FEATURES_VERSION,
             banks=banks,
-            channel_warnings=self.channel_warnings,
-            sha256={kept.BANKS: sha256},
+            channel_warnings=fitted.channel_warnings,
+            sha256={store.BANKS: sha256},
             made_with=environment(),
         )
 
     @classmethod
-    def load(cls, path: Path | str, *, encoder: str | None = None) -> Detector:
+    def load(cls, path: Path | str, *, encoder: str | None = None, device: Device = None) -> Detector:
         """Read a detector's folder.
 
         Args:
             path: the folder.
-            encoder: where the encoder that it needs is, if it is no longer where it was.
+            encoder: path of the encoder that it needs, if that has moved.
+            device: where networks run; by default the first GPU, if there is one.
 
         Raises:
-            InputError: if the folder holds no whole detector, or the encoder is another one.
+            InputError: if the folder holds no complete detector, or the encoder is another one.
         """
         folder = Path(path)
-        card = kept.read_card(folder)
-        if card.computation != COMPUTATION:
+        card = store.read_card(folder)
+        if card.computation != store.FEATURES_VERSION:
             raise InputError(
-                folder / kept.CARD,
+                folder / store.CARD,
                 found=f"features computed as nearfar {card.nearfar} does",
                 expected=f"as nearfar {nearfar.__version__} does",
                 remedy="Fit the detector again, or use the nearfar version that wrote it",
             )
-        banks = kept.read_banks(folder, card)
-        calibrations, thresholds = kept.read_calibrations(folder), kept.read_thresholds(folder)
-        if [(bank.machine, bank.section) for bank in banks] != [(c.machine, c.section) for c in calibrations]:
+        machines = store.read_banks(folder, card)
+        calibrations, thresholds = store.read_calibrations(folder), store.read_thresholds(folder)
+        if [(entry.machine, entry.section) for entry in machines] != [(c.machine, c.section) for c in calibrations]:
             raise InputError(
-                folder / kept.CALIBRATION,
+                folder / store.CALIBRATION,
                 found="scores of other machines than the detector's",
-                expected=f"those of {', '.join(labels(banks))}",
+                expected=f"those of {', '.join(machine_names(machines))}",
                 remedy="Restore the file, or fit the detector again",
             )
-        representation = loaded_representation(card, folder, encoder)
-        model = folder / kept.MODEL if card.recipe.training.adaptation != "none" else None
+        recipe = card.recipe
+        model = folder / store.MODEL if recipe.trains or recipe.backend.trains else None
         return cls(
-            card.recipe,
-            representation,
-            banks,
-            calibrations,
-            thresholds,
-            card.classes,
-            card.encoder,
-            model,
-            card.channel_warnings,
+            _Fitted(
+                recipe,
+                _loaded_extractor(card, folder, encoder),
+                machines,
+                calibrations,
+                thresholds,
+                card.classes,
+                card.encoder,
+                model,
+                card.channel_warnings,
+            ),
+            device,
         )
 
 
-def _thresholds(calibrations: Sequence[Calibration], detection: Detection) -> tuple[Threshold, ...]:
-    return tuple(
-        usable_threshold(entry, domain, detection.threshold, detection.false_alarm_rate)
-        for entry in calibrations
-        for domain in domains_of(entry, detection.domains)
+def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
+    """The recipe of that name or path, or the default for the recordings.
+
+    Raises:
+        InputError: if there is no such recipe, or a recording cannot be read.
+    """
+    if name is not None:
+        return load_recipe(name)
+    mono = all(header.channels == 1 for header in dataset.require_headers().values())
+    if mono:
+        logger.warning("all recordings are mono: the detector uses the near channel alone (%s)", MONO_RECIPE)
+    return load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)
+
+
+def _held_out(groups: Mapping[Unit, Sequence[Clip]], recipe: Recipe) -> dict[Unit, NDArray[np.bool_]]:
+    """Recordings that are held out of training and banks, by machine and section; none without ``split``."""
+    if recipe.calibration.method == "split":
+        return {unit: hold_out(clips, recipe.calibration.held_out, recipe.seed) for unit, clips in groups.items()}
+    if not recipe.backend.leaves_out:
+        raise InputError(
+            "calibration.method",
+            found=f"'leave-one-out' with scoring.backend = {recipe.scoring.backend!r}",
+            expected="'split', as this back-end cannot leave a recording out",
+            remedy="Set calibration.method to 'split', or choose another recipe, such as nearfar-best",
+        )
+    return {unit: np.zeros(len(clips), dtype=np.bool_) for unit, clips in groups.items()}
+
+
+def _without(
+    dataset: Dataset, groups: Mapping[Unit, Sequence[Clip]], held: Mapping[Unit, NDArray[np.bool_]]
+) -> Dataset:
+    """The recordings that are not held out."""
+    return dataset.with_clips(
+        clip for unit, clips in groups.items() for clip, out in zip(clips, held[unit], strict=True) if not out
     )
 
 
-def _without(dataset: Dataset, groups: Groups, held: dict[tuple[str, str], NDArray[np.bool_]]) -> Dataset:
-    """The recordings that are not held out."""
-    kept_in = [
-        clip for unit, clips in groups.items() for clip, out in zip(clips, held[unit], strict=True) if not out
-    ]
-    return Dataset(dataset.root, tuple(kept_in), (), dataset.layout)
-
-
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
-    from nearfar.challenge.run import train_or_reuse  # brings accelerate, which scoring does without
+    from nearfar.pipeline.training import is_trained, train_or_reuse  # imports accelerate, which scoring does not need
 
+    if not is_trained(recipe, dataset, model):
+        check_recordings(recipe, dataset, progress)
     if not train_or_reuse(recipe, dataset, model, progress=progress):
         raise NearfarError(
-            "A detector is fitted by one process. Train on several with nearfar run, and give its model (--model)."
+            "A detector is fitted by one process. Train on several with nearfar run, and give its model folder (model)."
         )
 
 
+def _workspace(recipe: Recipe, unit: Unit, folder: Path | None, progress: Progress) -> Workspace | None:
+    if folder is None or not recipe.backend.trains:
+        return None
+    return Workspace(folder, "_".join(unit) if unit[1] != "00" else unit[0], None, progress=progress)
+
+
 def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> tuple[ChannelWarning, ...]:
-    """Listen to a sample of two-channel recordings and say what looks wrong: it may explain what follows."""
+    """Problems of the channels in a sample of two-channel recordings, which are logged as well."""
     total, done = sampled(dataset.clips), 0
 
     def advance(recordings: int) -> None:
@@ -358,28 +501,34 @@ def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> t
     return tuple(found)
 
 
-def _heard(
-    representation: Representation, groups: Groups, progress: Progress
-) -> Iterator[tuple[tuple[str, str], Heard]]:
+def _extracted(
+    extractor: Extractor, groups: Mapping[Unit, Sequence[Clip]], device: torch.device, progress: Progress
+) -> Iterator[tuple[Unit, Extracted]]:
     """The windows of every machine and section's recordings, one after the other."""
     total, done = sum(map(len, groups.values())), 0
 
     def advance(recordings: int) -> None:
         nonlocal done
         done += recordings
-        progress("hearing normal recordings", done, total)
+        progress("reading recordings", done, total)
 
     for unit, clips in groups.items():
-        recordings = [Recording(str(clip.path), clip.path) for clip in clips]
+        recordings = [Recording.of_clip(clip) for clip in clips]
         explained = explained_recordings(len(clips))
-        yield unit, hear(representation, recordings, device=_device(), spectrograms_of=explained, advance=advance)
+        yield unit, extract(extractor, recordings, device=device, spectrograms_of=explained, advance=advance)
 
 
-def _listed(given: Source | Recording | Sequence[Source | Recording], sample_rate_hz: int) -> list[Recording]:
-    """Recordings of whatever was given, arrays numbered."""
-    many = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+def _scored_features(extracted: Extracted, recipe: Recipe) -> dict[str, torch.Tensor]:
+    features = {view: values[0] for view, values in extracted.features.items()}
+    return combined_features(features, recipe.scoring.views, recipe.view_settings())
+
+
+def _listed(recordings: Iterable[Source], sample_rate_hz: int) -> list[Recording]:
+    """Recordings of files and arrays; arrays are numbered."""
+    if isinstance(recordings, str | Path):
+        recordings = [recordings]
     out: list[Recording] = []
-    for number, entry in enumerate(many):
+    for number, entry in enumerate(recordings):
         if isinstance(entry, Recording):
             out.append(entry)
         elif isinstance(entry, np.ndarray):
@@ -387,9 +536,66 @@ def _listed(given: Source | Recording | Sequence[Source | Recording], sample_rat
         else:
             out.append(Recording(str(entry), Path(entry)))
     if not out:
-        raise InputError("FILES", found="none", expected="one recording or more", remedy="Name them")
+        raise InputError("recordings", found="none", expected="one recording or more", remedy="Name them")
     return out
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _with_absolute_encoder(recipe: Recipe) -> Recipe:
+    """The recipe with the absolute path of its encoder, so that it is found from other folders."""
+    path = Path(recipe.encoder.weights)
+    return recipe.with_changes(**{"encoder.weights": str(path.resolve())}) if path.exists() else recipe
+
+
+def _requirements(extractor: Extractor, model: Path | None) -> tuple[tuple[str, ...], store.EncoderCard | None]:
+    """The classes of a detector's model, and the encoder that is not saved with the detector."""
+    recipe = extractor.recipe
+    if recipe.trains:
+        assert model is not None
+        card = read_card(model)
+        assert card is not None, "a model that could be loaded has a card"
+        base = card["base_encoder"]
+        needed = store.EncoderCard(weights=base["weights"], revision=recipe.encoder.revision, hash=base["hash"])
+        needs_base = recipe.training.entry("adaptation").needs_base(model)
+        return tuple(card["classes"]), needed if needs_base else None
+    encoder = extractor.parts.encoder
+    if encoder is None:
+        return (), None
+    weights = start_weights(recipe)
+    return (), store.EncoderCard(weights=weights, revision=recipe.encoder.revision, hash=encoder_hash(encoder))
+
+
+def _loaded_extractor(card: store.Card, folder: Path, encoder: str | None) -> Extractor:
+    """The extractor of a saved detector.
+
+    Raises:
+        InputError: if the encoder cannot be loaded, or is not the one that the banks were made with.
+    """
+    recipe = card.recipe
+    if recipe.trains:
+        model = load_model(folder / store.MODEL, encoder=encoder)
+        return _same_weights(extractor_of_model(model, recipe), card, encoder)
+    if card.encoder is None:
+        return _same_weights(build_extractor(recipe), card, encoder)
+    saved = folder / store.ENCODER
+    path = encoder or (str(saved) if saved.is_dir() else card.encoder.weights)
+    extractor = build_extractor(recipe.with_changes(**{"encoder.weights": path}))
+    return _same_weights(extractor, card, path)
+
+
+def _same_weights(extractor: Extractor, card: store.Card, path: str | None) -> Extractor:
+    if extractor.weights_hash == card.weights_hash:
+        return extractor
+    encoder = extractor.parts.encoder
+    if card.encoder is not None and encoder is not None:
+        raise InputError(
+            path or card.encoder.weights,
+            found=f"an encoder with hash {encoder_hash(encoder)[:12]}",
+            expected=f"{card.encoder.hash[:12]} ({card.encoder.weights}), which this detector was fitted with",
+            remedy="Give the path of that one (encoder), or fit the detector again",
+        )
+    raise InputError(
+        path or card.recipe.name,
+        found=f"a model with hash {extractor.weights_hash[:12]}",
+        expected=f"{card.weights_hash[:12]}, with which this detector was fitted",
+        remedy="Restore the detector's folder, or fit the detector again",
+    )

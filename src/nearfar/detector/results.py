@@ -1,53 +1,131 @@
-"""From scores of windows to records of recordings."""
+"""What a detector returns about a recording."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from nearfar.detector.bank import Bank
-from nearfar.detector.scores import Departure, Score, WindowScore
+from nearfar.detector.machine import FittedMachine, most_anomalous
 from nearfar.explain.explanation import explain
-from nearfar.features.windows import Heard
-from nearfar.scoring.machine import ViewScores
-from nearfar.thresholds.calibration import Calibration, most_anomalous
-from nearfar.thresholds.conformal import p_values
-from nearfar.thresholds.detectors import Threshold, threshold_of
+from nearfar.pipeline.extraction import Extracted
+from nearfar.scoring import ViewScores
+from nearfar.thresholds import Calibration, Threshold, p_values, threshold_of
 
 
-def rows(
-    bank: Bank,
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Where a recording departs most from normal, in seconds of the recording and in hertz, and in words.
+
+    ``notable`` is whether it departs further than 95 % of the normal recordings do from one another.
+    """
+
+    begin_s: float
+    end_s: float
+    low_hz: float
+    high_hz: float
+    notable: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowScore:
+    """One window of a recording.
+
+    Attributes:
+        begin_s, end_s: where it lies in the recording.
+        score: higher is more anomalous.
+        views: the score of every scored view, before fusion.
+        nearest: the normal recording nearest in the first scored view, and ``nearest_begin_s`` where in it; None
+            where the back-end compares with no single recording.
+    """
+
+    begin_s: float
+    end_s: float
+    score: float
+    views: dict[str, float]
+    nearest: str | None
+    nearest_begin_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The score of one recording.
+
+    Attributes:
+        file: the path, or ``array 0`` and so on.
+        machine: the machine whose normal recordings it was compared with, with the section where there are several.
+        score: of its most anomalous window; higher is more anomalous.
+        threshold: above which a recording is called anomalous; None where there is no threshold.
+        margin: ``score - threshold``.
+        p_value: the fraction of normal recordings at least as anomalous, this one included; None where no normal
+            recording could be scored against others.
+        anomalous: whether ``margin`` is above 0.
+        domain: the domain whose threshold and p-value these are, where domains have thresholds of their own.
+        nearest: the normal recording nearest to the most anomalous window, and ``nearest_begin_s`` where in it;
+            ``nearest_file`` is its path when the detector was fitted. None where the back-end has no nearest one.
+        views: that window's score by view, before fusion.
+        departure: where the recording departs most from normal; None where it is too short.
+        windows: every window, in order.
+    """
+
+    file: str
+    machine: str
+    score: float
+    threshold: float | None
+    margin: float | None
+    p_value: float | None
+    anomalous: bool | None
+    domain: str | None
+    nearest: str | None
+    nearest_begin_s: float | None
+    nearest_file: str | None
+    views: dict[str, float]
+    departure: Departure | None
+    windows: tuple[WindowScore, ...] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as dictionaries, lists, text, numbers and None."""
+        return {key: [*value] if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def recording_scores(
+    fitted: FittedMachine,
     calibration: Calibration,
     thresholds: Iterable[Threshold],
-    heard: Heard,
+    extracted: Extracted,
+    features: dict[str, Tensor],
     names: Sequence[str],
     machine: str,
     domain: str | None = None,
 ) -> list[Score]:
-    """A record of each recording.
+    """The score of each recording.
 
     Args:
-        bank: the normal recordings of the machine.
+        fitted: the normal recordings of the machine.
         calibration: scores of normal recordings, for p-values.
         thresholds: all of the detector's.
-        heard: the recordings' windows, with spectrograms.
+        extracted: the recordings' windows, with spectrograms.
+        features: (windows, parts, dim) of every scored view.
         names: of the recordings.
-        machine: what to call it.
+        machine: the name to give it.
         domain: of the recordings, where it is known.
     """
-    scored = bank.score(heard.features)
-    known = list(thresholds)
+    scored = fitted.score(features)
+    listed = list(thresholds)
     out = []
-    for index, window in enumerate(most_anomalous(heard.recording, scored.fused)):
-        nearest = int(scored.nearest[window])
-        domain_of = domain or bank.domain(nearest)
-        threshold = threshold_of(known, bank.machine, bank.section, domain_of)
+    for index, window in enumerate(most_anomalous(extracted.recording, scored.fused)):
+        nearest = None if scored.nearest is None else int(scored.nearest[window])
+        domain_of = domain or ("source" if nearest is None else fitted.domain(nearest))
+        threshold = threshold_of(listed, fitted.machine, fitted.section, domain_of)
         score = float(scored.fused[window])
         own = None if threshold is None else threshold.domain
         value = None if threshold is None else threshold.value
         normal = calibration.scores(own)
-        name, begin = bank.nearest(nearest)
+        name, begin, path = (None, None, None) if nearest is None else fitted.nearest(nearest)
         out.append(
             Score(
                 file=names[index],
@@ -60,33 +138,66 @@ def rows(
                 domain=own,
                 nearest=name,
                 nearest_begin_s=begin,
-                nearest_file=bank.file(nearest),
-                channels={view: float(values[window]) for view, values in scored.views.items()},
-                departure=_departure(bank, heard, int(window)),
+                nearest_file=path,
+                views={view: float(values[window]) for view, values in scored.views.items()},
+                departure=_departure(fitted, extracted, int(window)),
                 windows=tuple(
-                    _window(bank, heard, scored, int(i)) for i in np.flatnonzero(heard.recording == index)
+                    _window(fitted, extracted, scored, int(i)) for i in np.flatnonzero(extracted.recording == index)
                 ),
             )
         )
     return out
 
 
-def _window(bank: Bank, heard: Heard, scored: ViewScores, window: int) -> WindowScore:
-    nearest, begin = bank.nearest(int(scored.nearest[window]))
+def _window(fitted: FittedMachine, extracted: Extracted, scored: ViewScores, window: int) -> WindowScore:
+    name, begin = None, None
+    if scored.nearest is not None:
+        name, begin, _ = fitted.nearest(int(scored.nearest[window]))
     return WindowScore(
-        begin_s=float(heard.begins_s[window]),
-        end_s=float(heard.ends_s[window]),
+        begin_s=float(extracted.begins_s[window]),
+        end_s=float(extracted.ends_s[window]),
         score=float(scored.fused[window]),
-        channels={view: float(values[window]) for view, values in scored.views.items()},
-        nearest=nearest,
+        views={view: float(values[window]) for view, values in scored.views.items()},
+        nearest=name,
         nearest_begin_s=begin,
     )
 
 
-def _departure(bank: Bank, heard: Heard, window: int) -> Departure | None:
-    log_mel = heard.log_mels.get(window)
-    if bank.patches is None or log_mel is None:
+def _departure(fitted: FittedMachine, extracted: Extracted, window: int) -> Departure | None:
+    log_mel = extracted.log_mels.get(window)
+    if fitted.patches is None or log_mel is None:
         return None
-    several = int((heard.recording == heard.recording[window]).sum()) > 1
-    found = explain(log_mel, bank.patches, begin_s=float(heard.begins_s[window]) if several else None)
+    several = int((extracted.recording == extracted.recording[window]).sum()) > 1
+    found = explain(log_mel, fitted.patches, begin_s=float(extracted.begins_s[window]) if several else None)
     return Departure(found.begin_s, found.end_s, found.low_hz, found.high_hz, found.notable, found.sentence)
+
+
+_COLUMNS = (
+    *("file", "machine", "begin_s", "end_s", "score", "threshold", "margin", "p_value", "anomalous"),
+    *("nearest", "nearest_begin_s", "departs_begin_s", "departs_end_s", "departs_low_hz", "departs_high_hz"),
+    "departs",
+)
+
+
+def csv_rows(scores: Sequence[Score], *, windows: bool = False) -> Iterator[list[object]]:
+    """A header and a row per recording, followed by one for every window of longer ones if asked for.
+
+    Missing numbers are empty; ``anomalous`` is 1, 0 or empty. Rows of windows have no threshold.
+    """
+    views = list(scores[0].views) if scores else []
+    yield [*_COLUMNS, *(f"score_{view}" for view in views)]
+    for entry in scores:
+        end = max(window.end_s for window in entry.windows)
+        found = entry.departure
+        departs: list[object] = [None] * 5
+        if found is not None:
+            departs = [found.begin_s, found.end_s, found.low_hz, found.high_hz, found.sentence]
+        anomalous = None if entry.anomalous is None else int(entry.anomalous)
+        decision = [entry.score, entry.threshold, entry.margin, entry.p_value, anomalous]
+        nearest = [entry.nearest, entry.nearest_begin_s]
+        by_view = [entry.views[view] for view in views]
+        yield [entry.file, entry.machine, 0.0, end, *decision, *nearest, *departs, *by_view]
+        for window in entry.windows if windows and len(entry.windows) > 1 else ():
+            span = [entry.file, entry.machine, window.begin_s, window.end_s]
+            near = [window.nearest, window.nearest_begin_s]
+            yield [*span, window.score, *[None] * 4, *near, *[None] * 5, *(window.views[view] for view in views)]

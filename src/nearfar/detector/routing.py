@@ -1,63 +1,87 @@
-"""Which machine's normal recordings a recording is compared with."""
+"""Which recordings a list of paths stands for, and which machine's normal recordings each is compared with."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nearfar.detector.bank import Bank
-from nearfar.errors import InputError
-from nearfar.features.windows import Recording
+from nearfar.data.audio import read_headers
+from nearfar.data.listing import is_audio
+from nearfar.detector.machine import FittedMachine
+from nearfar.errors import InputError, raise_errors
+from nearfar.pipeline.extraction import Recording
 
 _SECTION = re.compile(r"(?:^|_)(?:section|id)_([0-9]{2})(?:_|$)")
 
 
-def labels(banks: Sequence[Bank]) -> tuple[str, ...]:
-    """What to call each bank: its machine, with the section behind it where the machine has several."""
-    machines = [bank.machine for bank in banks]
+def recordings_in(paths: Iterable[Path]) -> list[Path]:
+    """The files, and the WAV and FLAC files in the folders and below them, sorted within each.
+
+    Raises:
+        InputError: listing files that are missing or no complete WAV or FLAC files; or if a folder holds none.
+    """
+    out: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            out.append(path)
+            continue
+        inside = [file for file in path.rglob("*") if is_audio(file) and not file.name.startswith(".")]
+        if not inside:
+            raise InputError(
+                path, found="no WAV or FLAC file in it", expected="recordings to score", remedy="Check the path"
+            )
+        out += sorted(inside)
+    raise_errors([header for header in read_headers(out) if isinstance(header, InputError)])
+    return out
+
+
+def machine_names(machines: Sequence[FittedMachine]) -> tuple[str, ...]:
+    """The name of each machine, followed by the section where the machine has several."""
+    names = [entry.machine for entry in machines]
     return tuple(
-        bank.machine if machines.count(bank.machine) == 1 else f"{bank.machine}/{bank.section}" for bank in banks
+        entry.machine if names.count(entry.machine) == 1 else f"{entry.machine}/{entry.section}"
+        for entry in machines
     )
 
 
-def choose(banks: Sequence[Bank], recording: Recording, machine: str | None) -> int:
-    """The bank for a recording: of the machine that is named, or else of the one whose folder the file lies in.
+def choose_machine(machines: Sequence[FittedMachine], recording: Recording, machine: str | None) -> int:
+    """The index of the machine that a recording is of: the named one, or else the one whose folder it lies in.
 
-    A detector of one machine takes any recording. Of several sections, the file name says which.
+    A detector of one machine accepts any recording. Of several sections, the file name decides.
 
     Args:
-        banks: of a detector.
+        machines: of a detector.
         recording: a file or an array.
-        machine: a machine's name, or one of :func:`labels`; None to go by the file.
+        machine: a machine's name, or one of :func:`machine_names`; None to go by the file.
 
     Raises:
-        InputError: if the machine is unknown, or nothing says which it is.
+        InputError: if the machine is unknown, or nothing decides which it is.
     """
-    named = labels(banks)
-    if machine in named:
-        return named.index(machine)
-    known = {bank.machine for bank in banks}
-    if machine is not None and machine not in known:
+    names = machine_names(machines)
+    if machine in names:
+        return names.index(machine)
+    fitted = {entry.machine for entry in machines}
+    if machine is not None and machine not in fitted:
         raise InputError(
-            "--machine",
-            found=machine,
-            expected=f"one of {', '.join(named)}, which the detector was fitted on",
+            "machine",
+            found=repr(machine),
+            expected=f"one of {', '.join(names)}, which the detector was fitted on",
             remedy="Check the spelling, or fit a detector on normal recordings of this machine",
         )
-    chosen = machine or (next(iter(known)) if len(known) == 1 else _by_folder(recording, known))
-    of_machine = [index for index, bank in enumerate(banks) if bank.machine == chosen]
+    chosen = machine or (next(iter(fitted)) if len(fitted) == 1 else _by_folder(recording, fitted))
+    of_machine = [index for index, entry in enumerate(machines) if entry.machine == chosen]
     if len(of_machine) == 1:
         return of_machine[0]
     section = _SECTION.search(Path(recording.name).stem)
-    of_section = [index for index in of_machine if section and banks[index].section == section[1]]
+    of_section = [index for index in of_machine if section and machines[index].section == section[1]]
     if not of_section:
-        raise _undecided(recording, named)
+        raise _undecided(recording, names)
     return of_section[0]
 
 
 def _by_folder(recording: Recording, machines: set[str]) -> str:
-    """The innermost folder of the file that is called as a machine."""
+    """The innermost folder of the file that has the name of a machine."""
     if isinstance(recording.source, Path):
         for name in reversed(recording.source.resolve().parent.parts):
             if name in machines:
@@ -68,7 +92,7 @@ def _by_folder(recording: Recording, machines: set[str]) -> str:
 def _undecided(recording: Recording, names: Sequence[str]) -> InputError:
     return InputError(
         recording.name,
-        found="a recording that does not say of which machine it is",
+        found="a recording that could be of several machines",
         expected=f"one of {', '.join(names)}",
-        remedy="Name it with --machine (machine=), or keep the file in a folder of that name",
+        remedy="Name the machine (machine), or keep the file in a folder of that name",
     )

@@ -1,10 +1,10 @@
-"""The folder a detector is kept in.
+"""The folder of a detector.
 
 ``detector.json`` (recipe, clip specification, classes, encoder, versions, hashes), ``banks.safetensors`` (features
 of the normal recordings per machine and view, and their domains), ``calibration.json`` (scores of normal
-recordings), ``thresholds.json`` (data, to be changed without fitting again) and, of a recipe that trains,
-``model/`` as :mod:`nearfar.models.network` writes it. A random encoder that nothing was trained on is kept in
-``encoder/``; any other frozen encoder is named and hashed only.
+recordings), ``thresholds.json`` (data that can be changed without fitting again) and, of a recipe that trains,
+``model/``. A random encoder that was not trained is saved in ``encoder/``; of any other frozen encoder, only the
+name and hash are saved.
 """
 
 from __future__ import annotations
@@ -25,35 +25,37 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nearfar.config import Recipe
-from nearfar.config.tables import Table
 from nearfar.data.channel_check import ChannelWarning
-from nearfar.detector.bank import Bank
+from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError, NearfarError
 from nearfar.explain.localisation import PatchBank
-from nearfar.files import write_json
-from nearfar.thresholds.calibration import Calibration
-from nearfar.thresholds.detectors import Threshold
+from nearfar.files import reset_permissions, write_json
+from nearfar.scoring import Workspace
+from nearfar.settings import Settings, reason
+from nearfar.thresholds import Calibration, Threshold
 
 FORMAT = 1
+FEATURES_VERSION = 2
+"""Increased when the same recordings and weights give other features, so that old detectors are refused."""
 CARD, BANKS, CALIBRATION, THRESHOLDS = "detector.json", "banks.safetensors", "calibration.json", "thresholds.json"
 MODEL, ENCODER = "model", "encoder"
-_MODEL_FILES = ("model.json", "head.safetensors")
+_MODEL_FILES = ("model.json", "head.safetensors", "autoencoder_*.json", "autoencoder_*.safetensors")
 _MODEL_FOLDERS = ("encoder", "adapter", "base")
 
 _Content = TypeVar("_Content")
 
 
-class ClipSpecification(Table):
-    """What recordings become before they are heard."""
+class ClipSpecification(Settings):
+    """What recordings become before features are computed."""
 
     sample_rate_hz: int
     seconds: float
     hop_seconds: float
     channels: dict[Literal["near", "far"], int]
-    """The channels that are heard, and which of a file's, from 0, each is."""
+    """The channels that are used, and the number in a file, from 0, of each."""
 
 
-class EncoderCard(Table):
+class EncoderCard(Settings):
     """The encoder that a detector needs; ``hash`` is of its weights, as ``nearfar.encoders.weights`` takes it."""
 
     weights: str
@@ -61,8 +63,8 @@ class EncoderCard(Table):
     hash: str
 
 
-class BankCard(Table):
-    """The normal recordings of one machine and section, whose numbers are in the file of banks under ``key``."""
+class BankCard(Settings):
+    """The normal recordings of one machine and section; their tensors are in ``banks.safetensors`` under ``key``."""
 
     key: str
     machine: str
@@ -71,7 +73,7 @@ class BankCard(Table):
     files: tuple[str, ...]
 
 
-class Card(Table):
+class Card(Settings):
     """``detector.json``."""
 
     format: Literal[1]
@@ -82,16 +84,15 @@ class Card(Table):
     encoder: EncoderCard | None
     weights_hash: str
     computation: int
-    """Of features; see :data:`nearfar.features.cache.COMPUTATION`."""
+    """The version of the computation of features, see :data:`FEATURES_VERSION`."""
     banks: tuple[BankCard, ...]
     channel_warnings: tuple[ChannelWarning, ...]
     sha256: dict[str, str]
     made_with: dict[str, Any]
-    """See :class:`nearfar.data.channel_check.ChannelWarning`."""
 
 
 def is_detector(folder: Path) -> bool:
-    """Whether a folder holds a detector."""
+    """Whether a folder is a detector's."""
     return (folder / CARD).is_file()
 
 
@@ -108,48 +109,49 @@ def require_free(folder: Path, *, replace: bool) -> None:
             return
         found, remedy = (
             "a detector",
-            "Choose another folder, or add --replace (replace=True) to put the new one there",
+            "Choose another folder, or overwrite it (replace=True)",
         )
     else:
-        found, remedy = "something that is no detector", "Choose another folder"
+        found, remedy = "something other than a detector", "Choose another folder"
     raise InputError(folder, found=found, expected="no such folder, or an empty one", remedy=remedy)
 
 
 @contextmanager
 def new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
-    """A folder beside ``folder`` to write into, which becomes it when all went well.
+    """Yield a temporary folder beside ``folder`` that replaces it when the block succeeds.
 
-    What was there before stays until the new one is whole.
+    What was there before stays until the new one is complete.
 
     Raises:
         InputError: as :func:`require_free`.
         NearfarError: if it cannot be written.
     """
     require_free(folder, replace=replace)
-    place = folder.resolve()
-    partial, old = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
+    target = folder.resolve()
+    partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
         yield partial
-        if place.exists():
-            place.replace(old)
+        reset_permissions(partial)
+        if target.exists():
+            target.replace(old)
         try:
-            partial.replace(place)
+            partial.replace(target)
         except OSError:
             if old.exists():
-                old.replace(place)
+                old.replace(target)
             raise
     except (OSError, SafetensorError) as error:
         raise NearfarError(
-            f"{folder}: cannot write it ({error}). Free some space or take another folder; what was there is kept."
+            f"{folder}: cannot write it ({error}). Free some space or choose another folder; what was there is kept."
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_banks(folder: Path, banks: Sequence[Bank]) -> tuple[tuple[BankCard, ...], str]:
-    """Write the banks' numbers; returns their cards and the file's SHA-256."""
+def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[BankCard, ...], str]:
+    """Write the tensors of all banks; returns their cards and the file's SHA-256."""
     tensors: dict[str, Tensor] = {}
     cards = []
     for number, bank in enumerate(banks):
@@ -164,7 +166,7 @@ def write_banks(folder: Path, banks: Sequence[Bank]) -> tuple[tuple[BankCard, ..
             )
         )
         tensors |= {f"{key}/features/{view}": values for view, values in bank.features.items()}
-        tensors |= {f"{key}/alone/{view}": torch.from_numpy(values) for view, values in bank.alone.items()}
+        tensors |= {f"{key}/alone/{view}": torch.from_numpy(values) for view, values in bank.normal_scores.items()}
         tensors[f"{key}/target"] = torch.from_numpy(bank.target.astype(np.uint8))
         tensors[f"{key}/recording"] = torch.from_numpy(bank.recording)
         tensors[f"{key}/begins_s"] = torch.from_numpy(bank.begins_s)
@@ -174,7 +176,7 @@ def write_banks(folder: Path, banks: Sequence[Bank]) -> tuple[tuple[BankCard, ..
     return tuple(cards), file_sha256(folder / BANKS)
 
 
-def read_banks(folder: Path, card: Card) -> tuple[Bank, ...]:
+def read_banks(folder: Path, card: Card) -> tuple[FittedMachine, ...]:
     """The banks of a detector's folder.
 
     Raises:
@@ -185,30 +187,31 @@ def read_banks(folder: Path, card: Card) -> tuple[Bank, ...]:
         if (found := file_sha256(path)) != card.sha256[BANKS]:
             raise ValueError(f"SHA-256 {found[:12]}, not {card.sha256[BANKS][:12]}")
         tensors = load_file(path)
-        return tuple(_restored(entry, tensors, card.recipe) for entry in card.banks)
+        return tuple(_restored(entry, tensors, card.recipe, folder) for entry in card.banks)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise _damaged(path, error) from None
 
 
-def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe) -> Bank:
+def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder: Path) -> FittedMachine:
     def below(prefix: str) -> dict[str, Tensor]:
         start = f"{card.key}/{prefix}/"
         return {name.removeprefix(start): values for name, values in tensors.items() if name.startswith(start)}
 
-    patches, alone, features = below("patches"), below("alone"), below("features")
-    views = recipe.scoring.channels
-    return Bank(
+    patches, normal_scores, features = below("patches"), below("alone"), below("features")
+    workspace = Workspace(folder / MODEL, card.machine, None) if recipe.backend.trains else None
+    return FittedMachine(
         card.machine,
         card.section,
         card.recordings,
         card.files,
         tensors[f"{card.key}/target"].numpy().astype(np.bool_),
-        {view: features[view] for view in views},
+        {view: features[view] for view in recipe.scoring.views},
         tensors[f"{card.key}/recording"].numpy(),
         tensors[f"{card.key}/begins_s"].numpy(),
-        {view: values.numpy() for view, values in alone.items()},
-        PatchBank.restored(patches) if patches else None,
-        recipe,
+        {view: values.numpy() for view, values in normal_scores.items()},
+        PatchBank.from_tensors(patches) if patches else None,
+        recipe.scoring_plan(),
+        workspace,
     )
 
 
@@ -262,10 +265,11 @@ def read_thresholds(folder: Path) -> tuple[Threshold, ...]:
 
 
 def copy_model(model: Path, folder: Path) -> None:
-    """Copy what inference takes of a trained model's folder."""
+    """Copy the files of a trained model's folder that inference needs."""
     folder.mkdir(parents=True)
-    for name in _MODEL_FILES:
-        shutil.copyfile(model / name, folder / name)
+    for pattern in _MODEL_FILES:
+        for path in model.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
     for name in _MODEL_FOLDERS:
         if (model / name).is_dir():
             shutil.copytree(model / name, folder / name)
@@ -282,8 +286,8 @@ def _read(path: Path, content: TypeAdapter[_Content]) -> _Content:
         return content.validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"{place}: {first['msg']}" if place else first["msg"]) from None
+        key = ".".join(map(str, first["loc"]))
+        raise _damaged(path, f"{key}: expected {reason(first)}" if key else reason(first)) from None
     except OSError as error:
         raise _damaged(path, error.strerror) from None
 

@@ -28,10 +28,10 @@ from nearfar.distillation.mixtures import GROUP, Mixtures, by_folder, sound_file
 from nearfar.distillation.plan import Distillation
 from nearfar.distillation.yamnet import EMBEDDING_DIM, PATCH_SAMPLES, YAMNet
 from nearfar.distillation.yamnet import PATCH_FRAMES as SEGMENT_FRAMES
+from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
-from nearfar.encoders.weights import save_encoder
 from nearfar.files import write_text
-from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, Fbank
+from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, KaldiFbank
 from nearfar.progress import StepProgress
 from nearfar.training.engine import Step, denormals_as_zero, make_accelerator, train
 
@@ -166,7 +166,7 @@ class DistillationBatches:
     """
 
     def __init__(self, plan: Distillation, mixtures: Mixtures, teacher: YAMNet) -> None:
-        self.plan, self.mixtures, self.teacher, self.fbank = plan, mixtures, teacher, Fbank()
+        self.plan, self.mixtures, self.teacher, self.fbank = plan, mixtures, teacher, KaldiFbank()
         self.per_decibel = math.log(10) / 10 / (2 * self.fbank.std)
         """Change of the normalised fbank per decibel."""
         self._computed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}

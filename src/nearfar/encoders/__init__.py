@@ -1,1 +1,47 @@
-"""Audio encoders, their weights and adapters."""
+"""Audio encoders, their weights and how they are trained.
+
+To add a family, write a subclass of :class:`Encoder` with its weights and front end, and one line here::
+
+    ENCODERS["beats"] = EncoderFamily(load=..., save=..., frontend=KaldiFbank, description="BEATs")
+"""
+
+from nearfar.encoders.adaptation import ADAPTATIONS, Adaptation, BaseEncoder, LoraSettings
+from nearfar.encoders.base import (
+    ENCODERS,
+    Encoder,
+    EncoderFamily,
+    Tokens,
+    encoder_hash,
+    stochastic_depth,
+    token_keep,
+)
+from nearfar.encoders.eat import EAT, EATConfig, build_encoder
+from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
+from nearfar.frontends import KaldiFbank
+
+__all__ = [
+    "ADAPTATIONS",
+    "EAT",
+    "ENCODERS",
+    "Adaptation",
+    "BaseEncoder",
+    "EATConfig",
+    "Encoder",
+    "EncoderFamily",
+    "LoraSettings",
+    "Tokens",
+    "build_encoder",
+    "encoder_hash",
+    "load_encoder",
+    "parameter_count",
+    "save_encoder",
+    "stochastic_depth",
+    "token_keep",
+]
+
+ENCODERS["eat"] = EncoderFamily(
+    load=lambda name, revision: load_encoder(name, revision=revision),
+    save=save_encoder,
+    frontend=KaldiFbank,
+    description="EAT",
+)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from nearfar.encoders.base import Encoder, Tokens
 from nearfar.encoders.linear import Linear
+from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,23 @@ EAT_BASE = EATConfig()
 EAT_LARGE = EATConfig(embed_dim=1024, depth=24, num_heads=16)
 EAT_TINY = EATConfig(embed_dim=192, depth=4, num_heads=3)
 SIZES = {"base": EAT_BASE, "large": EAT_LARGE, "tiny": EAT_TINY}
+
+SIZE_KEYS = {key: type(getattr(EAT_BASE, key)) for key in EATConfig.__dataclass_fields__}
+FIXED_BY_EAT = {"in_chans": 1, "qkv_bias": True, "layer_norm_first": False, "norm_affine": True}
+"""Settings of the published configuration that no EAT release changes and this implementation does not offer."""
+
+
+def published_config(config: EATConfig) -> dict[str, Any]:
+    """The content of ``config.json`` in the Hugging Face layout."""
+    return {
+        "model_type": "eat",
+        "model_variant": "pretrain",
+        **{key: getattr(config, key) for key in SIZE_KEYS},
+        **FIXED_BY_EAT,
+        "stride": config.patch_size,
+        "img_size": [64 * config.patch_size, config.mel_bins],
+        "num_classes": 527,
+    }
 
 
 def sincos_positions(columns: int, bands: int, dim: int) -> Tensor:
@@ -147,17 +167,22 @@ class Block(nn.Module):
         return out, fed
 
 
-class EAT(nn.Module):
+class EAT(Encoder):
     """The encoder: normalised log-mel to tokens.
 
     Weights start as EAT's pre-training starts: N(0, 0.02) linear weights, zero biases, Xavier patch weights over
     the flattened patch, N(0, 1) CLS.
     """
 
+    config: EATConfig
+    longest_samples: int
+
     def __init__(self, config: EATConfig = EAT_BASE) -> None:
         super().__init__()
         self.config = config
-        self.checkpoint_blocks = False
+        self.embed_dim, self.depth, self.bands = config.embed_dim, config.depth, config.bands
+        self.patch_frames = config.patch_size
+        self.longest_samples = FRAME_SAMPLES + (config.max_length * config.patch_size - 1) * FRAME_SHIFT
         self.extra_tokens = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
         self.local_encoder = PatchEmbed(config)
         self.fixed_positional_encoder = Positions(config)
@@ -214,7 +239,7 @@ class EAT(nn.Module):
         """Encode a batch of spectrograms.
 
         Args:
-            fbank: (batch, 1, frames, 128) float, normalised as :class:`nearfar.frontends.kaldi.Fbank` does. Frames
+            fbank: (batch, 1, frames, 128) float, normalised as :class:`nearfar.frontends.kaldi.KaldiFbank` does. Frames
                 beyond the last whole patch of 16 are not seen, as in the published code.
             token_keep: (batch, N) bool, False where a patch token holds only padding and must not be attended
                 to, or None (as published: padding is attended to).
@@ -226,37 +251,42 @@ class EAT(nn.Module):
         Raises:
             ValueError: if the spectrogram has another shape, or no frames, or more than the table of positions.
         """
-        return self.forward_layers(fbank, (), token_keep=token_keep, branch_keep=branch_keep)[-1]
+        return self._blocks(fbank, (self.depth,), token_keep, branch_keep)[0]
 
-    def forward_layers(
+    def encode(
         self,
-        fbank: Tensor,
-        layers: Sequence[int],
+        spectrogram: Tensor,
+        layers: Sequence[int] | None = None,
         *,
         token_keep: Tensor | None = None,
         branch_keep: Tensor | None = None,
+    ) -> list[Tokens]:
+        """As :meth:`Encoder.encode`; blocks above the highest of ``layers`` are not computed."""
+        layers = (self.depth,) if layers is None else layers
+        outputs = self._blocks(spectrogram, layers, token_keep, branch_keep)
+        return [Tokens(output[:, 1:], output[:, 0]) for output in outputs]
+
+    def _blocks(
+        self, fbank: Tensor, layers: Sequence[int], token_keep: Tensor | None, branch_keep: Tensor | None
     ) -> list[Tensor]:
-        """The output of the named blocks (0-based, in rising order) and, last, of the encoder.
-
-        Arguments and errors are those of :meth:`forward`. Each entry is (batch, 1 + N, D).
-
-        Raises:
-            ValueError: if a layer does not exist.
-        """
-        if any(not 0 <= layer < self.config.depth for layer in layers):
-            raise ValueError(f"expected layers from 0 to {self.config.depth - 1}, got {list(layers)}")
+        if not layers or any(not 1 <= layer <= self.depth for layer in layers):
+            raise ValueError(f"expected layers from 1 to {self.depth}, got {list(layers)}")
         key_keep = None if token_keep is None else F.pad(token_keep, (1, 0), value=True)[:, None, None, :]
         x = self.embed(fbank)
-        wanted = []
-        for index, block in enumerate(self.blocks):
+        outputs = {}
+        for index, block in enumerate(self.blocks[: max(layers)]):
             keep = None if branch_keep is None else branch_keep[index].to(x.dtype)
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 x = checkpoint(block, x, key_keep, keep, use_reentrant=False)
             else:
                 x = block(x, key_keep, keep)
-            if index in layers:
-                wanted.append(x)
-        return [*wanted, x]
+            if index + 1 in layers:
+                outputs[index + 1] = x
+        return [outputs[layer] for layer in layers]
+
+    def sizes(self) -> dict[str, Any]:
+        """The published ``config.json``."""
+        return published_config(self.config)
 
 
 def build_encoder(size: str | EATConfig, seed: int = 0) -> EAT:
@@ -275,16 +305,3 @@ def build_encoder(size: str | EATConfig, seed: int = 0) -> EAT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return EAT(config)
-
-
-def stochastic_depth(rate: float, depth: int, batch: int, generator: torch.Generator) -> Tensor | None:
-    """Random factors of every residual branch, (depth, 2, batch): 0, or 1 / p where a branch is kept.
-
-    The rate grows linearly from 0 at the first block to ``rate`` at the last (Huang et al., "Deep Networks with
-    Stochastic Depth", ECCV 2016). Drawing them here, not inside the blocks, makes a step independent of how its
-    batch is divided over processes and accumulation slices. Returns None for a rate of 0.
-    """
-    if rate == 0.0:
-        return None
-    kept = 1.0 - torch.linspace(0.0, rate, depth)[:, None, None]
-    return (torch.rand(depth, 2, batch, generator=generator) < kept) / kept

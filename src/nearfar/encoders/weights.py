@@ -8,7 +8,6 @@ produces embeddings, only worse ones.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import pickle
@@ -24,7 +23,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nearfar.encoders.eat import EAT, SIZES, EATConfig, build_encoder, sincos_positions
+from nearfar.encoders.eat import (
+    EAT,
+    FIXED_BY_EAT,
+    SIZE_KEYS,
+    SIZES,
+    EATConfig,
+    build_encoder,
+    published_config,
+    sincos_positions,
+)
 from nearfar.encoders.hub import SHORT_NAMES, download
 from nearfar.errors import InputError
 from nearfar.files import whole_file
@@ -97,7 +105,7 @@ def save_encoder(encoder: EAT, folder: Path, *, compact: bool = False) -> None:
         tensors[POSITIONS] = encoder.fixed_positional_encoder.positions
     dtype = torch.float16 if compact else torch.float32
     named = {f"model.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(_to_published_config(encoder.config), indent=2) + "\n"
+    text = json.dumps(published_config(encoder.config), indent=2) + "\n"
     try:
         with whole_file(folder / WEIGHTS_FILE) as partial:
             save_file(named, partial, metadata={"format": "pt"})
@@ -110,18 +118,6 @@ def save_encoder(encoder: EAT, folder: Path, *, compact: bool = False) -> None:
             expected=f"a writable folder with {sum(t.nbytes for t in named.values()) / 1e6:.0f} MB free",
             remedy="Free some space or choose another folder",
         ) from None
-
-
-def encoder_hash(encoder: EAT) -> str:
-    """SHA-256 over sizes, names and values; equal exactly where two encoders compute the same.
-
-    The device does not enter, the number type does.
-    """
-    digest = hashlib.sha256(json.dumps(_to_published_config(encoder.config), sort_keys=True).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -293,9 +289,6 @@ def _infer_config(tensors: dict[str, Tensor], path: Path) -> EATConfig:
 
 DEFAULTS = EATConfig()
 REQUIRED_KEYS = ("embed_dim", "depth", "num_heads")
-SIZE_KEYS = {key: type(getattr(DEFAULTS, key)) for key in EATConfig.__dataclass_fields__}
-FIXED_BY_EAT = {"in_chans": 1, "qkv_bias": True, "layer_norm_first": False, "norm_affine": True}
-"""Settings of the published configuration that no EAT release changes and this implementation does not offer."""
 
 
 def _read_config(path: Path) -> EATConfig:
@@ -325,18 +318,6 @@ def _read_config(path: Path) -> EATConfig:
             "a width that can be divided by 4 and by the number of heads",
         )
     return EATConfig(**values)
-
-
-def _to_published_config(config: EATConfig) -> dict[str, Any]:
-    return {
-        "model_type": "eat",
-        "model_variant": "pretrain",
-        **{key: getattr(config, key) for key in SIZE_KEYS},
-        **FIXED_BY_EAT,
-        "stride": config.patch_size,
-        "img_size": [64 * config.patch_size, config.mel_bins],
-        "num_classes": 527,
-    }
 
 
 def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nearfar.evaluation.decisions import DecisionMetrics, DecisionResults
-from nearfar.evaluation.metrics import row_names
+from nearfar.evaluation.results import DecisionMetrics, DecisionResults, row_names
 
 if TYPE_CHECKING:
     from rich.table import Table

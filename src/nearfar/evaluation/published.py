@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nearfar.evaluation.metrics import QUANTITIES, MachineMetrics, MachineResult, Quantity, Results, harmonic_mean
+from nearfar.evaluation.results import MachineResult, Results
+from nearfar.metrics import QUANTITIES, MachineMetrics, Quantity, harmonic_mean
 
 ROUNDING = 0.005
 """Percentage points by which a figure printed with two decimals may differ from the value it stands for."""

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nearfar.evaluation.metrics import QUANTITIES, Quantity, Results, row_names
-from nearfar.evaluation.official import CURRENT
 from nearfar.evaluation.published import PUBLISHED, Discrepancy, PublishedColumn, check_published
+from nearfar.evaluation.results import Results, row_names
 from nearfar.evaluation.uncertainty import Intervals, Uncertainty
+from nearfar.metrics import QUANTITIES, Quantity
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,7 +91,7 @@ def results_table(
     Args:
         systems: per system its results, one per seed, all over the same machines.
         notes: lines to put beneath, for instance that the data is simulated.
-        published: add the report's columns, if the report has any of the machines and the rule is this year's.
+        published: add the report's columns, if the test clips are those of the DCASE 2026 development set.
         intervals: bootstrap intervals to show beside the cells of systems with a single seed.
 
     Raises:
@@ -102,8 +102,9 @@ def results_table(
     columns = [_with_intervals(column, (intervals or {}).get(column.name)) for column in columns]
     machines = tuple(dict.fromkeys(machine for column in columns for machine in column.machines))
     told = dict.fromkeys(note for runs in systems.values() for run in runs for note in run.notes)
-    if published and all(run.rule == CURRENT for runs in systems.values() for run in runs):
-        columns += [column for entry in PUBLISHED if (column := _published_beside(entry, machines))]
+    if published and all(run.is_dcase2026_development_set for runs in systems.values() for run in runs):
+        beside = [_system_column(entry.name + PUBLISHED_SUFFIX, [entry.results()]) for entry in PUBLISHED]
+        columns += [replace(column, seeds=None) for column in beside]
     return ResultsTable(tuple(columns), machines, tuple(dict.fromkeys((*notes, *told))))
 
 
@@ -235,16 +236,6 @@ def _with_intervals(column: Column, uncertainty: Uncertainty | None) -> Column:
     return replace(
         column, machines=machines, all_machines=with_interval(column.all_machines, uncertainty.all_machines)
     )
-
-
-def _published_beside(entry: PublishedColumn, machines: tuple[str, ...]) -> Column | None:
-    """The report's column for the machines at hand; its means only where they are over the same machines."""
-    shared = [result for result in entry.results().machines if result.machine in machines]
-    if not shared:
-        return None
-    column = _system_column(entry.name + PUBLISHED_SUFFIX, [Results(tuple(shared))])
-    is_comparable = len(shared) == len(machines)
-    return Column(column.name, column.machines, column.all_machines if is_comparable else None)
 
 
 def _printed(entry: PublishedColumn, machine: str | None, problems: Sequence[Discrepancy]) -> Cells:

@@ -1,4 +1,4 @@
-"""What a map of departures says in a sentence: when, at which frequencies, and what is different there."""
+"""An explanation of a clip in one sentence: at which times and frequencies it departs from normal, and how."""
 
 from __future__ import annotations
 
@@ -24,12 +24,10 @@ from nearfar.explain.localisation import (
 )
 from nearfar.frontends.kaldi import mel_centres_hz
 
-NOTABLE = 0.95
-"""A peak that is not above those of this share of normal clips is called usual."""
 SURPASSED = 0.95
-"""The share of normal clips that a region must surpass in a fact for the fact to be told."""
+"""A statistic is mentioned if the region surpasses this fraction of normal clips in it."""
 AUDIBLE_DB = 1.0
-"""Differences below this are not told."""
+"""Smaller differences are not mentioned."""
 _WORDS = {
     "level": ("quieter", "louder"),
     "variation": ("steadier", "more impulsive"),
@@ -46,17 +44,18 @@ class Explanation:
     """Where a clip departs most from normal.
 
     Attributes:
-        map: (columns, bands) float32: 0 is as near to normal as normal clips are, 1 twice as far from it, and so
-            on; cell (t, f) is EAT's patch token ``t * 8 + f``.
+        map: (columns, bands) float32, see :func:`nearfar.explain.localisation.departures`; cell (t, f) is EAT's
+            patch token ``t * 8 + f``.
         time_edges_s: (columns + 1,) edges of the columns in seconds.
         band_edges_hz: (bands + 1,) edges of the bands in hertz.
         peak: the largest value of the map.
         notable: whether the peak is above those of 95 % of the normal clips.
-        begin_s, end_s, low_hz, high_hz: the region around the peak.
-        nearest: which normal clip, counted as they were given to the bank, is most like the region.
-        most_hz: where in the region the mean spectrum differs most from the most similar normal patches, and
-        excess_db: by how much, both clips' mean levels taken out.
-        sentence: all this in words.
+        begin_s, end_s, low_hz, high_hz: the region around the peak, in seconds and hertz.
+        nearest: index of the normal clip, as passed to :func:`nearfar.explain.localisation.fit_patches`, that has
+            the most patches nearest to the region's.
+        most_hz: the frequency in the region where the mean spectrum differs most from the nearest normal patches.
+        excess_db: the difference there in dB, relative to the mean levels of the clips.
+        sentence: the same in words.
     """
 
     map: NDArray[np.float32]
@@ -75,8 +74,8 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Beside:
-    """A region beside the normal patches nearest to its cells: whose most are, and the greatest difference."""
+class _Nearest:
+    """The clip of most normal patches nearest to a region, and the greatest difference of the mean spectra."""
 
     clip: int
     at_hz: float
@@ -87,10 +86,9 @@ def explain(log_mel: Tensor, bank: PatchBank, *, begin_s: float | None = None) -
     """Explain one clip.
 
     Args:
-        log_mel: (frames, 128) float32 of the clip, without padding, as :meth:`nearfar.frontends.kaldi.Fbank.log_mel`
-            gives it.
+        log_mel: (frames, 128) float32 as :meth:`nearfar.frontends.kaldi.KaldiFbank.log_mel` returns, without padding.
         bank: of normal clips of the same machine and view.
-        begin_s: when the clip begins in a longer recording, whose times are told then; None where it is all.
+        begin_s: start of the clip in a longer recording, added to all times; None for a whole recording.
 
     Raises:
         ValueError: if there are fewer than 16 frames.
@@ -98,15 +96,16 @@ def explain(log_mel: Tensor, bank: PatchBank, *, begin_s: float | None = None) -
     features = patch_features(log_mel)
     grid = departures(features, bank.normal)
     cells = region(grid)
-    notable = bool(grid.max() > bank.peaks.quantile(NOTABLE))
-    beside = _beside_nearest(features, bank, cells)
+    notable = float(grid.max()) > bank.usual_peak
+    nearest = _nearest(features, bank, cells)
     times, bands = [(begin_s or 0.0) + edge for edge in time_edges_s(len(grid))], band_edges_hz()
     begin, end = times[cells[0].start], times[cells[0].stop]
     low, high = bands[cells[1].start], bands[cells[1].stop]
     throughout = begin_s is None and (cells[0].start, cells[0].stop) == (0, len(grid))
     when = "throughout" if throughout else f"{begin:.1f} to {end:.1f} s"
     where = f"{when}, {_hertz(low, high)}"
-    told = _comparison(patch_facts(log_mel)[cells], bank, cells) or _difference(beside, len(bank.peaks), notable)
+    difference = _comparison(patch_facts(log_mel)[cells], bank, cells)
+    difference = difference or _difference(nearest, len(bank.peaks), notable)
     opening = where if notable else f"Nothing stands out; the least usual part, {where}"
     return Explanation(
         map=grid.numpy(),
@@ -118,22 +117,19 @@ def explain(log_mel: Tensor, bank: PatchBank, *, begin_s: float | None = None) -
         end_s=end,
         low_hz=low,
         high_hz=high,
-        nearest=beside.clip,
-        most_hz=beside.at_hz,
-        excess_db=beside.excess_db,
-        sentence=f"{opening}: {told}{_overall(log_mel, bank)}.",
+        nearest=nearest.clip,
+        most_hz=nearest.at_hz,
+        excess_db=nearest.excess_db,
+        sentence=f"{opening}: {difference}{_overall(log_mel, bank)}.",
     )
 
 
 def region(grid: Tensor) -> Cells:
-    """The cells around the peak: its run of columns, then of bands, at half the peak or more.
-
-    Args:
-        grid: (columns, bands) float32.
+    """The cells around the peak of a (columns, bands) map.
 
     Returns:
-        columns of the peak's band next to it that reach half of it; bands next to the peak's in which at least
-        half of these columns do.
+        the run of columns around the peak that reach half of it in its band; the run of bands around the peak's in
+        which at least half of these columns do.
     """
     column, band = divmod(int(grid.argmax()), grid.shape[1])
     enough = grid >= max(0.5 * float(grid.max()), 0.0)
@@ -143,9 +139,9 @@ def region(grid: Tensor) -> Cells:
     return columns, slice(min(bands.start, band), max(bands.stop, band + 1))
 
 
-def _run(true: Tensor, place: int) -> slice:
-    """The unbroken run of true values around a place."""
-    first, last = place, place
+def _run(true: Tensor, index: int) -> slice:
+    """The unbroken run of true values around an index."""
+    first, last = index, index
     while first > 0 and true[first - 1]:
         first -= 1
     while last < len(true) - 1 and true[last + 1]:
@@ -153,19 +149,19 @@ def _run(true: Tensor, place: int) -> slice:
     return slice(first, last + 1)
 
 
-def _beside_nearest(features: Tensor, bank: PatchBank, cells: Cells) -> _Beside:
+def _nearest(features: Tensor, bank: PatchBank, cells: Cells) -> _Nearest:
     index = nearest_patches(features, bank.normal)[1]
     bands = torch.arange(BANDS).expand_as(index)
     bins = features.shape[2] // 2
-    ours, theirs = features[cells], bank.patches[bands, index][cells]
-    by_bin = _DECIBELS * (ours - theirs)[..., :bins].mean(dim=0).flatten()
-    place = int(by_bin.abs().argmax())
-    whose = int(bank.owners[bands, index][cells].flatten().mode().values)
-    return _Beside(whose, float(mel_centres_hz()[cells[1].start * bins + place]), float(by_bin[place]))
+    difference = features[cells] - bank.patches[bands, index][cells]
+    by_bin = _DECIBELS * difference[..., :bins].mean(dim=0).flatten()
+    largest = int(by_bin.abs().argmax())
+    clip = int(bank.owners[bands, index][cells].flatten().mode().values)
+    return _Nearest(clip, float(mel_centres_hz()[cells[1].start * bins + largest]), float(by_bin[largest]))
 
 
 def _comparison(facts: Tensor, bank: PatchBank, cells: Cells) -> str:
-    """In what the region surpasses nearly all normal clips, at any time of theirs; empty if in nothing.
+    """The statistics in which a region surpasses nearly all normal clips at any time, in words; empty if none.
 
     Args:
         facts: (columns, bands, 3) of the region.
@@ -175,9 +171,9 @@ def _comparison(facts: Tensor, bank: PatchBank, cells: Cells) -> str:
     by_column = facts.mean(dim=1)
     margin = AUDIBLE_DB / _DECIBELS
     words, weakest = [], clips
-    for place, fact in enumerate(FACTS):
-        below = int((by_column[:, place].min() < lowest[:, place] - margin).sum())
-        above = int((by_column[:, place].max() > highest[:, place] + margin).sum())
+    for index, fact in enumerate(FACTS):
+        below = int((by_column[:, index].min() < lowest[:, index] - margin).sum())
+        above = int((by_column[:, index].max() > highest[:, index] + margin).sum())
         surpassed, word = max((below, _WORDS[fact][0]), (above, _WORDS[fact][1]))
         if surpassed >= SURPASSED * clips:
             words.append(word)
@@ -187,18 +183,18 @@ def _comparison(facts: Tensor, bank: PatchBank, cells: Cells) -> str:
     return f"{_listed(words)} than {'any' if weakest == clips else weakest} of {clips} normal clips"
 
 
-def _difference(beside: _Beside, clips: int, notable: bool) -> str:
-    """How the region differs from what is most similar to it, where it surpasses nothing."""
+def _difference(nearest: _Nearest, clips: int, notable: bool) -> str:
+    """How a region differs from the nearest normal patches, in words."""
     opening = f"unlike any sound there in {clips} normal clips" if notable else "much as in normal clips"
-    if abs(beside.excess_db) < AUDIBLE_DB:
+    if abs(nearest.excess_db) < AUDIBLE_DB:
         return opening
-    word = _WORDS["level"][beside.excess_db > 0]
-    most = f"{abs(beside.excess_db):.0f} dB {word} at {_number(beside.at_hz)} than the most similar"
+    word = _WORDS["level"][nearest.excess_db > 0]
+    most = f"{abs(nearest.excess_db):.0f} dB {word} at {_number(nearest.at_hz)} than the most similar"
     return f"{opening}, {most}" if notable else f"{opening}, at most {most}"
 
 
 def _overall(log_mel: Tensor, bank: PatchBank) -> str:
-    """What the map does not show, for levels are taken out: a clip that is louder or quieter as a whole."""
+    """Whether the whole clip is louder or quieter than all normal clips, which the map does not show."""
     level = clip_level(log_mel)
     above, below = float(level - bank.levels.max()), float(bank.levels.min() - level)
     excess = _DECIBELS * max(above, below)

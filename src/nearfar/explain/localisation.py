@@ -1,11 +1,11 @@
 """Where in time and frequency a clip departs from normal: patches of its log-mel spectrogram against normal ones.
 
-A patch is what EAT looks at, 16 frames (160 ms) by 16 mel bins, on a grid of time columns by 8 frequency bands. It
-is described by the mean and the deviation over time of every mel bin, after the clip's own mean level has been
-taken out, and compared with the normal patches of its band, wherever these lie in time: its distance to the
-nearest of them, as PatchCore takes it (Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR
-2022), relative to how far a normal patch of the band typically is from the nearest one of *another* normal clip.
-Which description, scale and smoothing find simulated faults best was measured: see docs/results/localisation.md.
+A patch has the size of an EAT token, 16 frames (160 ms) by 16 mel bins, on a grid of time columns by 8 frequency
+bands. Its features are the mean and the standard deviation over time of every mel bin, after the mean level of the
+clip is subtracted. Its value in the map of departures is the distance to the nearest normal patch of its band, at
+any time, as in PatchCore (Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022), divided
+by the typical distance of a normal patch of the band to the nearest one of *another* normal clip, minus 1.
+docs/results/localisation.md compares features, scales and smoothing on simulated faults.
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ from nearfar.frontends.kaldi import (
 
 BANDS = MEL_BINS // PATCH_FRAMES
 MOST_PATCHES = 1_000
-"""Normal patches kept per band; of more, those that cover the others best."""
+"""Largest number of normal patches per band; of more, those that cover the others best."""
 MOST_CLIPS = 300
-"""Normal clips that are looked at; of more, every n-th."""
+"""Largest number of normal clips that are used; of more, every n-th."""
+NOTABLE = 0.95
+"""A clip is notable if its peak exceeds the peaks of this fraction of normal clips."""
 FACTS = ("level", "variation", "contrast")
-"""Of a patch: mean log energy, its deviation over time, and the deviation of the mean spectrum over frequency."""
+"""Statistics of a patch: mean log energy, its deviation over time, that of the mean spectrum over frequency."""
 _MOST_CANDIDATES = 20_000
-"""Patches per band among which those to keep are chosen; of more, every n-th."""
+"""Candidates per band for the bank; of more patches, every n-th."""
 _FLOOR = 1e-3
-"""The least typical distance; what lies between two digital silences would otherwise be infinitely odd."""
+"""Lower bound of the typical distance, which is 0 between clips of digital silence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormalPatches:
-    """What normal patches are like, band by band; of any description.
+    """Features of normal patches by band.
 
     Attributes:
-        patches: (bands, kept, dim) float32.
-        owners: (bands, kept) int64, which clip each is of.
-        typical: (bands,) float32, the median distance of a normal patch to the nearest kept one of another clip.
+        patches: (bands, patches, dim) float32.
+        owners: (bands, patches) int64, index of the clip of each patch.
+        typical: (bands,) float32, median distance of a normal patch to the nearest one here of another clip.
     """
 
     patches: Tensor
@@ -57,14 +59,14 @@ class NormalPatches:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PatchBank:
-    """What explaining a machine's clips needs of its normal ones; a few megabytes at most.
+    """Statistics of a machine's normal clips that explanations need; a few megabytes at most.
 
     Attributes:
-        patches, owners, typical: as in :class:`NormalPatches`, of :func:`patch_features`; owners count the clips
-            as they were given.
-        peaks: (clips,) float32, the largest value of every normal clip's own map, compared with the others.
-        facts: (clips, 2, bands, 3) float32, the lowest and the highest of every fact within each normal clip.
-        levels: (clips,) float32, of every normal clip; see :func:`clip_level`.
+        patches, owners, typical: as in :class:`NormalPatches`, with :func:`patch_features`; owners index the clips
+            passed to :func:`fit_patches`.
+        peaks: (clips,) float32, largest value of the map of every normal clip against the others.
+        facts: (clips, 2, bands, 3) float32, minimum and maximum over time of :func:`patch_facts` of each clip.
+        levels: (clips,) float32, :func:`clip_level` of each clip.
     """
 
     patches: Tensor
@@ -76,29 +78,34 @@ class PatchBank:
 
     @property
     def normal(self) -> NormalPatches:
-        """The patches alone."""
+        """Patches, owners and typical distances."""
         return NormalPatches(self.patches, self.owners, self.typical)
 
+    @property
+    def usual_peak(self) -> float:
+        """The peak that 95 % of the normal clips do not exceed."""
+        return float(self.peaks.quantile(NOTABLE))
+
     def tensors(self) -> dict[str, Tensor]:
-        """To be written; :meth:`restored` undoes it."""
+        """The attributes by name, for a safetensors file."""
         return {name: getattr(self, name).contiguous() for name in self.__slots__}
 
     @classmethod
-    def restored(cls, tensors: dict[str, Tensor]) -> PatchBank:
-        """From what :meth:`tensors` gave."""
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> PatchBank:
+        """The inverse of :meth:`tensors`."""
         return cls(**{name: tensors[name] for name in cls.__slots__})
 
 
 def patch_features(log_mel: Tensor) -> Tensor:
-    """Describe the patches of one clip.
+    """Features of the patches of one clip.
 
     Args:
-        log_mel: (frames, 128) float32, at least 16 frames, without padding; what is left over behind the last
-            whole column is not seen.
+        log_mel: (frames, 128) float32 natural logarithms of energy, at least 16 frames, without padding; frames
+            after the last whole column are ignored.
 
     Returns:
-        (columns, bands, 32) float32: for each of a patch's 16 mel bins the mean over its 16 frames, less the mean
-        of the whole clip; then for each the deviation over its frames. Natural logarithms of energy.
+        (columns, bands, 32) float32: for each of a patch's 16 mel bins the mean over its 16 frames, minus the mean
+        of the whole clip; then for each the standard deviation over its frames.
 
     Raises:
         ValueError: if there are fewer than 16 frames.
@@ -108,10 +115,13 @@ def patch_features(log_mel: Tensor) -> Tensor:
 
 
 def patch_facts(log_mel: Tensor) -> Tensor:
-    """Facts that a sentence can be made of, (columns, bands, 3) float32; see :data:`FACTS`.
+    """Statistics of the patches of one clip for the sentence of an explanation.
 
     Args:
-        log_mel: as for :func:`patch_features`, whose mean level is taken out here too.
+        log_mel: as for :func:`patch_features`; the mean level of the clip is subtracted here too.
+
+    Returns:
+        (columns, bands, 3) float32: level, variation and contrast, see :data:`FACTS`.
     """
     patches = cut_patches(levelled(log_mel))
     energy = patches.mean(dim=3)
@@ -120,17 +130,17 @@ def patch_facts(log_mel: Tensor) -> Tensor:
 
 
 def clip_level(log_mel: Tensor) -> Tensor:
-    """The mean of a clip's log-mel values, () float32; the filter that holds no FFT bin is left out."""
+    """The mean of (frames, 128) log-mel values, () float32, without the filter that covers no FFT bin."""
     return log_mel[:, mel_bank().sum(dim=1) > 0].mean()
 
 
 def levelled(log_mel: Tensor) -> Tensor:
-    """(frames, 128) less the clip's mean level; 0 in the channel whose filter is empty and knows no level."""
+    """(frames, 128) minus the clip's mean level; 0 in the mel bin whose filter covers no FFT bin."""
     return (log_mel - clip_level(log_mel)).masked_fill(mel_bank().sum(dim=1) == 0, 0.0)
 
 
 def cut_patches(log_mel: Tensor) -> Tensor:
-    """(frames, 128) to (columns, bands, 16 frames, 16 bins); place (t, f) is EAT's token ``t * 8 + f``.
+    """(frames, 128) to (columns, bands, 16 frames, 16 bins); patch (t, f) is EAT's token ``t * 8 + f``.
 
     Raises:
         ValueError: if there are fewer than 16 frames.
@@ -143,7 +153,7 @@ def cut_patches(log_mel: Tensor) -> Tensor:
 
 
 def fit_patches(log_mels: Sequence[Tensor]) -> PatchBank:
-    """Learn what the patches of normal clips are like.
+    """Fit the bank of a machine's normal clips.
 
     Args:
         log_mels: (frames, 128) float32 of every normal clip of a machine, without padding, at least 16 frames.
@@ -154,50 +164,49 @@ def fit_patches(log_mels: Sequence[Tensor]) -> PatchBank:
     if not log_mels:
         raise ValueError("expected at least one normal clip")
     every = -(-len(log_mels) // MOST_CLIPS)
-    heard = log_mels[::every]
-    normal, maps = fit_normal_patches([patch_features(clip) for clip in heard])
-    facts = [patch_facts(clip) for clip in heard]
+    clips = log_mels[::every]
+    normal, maps = fit_normal_patches([patch_features(clip) for clip in clips])
+    facts = [patch_facts(clip) for clip in clips]
     return PatchBank(
         normal.patches,
         normal.owners * every,
         normal.typical,
         peaks=torch.stack([grid.max() for grid in maps]),
         facts=torch.stack([torch.stack([fact.amin(dim=0), fact.amax(dim=0)]) for fact in facts]),
-        levels=torch.stack([clip_level(clip) for clip in heard]),
+        levels=torch.stack([clip_level(clip) for clip in clips]),
     )
 
 
 def fit_normal_patches(clips: Sequence[Tensor]) -> tuple[NormalPatches, list[Tensor]]:
-    """Learn what normal patches are like.
+    """Select normal patches and compute the map of departures of every normal clip against the others.
 
     Args:
-        clips: (columns, bands, dim) float32 of every normal clip.
+        clips: (columns, bands, dim) float32 features of every normal clip.
 
     Returns:
-        the patches, and the map of every clip, (columns, bands) float32, each compared with the others. A single
-        clip has no others, so its patches are compared with one another.
+        the patches, and (columns, bands) float32 for every clip. The patches of a single clip are compared with
+        one another.
     """
     lengths = [len(clip) for clip in clips]
     features = torch.cat(list(clips)).float().transpose(0, 1).contiguous()
     owner = torch.repeat_interleave(torch.arange(len(clips)), torch.tensor(lengths))
     group = owner if len(clips) > 1 else torch.arange(len(owner))
     candidates = torch.arange(0, len(owner), -(-len(owner) // _MOST_CANDIDATES))
-    kept, distances = [], []
+    selections, distances = [], []
     for band in features:
-        chosen = candidates[_covering(band[candidates], MOST_PATCHES)]
-        kept.append(chosen)
-        distances.append(_nearest_other(band, band[chosen], group, group[chosen]))
-    places = torch.stack(kept)
-    alone = torch.stack(distances)
-    patches = torch.stack([band[chosen] for band, chosen in zip(features, places, strict=True)])
-    typical = alone.median(dim=1).values.clamp_min(_FLOOR)
-    normal = NormalPatches(patches, owner[places], typical)
-    relative = (alone / typical[:, None] - 1.0).T
+        selected = candidates[_covering(band[candidates], MOST_PATCHES)]
+        selections.append(selected)
+        distances.append(_nearest_other(band, band[selected], group, group[selected]))
+    selection, leave_one_out = torch.stack(selections), torch.stack(distances)
+    patches = torch.stack([band[selected] for band, selected in zip(features, selection, strict=True)])
+    typical = leave_one_out.median(dim=1).values.clamp_min(_FLOOR)
+    normal = NormalPatches(patches, owner[selection], typical)
+    relative = (leave_one_out / typical[:, None] - 1.0).T
     return normal, [smoothed(clip) for clip in torch.split(relative, lengths)]
 
 
 def _covering(points: Tensor, most: int) -> Tensor:
-    """Which points to keep so that all others are near one of them: the farthest next, (kept,) int64.
+    """Indices of up to ``most`` points that cover the others, (selected,) int64: the farthest point next.
 
     Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985; at most twice the best radius.
     """
@@ -206,18 +215,18 @@ def _covering(points: Tensor, most: int) -> Tensor:
     squares = points.square().sum(dim=1)
     distance = torch.full_like(squares, torch.inf)
     chosen = torch.zeros(most, dtype=torch.int64)
-    for place in range(1, most):
-        last = chosen[place - 1]
+    for count in range(1, most):
+        last = chosen[count - 1]
         distance = torch.minimum(distance, squares + squares[last] - 2.0 * (points @ points[last]))
-        chosen[place] = distance.argmax()
+        chosen[count] = distance.argmax()
     return chosen
 
 
-def _nearest_other(patches: Tensor, kept: Tensor, group: Tensor, kept_group: Tensor) -> Tensor:
-    """Distance of every normal patch to the nearest kept one of another group; 0 where there is none."""
+def _nearest_other(patches: Tensor, selected: Tensor, group: Tensor, selected_group: Tensor) -> Tensor:
+    """(patches,) distances to the nearest selected patch of another group; 0 where there is none."""
     out = []
-    for rows, of in zip(torch.split(patches, 1024), torch.split(group, 1024), strict=True):
-        distances = torch.cdist(rows, kept).masked_fill(of[:, None] == kept_group[None], torch.inf)
+    for rows, groups in zip(torch.split(patches, 1024), torch.split(group, 1024), strict=True):
+        distances = torch.cdist(rows, selected).masked_fill(groups[:, None] == selected_group[None], torch.inf)
         out.append(distances.min(dim=1).values)
     nearest = torch.cat(out)
     return torch.where(torch.isfinite(nearest), nearest, torch.zeros_like(nearest))
@@ -227,31 +236,32 @@ def nearest_patches(features: Tensor, normal: NormalPatches) -> tuple[Tensor, Te
     """The nearest normal patch of every patch of a clip.
 
     Args:
-        features: (columns, bands, dim) float32, described as ``normal`` is.
+        features: (columns, bands, dim) float32, the same kind of features as in ``normal``.
 
     Returns:
-        distances (columns, bands) float32, and which of the band's kept patches, (columns, bands) int64.
+        distances (columns, bands) float32, and indices of the band's patches, (columns, bands) int64.
     """
     found = [
-        torch.cdist(ours, theirs).min(dim=1)
-        for ours, theirs in zip(features.float().transpose(0, 1), normal.patches, strict=True)
+        torch.cdist(band, patches).min(dim=1)
+        for band, patches in zip(features.float().transpose(0, 1), normal.patches, strict=True)
     ]
     return torch.stack([band.values for band in found], dim=1), torch.stack([b.indices for b in found], dim=1)
 
 
 def departures(features: Tensor, normal: NormalPatches) -> Tensor:
-    """The map of one clip, (columns, bands) float32: 0 where it is as near to normal as normal clips are.
-
-    A cell of 1 is twice as far from the nearest normal patch as a normal patch of its band typically is.
+    """The map of departures of one clip.
 
     Args:
-        features: (columns, bands, dim) float32, described as ``normal`` is.
+        features: (columns, bands, dim) float32, the same kind of features as in ``normal``.
+
+    Returns:
+        (columns, bands) float32: 0 at the typical distance of a normal patch of the band, 1 at twice that.
     """
     return smoothed(nearest_patches(features, normal)[0] / normal.typical - 1.0)
 
 
 def smoothed(grid: Tensor) -> Tensor:
-    """(columns, bands) averaged with the neighbours in time, weights 1, 2, 1: one odd patch does not decide."""
+    """(columns, bands) averaged with the neighbours in time, weights 1, 2, 1, against single outliers."""
     padded = torch.cat([grid[:1], grid, grid[-1:]])
     return (padded[:-2] + 2.0 * padded[1:-1] + padded[2:]) / 4.0
 
@@ -274,5 +284,5 @@ def band_edges_hz() -> list[float]:
     """
     low, high = (1127.0 * torch.log1p(torch.tensor(hz / 700.0, dtype=torch.float64)) for hz in (LOW_HZ, HIGH_HZ))
     step = (high - low) / (MEL_BINS + 1)
-    places = low + step * (PATCH_FRAMES * torch.arange(BANDS + 1, dtype=torch.float64) + 0.5)
-    return [float(edge) for edge in 700.0 * torch.expm1(places / 1127.0)]
+    edges = low + step * (PATCH_FRAMES * torch.arange(BANDS + 1, dtype=torch.float64) + 0.5)
+    return [float(edge) for edge in 700.0 * torch.expm1(edges / 1127.0)]

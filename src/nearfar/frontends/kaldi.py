@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from nearfar.frontends.base import Frontend
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 400
@@ -24,7 +26,7 @@ LOG_FLOOR = 1.1920928955078125e-07
 """Mel energies are clamped to float32's epsilon, so the lowest log-mel value is -15.942385."""
 
 PATCH_FRAMES = 16
-"""EAT looks at 16 frames at a time; a fbank is padded to a multiple of it."""
+"""Frames of one of EAT's patches; a spectrogram is padded to a multiple of it."""
 
 
 def frame_count(samples: int) -> int:
@@ -64,14 +66,14 @@ def mel_centres_hz() -> Tensor:
     return 700.0 * torch.expm1(centres / 1127.0)
 
 
-class Fbank(nn.Module):
-    """Waveforms to EAT's normalised log-mel input.
+class KaldiFbank(Frontend):
+    """Kaldi log-mel filter banks of 16 kHz waveforms, normalised for EAT.
 
     Args:
         mean, std: the output is ``(log_mel - mean) / (2 * std)``. EAT's AudioSet values are -4.268 and 4.569.
 
-    A padded frame is a zero *before* normalisation, hence ``-mean / (2 * std)`` = +0.467 after it, which is what
-    EAT saw behind its ten-second clips; it is not silence, which is -1.278.
+    A padded frame is a zero *before* normalisation, hence ``-mean / (2 * std)`` = +0.467 after it, as in EAT's
+    pre-training; it is not silence, which is -1.278.
     """
 
     window: Tensor
@@ -83,6 +85,10 @@ class Fbank(nn.Module):
         window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64).float()
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("mel", mel_bank().T.contiguous(), persistent=False)
+
+    def frame_count(self, samples: int) -> int:
+        """As :func:`frame_count`."""
+        return frame_count(samples)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Raw log-mel energies.
@@ -123,6 +129,9 @@ class Fbank(nn.Module):
             (batch, 1, frames, 128) float32 with ``frames = padded_frame_count(samples)``.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.log_mel(waveform.float())
-            missing = padded_frame_count(waveform.shape[1]) - log_mel.shape[1]
-            return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)
+            return self.normalised(self.log_mel(waveform.float()), waveform.shape[1])
+
+    def normalised(self, log_mel: Tensor, samples: int) -> Tensor:
+        """The output of :meth:`forward` from that of :meth:`log_mel` of waveforms of ``samples``."""
+        missing = padded_frame_count(samples) - log_mel.shape[1]
+        return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)

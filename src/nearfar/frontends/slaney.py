@@ -12,7 +12,7 @@ import sys
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 SAMPLE_RATE_HZ = 16_000
@@ -88,3 +88,11 @@ def slaney_log_mel(waveform: Tensor) -> Tensor:
     power = spectrum.real.square() + spectrum.imag.square()
     mel: Tensor = power @ _bank()
     return (10.0 * mel.clamp_min(POWER_FLOOR).log10()).float()
+
+
+class SlaneyLogMel(nn.Module):
+    """:func:`slaney_log_mel` as a module."""
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(..., samples) float32 at 16 kHz to (..., 1 + samples // 512, 128) float32 in dB."""
+        return slaney_log_mel(waveform)

@@ -1,1 +1,74 @@
 """Angular-margin classification losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import nn
+
+from nearfar.losses.adacos import AdaCosLoss
+from nearfar.losses.arcface import ArcFaceLoss
+from nearfar.registry import Entry, Registry
+from nearfar.settings import PositiveFloat, PositiveInt, Settings
+
+__all__ = ["LOSSES", "AdaCosLoss", "AdaCosSettings", "ArcFaceLoss", "ArcFaceSettings", "Loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Entry):
+    """A classification loss on embeddings.
+
+    Attributes:
+        build: from the number of classes, the width of an embedding and the settings to a module with
+            ``forward(embeddings, labels, other_labels=None, mixup_lambda=None)`` that returns one loss per row,
+            (batch,) float32, and a parameter ``centres``.
+    """
+
+    build: Callable[[int, int, Any], nn.Module]
+
+
+class AdaCosSettings(Settings):
+    """Settings of sub-cluster AdaCos, which has no margin and adapts its scale itself."""
+
+    sub_centres: PositiveInt = 1
+    """Centres of a class."""
+    trainable_centres: bool = True
+
+
+class ArcFaceSettings(AdaCosSettings):
+    """Settings of ArcFace."""
+
+    scale: PositiveFloat = 30.0
+    """s, by which cosines are multiplied."""
+    margin: Annotated[float, Field(ge=0, lt=3.1416)] = 0.2
+    """m in radians, added to the angle to the true class."""
+
+
+LOSSES: Registry[Loss] = Registry("loss")
+LOSSES["arcface"] = Loss(
+    build=lambda num_classes, embedding_size, chosen: ArcFaceLoss(
+        num_classes,
+        embedding_size,
+        chosen.margin,
+        chosen.scale,
+        chosen.sub_centres,
+        trainable_centers=chosen.trainable_centres,
+        reduction="none",
+    ),
+    settings=ArcFaceSettings,
+    description="ArcFace",
+)
+LOSSES["adacos"] = Loss(
+    build=lambda num_classes, embedding_size, chosen: AdaCosLoss(
+        num_classes,
+        embedding_size,
+        chosen.sub_centres,
+        trainable_centers=chosen.trainable_centres,
+        reduction="none",
+    ),
+    settings=AdaCosSettings,
+    description="AdaCos",
+)

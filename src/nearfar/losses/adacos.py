@@ -15,70 +15,82 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from nearfar.losses.angular import AngularLoss, Reduction
 
-class SubClusterAdaCos(nn.Module):
-    """Centres, adaptive scale and loss.
+
+class AdaCosLoss(AngularLoss):
+    """AdaCos with several centres (sub-clusters) per class.
+
+    In training mode every forward pass first adapts the scale, from the rows of all processes. Call it as
+    :meth:`AngularLoss.forward` describes.
 
     Args:
-        embedding_dim: width of an embedding.
-        classes: number of composite labels.
-        sub_centres: S, centres of a class.
-        trainable: whether the centres are trained, or stay where they start.
+        num_classes: number of classes.
+        embedding_size: width of an embedding.
+        sub_centers: S, centres of a class.
+        trainable_centers: whether the centres are trained or keep their random start.
+        reduction: ``mean``, ``sum`` or ``none`` (one loss per row).
 
     Attributes:
-        centres: (classes * sub_centres, embedding_dim), those of a class beside each other.
-        scale: (), the scale of the next step; a state that a checkpoint must hold.
+        centres: (num_classes * sub_centers, embedding_size) float32, those of one class beside each other.
+        scale: () float32, the scale of the next step; a buffer that a checkpoint must hold.
+
+    Raises:
+        ValueError: if there is no such reduction.
     """
 
     scale: Tensor
 
-    def __init__(self, embedding_dim: int, classes: int, sub_centres: int = 16, *, trainable: bool = True) -> None:
-        super().__init__()
-        self.sub_centres = sub_centres
-        self.centres = nn.Parameter(torch.empty(classes * sub_centres, embedding_dim), requires_grad=trainable)
-        nn.init.xavier_normal_(self.centres)
-        start = math.sqrt(2.0) * math.log(max(classes * sub_centres - 1, 2))
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        sub_centers: int = 16,
+        *,
+        trainable_centers: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            num_classes, embedding_size, sub_centers, trainable_centers=trainable_centers, reduction=reduction
+        )
+        start = math.sqrt(2.0) * math.log(max(num_classes * sub_centers - 1, 2))
         self.register_buffer("scale", torch.tensor(start))
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, other_labels: Tensor | None = None, share: Tensor | None = None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        other_labels: Tensor | None = None,
+        mixup_lambda: Tensor | None = None,
     ) -> Tensor:
-        """Loss per sample, (batch,) float32; adapts the scale while training.
-
-        Args:
-            embeddings: (batch, embedding_dim), of any length.
-            labels: (batch,) int64.
-            other_labels: (batch,) int64, the second label of mixed-up samples, or None.
-            share: (batch,) float32, how much of each sample is ``labels``; the rest is ``other_labels``.
-        """
-        with torch.autocast(embeddings.device.type, enabled=False):
-            cosine = F.normalize(embeddings.float(), dim=1) @ F.normalize(self.centres.float(), dim=1).T
+        """As :meth:`AngularLoss.forward`; adapts the scale first while training."""
         if self.training:
-            self.scale.copy_(self.adapted(cosine.detach(), labels))
-        by_class = (
-            (self.scale * cosine).log_softmax(dim=1).reshape(len(cosine), -1, self.sub_centres).logsumexp(dim=2)
-        )
-        loss = F.nll_loss(by_class, labels, reduction="none")
-        if other_labels is None or share is None:
-            return loss
-        return share * loss + (1.0 - share) * F.nll_loss(by_class, other_labels, reduction="none")
+            self.scale.copy_(self.adapted(self.cosine(embeddings.detach()).detach(), labels))
+        return super().forward(embeddings, labels, other_labels, mixup_lambda)
+
+    def per_class(self, cosine: Tensor, labels: Tensor) -> Tensor:
+        """Negative logarithm of the probability of each row's class, (batch,) float32."""
+        centres = (self.scale * cosine).log_softmax(dim=1).reshape(len(cosine), -1, self.sub_centers)
+        return F.nll_loss(centres.logsumexp(dim=2), labels, reduction="none")
 
     def adapted(self, cosine: Tensor, labels: Tensor) -> Tensor:
-        """The scale after a step: () float32, from (batch, classes * sub_centres) cosines and (batch,) labels.
+        """The scale after a step, () float32.
 
-        Of several processes, from all their rows.
+        Args:
+            cosine: (batch, num_classes * sub_centers) float32.
+            labels: (batch,) int64.
         """
         cosine, labels = _of_all_processes(cosine), _of_all_processes(labels)
-        own = F.one_hot(labels, cosine.shape[1] // self.sub_centres).bool()
-        own = own.repeat_interleave(self.sub_centres, dim=1)
+        own = F.one_hot(labels, cosine.shape[1] // self.sub_centers).bool()
+        own = own.repeat_interleave(self.sub_centers, dim=1)
         others = (self.scale * cosine).masked_fill(own, -torch.inf)
         log_b = others.flatten().logsumexp(dim=0) - math.log(len(cosine))
         nearest = cosine.masked_fill(~own, -torch.inf).amax(dim=1).clamp(-1.0, 1.0)
         angle = nearest.acos().median().clamp_max(math.pi / 4)
-        # Where there is a single class there are no others, and nothing to adapt to.
+        # With a single class there are no others, and nothing to adapt to.
         return torch.where(torch.isfinite(log_b) & (log_b > 0), log_b / angle.cos(), self.scale)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from nearfar.losses.angular import AngularLoss, Reduction
 
 
 def margin_cosine(cosine: Tensor, margin: float) -> Tensor:
@@ -40,57 +41,51 @@ def arcface_logits(cosine: Tensor, labels: Tensor, scale: float, margin: float) 
     return scale * cosine.scatter(1, labels.unsqueeze(1), margin_cosine(true, margin))
 
 
-class ArcFace(nn.Module):
-    """Class centres and the loss of equation 1.
+class ArcFaceLoss(AngularLoss):
+    """Additive angular margin loss (ArcFace), with several centres per class if asked.
 
-    With several sub-centres per class, the cosine to a class is that to the nearest of them (Deng et al.,
-    "Sub-center ArcFace: Boosting Face Recognition by Large-Scale Noisy Web Faces", ECCV 2020).
+    The cosine to a class is that to its nearest centre (Deng et al., "Sub-center ArcFace: Boosting Face
+    Recognition by Large-Scale Noisy Web Faces", ECCV 2020). Call it as :meth:`AngularLoss.forward` describes.
 
     Args:
-        embedding_dim: width of an embedding.
-        classes: number of composite labels.
-        scale: s. margin: m in radians.
-        sub_centres: K, centres of a class; those of a class lie beside each other.
-        trainable: whether the centres are trained, or stay where they start.
+        num_classes: number of classes.
+        embedding_size: width of an embedding.
+        margin: m in radians.
+        scale: s, by which cosines are multiplied.
+        sub_centers: K, centres of a class.
+        trainable_centers: whether the centres are trained or keep their random start.
+        reduction: ``mean``, ``sum`` or ``none`` (one loss per row).
+
+    Attributes:
+        centres: (num_classes * sub_centers, embedding_size) float32, those of one class beside each other.
+
+    Raises:
+        ValueError: if there is no such reduction.
     """
 
     def __init__(
         self,
-        embedding_dim: int,
-        classes: int,
-        scale: float,
-        margin: float,
-        sub_centres: int = 1,
+        num_classes: int,
+        embedding_size: int,
+        margin: float = 0.2,
+        scale: float = 30.0,
+        sub_centers: int = 1,
         *,
-        trainable: bool = True,
+        trainable_centers: bool = True,
+        reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
-        self.scale, self.margin, self.sub_centres = scale, margin, sub_centres
-        self.centres = nn.Parameter(torch.empty(classes * sub_centres, embedding_dim), requires_grad=trainable)
-        nn.init.xavier_normal_(self.centres)
+        super().__init__(
+            num_classes, embedding_size, sub_centers, trainable_centers=trainable_centers, reduction=reduction
+        )
+        self.margin, self.scale = margin, scale
 
     def cosine(self, embeddings: Tensor) -> Tensor:
-        """(batch, classes) float32 cosines of (batch, embedding_dim) embeddings to the class centres."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            cosine = F.normalize(embeddings.float(), dim=1) @ F.normalize(self.centres.float(), dim=1).T
-        if self.sub_centres == 1:
+        """Cosines of (batch, embedding_size) to the nearest centre of each class, (batch, num_classes) float32."""
+        cosine = super().cosine(embeddings)
+        if self.sub_centers == 1:
             return cosine
-        return cosine.reshape(len(cosine), -1, self.sub_centres).amax(dim=2)
+        return cosine.reshape(len(cosine), -1, self.sub_centers).amax(dim=2)
 
-    def forward(
-        self, embeddings: Tensor, labels: Tensor, other_labels: Tensor | None = None, share: Tensor | None = None
-    ) -> Tensor:
-        """Loss per sample, (batch,) float32.
-
-        Args:
-            embeddings: (batch, embedding_dim), of any length.
-            labels: (batch,) int64.
-            other_labels: (batch,) int64, the second label of mixed-up samples, or None.
-            share: (batch,) float32, how much of each sample is ``labels``; the rest is ``other_labels``.
-        """
-        cosine = self.cosine(embeddings)
-        loss = F.cross_entropy(arcface_logits(cosine, labels, self.scale, self.margin), labels, reduction="none")
-        if other_labels is None or share is None:
-            return loss
-        other = arcface_logits(cosine, other_labels, self.scale, self.margin)
-        return share * loss + (1.0 - share) * F.cross_entropy(other, other_labels, reduction="none")
+    def per_class(self, cosine: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of :func:`arcface_logits` for each row, (batch,) float32."""
+        return F.cross_entropy(arcface_logits(cosine, labels, self.scale, self.margin), labels, reduction="none")

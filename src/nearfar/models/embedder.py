@@ -1,56 +1,43 @@
-"""The whole network of a system: waveform, fbank, tokens, pooled statistics, embedding."""
+"""The network of a system: waveform, spectrogram, tokens, pooled statistics, embedding; and its training loss."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from nearfar.encoders.eat import EAT, EATConfig
-from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, Fbank, frame_count
-from nearfar.pooling.attentive import AttentiveStatisticsPooling
+from nearfar.config import Recipe
+from nearfar.encoders import Encoder, EncoderFamily, encoder_hash, token_keep
+from nearfar.errors import InputError
+from nearfar.frontends import Frontend
+from nearfar.frontends.kaldi import SAMPLE_RATE_HZ
 
 
 class Embedder(nn.Module):
-    """EAT, attentive statistics pooling over the patch tokens, and a linear layer to a low dimension.
+    """An encoder, a trained pooling of its patch tokens, and a linear layer to a low dimension.
 
     Args:
-        encoder: an EAT, or one wrapped by peft for LoRA.
-        config: sizes of the encoder.
-        fbank: the front end.
-        attention_dim: bottleneck of the pooling.
+        encoder: or a peft model around one.
+        frontend: waveforms to the spectrogram that the encoder reads.
+        pooling: an entry of :data:`nearfar.pooling.TRAINED_POOLINGS`, built for the encoder's tokens.
         embedding_dim: width of the embedding.
         mask_padding: whether token columns that hold only padding are left out of attention and pooling.
     """
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
+        frontend: Frontend,
+        pooling: nn.Module,
         *,
-        config: EATConfig,
-        fbank: Fbank,
-        attention_dim: int,
         embedding_dim: int,
         mask_padding: bool = False,
     ) -> None:
         super().__init__()
-        self.fbank = fbank
-        self.encoder = encoder
-        self.pooling = AttentiveStatisticsPooling(config.embed_dim, attention_dim)
-        self.projection = nn.Linear(2 * config.embed_dim, embedding_dim)
-        self.bands, self.depth = config.bands, config.depth
+        self.frontend, self.encoder, self.pooling = frontend, encoder, pooling
+        out_features = pooling.out_features
+        assert isinstance(out_features, int), "a trained pooling states the width of its output"
+        self.projection = nn.Linear(out_features, embedding_dim)
         self.mask_padding = mask_padding
-
-    def token_keep(self, samples: Tensor, tokens: int) -> Tensor:
-        """Which patch tokens hold some of the clip, (batch, tokens) bool, from its length in samples (batch,).
-
-        A column of 16 frames is left out only if none of its frames lies whole within the clip, so a clip keeps
-        the columns that it would have without padding.
-        """
-        columns = torch.tensor(
-            [max(1, -(-max(frame_count(int(n)), 1) // PATCH_FRAMES)) for n in samples.tolist()],
-            device=samples.device,
-        )
-        return torch.arange(tokens, device=samples.device) < (columns * self.bands).unsqueeze(1)
 
     def forward(
         self,
@@ -58,46 +45,121 @@ class Embedder(nn.Module):
         samples: Tensor,
         *,
         branch_keep: Tensor | None = None,
-        blank: Tensor | None = None,
+        spec_mask: Tensor | None = None,
     ) -> Tensor:
         """Embed a batch.
 
         Args:
             waveform: (batch, padded samples) float32 at 16 kHz, zero-padded behind the clip.
             samples: (batch,) int64, the clips' lengths before padding.
-            branch_keep: stochastic depth, see :func:`nearfar.encoders.eat.stochastic_depth`.
-            blank: (batch, 1, frames, 128) bool, cells of the normalised fbank to set to zero, or None.
+            branch_keep: stochastic depth, see :func:`nearfar.encoders.stochastic_depth`, or None.
+            spec_mask: (batch, 1, frames, mel bins) bool, cells of the normalised spectrogram to set to zero, or
+                None (SpecAugment, Park et al., Interspeech 2019).
 
         Returns:
             (batch, embedding_dim) float32, not normalised in length.
         """
-        fbank = self.fbank(waveform)
-        if blank is not None:
-            fbank = fbank.masked_fill(blank, 0.0)
-        tokens = fbank.shape[2] // PATCH_FRAMES * self.bands
-        keep = self.token_keep(samples, tokens) if self.mask_padding else None
-        encoded = self.encoder(fbank, token_keep=keep, branch_keep=branch_keep)
-        pooled = self.pooling(encoded[:, 1:], keep)
-        with torch.autocast(waveform.device.type, enabled=False):
+        spectrogram = self.frontend(waveform)
+        if spec_mask is not None:
+            spectrogram = spectrogram.masked_fill(spec_mask, 0.0)
+        return self.embed(spectrogram, samples, branch_keep=branch_keep)
+
+    def embed(self, spectrogram: Tensor, samples: Tensor, *, branch_keep: Tensor | None = None) -> Tensor:
+        """As :meth:`forward`, from what the front end makes of the waveforms."""
+        columns = spectrogram.shape[2] // self.encoder.patch_frames
+        keep = token_keep(self.encoder, self.frontend, samples, columns) if self.mask_padding else None
+        (last,) = self.encoder.encode(spectrogram, token_keep=keep, branch_keep=branch_keep)
+        pooled = self.pooling(last.patches, keep)
+        with torch.autocast(spectrogram.device.type, enabled=False):
             embedding: Tensor = self.projection(pooled)
         return embedding
 
 
-def longest_seconds(config: EATConfig) -> float:
-    """The longest clip that an encoder has positions for: 122.895 s for the published ones."""
-    frames = config.max_length * config.patch_size
-    return (FRAME_SAMPLES + (frames - 1) * FRAME_SHIFT) / SAMPLE_RATE_HZ
+class EmbedderWithLoss(nn.Module):
+    """An embedder and its classification loss as one module, so that they can be trained as one.
+
+    Attributes:
+        embedder: waveforms to embeddings.
+        loss: an entry of :data:`nearfar.losses.LOSSES`, built for the embeddings.
+        base_hash: identity of the encoder's weights before training.
+    """
+
+    def __init__(self, embedder: Embedder, loss: nn.Module, base_hash: str) -> None:
+        super().__init__()
+        self.embedder, self.loss, self.base_hash = embedder, loss, base_hash
+
+    def forward(
+        self,
+        waveform: Tensor,
+        samples: Tensor,
+        labels: Tensor,
+        *,
+        other_labels: Tensor | None = None,
+        mixup_lambda: Tensor | None = None,
+        spec_mask: Tensor | None = None,
+        branch_keep: Tensor | None = None,
+    ) -> Tensor:
+        """Loss per row, (batch,) float32; arguments as in :class:`Embedder` and :class:`nearfar.losses.Loss`."""
+        embeddings = self.embedder(waveform, samples, branch_keep=branch_keep, spec_mask=spec_mask)
+        loss: Tensor = self.loss(embeddings, labels, other_labels, mixup_lambda)
+        return loss
 
 
-def build_embedder(
-    encoder: EAT, fbank: Fbank, *, attention_dim: int, embedding_dim: int, mask_padding: bool = False
-) -> Embedder:
-    """An embedder around ``encoder`` with a pooling and projection drawn from torch's random state."""
+def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
+    """The model of a recipe before its first training step: a pre-trained (or random) encoder, a random head.
+
+    Args:
+        recipe: ``encoder``, ``head``, ``fbank``, ``lora``, ``training.adaptation`` and ``seed`` are read.
+        classes: number of composite labels.
+
+    Raises:
+        InputError: if the encoder's weights cannot be loaded or do not fit, or its positions end before the clips
+            do.
+    """
+    encoder = load_start(recipe)
+    base_hash = encoder_hash(encoder)
+    loss, settings = recipe.head.entry("loss"), recipe.head.settings_of("loss")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        embedder = build_embedder(encoder, recipe)
+        angular = loss.build(classes, recipe.head.embedding_dim, settings)
+        embedder.encoder = recipe.training.entry("adaptation").prepare(encoder, recipe.adaptation_settings())
+    encoder.checkpoint_blocks = recipe.training.activation_checkpointing
+    return EmbedderWithLoss(embedder, angular, base_hash)
+
+
+def build_embedder(encoder: Encoder, recipe: Recipe) -> Embedder:
+    """An embedder around ``encoder`` whose pooling and projection are drawn from torch's random state."""
+    pooling, settings = recipe.head.entry("pooling"), recipe.head.settings_of("pooling")
     return Embedder(
         encoder,
-        config=encoder.config,
-        fbank=fbank,
-        attention_dim=attention_dim,
-        embedding_dim=embedding_dim,
-        mask_padding=mask_padding,
+        recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std),
+        pooling.build(encoder.embed_dim, settings),
+        embedding_dim=recipe.head.embedding_dim,
+        mask_padding=recipe.encoder.mask_padding,
     )
+
+
+def start_weights(recipe: Recipe) -> str:
+    """The recipe's encoder weights; a random start without a seed of its own takes the recipe's."""
+    weights = recipe.encoder.weights
+    return f"{weights}:{recipe.seed}" if weights.startswith("random:") and weights.count(":") == 1 else weights
+
+
+def load_start(recipe: Recipe) -> Encoder:
+    """The encoder that a recipe starts from.
+
+    Raises:
+        InputError: if it cannot be loaded, or the clips are longer than it has positions for.
+    """
+    family: EncoderFamily = recipe.encoder.entry("family")
+    encoder = family.load(start_weights(recipe), recipe.encoder.revision)
+    seconds, limit = recipe.audio.clip_seconds, encoder.longest_samples
+    if limit is not None and not isinstance(seconds, str) and seconds > (longest := limit / SAMPLE_RATE_HZ):
+        raise InputError(
+            "audio.clip_seconds",
+            found=f"{seconds:g} s",
+            expected=f"at most {longest:g} s, where this encoder's table of positions ends",
+            remedy="Cut the recordings into shorter clips",
+        )
+    return encoder

@@ -31,20 +31,29 @@ def attentive_statistics(tokens: Tensor, attention: Tensor) -> Tensor:
 
 
 class AttentiveStatisticsPooling(nn.Module):
-    """A score per token and channel, ``e = W2 tanh(W1 h + b1) + b2``, softmax over tokens, mean and deviation.
+    """Attentive statistics pooling: a learnt weight per token and channel, then weighted mean and deviation.
+
+    The weights are the softmax over tokens of ``e = W2 tanh(W1 h + b1) + b2``.
 
     Args:
         channels: D, the width of a token.
         attention_dim: width of the bottleneck W1.
+        global_context: append the mean and deviation of the clip's tokens to every token that W1 reads, so that
+            the attention depends on the whole clip (ECAPA-TDNN, section 2.2).
+
+    Attributes:
+        out_features: 2 * channels.
     """
 
-    def __init__(self, channels: int, attention_dim: int = 128) -> None:
+    def __init__(self, channels: int, attention_dim: int = 128, global_context: bool = False) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(channels, attention_dim)
+        self.out_features = 2 * channels
+        self.global_context = global_context
+        self.linear1 = nn.Linear(3 * channels if global_context else channels, attention_dim)
         self.linear2 = nn.Linear(attention_dim, channels)
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Pool over the token axis, in float32 whatever the input.
+        """Pool over the token axis, in float32 for any type of input.
 
         Args:
             tokens: (batch, tokens, channels); patch tokens only, without CLS.
@@ -63,7 +72,24 @@ class AttentiveStatisticsPooling(nn.Module):
             )
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
-            scores = self.linear2(self.linear1(tokens).tanh())
+            read = with_context(tokens, keep) if self.global_context else tokens
+            scores = self.linear2(self.linear1(read).tanh())
             if keep is not None:
                 scores = scores.masked_fill(~keep.unsqueeze(2), float("-inf"))
             return attentive_statistics(tokens, scores.softmax(dim=1))
+
+
+def with_context(tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Tokens with the mean and sample deviation of their clip appended, (batch, tokens, 3 D).
+
+    Args:
+        tokens: (batch, tokens, D) float32.
+        keep: (batch, tokens) bool, False for tokens that do not count, or None.
+    """
+    counted = tokens.new_ones(tokens.shape[:2]) if keep is None else keep.to(tokens.dtype)
+    counted = counted.unsqueeze(2)
+    count = counted.sum(dim=1, keepdim=True)
+    mean = (counted * tokens).sum(dim=1, keepdim=True) / count
+    squares = (counted * (tokens - mean).square()).sum(dim=1, keepdim=True)
+    deviation = (squares / (count - 1).clamp_min(1)).clamp_min(VARIANCE_FLOOR).sqrt()
+    return torch.cat([tokens, mean.expand_as(tokens), deviation.expand_as(tokens)], dim=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 EPSILON = 1e-12
 
@@ -39,6 +39,43 @@ def relative_deviation_pooling(tokens: Tensor, gamma: float) -> Tensor:
     weights = (1.0 + relative) ** gamma
     weights = weights / weights.sum(dim=-1, keepdim=True)
     return (weights.unsqueeze(-1) * tokens).sum(dim=-2)
+
+
+class MeanPooling(nn.Module):
+    """:func:`mean_pooling` as a module."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., tokens, dim) to (..., dim)."""
+        return mean_pooling(tokens)
+
+
+class MeanStdPooling(nn.Module):
+    """:func:`mean_std_pooling` as a module."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., tokens, dim) to (..., 2 dim)."""
+        return mean_std_pooling(tokens)
+
+
+class RelativeDeviationPooling(nn.Module):
+    """:func:`relative_deviation_pooling` as a module.
+
+    Args:
+        gamma: at least 0; 0 is the mean.
+
+    Raises:
+        ValueError: if gamma is negative.
+    """
+
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        if not gamma >= 0:
+            raise ValueError(f"expected gamma of at least 0, got {gamma}")
+        self.gamma = gamma
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., tokens, dim) to (..., dim)."""
+        return relative_deviation_pooling(tokens, self.gamma)
 
 
 def log_mel_statistics(log_mel: Tensor, lags: Sequence[int], *, remove_level: bool) -> Tensor:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tomllib
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from nearfar.config.tables import Fbank
-from nearfar.config.validation import RecipeTable, validated
-from nearfar.errors import InputError
+from nearfar.config.tables import FbankNormalisation
+from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
 from nearfar.settings import Fraction, NotNegative, PositiveFloat, PositiveInt, Settings
 
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+RECIPES = "recipes/pretrain"
+"""The folder of pre-training recipes in the package."""
 
 
 def _odd(number: int) -> int:
@@ -75,6 +74,9 @@ class Guard(Settings):
 class PretrainTraining(Settings):
     """The training loop."""
 
+    without_effect: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "loader_threads", "micro_batch_size"})
+
+
     steps: PositiveInt = 400_000
     batch_size: PositiveInt = 48
     """Clips per optimiser step, over all processes; each has ``masking.clones`` views."""
@@ -103,7 +105,7 @@ class PretrainRecipe(RecipeTable):
     export: Literal["student", "teacher"] = "student"
     """Which encoder is written."""
     encoder: Start = Start()
-    fbank: Fbank = Fbank()
+    fbank: FbankNormalisation = FbankNormalisation()
     masking: Masking = Masking()
     decoder: DecoderSizes = DecoderSizes()
     teacher: TeacherDecay = TeacherDecay()
@@ -113,15 +115,12 @@ class PretrainRecipe(RecipeTable):
     def model_key(self) -> str:
         """Sixteen hex digits that are equal where two recipes train the same encoder."""
         tree = self.model_dump(mode="json", exclude={"name", "description", "guard"})
-        for speed_only in ("checkpoint_every", "loader_threads", "micro_batch_size"):
-            del tree["training"][speed_only]
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(tree | {"training": self.training.identity()})
 
 
 def pretrain_recipe_names() -> list[str]:
     """Names of the pre-training recipes that come with the package."""
-    folder = resources.files("nearfar") / "recipes" / "pretrain"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return packaged_names(RECIPES)
 
 
 def load_pretrain_recipe(name_or_path: str | Path) -> PretrainRecipe:
@@ -131,21 +130,4 @@ def load_pretrain_recipe(name_or_path: str | Path) -> PretrainRecipe:
         InputError: if there is no such recipe, it is not TOML, has an unknown key or a value that does not fit.
     """
     where = str(name_or_path)
-    try:
-        if where in pretrain_recipe_names():
-            packaged = resources.files("nearfar") / "recipes" / "pretrain" / f"{where}.toml"
-            tree = tomllib.loads(packaged.read_text(encoding="utf-8"))
-        else:
-            tree = tomllib.loads(Path(where).read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(
-            where,
-            found="no pre-training recipe of that name and no such file",
-            expected=f"one of {', '.join(pretrain_recipe_names())}, or a TOML file",
-            remedy="Check the spelling",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            where, found=f"text that is not TOML ({error})", expected="TOML", remedy="Correct the file"
-        ) from None
-    return validated(PretrainRecipe, tree, where)
+    return validated(PretrainRecipe, read_toml(where, RECIPES, "pre-training recipe"), where)

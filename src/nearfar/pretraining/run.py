@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity
 from nearfar.data.recordings import Recording, find_recordings, recordings_key
+from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import WEIGHTS_FILE, encoder_hash, load_encoder, parameter_count, save_encoder
+from nearfar.encoders.weights import WEIGHTS_FILE
 from nearfar.environment import environment
 from nearfar.errors import InputError, TrainingError
 from nearfar.files import write_json, write_text
-from nearfar.frontends.kaldi import Fbank
+from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining.batches import CropBatch, Crops
 from nearfar.pretraining.model import (
     Decoder,
@@ -131,7 +132,8 @@ def pretrain(
     """
     training, accelerator = recipe.training, make_accelerator(recipe.training)
     student.to(accelerator.device)
-    teacher, fbank = Teacher(student.encoder), Fbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
+    teacher = Teacher(student.encoder)
+    fbank = KaldiFbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
     groups = parameter_groups(student, training.weight_decay)
     train(
         _PreTraining(recipe, accelerator, student, teacher, crops, fbank),
@@ -179,7 +181,7 @@ class _PreTraining:
     module: MaskedPredictor
     teacher: Teacher
     crops: Crops
-    fbank: Fbank
+    fbank: KaldiFbank
 
     @property
     def seed(self) -> int:

@@ -1,1 +1,1 @@
-"""One page about a run or a detector: a file that needs no network."""
+"""Self-contained HTML pages about a run, a detector or an ablation."""

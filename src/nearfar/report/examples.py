@@ -1,156 +1,139 @@
-"""Clips worth a look and a listen: the worst false alarms and misses, with where they depart from normal."""
+"""Example clips of a page: spectrogram with an explanation of the score, and audio as data URIs."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import soundfile
 import torch
 from numpy.typing import NDArray
 
+from nearfar.charts import spectrogram
 from nearfar.config import Recipe
 from nearfar.data.clips import Clip, View
 from nearfar.errors import InputError
-from nearfar.explain.explanation import NOTABLE, explain
+from nearfar.explain.explanation import explain
 from nearfar.explain.localisation import PatchBank, fit_patches
-from nearfar.frontends.kaldi import PATCH_FRAMES, Fbank, frame_count, mel_centres_hz
-from nearfar.report.gather import MachineFacts
-from nearfar.report.media import SAMPLE_RATE_HZ, Sound, sound, spectrogram
+from nearfar.frontends.kaldi import PATCH_FRAMES, SAMPLE_RATE_HZ, KaldiFbank, frame_count
 from nearfar.views import read_views
 
-EACH = 2
+PER_KIND = 2
 """Clips of either kind per machine."""
 MOST_NORMALS = 100
-"""Normal clips that a departure is judged by."""
+"""Normal clips that examples are compared with; of more, every n-th."""
 LONGEST_S = 60.0
-"""Of longer recordings only the beginning is shown, and the page says so."""
-_MARKED_HZ = {500: "0.5", 1000: "1", 2000: "2", 4000: "4 kHz"}
+"""Only the beginning of longer recordings is shown."""
+PEAK = 0.9
+"""Peak amplitude that audio is scaled to, so that quiet recordings are audible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """One channel of a clip as a data URI that an ``<audio>`` element plays."""
+
+    name: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A clip to show; ``kind`` is ``false alarm``, ``miss`` or ``highest normal``."""
+
+    kind: str
+    clip: Clip
+    domain: str
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A clip to look at and listen to.
-
-    ``outline`` is an SVG path around the patches that stand out, in a box of 1 by 1; ``kind`` is ``false alarm``,
-    ``miss`` or ``highest normal``.
-    """
+    """A clip with its spectrogram (SVG), a sentence on where it departs from normal clips, and its audio."""
 
     kind: str
     name: str
     domain: str
     score: float
     sentence: str
-    seconds: float
-    picture: str
-    outline: str
+    spectrogram: str
     sounds: tuple[Sound, ...]
 
 
-def frequency_marks() -> list[tuple[str, float]]:
-    """Names of frequencies and how high they are on a log-mel spectrogram, from 0 at the bottom to 1."""
-    centres = mel_centres_hz().numpy()
-    places = np.interp(list(_MARKED_HZ), centres, np.arange(len(centres)) + 0.5) / len(centres)
-    return [(name, float(place)) for name, place in zip(_MARKED_HZ.values(), places, strict=True)]
+def make_examples(candidates: Sequence[Candidate], normal: Sequence[Clip], recipe: Recipe) -> list[Example]:
+    """Explain clips of one machine by comparison with other, normal clips of it.
 
-
-def examples_of(facts: MachineFacts, recipe: Recipe) -> list[Example]:
-    """The highest-scoring normal clips and the lowest-scoring anomalies of one machine, worst first.
-
-    None without labels or recordings. Recordings that cannot be read any more are left out.
+    Clips that cannot be read are left out; with fewer than two readable normal clips there are no examples.
     """
-    if facts.anomalous is None or facts.domains is None or not facts.test or not facts.train:
+    if not candidates:
         return []
-    by_name = {clip.name: clip for clip in facts.test}
-    order = np.argsort(facts.scores.scores, kind="stable")
-    alarms = [int(place) for place in order[::-1] if not facts.anomalous[place]][:EACH]
-    misses = [int(place) for place in order if facts.anomalous[place]][:EACH]
-    wanted = []
-    for kind, places in (("false alarm", alarms), ("miss", misses)):
-        for place in places:
-            score = float(facts.scores.scores[place])
-            if facts.threshold is not None and (score > facts.threshold) != (kind == "false alarm"):
-                continue  # the decision was right: nothing to explain
-            clip = by_name.get(facts.scores.names[place])
-            if clip is not None:
-                wanted.append((kind, clip, str(facts.domains[place]), score))
-    return shown(wanted, facts.train, recipe)
-
-
-def shown(wanted: Sequence[tuple[str, Clip, str, float]], normal: Sequence[Clip], recipe: Recipe) -> list[Example]:
-    """Clips of one machine as examples, each (kind, clip, domain, score), compared with other, normal clips."""
-    if not wanted:
-        return []
-    listener = _Listener(recipe)
-    log_mels = [log_mel for clip in _some(normal) if (log_mel := listener.log_mel(clip)) is not None]
+    view: View = "cancelled" if "cancelled" in recipe.scoring.channels else "near"
+    thinned = normal[:: -(-len(normal) // MOST_NORMALS) or 1]
+    log_mels = [log_mel for clip in thinned if (log_mel := _log_mel(_read(clip, view, recipe))) is not None]
     if len(log_mels) < 2:
         return []
     bank = fit_patches(log_mels)
-    return [example for entry in wanted if (example := listener.example(*entry, bank)) is not None]
+    examples = (_example(candidate, view, recipe, bank) for candidate in candidates)
+    return [example for example in examples if example is not None]
 
 
-class _Listener:
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.view: View = "cancelled" if "cancelled" in recipe.scoring.channels else "near"
-        self.fbank = Fbank()
-
-    def read(self, clip: Clip, view: View) -> NDArray[np.float32] | None:
-        """The beginning of a clip, (samples,), or None where it cannot be had."""
-        try:
-            waveform = read_views(clip.path, (view,), self.recipe.audio, self.recipe.cancellation)[0]
-        except InputError:
-            return None
-        beginning: NDArray[np.float32] = waveform[: round(LONGEST_S * SAMPLE_RATE_HZ)]
-        return beginning
-
-    def log_mel(self, clip: Clip) -> torch.Tensor | None:
-        waveform = self.read(clip, self.view)
-        if waveform is None or frame_count(len(waveform)) < PATCH_FRAMES:
-            return None
-        return self.fbank.log_mel(torch.from_numpy(waveform)[None])[0]
-
-    def example(self, kind: str, clip: Clip, domain: str, score: float, bank: PatchBank) -> Example | None:
-        log_mel, near, far = self.log_mel(clip), self.read(clip, "near"), self.read(clip, "far")
-        if log_mel is None or near is None:
-            return None
-        sounds = [sound("near", near)]
-        if far is not None:
-            sounds.append(sound("far", far))
-        if self.view == "cancelled" and (rest := self.read(clip, "cancelled")) is not None:
-            sounds.append(sound("near without far", rest))
-        explanation = explain(log_mel, bank)
-        usual = float(np.quantile(bank.peaks.numpy(), NOTABLE))
-        cut = len(near) == round(LONGEST_S * SAMPLE_RATE_HZ)
-        return Example(
-            kind,
-            clip.name,
-            domain,
-            score,
-            explanation.sentence + (f" (Only the first {LONGEST_S:g} s are shown.)" if cut else ""),
-            len(near) / SAMPLE_RATE_HZ,
-            spectrogram(log_mel.numpy()),
-            outline(explanation.map > usual, PATCH_FRAMES / len(log_mel)),
-            tuple(sounds),
-        )
+def _example(candidate: Candidate, view: View, recipe: Recipe, bank: PatchBank) -> Example | None:
+    clip = candidate.clip
+    names: dict[View, str] = {"near": "near", "far": "far"}
+    if view == "cancelled":
+        names["cancelled"] = "near without far"
+    waveforms = {each: waveform for each in names if (waveform := _read(clip, each, recipe)) is not None}
+    log_mel = _log_mel(waveforms.get(view))
+    if log_mel is None or "near" not in waveforms:
+        return None
+    explanation = explain(log_mel, bank)
+    seconds = len(waveforms["near"]) / SAMPLE_RATE_HZ
+    cut = f" (Only the first {LONGEST_S:g} s are shown.)" if seconds == LONGEST_S else ""
+    title = f"Log-mel spectrogram of {clip.machine} {clip.name}, {seconds:.1f} seconds, 20 Hz to 8 kHz"
+    chart = spectrogram(log_mel.numpy(), explanation.map > bank.usual_peak, title, explanation.sentence)
+    return Example(
+        candidate.kind,
+        clip.name,
+        candidate.domain,
+        candidate.score,
+        explanation.sentence + cut,
+        chart.svg(),
+        tuple(Sound(names[each], audio_uri(waveform)) for each, waveform in waveforms.items()),
+    )
 
 
-def _some(clips: Sequence[Clip]) -> Sequence[Clip]:
-    return clips[:: -(-len(clips) // MOST_NORMALS) or 1]
+def _read(clip: Clip, view: View, recipe: Recipe) -> NDArray[np.float32] | None:
+    """The beginning of a clip, (samples,) at 16 kHz, or None where it cannot be read."""
+    try:
+        waveform = read_views(clip.path, (view,), recipe.audio, recipe.cancellation)[0]
+    except InputError:
+        return None
+    beginning: NDArray[np.float32] = waveform[: round(LONGEST_S * SAMPLE_RATE_HZ)]
+    return beginning
 
 
-def outline(marked: NDArray[np.bool_], width: float) -> str:
-    """An SVG path along the edges between marked cells and others, in a box of 1 by 1 with bands upwards.
+def _log_mel(waveform: NDArray[np.float32] | None) -> torch.Tensor | None:
+    """(frames, 128), or None for a clip that is shorter than a patch."""
+    if waveform is None or frame_count(len(waveform)) < PATCH_FRAMES:
+        return None
+    return KaldiFbank().log_mel(torch.from_numpy(waveform)[None])[0]
+
+
+def audio_uri(waveform: NDArray[np.float32]) -> str:
+    """A data URI of MP3 audio, or WAV where the sound library writes no MP3.
 
     Args:
-        marked: (columns, bands).
-        width: of a column; the columns need not fill the box.
+        waveform: (samples,) at 16 kHz; scaled to a peak of 0.9.
     """
-    height = 1.0 / marked.shape[1]
-    padded = np.pad(marked, 1)
-    steps = []
-    for column, band in zip(*np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1]), strict=True):
-        steps.append(f"M{column * width:.4f} {1 - band * height:.4f}v{-height:.4f}")
-    for column, band in zip(*np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1]), strict=True):
-        steps.append(f"M{column * width:.4f} {1 - band * height:.4f}h{width:.4f}")
-    return "".join(steps)
+    peak = float(np.abs(waveform).max(initial=0.0))
+    scaled = waveform * np.float32(PEAK / peak) if peak > 0 else waveform
+    buffer = io.BytesIO()
+    if "MP3" in soundfile.available_formats():
+        soundfile.write(buffer, scaled, SAMPLE_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
+        kind = "audio/mpeg"
+    else:
+        soundfile.write(buffer, scaled, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+        kind = "audio/wav"
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

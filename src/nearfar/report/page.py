@@ -1,8 +1,9 @@
-"""The page itself: one HTML file with everything in it."""
+"""The parts of an HTML page and how they are rendered: one file that needs no network."""
 
 from __future__ import annotations
 
-import json
+import base64
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,150 +14,130 @@ from typing import Any, TypeVar
 import nearfar
 from nearfar.data.channel_check import ChannelWarning
 from nearfar.files import write_text
-from nearfar.report.examples import frequency_marks
-from nearfar.report.gather import RunFacts, gather_run
-from nearfar.report.sections import (
-    QUANTITIES,
-    Chart,
-    MachineSection,
-    Row,
-    Table,
-    machine_section,
-    summary_rows,
-    training_chart,
-)
+from nearfar.progress import Progress
+from nearfar.report.examples import Example
 
-Facts = TypeVar("Facts")
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished and of all machines."""
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, slots=True)
+class PageChart:
+    """A drawing under a heading, with a caption on how to read it."""
+
+    heading: str
+    svg: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """Rows under a heading; the first cell of a row is its name, and ``ends_in_text`` aligns the last one left."""
+
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    ends_in_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSection:
+    """The part of a page about one machine."""
+
+    name: str
+    anchor: str
+    counts: str
+    charts: tuple[PageChart, ...]
+    numbers: PageTable
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsRow:
+    """A row of the results table: (value, low, high) in percent by quantity, None where there is no value."""
+
+    name: str
+    cells: tuple[tuple[float, float, float] | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What the template places."""
+    """The page about a run or a detector, as the template ``page.html.j2`` reads it."""
 
     kind: str
     title: str
     description: str
     notes: tuple[str, ...]
-    made: str
-    quantities: tuple[str, ...]
-    rows: tuple[Row, ...]
-    resamples: int
-    summary: tuple[Table, ...]
+    quantities: tuple[str, ...] = ()
+    results: tuple[ResultsRow, ...] = ()
+    resamples: int = 0
+    summary: tuple[PageTable, ...] = ()
     machines: tuple[MachineSection, ...]
-    charts: tuple[Chart, ...]
-    tables: tuple[Table, ...]
+    charts: tuple[PageChart, ...] = ()
+    tables: tuple[PageTable, ...]
     texts: tuple[tuple[str, str], ...]
-    marks: tuple[tuple[str, float], ...] = tuple(frequency_marks())
 
 
-def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Progress | None = None) -> Path:
-    """Write the page about a run.
-
-    Args:
-        run: the folder of a finished run.
-        out: the HTML file; it appears whole or not at all.
-        data: the recordings, if they are no longer where the run found them.
-        progress: called after each machine.
-
-    Raises:
-        InputError: if the folder holds no finished run, or a file in it is damaged.
-        NearfarError: if the page cannot be written.
-    """
-    facts = gather_run(run, data)
-    sections = sections_of(
-        facts.machines, lambda machine, number: machine_section(machine, facts, number), progress
-    )
-    write_text(out, render(_page(facts, sections)))
-    return out
-
-
-def sections_of(
-    facts: Sequence[Facts], section: Callable[[Facts, int], MachineSection], progress: Progress | None
+def machine_sections(
+    entries: Sequence[Entry], section: Callable[[Entry, str], MachineSection], progress: Progress
 ) -> tuple[MachineSection, ...]:
-    """The sections of all machines, one after the other."""
+    """Build the section of every machine from its entry and its anchor."""
     sections = []
-    for number, entry in enumerate(facts, start=1):
-        sections.append(section(entry, number))
-        if progress is not None:
-            progress(number, len(facts))
+    for number, entry in enumerate(entries, start=1):
+        sections.append(section(entry, f"machine-{number}"))
+        progress("drawing machines", number, len(entries))
     return tuple(sections)
 
 
-def _page(facts: RunFacts, sections: tuple[MachineSection, ...]) -> Page:
-    training = training_chart(facts)
-    return Page(
-        kind="Run",
-        title=facts.recipe.name,
-        description=facts.recipe.description,
-        notes=(*facts.notes, *facts.missing, *warned(facts.warnings)),
-        made=now(),
-        quantities=tuple(QUANTITIES.values()),
-        rows=tuple(summary_rows(facts)),
-        resamples=facts.intervals.resamples if facts.intervals else 0,
-        summary=(),
-        machines=sections,
-        charts=(training,) if training else (),
-        tables=(
-            data_table(facts.data),
-            *channels_table(facts.warnings, "A sample of the normal recordings gave nothing to warn of."),
-        ),
-        texts=(
-            ("Recipe", facts.recipe_text),
-            ("Environment", json.dumps(facts.environment, indent=1)),
-        ),
-    )
-
-
-def now() -> str:
-    """When a page is made, for people."""
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def data_table(data: list[dict[str, Any]]) -> Table:
-    """Clips by machine as the run found them."""
-    rows = []
-    for machine in data:
-        count = {"train": 0, "test": 0}
-        for entry in machine["clips"]:
-            count[entry["split"]] += entry["clips"]
-        rows.append(
-            (
-                str(machine["machine"]),
-                str(count["train"]),
-                str(count["test"]),
-                f"{machine['longest_seconds']:g} s",
-                ", ".join(map(str, machine["channels"])),
-                "; ".join(machine["oddities"]) or "–",
-            )
-        )
-    columns = ("machine", "training clips", "test clips", "length", "channels", "remarks")
-    return Table("Data", columns, tuple(rows), sentences=True)
-
-
-def channels_table(warnings: Sequence[ChannelWarning] | None, nothing: str) -> tuple[Table, ...]:
-    """What is the matter with the microphones, or that ``nothing`` is; no table if nothing was listened to."""
-    if warnings is None:
-        return ()
+def channel_table(warnings: Sequence[ChannelWarning], no_warnings: str) -> PageTable:
+    """Warnings about the near and the far channel, or the sentence that there are none."""
     rows = tuple(
         (warning.machine, warning.kind, f"{len(warning.files)} of {warning.checked}", str(warning))
         for warning in warnings
     )
-    caption = "" if rows else nothing
-    return (Table("Microphones", ("machine", "what", "recordings", "remarks"), rows, caption, sentences=True),)
+    columns = ("machine", "problem", "recordings", "details")
+    return PageTable("Channels", columns, rows, "" if rows else no_warnings, ends_in_text=True)
 
 
-def warned(warnings: Sequence[ChannelWarning] | None) -> tuple[str, ...]:
-    """The same as notes for the top of a page."""
-    return tuple(f"Microphones of {warning}" for warning in warnings or ())
+def channel_notes(warnings: Sequence[ChannelWarning]) -> tuple[str, ...]:
+    """The same warnings as notes for the top of a page."""
+    return tuple(f"Channels of {warning}" for warning in warnings)
 
 
-def render(page: Page) -> str:
-    """HTML of a page; texts are escaped by the template, drawings are not."""
-    from jinja2 import Environment, StrictUndefined
+def write_page(out: Path, template: str, page: Any, script: str = "") -> Path:
+    """Render a page to a file, which appears whole or not at all.
 
-    template = (resources.files("nearfar.report") / "page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(page=page, version=nearfar.__version__)
+    Args:
+        out: the HTML file.
+        template: name of a template in this package.
+        page: the template's ``page``: kind, title, description, notes and what else it reads. Texts are escaped,
+            drawings are not.
+        script: JavaScript; without it the page allows none.
+
+    Raises:
+        NearfarError: if the file cannot be written.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(read_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = environment.get_template(template).render(
+        page=page,
+        script=script,
+        script_hash=f"sha256-{digest}",
+        version=nearfar.__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    write_text(out, text)
+    return out
+
+
+def read_resource(name: str) -> str:
+    """A template, style sheet or script of this package."""
+    return (resources.files("nearfar.report") / name).read_text(encoding="utf-8")

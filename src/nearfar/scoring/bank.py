@@ -1,94 +1,95 @@
-"""What is in a machine's bank: normal clips, and clips made up of them; and what is in it if a clip is left out.
+"""The bank of one machine: normal clips and synthetic ones made of them, and what it holds when a clip is left out.
 
-Left out means, for a clip *r* of the N that the bank was made from:
+For a clip *r* of the N that the bank was made from, left out means:
 
 * plain banks and MemMix: what a bank made of the other N - 1 clips holds;
-* SMOTE: the made-up clips that *r* is a parent of go with it; all others stay as they were drawn;
-* prototypes: the centres of k-means stay; if *r* is the clip nearest to one, the next nearest of its cluster takes
-  its place.
+* SMOTE: the synthetic clips that *r* is a parent of are removed with it; all others stay as they were drawn;
+* prototypes: the centres of k-means stay; if *r* is the clip nearest to one, the next nearest of its cluster
+  replaces it.
 
-(To draw or to cluster anew would change the rest of the bank at random, and so the scores of clips that have
-nothing to do with *r*.)
+(Drawing or clustering again would change the rest of the bank at random, and so the scores of clips that are
+unrelated to *r*.)
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.config import Scoring
-from nearfar.scoring.distances import EPSILON, Scaling
-from nearfar.scoring.enrichment import memmix_pairs, prototypes, smote_pairs
+from nearfar.scoring.distances import EPSILON, Scaling, chunks, pairwise_distance, points
+from nearfar.scoring.settings import NearestSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bank:
-    """Entries of a bank: those it holds, and some that would take another's place.
+class NormalBank:
+    """The entries of a bank, and those that would replace another if a clip were left out.
 
     Attributes:
         entries: (entries, parts, dim), scaled features.
         target: (entries,) bool, whether an entry is of the target domain.
         parents: (entries, 2) int64, the normal clips an entry is made of; a clip that is itself, twice.
-        now: (entries,) bool, which entries the whole bank holds.
-        stand_ins: (pairs, 2) int64, in rising order: if the first, a clip, is left out, the second, an entry,
-            joins.
+        active: (entries,) bool, which entries the whole bank holds.
+        replacements: (pairs, 2) int64, in rising order: if the first, a clip, is left out, the second, an entry,
+            is added.
     """
 
     entries: Tensor
     target: Tensor
     parents: Tensor
-    now: Tensor
-    stand_ins: Tensor
+    active: Tensor
+    replacements: Tensor
 
     def without(self, clips: Tensor) -> Tensor:
         """Which entries the bank holds if one of ``clips`` is left out: (clips, entries) bool."""
-        present = self.now & (self.parents[:, 0] != clips[:, None]) & (self.parents[:, 1] != clips[:, None])
-        row = torch.full((int(self.stand_ins[:, 0].max()) + 1 if len(self.stand_ins) else 0,), -1)
+        present = self.active & (self.parents[:, 0] != clips[:, None]) & (self.parents[:, 1] != clips[:, None])
+        row = torch.full((int(self.replacements[:, 0].max()) + 1 if len(self.replacements) else 0,), -1)
         known = torch.nonzero(clips < len(row))[:, 0]
         row[clips[known]] = known
-        of_these = row[self.stand_ins[:, 0]]
-        present[of_these[of_these >= 0], self.stand_ins[of_these >= 0, 1]] = True
+        of_these = row[self.replacements[:, 0]]
+        present[of_these[of_these >= 0], self.replacements[of_these >= 0, 1]] = True
         return present
 
 
-def make_bank(scaling: Scaling, scaled: Tensor, target: Tensor, scoring: Scoring, seed: int) -> Bank:
-    """The bank of normal clips that a recipe asks for.
+def make_bank(scaling: Scaling, scaled: Tensor, target: Tensor, settings: NearestSettings, seed: int) -> NormalBank:
+    """The bank of normal clips that settings ask for.
 
     Args:
         scaling: gives distances.
         scaled: (normals, parts, dim), scaled features of the normal clips.
         target: (normals,) bool, true for clips of the target domain.
-        scoring: enrichment and prototypes are read.
-        seed: of made-up clips and of k-means.
+        settings: enrichment and prototypes are used.
+        seed: of synthetic clips and of k-means.
     """
     clips = torch.arange(len(scaled))
-    now, joins = torch.ones(len(scaled), dtype=torch.bool), [torch.empty(0, 2, dtype=torch.int64)]
-    if scoring.prototypes is not None:
-        kept = prototypes(scaled, target, scoring.prototypes, seed)
-        now = target.clone()
-        now[kept[:, 0]] = True
+    active, joins = torch.ones(len(scaled), dtype=torch.bool), [torch.empty(0, 2, dtype=torch.int64)]
+    if settings.prototypes is not None:
+        kept = prototypes(scaled, target, settings.prototypes, seed)
+        active = target.clone()
+        active[kept[:, 0]] = True
         joins.append(kept[kept[:, 1] >= 0])
-    pairs, share, held = torch.empty(0, 2, dtype=torch.int64), torch.empty(0), now[:0]
-    if scoring.enrichment == "memmix":
-        pairs, held = memmix_pairs(scaling, scaled, target, scoring.memmix_sources)
-        share = torch.full((len(pairs),), 1.0 - scoring.memmix_lambda)
-        joins.append(_memmix_stand_ins(pairs, held, first=len(scaled)))
-    elif scoring.enrichment == "smote":
-        pairs, share = smote_pairs(scaling, scaled, target, scoring.smote_neighbours, scoring.smote_ratio, seed)
+    pairs, share, held = torch.empty(0, 2, dtype=torch.int64), torch.empty(0), active[:0]
+    if settings.enrichment == "memmix":
+        pairs, held = memmix_pairs(scaling, scaled, target, settings.memmix_sources)
+        share = torch.full((len(pairs),), 1.0 - settings.memmix_lambda)
+        joins.append(_memmix_replacements(pairs, held, first=len(scaled)))
+    elif settings.enrichment == "smote":
+        pairs, share = smote_pairs(scaling, scaled, target, settings.smote_neighbours, settings.smote_ratio, seed)
         held = torch.ones(len(pairs), dtype=torch.bool)
-    now, stand_ins = torch.cat([now, held]), torch.unique(torch.cat(joins), dim=0)
+    active, replacements = torch.cat([active, held]), torch.unique(torch.cat(joins), dim=0)
     parents = torch.cat([torch.stack([clips, clips], dim=1), pairs])
     of_target = torch.cat([target, torch.ones(len(pairs), dtype=torch.bool)])
-    if bool(now.all()) and not len(pairs):
-        return Bank(scaled, of_target, parents, now, stand_ins)  # no copy of what is most of the memory
-    ever = now.clone()
-    ever[stand_ins[:, 1]] = True
-    stand_ins[:, 1] = ever.cumsum(dim=0)[stand_ins[:, 1]] - 1
+    if bool(active.all()) and not len(pairs):
+        return NormalBank(scaled, of_target, parents, active, replacements)  # no copy of what is most of the memory
+    ever = active.clone()
+    ever[replacements[:, 1]] = True
+    replacements[:, 1] = ever.cumsum(dim=0)[replacements[:, 1]] - 1
     real, mixed = ever[: len(scaled)], ever[len(scaled) :]
     made = _mixed(scaling, scaled, pairs[mixed], share[mixed])
-    return Bank(torch.cat([scaled[real], made]), of_target[ever], parents[ever], now[ever], stand_ins)
+    return NormalBank(torch.cat([scaled[real], made]), of_target[ever], parents[ever], active[ever], replacements)
 
 
 def _mixed(scaling: Scaling, scaled: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
@@ -100,11 +101,103 @@ def _mixed(scaling: Scaling, scaled: Tensor, pairs: Tensor, share: Tensor) -> Te
     return made
 
 
-def _memmix_stand_ins(pairs: Tensor, held: Tensor, first: int) -> Tensor:
-    """Where a source clip that a target clip is mixed with is left out, the target clip's spare mix joins."""
+def _memmix_replacements(pairs: Tensor, held: Tensor, first: int) -> Tensor:
+    """If a source clip that a target clip is mixed with is left out, the target clip's spare mix is added."""
     spare = torch.nonzero(~held)[:, 0]
     if not len(spare):
         return pairs[:0]
     of_target = torch.full((int(pairs[:, 0].max()) + 1,), -1)
     of_target[pairs[spare, 0]] = spare + first
     return torch.stack([pairs[held, 1], of_target[pairs[held, 0]]], dim=1)
+
+
+def mean_distance(scaling: Scaling, queries: Tensor, normals: Tensor) -> Tensor:
+    """Distance of scaled features averaged over parts: (queries, normals) float64."""
+    total = torch.zeros(len(queries), len(normals), dtype=torch.float64)
+    for query, normal in zip(queries.unbind(dim=1), normals.unbind(dim=1), strict=True):
+        centre = normal.mean(dim=0)
+        total += pairwise_distance(points(query, centre), points(normal, centre), scaling.distance)
+    return total / normals.shape[1]
+
+
+def memmix_pairs(scaling: Scaling, scaled: Tensor, target: Tensor, sources: int) -> tuple[Tensor, Tensor]:
+    """MemMix: which target clip is mixed with which source clips, the nearest ones by mean distance over parts.
+
+    Args:
+        scaling: gives distances.
+        scaled: (normals, parts, dim).
+        target: (normals,) bool.
+        sources: how many nearest source clips; all where there are fewer.
+
+    Returns:
+        (pairs, 2) int64, target and source clip; and (pairs,) bool, false for one more source clip of every target
+        clip, which replaces another that is left out.
+    """
+    of_target, of_source = torch.nonzero(target)[:, 0], torch.nonzero(~target)[:, 0]
+    if not len(of_target) or not len(of_source):
+        return torch.empty(0, 2, dtype=torch.int64), torch.empty(0, dtype=torch.bool)
+    count = min(sources + 1, len(of_source))
+    nearest = torch.cat(
+        [
+            mean_distance(scaling, scaled[of_target[part]], scaled[of_source]).topk(count, largest=False).indices
+            for part in chunks(len(of_target), len(of_source))
+        ]
+    )
+    pairs = torch.stack([of_target.repeat_interleave(count), of_source[nearest.flatten()]], dim=1)
+    return pairs, (torch.arange(count) < sources).repeat(len(of_target))
+
+
+def smote_pairs(
+    scaling: Scaling, scaled: Tensor, target: Tensor, neighbours: int, ratio: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """SMOTE on the target domain (Chawla et al., JAIR 2002): points between a target clip and a near other one.
+
+    Target clips, synthetic ones included, become ``ratio`` times as many as source clips; none are added where
+    they are that many already, or where there are fewer than two.
+
+    Returns:
+        (made, 2) int64, the two target clips of each; and (made,) float64, the interpolation weight of the second.
+    """
+    of_target = torch.nonzero(target)[:, 0]
+    missing = round(ratio * int((~target).sum())) - len(of_target)
+    if missing <= 0 or len(of_target) < 2:
+        return torch.empty(0, 2, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
+    own = scaled[of_target]
+    distances = mean_distance(scaling, own, own)
+    distances.fill_diagonal_(torch.inf)
+    nearest = distances.topk(min(neighbours, len(of_target) - 1), dim=1, largest=False).indices
+    random = np.random.default_rng(seed)
+    first = torch.from_numpy(random.integers(len(of_target), size=missing))
+    which = torch.from_numpy(random.integers(nearest.shape[1], size=missing))
+    pairs = torch.stack([of_target[first], of_target[nearest[first, which]]], dim=1)
+    return pairs, torch.from_numpy(random.random(missing))
+
+
+def prototypes(scaled: Tensor, target: Tensor, count: int, seed: int) -> Tensor:
+    """The source clips to keep: of every k-means cluster the clip that is nearest to its centre.
+
+    k-means over the source clips' parts side by side.
+
+    Returns:
+        (clusters, 2) int64: the clip, and the next nearest of the cluster, which replaces it where it is left
+        out; -1 where a cluster holds no other. Every source clip is kept where they are ``count`` or fewer.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    of_source = torch.nonzero(~target)[:, 0]
+    if len(of_source) <= count:
+        return torch.stack([of_source, torch.full_like(of_source, -1)], dim=1)
+    flat = scaled[of_source].flatten(1).double().numpy()
+    with warnings.catch_warnings():  # clips that are alike make fewer clusters, which does no harm
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        means = KMeans(count, n_init=1, random_state=seed).fit(flat)
+    own = np.linalg.norm(flat - means.cluster_centers_[means.labels_], axis=1)
+    own = own.round(6)  # the two clips of a cluster of two are equally far from its centre: the first is kept
+    kept = []
+    for cluster in np.unique(means.labels_):
+        members = np.flatnonzero(means.labels_ == cluster)
+        nearest = members[own[members].argsort(kind="stable")[:2]]
+        second = int(of_source[nearest[1]]) if len(nearest) > 1 else -1
+        kept.append((int(of_source[nearest[0]]), second))
+    return torch.tensor(kept, dtype=torch.int64)

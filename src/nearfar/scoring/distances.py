@@ -79,7 +79,7 @@ def points(scaled: Tensor, centre: Tensor) -> Points:
     return Points(values, values.square().sum(dim=1) / 2)
 
 
-def between(queries: Points, normals: Points, distance: Distance) -> Tensor:
+def pairwise_distance(queries: Points, normals: Points, distance: Distance) -> Tensor:
     """Distances, (queries, normals) float64: ``1 - cos``, or the Euclidean distance of standardised features.
 
     Directions u and v have ``1 - cos = |u - v|² / 2``, which stays the same if a common centre is taken off both.

@@ -1,40 +1,58 @@
-"""From one score per channel to one score per clip."""
+"""From one score per view to one score per clip, and the table of ways to do so."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar.registry import Entry, Registry
 
-def mean_of_channels(scores: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Score-level averaging (section 2.5 of the report); one channel alone passes unchanged.
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion(Entry):
+    """A way to fuse views.
+
+    Attributes:
+        fuse: (clips,) scores and (normals,) leave-one-out scores of normal clips, both by view, to (clips,).
+        uses_normals: whether the scores of normal clips are used.
+    """
+
+    fuse: Callable[[Mapping[str, Scores], Mapping[str, Scores]], Scores]
+    uses_normals: bool
+
+
+def mean_of_views(scores: Mapping[str, Scores]) -> Scores:
+    """Score-level averaging (section 2.5 of the report); one view alone passes unchanged.
 
     Args:
-        scores: (clips,) float64 for each channel of the system.
+        scores: (clips,) float64 for each view.
 
     Returns:
         (clips,) float64.
 
     Raises:
-        ValueError: if there is no channel, or their numbers of clips differ.
+        ValueError: if there is no view, or their numbers of clips differ.
     """
     if not scores or len({len(values) for values in scores.values()}) != 1:
-        raise ValueError("expected scores of one or more channels, all of the same clips")
-    mean: NDArray[np.float64] = np.mean(np.stack(list(scores.values())), axis=0)
+        raise ValueError("expected scores of one or more views, all of the same clips")
+    mean: Scores = np.mean(np.stack(list(scores.values())), axis=0)
     return mean
 
 
-def standardised(scores: NDArray[np.float64], normal_scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores on the scale of normal clips: their mean taken off, divided by their population deviation.
+def standardised(scores: Scores, normal_scores: Scores) -> Scores:
+    """Scores minus the mean of normal scores, divided by their population deviation.
 
     Args:
         scores: (clips,) float64.
-        normal_scores: (normals,) leave-one-out scores of normal training clips by the same scorer.
+        normal_scores: (normals,) leave-one-out scores of normal clips by the same scorer.
 
     Returns:
-        (clips,) float64; only the mean is taken off where normal clips do not differ or are fewer than two.
+        (clips,) float64; only the mean is subtracted where normal scores do not differ, nothing where there are none.
     """
     if not normal_scores.size:
         return scores
@@ -42,42 +60,29 @@ def standardised(scores: NDArray[np.float64], normal_scores: NDArray[np.float64]
     return (scores - float(normal_scores.mean())) / (deviation if deviation > 0 else 1.0)
 
 
-def standardised_mean(
-    scores: Mapping[str, NDArray[np.float64]], normal_scores: Mapping[str, NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """The mean over channels, or members of an ensemble, of scores on the scale of normal clips.
+def standardised_mean(scores: Mapping[str, Scores], normal_scores: Mapping[str, Scores]) -> Scores:
+    """The mean over views, or members of an ensemble, of standardised scores.
 
-    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal training clips: no test
-    clip decides how another is scaled.
+    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal clips: no test clip affects
+    the scaling of another.
 
     Args:
-        scores: (clips,) float64 of every channel.
-        normal_scores: (normals,) float64 of the same channels.
+        scores: (clips,) float64 of every view.
+        normal_scores: (normals,) float64 of the same views.
 
     Returns:
         (clips,) float64.
 
     Raises:
-        ValueError: if there is no channel, their numbers of clips differ, or normal scores are of other channels.
+        ValueError: if there is no view, their numbers of clips differ, or normal scores are of other views.
     """
     if scores.keys() != normal_scores.keys():
         raise ValueError(f"expected normal scores of {', '.join(scores)}, got those of {', '.join(normal_scores)}")
-    return mean_of_channels({name: standardised(values, normal_scores[name]) for name, values in scores.items()})
+    return mean_of_views({name: standardised(values, normal_scores[name]) for name, values in scores.items()})
 
 
-def fuse(
-    scores: Mapping[str, NDArray[np.float64]], normal_scores: Mapping[str, NDArray[np.float64]], fusion: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """One score per clip from one per view, for test clips and in the same way for normal ones.
-
-    Args:
-        scores: (clips,) of every view.
-        normal_scores: (normals,) leave-one-out scores of every view.
-        fusion: ``mean``, or ``standardised`` for the mean of standardised scores.
-
-    Returns:
-        (clips,) and (normals,) float64.
-    """
-    if fusion == "standardised":
-        return standardised_mean(scores, normal_scores), standardised_mean(normal_scores, normal_scores)
-    return mean_of_channels(scores), mean_of_channels(normal_scores)
+FUSIONS: Registry[Fusion] = Registry("fusion")
+FUSIONS["mean"] = Fusion(
+    description="average of", fuse=lambda scores, normals: mean_of_views(scores), uses_normals=False
+)
+FUSIONS["standardised"] = Fusion(description="average of standardised", fuse=standardised_mean, uses_normals=True)

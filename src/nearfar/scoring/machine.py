@@ -1,19 +1,17 @@
-"""The scorers of one machine, one per scored view, and their scores as one."""
+"""The scorers of one machine, one per scored view, fused into one score per clip."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.config import Scoring
-from nearfar.scoring.fusion import fuse
-from nearfar.scoring.scorer import fit_scorer
-
-Scores = NDArray[np.float64]
+from nearfar.scoring.backends import BACKENDS, Indices, Scorer, Scores, Workspace
+from nearfar.scoring.fusion import FUSIONS
+from nearfar.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,13 +20,24 @@ class ViewScores:
 
     Attributes:
         fused: (clips,) float64, higher is more anomalous.
-        views: the same of every scored view alone, before fusion.
-        nearest: (clips,) int64, which normal clip is nearest in the first scored view; empty for normal clips.
+        views: the same of every scored view, before fusion.
+        nearest: (clips,) int64, the nearest normal clip in the first scored view; None where the back-end compares
+            with no single clip, or for the normal clips themselves.
     """
 
     fused: Scores
     views: dict[str, Scores]
-    nearest: NDArray[np.int64]
+    nearest: Indices | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPlan:
+    """How features become scores: a back-end, its settings, the fusion of views, and a seed."""
+
+    backend: str
+    settings: Settings
+    fusion: str
+    seed: int = 0
 
 
 class MachineScorer:
@@ -37,38 +46,49 @@ class MachineScorer:
     Args:
         features: (normals, parts, dim) float32 of every scored view, all of the same clips.
         target: (normals,) bool, true for clips of the target domain.
-        scoring: the recipe's table.
-        seed: the recipe's.
-        alone: leave-one-out scores of the normal clips by view, where they are known from before; they take as
-            long as all the rest.
+        plan: how.
+        normal_scores: leave-one-out scores of the normal clips by view, where they were computed before.
+        workspace: for back-ends that keep a model.
 
     Raises:
-        ValueError: as :func:`nearfar.scoring.scorer.fit_scorer`.
+        ValueError: as the back-end's ``fit``.
     """
 
     def __init__(
         self,
         features: Mapping[str, Tensor],
         target: Tensor,
-        scoring: Scoring,
-        seed: int = 0,
+        plan: ScoringPlan,
         *,
-        alone: Mapping[str, Scores] | None = None,
+        normal_scores: Mapping[str, Scores] | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
-        self._fusion = scoring.fusion
-        self._scorers = {view: fit_scorer(normals, target, scoring, seed) for view, normals in features.items()}
-        if alone is None:
-            several = len(target) > 1
-            alone = {
-                view: scorer.leave_one_out() if several else np.empty(0) for view, scorer in self._scorers.items()
+        backend = BACKENDS[plan.backend]
+        self._fusion, self._normals, self._given = FUSIONS[plan.fusion], len(target), normal_scores
+        self.scorers: dict[str, Scorer] = {
+            view: backend.fit(normals, target, plan.settings, plan.seed, workspace)
+            for view, normals in features.items()
+        }
+
+    @cached_property
+    def normal(self) -> ViewScores:
+        """Leave-one-out scores of the normal clips; empty where there is a single one. Computed on first use."""
+        views = dict(self._given or {})
+        if not views:
+            several = self._normals > 1
+            views = {
+                view: scorer.leave_one_out() if several else np.empty(0) for view, scorer in self.scorers.items()
             }
-        alone = dict(alone)
-        self.normal = ViewScores(fuse(alone, alone, self._fusion)[1], alone, np.empty(0, np.int64))
-        """Leave-one-out scores of the normal clips; empty where there is a single one."""
+        return ViewScores(self._fusion.fuse(views, views), views)
 
     def score(self, features: Mapping[str, Tensor]) -> ViewScores:
         """Score clips from their features, (clips, parts, dim) of every scored view."""
-        scored = {view: scorer.score(features[view]) for view, scorer in self._scorers.items()}
-        views = {view: scores for view, (scores, _) in scored.items()}
-        fused, _ = fuse(views, self.normal.views, self._fusion)
-        return ViewScores(fused, views, next(iter(scored.values()))[1])
+        nearest: Indices | None = None
+        views: dict[str, Scores] = {}
+        for view, scorer in self.scorers.items():
+            if not views and hasattr(scorer, "score_and_nearest"):
+                views[view], nearest = scorer.score_and_nearest(features[view])
+            else:
+                views[view] = scorer.score(features[view])
+        normals = self.normal.views if self._fusion.uses_normals else {}
+        return ViewScores(self._fusion.fuse(views, normals), views, nearest)

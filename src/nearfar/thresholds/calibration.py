@@ -1,46 +1,38 @@
-"""Scores of normal recordings that the bank they are compared with does not hold, for thresholds and p-values.
-
-Two ways. ``split`` holds recordings out of the bank (and out of training, where there is any): their scores are
-exchangeable with those of new normal recordings, so that conformal p-values are exact, and the bank is smaller.
-``leave-one-out`` scores every recording against all others. Its p-values are exact as well where a bank can only
-lower a score by growing (:func:`only_falls`): against the others *and* the new recording, every recording scores
-at most what it scores here, and with those scores the p-value would be the full conformal one.
-"""
+"""Scores of normal recordings for thresholds and p-values, and the thresholds found from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field, model_validator
 
-from nearfar.config import Recipe, Scoring
-from nearfar.config.tables import Table
-from nearfar.data.clips import Clip
-from nearfar.scoring.machine import MachineScorer
-
-FOLDS = 25
-"""Where leaving one recording out takes a new fit, recordings are left out in at most this many groups."""
+from nearfar.errors import InputError
+from nearfar.settings import Settings
+from nearfar.thresholds.rules import RULES, Fallback
 
 Scores = NDArray[np.float64]
+Domain = Literal["source", "target"]
+
+GIVEN = "given"
+"""The rule of a threshold that a person chose as a number."""
 
 
-class NormalScore(Table):
+class NormalScore(Settings):
     """One normal recording, scored by a bank that does not hold it; the score is of its most anomalous window."""
 
     file: str
-    domain: Literal["source", "target"]
+    domain: Domain
     score: float
     channels: dict[str, float]
 
 
-class Calibration(Table):
+class Calibration(Settings):
     """The normal scores of one machine and section.
 
-    ``guaranteed`` is whether conformal p-values made of them are exact (see this module) and not only close.
+    ``guaranteed`` is whether conformal p-values made of them are exact (see :mod:`nearfar.detector.calibration`).
     """
 
     machine: str
@@ -55,94 +47,170 @@ class Calibration(Table):
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The domains there are scores of."""
+        """The domains that have scores."""
         return tuple(sorted({entry.domain for entry in self.recordings}))
 
 
-def held_out(clips: Sequence[Clip], share: float, seed: int) -> NDArray[np.bool_]:
-    """Which recordings of one machine to hold out, (clips,) bool: about this share of each domain, drawn anew.
+class Threshold(Settings):
+    """The score above which a recording of one machine and section is called anomalous.
 
-    At least one recording of a domain stays in the bank, and one at least is held out where there are several.
+    Attributes:
+        domain: None where the threshold is for both domains.
+        rule: a name in :data:`nearfar.thresholds.RULES`, or ``given``.
+        false_alarm_rate: the fraction of normal recordings that may be called anomalous; None for a given number.
+        recordings: how many normal scores it was found from.
+        guaranteed: whether the rate is a bound.
+        value: None where there are too few scores.
+        remark: what differs from the request, and why.
     """
-    random = np.random.default_rng(seed)
-    domains = np.array([clip.domain for clip in clips])
-    out = np.zeros(len(clips), dtype=np.bool_)
-    for domain in sorted(set(domains.tolist())):
-        members = np.flatnonzero(domains == domain)
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        out[random.permutation(members)[:count]] = True
-    return out
+
+    machine: str
+    section: str
+    domain: Domain | None = None
+    rule: str
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] | None
+    recordings: Annotated[int, Field(ge=0)]
+    guaranteed: bool
+    value: float | None
+    remark: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, tree: Any) -> Any:
+        """Files of earlier versions name the rule ``method``."""
+        if isinstance(tree, dict) and "method" in tree:
+            tree = {("rule" if key == "method" else key): value for key, value in tree.items()}
+        return tree
 
 
-def only_falls(scoring: Scoring) -> bool:
-    """Whether another normal clip in the bank can lower a score and never raise it.
+def find_threshold(
+    calibration: Calibration, rule: str, false_alarm_rate: float, domain: str | None = None
+) -> Threshold:
+    """The threshold of one machine and section, for one domain or for both.
 
-    So it is of plain cosine distances to the nearest clips, averaged over parts and views.
+    Raises:
+        InputError: if there is no such rule, or the scores give no such threshold.
     """
-    return (
-        scoring.distance == "cosine"
-        and scoring.normalisation == "none"
-        and scoring.domains != "standardised"
-        and scoring.enrichment == "none"
-        and scoring.prototypes is None
-        and scoring.fusion == "mean"
+    value = RULES[rule].find(calibration.scores(domain), false_alarm_rate)
+    return _threshold(calibration, domain, rule, false_alarm_rate, value)
+
+
+def usable_threshold(
+    calibration: Calibration, rule: str, false_alarm_rate: float, domain: str | None = None
+) -> Threshold:
+    """:func:`find_threshold`, or the rule's fallback with a remark, or a threshold without a value.
+
+    Raises:
+        InputError: if there is no such rule.
+    """
+    entry = RULES[rule]
+    try:
+        return find_threshold(calibration, rule, false_alarm_rate, domain)
+    except InputError as error:
+        why = error.found
+    scores = calibration.scores(domain)
+    fallback: Fallback | None = entry.fallback(scores, false_alarm_rate, why)
+    if fallback is not None:
+        found = find_threshold(calibration, fallback.rule, fallback.false_alarm_rate, domain)
+        return found.model_copy(update={"remark": fallback.remark})
+    remark = f"no threshold ({len(scores)} normal recordings that could be scored)"
+    return _threshold(calibration, domain, rule, false_alarm_rate, None, remark)
+
+
+def given_threshold(calibration: Calibration, value: float, domain: str | None = None) -> Threshold:
+    """A number that a person chose; it has no false-alarm rate."""
+    return _threshold(calibration, domain, GIVEN, None, value)
+
+
+def usable_thresholds(
+    calibrations: Iterable[Calibration], rule: str, false_alarm_rate: float, domains: str = "pooled"
+) -> tuple[Threshold, ...]:
+    """:func:`usable_threshold` of every machine and section, and of every domain where ``domains`` is separate."""
+    return tuple(
+        usable_threshold(entry, rule, false_alarm_rate, domain)
+        for entry in calibrations
+        for domain in domains_of(entry, domains)
     )
 
 
-def most_anomalous(recording: NDArray[np.int64], scores: Scores) -> NDArray[np.int64]:
-    """The window with the highest score of every recording, (recordings,); the first of those that tie.
+def threshold_of(thresholds: Iterable[Threshold], machine: str, section: str, domain: str) -> Threshold | None:
+    """The threshold for a recording of a machine, section and domain: the domain's own, or that for both."""
+    of_machine = [entry for entry in thresholds if (entry.machine, entry.section) == (machine, section)]
+    matching = [entry for entry in of_machine if entry.domain in (None, domain)]
+    return min(matching, key=lambda entry: entry.domain is None, default=None)
+
+
+def domains_of(calibration: Calibration, domains: str) -> tuple[str | None, ...]:
+    """The domains to find thresholds for: each where ``domains`` is ``separate``, else one for both (None).
+
+    Without scores of both domains there is one threshold for both.
+
+    Raises:
+        InputError: if ``domains`` is neither ``pooled`` nor ``separate``.
+    """
+    if domains not in ("pooled", "separate"):
+        raise InputError("domains", found=repr(domains), expected="'pooled' or 'separate'", remedy="Correct it")
+    separate = domains == "separate" and len(calibration.domains) > 1
+    return calibration.domains if separate else (None,)
+
+
+def changed_thresholds(
+    calibrations: Sequence[Calibration],
+    thresholds: Iterable[Threshold],
+    find: Callable[[Calibration, str | None], Threshold],
+    *,
+    machine: str | None = None,
+    domains: str = "pooled",
+) -> tuple[Threshold, ...]:
+    """A detector's thresholds with those of all machines, or of one, replaced.
 
     Args:
-        recording: (windows,) which recording each is of, rising from 0 without a gap.
-        scores: (windows,).
+        calibrations: of the detector.
+        thresholds: as they are.
+        find: the new threshold of a machine and domain.
+        machine: whose thresholds change; :attr:`Calibration.machine`, or ``machine/section``; None: all.
+        domains: ``pooled`` or ``separate``.
+
+    Raises:
+        InputError: if the machine is unknown, or as ``find``.
     """
-    order = np.lexsort((-np.arange(len(scores)), scores, recording))
-    last = np.flatnonzero(np.diff(recording[order], append=recording.max(initial=-1) + 1))
-    highest: NDArray[np.int64] = order[last]
-    return highest
+    names = {name for entry in calibrations for name in (entry.machine, f"{entry.machine}/{entry.section}")}
+    if machine is not None and machine not in names:
+        raise InputError(
+            "machine",
+            found=repr(machine),
+            expected=f"one of {', '.join(sorted({entry.machine for entry in calibrations}))}",
+            remedy="Check the spelling",
+        )
+    current = list(thresholds)
+    out: list[Threshold] = []
+    for entry in calibrations:
+        if machine in (None, entry.machine, f"{entry.machine}/{entry.section}"):
+            out += [find(entry, domain) for domain in domains_of(entry, domains)]
+        else:
+            out += [old for old in current if (old.machine, old.section) == (entry.machine, entry.section)]
+    return tuple(out)
 
 
-def not_needed(features: dict[str, Tensor], scoring: Scoring) -> dict[str, Scores] | None:
-    """No leave-one-out scores in place of those that take long and that a plain mean of views does not look at."""
-    return {view: np.empty(0) for view in features} if scoring.fusion == "mean" else None
-
-
-def left_out_scores(
-    features: dict[str, Tensor], target: Tensor, recording: NDArray[np.int64], recipe: Recipe
-) -> tuple[Scores, dict[str, Scores]]:
-    """Scores of normal windows in banks without any window of their recordings: fused, and by view.
-
-    One clip is left out at a time where its scorer does that exactly: recordings of one window, distances that
-    are not scaled by the clips themselves, and views that are not standardised. Otherwise recordings are left out
-    in up to :data:`FOLDS` groups, and all that is fitted is fitted without them: scores are then a little higher
-    than against all others, which errs towards fewer alarms.
-
-    Args:
-        features: (windows, parts, dim) of every scored view.
-        target: (windows,) bool.
-        recording: (windows,) which recording each window is of, from 0.
-        recipe: its scoring is read, and its seed.
-
-    Returns:
-        (windows,) float64 each; none at all where there is one recording only.
-    """
-    count = int(recording.max()) + 1
-    if count == 1:
-        return np.empty(0), {view: np.empty(0) for view in features}
-    scoring = recipe.scoring
-    if count == len(recording) and scoring.distance == "cosine" and scoring.fusion == "mean":
-        normal = MachineScorer(features, target, scoring, recipe.seed).normal
-        return normal.fused, normal.views
-    folds = min(count, FOLDS)
-    fold = torch.from_numpy((np.random.default_rng(recipe.seed).permutation(count) % folds)[recording])
-    fused = np.empty(len(recording))
-    views = {view: np.empty(len(recording)) for view in features}
-    for left in range(folds):
-        inside, outside = fold != left, (fold == left).numpy()
-        others = {view: values[inside] for view, values in features.items()}
-        scorer = MachineScorer(others, target[inside], scoring, recipe.seed, alone=not_needed(features, scoring))
-        scored = scorer.score({view: values[~inside] for view, values in features.items()})
-        fused[outside] = scored.fused
-        for view, values in scored.views.items():
-            views[view][outside] = values
-    return fused, views
+def _threshold(
+    calibration: Calibration,
+    domain: str | None,
+    rule: str,
+    rate: float | None,
+    value: float | None,
+    remark: str | None = None,
+) -> Threshold:
+    bounds = rule in RULES and RULES[rule].bounds_rate
+    return Threshold.model_validate(
+        {
+            "machine": calibration.machine,
+            "section": calibration.section,
+            "domain": domain,
+            "rule": rule,
+            "false_alarm_rate": rate,
+            "recordings": len(calibration.scores(domain)),
+            "guaranteed": bounds and calibration.guaranteed and value is not None,
+            "value": value,
+            "remark": remark,
+        }
+    )

@@ -1,142 +1,190 @@
-"""From anomaly scores to decisions: thresholds from normal training scores alone, and decision files.
+"""Thresholds from the scores of normal recordings at a stated false-alarm rate, and the table of rules for them.
 
-A decision does not enter the official score; a person who maintains a machine needs one all the same. The score of
-a training clip must not know the clip itself: against a bank that holds it, its distance is 0 (see
-:meth:`nearfar.scoring.scorer.Scorer.leave_one_out`).
+``conformal``: let n scores of normal clips be given by a bank that does not hold these clips, and a new normal clip
+come from the same distribution. Its rank among them is uniform, so that with the p-value
+
+    p = (1 + #{i : s_i >= s}) / (n + 1)
+
+the probability of p <= a is at most a, whatever the distribution (Vovk, Gammerman, Shafer, "Algorithmic Learning in
+a Random World", 2005; Bates et al., "Testing for Outliers with Conformal p-values", Annals of Statistics 2023). The
+threshold for a false-alarm rate a is the ceil((n + 1) (1 - a))-th smallest score; where that exceeds n, n scores do
+not support so small a rate.
+
+``gamma``: a quantile of a gamma distribution fitted to the scores, as the official baseline uses it.
+``empirical``: a quantile of the scores themselves.
+
+The scores of training clips must not come from a bank that holds them: their distance to themselves is 0.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearfar.errors import InputError
-from nearfar.evaluation.scorefiles import MachineScores, files_of, read_rows, write_rows
-
-QUANTILE = 0.9
-"""The share of normal clips that a threshold is meant to let pass, as the official baseline chooses it."""
+from nearfar.registry import Entry, Registry
 
 UNLIKELY = 0.05
 
-_FORM = "rows of a file name and 0 or 1, without a header"
+
+class Fallback(NamedTuple):
+    """What replaces a threshold that scores do not support: a rule, a rate, and the remark that explains it."""
+
+    rule: str
+    false_alarm_rate: float
+    remark: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MachineDecisions:
-    """Which of a machine's test clips are called anomalous.
+@dataclass(frozen=True, kw_only=True)
+class Rule(Entry):
+    """A way to find a threshold.
 
-    ``decisions[i]`` is 1 where the clip ``names[i]`` is called anomalous and else 0; (clips,) int64.
+    Attributes:
+        find: from (normals,) scores and a false-alarm rate to a threshold; raises an InputError if they give none.
+        bounds_rate: whether the false-alarm rate is a bound where the scores are exchangeable with new ones.
+        fallback: from the scores, the rate and the reason of an error to what is used instead, or None.
     """
 
-    machine: str
-    section: str
-    names: tuple[str, ...]
-    decisions: NDArray[np.int64]
+    find: Callable[[ArrayLike, float], float]
+    bounds_rate: bool = False
+    fallback: Callable[[NDArray[np.float64], float, str], Fallback | None] = lambda scores, rate, why: None
 
 
-def gamma_threshold(train_scores: ArrayLike, quantile: float = QUANTILE) -> float:
-    """Quantile of a gamma distribution (shape, location, scale by maximum likelihood), as the baseline takes it.
+RULES: Registry[Rule] = Registry("threshold rule")
+
+
+def p_values(scores: ArrayLike, calibration: ArrayLike) -> NDArray[np.float64]:
+    """Share of normal clips at least as anomalous as each score, the clip itself included.
 
     Args:
-        train_scores: (clips,) scores of normal training clips.
-        quantile: in (0, 1).
+        scores: (clips,).
+        calibration: (normals,) scores of normal clips.
+
+    Returns:
+        (clips,) float64 in (0, 1].
+    """
+    ordered = np.sort(np.asarray(calibration, dtype=np.float64))
+    at_least = len(ordered) - np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
+    values: NDArray[np.float64] = np.asarray((1.0 + at_least) / (len(ordered) + 1.0), dtype=np.float64)
+    return values
+
+
+def conformal_threshold(calibration: ArrayLike, false_alarm_rate: float) -> float:
+    """The score above which a clip's p-value is at most the false-alarm rate.
+
+    Args:
+        calibration: (normals,) scores of normal clips.
+        false_alarm_rate: in (0, 1).
 
     Raises:
-        InputError: if the scores are fewer than two, not finite or all the same, or no gamma fits them.
+        InputError: if the rate is not in (0, 1), the scores are none or not finite, or too few for the rate.
+    """
+    scores = np.sort(_checked(calibration, false_alarm_rate, at_least=1))
+    # (n + 1)(1 - a) is an integer for many usual rates; a rounding error must not raise the rank.
+    rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate) - 1e-9)
+    if rank > len(scores):
+        raise InputError(
+            "false_alarm_rate",
+            found=f"{false_alarm_rate:g} with {len(scores)} normal clips to calibrate on",
+            expected=f"at least 1 / (normal clips + 1) = {1 / (len(scores) + 1):.3g}",
+            remedy=f"Choose a larger rate, or record {math.ceil(1 / false_alarm_rate - 1e-9) - 1} normal clips",
+        )
+    return float(scores[rank - 1])
+
+
+def gamma_threshold(calibration: ArrayLike, false_alarm_rate: float) -> float:
+    """Quantile of a gamma distribution (shape, location, scale by maximum likelihood), as in the official baseline.
+
+    Args:
+        calibration: (normals,) scores of normal clips.
+        false_alarm_rate: in (0, 1); the quantile is 1 minus it.
+
+    Raises:
+        InputError: if the rate is not in (0, 1); the scores are fewer than two, not finite or all equal; or no gamma
+            distribution fits them.
     """
     from scipy.stats import gamma
 
-    scores = _checked(train_scores, quantile)
+    scores, quantile = _checked(calibration, false_alarm_rate, at_least=2), 1.0 - false_alarm_rate
     if np.ptp(scores) == 0:
-        raise _no_threshold("training scores that are all the same", "scores that differ")
+        raise _no_threshold("scores that are all equal", "scores that differ")
     try:
         with warnings.catch_warnings():  # the search passes through shapes whose likelihood is not finite
             warnings.simplefilter("ignore", RuntimeWarning)
             threshold = float(gamma.ppf(quantile, *gamma.fit(scores)))
     except (RuntimeError, ValueError) as error:  # scipy's FitError is one or the other, by version
-        raise _no_threshold(f"training scores that no gamma distribution fits ({error})", "a fit") from None
+        raise _no_threshold(f"scores that no gamma distribution fits ({error})", "a fit") from None
     if not np.isfinite(threshold):
-        raise _no_threshold("training scores that no gamma distribution fits", "a finite threshold")
-    # The search for the likeliest gamma may end far off. Of n scores, all lie below a true quantile with
-    # probability quantile^n: where that is unlikely and they do all the same, the distribution is not theirs.
+        raise _no_threshold("scores that no gamma distribution fits", "a finite threshold")
+    # The search for the maximum likelihood may end far off. All of n scores lie below a true quantile with
+    # probability quantile^n: where that is unlikely and happens, the fitted distribution is not that of the scores.
     if threshold > scores.max() and quantile**scores.size < UNLIKELY:
-        raise _no_threshold("training scores that the fitted gamma distribution is far from", "a fit")
+        raise _no_threshold("scores that the fitted gamma distribution is far from", "a fit")
     return threshold
 
 
-def empirical_threshold(train_scores: ArrayLike, quantile: float = QUANTILE) -> float:
-    """The ``quantile`` of the training scores themselves, interpolated linearly.
+def empirical_threshold(calibration: ArrayLike, false_alarm_rate: float) -> float:
+    """The quantile ``1 - false_alarm_rate`` of the scores themselves, interpolated linearly.
 
     Raises:
-        InputError: if the scores are fewer than two or not finite.
+        InputError: if the rate is not in (0, 1), or the scores are fewer than two or not finite.
     """
-    return float(np.quantile(_checked(train_scores, quantile), quantile))
+    scores = _checked(calibration, false_alarm_rate, at_least=2)
+    return float(np.quantile(scores, 1.0 - false_alarm_rate))
 
 
-THRESHOLDS: dict[str, Callable[[ArrayLike, float], float]] = {
-    "gamma": gamma_threshold,
-    "empirical": empirical_threshold,
-}
+def _finest_rate(scores: NDArray[np.float64], rate: float, why: str) -> Fallback | None:
+    if not scores.size:
+        return None
+    finest = 1.0 / (len(scores) + 1)
+    remark = f"{len(scores)} normal recordings support no false-alarm rate below {finest:.3g}; that rate is used"
+    return Fallback("conformal", finest, remark)
 
 
-def decide(scores: MachineScores, threshold: float) -> MachineDecisions:
-    """Call a clip anomalous where its score is above the threshold; a score equal to it passes as normal."""
-    called = (scores.scores > threshold).astype(np.int64)
-    return MachineDecisions(scores.machine, scores.section, scores.names, called)
+def _empirical_instead(scores: NDArray[np.float64], rate: float, why: str) -> Fallback | None:
+    if scores.size < 2:
+        return None
+    return Fallback("empirical", rate, f"no gamma threshold ({why}); the empirical one is used")
 
 
-def decision_file(machine: str, section: str) -> str:
-    """The name of a machine and section's decision file."""
-    return f"decision_result_{machine}_section_{section}_test.csv"
+RULES["conformal"] = Rule(
+    description="conformal threshold from the scores of normal training clips",
+    find=conformal_threshold,
+    bounds_rate=True,
+    fallback=_finest_rate,
+)
+RULES["gamma"] = Rule(
+    description="quantile {quantile:g} of a gamma distribution fitted to the scores of normal training clips",
+    find=gamma_threshold,
+    fallback=_empirical_instead,
+)
+RULES["empirical"] = Rule(
+    description="quantile {quantile:g} of the scores of normal training clips", find=empirical_threshold
+)
 
 
-def write_decisions(folder: Path, machine_decisions: Iterable[MachineDecisions]) -> list[Path]:
-    """Write ``decision_result_<machine>_section_NN_test.csv`` files; each appears whole or not at all."""
-    files = []
-    for entry in machine_decisions:
-        path = folder / decision_file(entry.machine, entry.section)
-        write_rows(path, zip(entry.names, (str(int(call)) for call in entry.decisions), strict=True))
-        files.append(path)
-    return files
-
-
-def read_decisions(folder: Path) -> list[MachineDecisions]:
-    """Read every decision file of a folder, in the order of :func:`nearfar.evaluation.scorefiles.read_scores`.
-
-    Raises:
-        InputError: if there are none, or a file has a row of another form, a decision that is not 0 or 1, or a
-            name twice.
-    """
-    entries = []
-    for path, machine, section in files_of(folder, "decision_result"):
-        names, texts = read_rows(path, _FORM)
-        for row, text in enumerate(texts, start=1):
-            if text not in ("0", "1"):
-                raise InputError(
-                    path, found=f"the decision {text!r} in row {row}", expected=_FORM, remedy="Correct the file"
-                )
-        entries.append(MachineDecisions(machine, section, names, np.array([int(text) for text in texts])))
-    return entries
-
-
-def _checked(train_scores: ArrayLike, quantile: float) -> NDArray[np.float64]:
-    scores = np.asarray(train_scores, dtype=np.float64)
-    if not 0 < quantile < 1:
+def _checked(calibration: ArrayLike, false_alarm_rate: float, *, at_least: int) -> NDArray[np.float64]:
+    scores = np.asarray(calibration, dtype=np.float64)
+    if not 0 < false_alarm_rate < 1:
         raise InputError(
-            "quantile", found=str(quantile), expected="a number between 0 and 1", remedy="Give for instance 0.9"
+            "false_alarm_rate",
+            found=f"{false_alarm_rate:g}",
+            expected="a number between 0 and 1",
+            remedy="Choose for instance 0.05",
         )
-    if scores.ndim != 1 or scores.size < 2:
-        raise _no_threshold(f"training scores of shape {scores.shape}", "at least two scores")
+    if scores.ndim != 1 or scores.size < at_least:
+        raise _no_threshold(f"{scores.size} scores of normal clips", f"at least {at_least}")
     if not np.isfinite(scores).all():
-        raise _no_threshold("training scores that are not finite", "finite scores")
+        raise _no_threshold("scores that are not finite", "finite scores")
     return scores
 
 
 def _no_threshold(found: str, expected: str) -> InputError:
-    remedy = "Score each training clip against the others, or take the empirical threshold"
+    remedy = "Record more normal clips, or choose another rule"
     return InputError("threshold", found=found, expected=expected, remedy=remedy)

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.config import Audio, Augmentation, Cancellation
+from nearfar.config import Audio, Augmentation
 from nearfar.data.audio import zero_pad
-from nearfar.data.clips import Clip, View
+from nearfar.data.clips import Clip
 from nearfar.frontends.kaldi import MEL_BINS, padded_frame_count
 from nearfar.training.labels import LabelledSamples
 from nearfar.views import read_views
+from nearfar.views.base import ViewSettings
 
 _ORDER, _ROW, _DEPTH, _BALANCE = 0, 1, 2, 3
 """Purposes of random streams; each stream is seeded by (seed, purpose, ...)."""
@@ -74,19 +75,20 @@ class WaveformCache:
     Args:
         views: views to compute of a recording.
         megabytes: limit of the cache.
-        audio, cancellation: the recipe's tables.
+        audio: the recipe's table.
+        settings: of the views.
     """
 
     def __init__(
-        self, views: tuple[View, ...], megabytes: float, audio: Audio, cancellation: Cancellation
+        self, views: tuple[str, ...], megabytes: float, audio: Audio, settings: ViewSettings
     ) -> None:
-        self._views, self._audio, self._cancellation = views, audio, cancellation
+        self._views, self._audio, self._settings = views, audio, settings
         self._free = int(megabytes * 1e6)
         self._waveforms: dict[Clip, NDArray[np.float32]] = {}
         self._full = False
         self._lock = Lock()
 
-    def read(self, clip: Clip, view: View) -> NDArray[np.float32]:
+    def read(self, clip: Clip, view: str) -> NDArray[np.float32]:
         """(samples,) float32 of one view."""
         cached = self._waveforms.get(clip)
         row: NDArray[np.float32]
@@ -106,8 +108,16 @@ class WaveformCache:
                     self._free -= waveform.nbytes
         return waveform
 
-    def _computed(self, clip: Clip, views: tuple[View, ...]) -> NDArray[np.float32]:
-        return read_views(clip.path, views, self._audio, self._cancellation)
+    def _computed(self, clip: Clip, views: tuple[str, ...]) -> NDArray[np.float32]:
+        audio = self._audio
+        return read_views(
+            clip.path,
+            views,
+            self._settings,
+            sample_rate_hz=audio.sample_rate_hz,
+            near=audio.near_channel,
+            far=audio.far_channel,
+        )
 
 
 @lru_cache(maxsize=4)
@@ -137,7 +147,8 @@ class Batches:
         batch_size: rows of a step over all processes.
         seed: of all random choices.
         cache_megabytes: limit of the waveform cache.
-        audio, cancellation: the recipe's tables, for computing views of recordings.
+        audio: the recipe's table.
+        view_settings: settings of the views.
         target_share: probability that a row is replaced by a random sample of the target domain.
     """
 
@@ -151,7 +162,7 @@ class Batches:
         seed: int,
         cache_megabytes: float = 2_000.0,
         audio: Audio | None = None,
-        cancellation: Cancellation | None = None,
+        view_settings: ViewSettings | None = None,
         target_share: float = 0.0,
     ) -> None:
         self.labelled, self.augmentation = labelled, augmentation
@@ -166,7 +177,7 @@ class Batches:
             others = self._clips_by_machine.setdefault(sample.clip.machine, [])
             if not others or others[-1] != sample.clip:
                 others.append(sample.clip)
-        self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), cancellation or Cancellation())
+        self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), view_settings or {})
 
     def rows(self, step: int, first: int, last: int) -> Batch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch.

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity
 from nearfar.config import Recipe
-from nearfar.encoders.eat import stochastic_depth
+from nearfar.encoders import stochastic_depth
 from nearfar.errors import NearfarError
-from nearfar.models.network import Network, build_network, save_model
+from nearfar.models import EmbedderWithLoss, build_model, save_model
 from nearfar.progress import StepProgress
 from nearfar.training.batches import Batch, Batches, depth_generator
 from nearfar.training.engine import (
@@ -62,7 +62,7 @@ def finetune(
         recipe: resolved, so ``audio.clip_seconds`` is a number.
         labelled: the training samples with their composite classes.
         folder: the model folder; holds ``checkpoint.safetensors`` and ``log.jsonl`` while training and the model
-            (see :mod:`nearfar.models.network`) at the end.
+            (see :mod:`nearfar.models.folder`) at the end.
         data_key: hash of the training data; a checkpoint of other data is refused.
         progress: called after each step, on the main process.
         on_step: called with each step's record, on the main process.
@@ -76,7 +76,7 @@ def finetune(
         NearfarError: if a checkpoint or the model cannot be written.
     """
     accelerator = make_accelerator(recipe.training)
-    network = build_network(recipe, len(labelled.classes)).train()
+    network = build_model(recipe, len(labelled.classes)).train()
     task = _FineTuning(recipe, accelerator, network.to(accelerator.device), _batches(recipe, labelled))
     groups = parameter_groups(network, recipe.training.weight_decay)
     train(
@@ -99,7 +99,7 @@ def finetune(
 
 
 def _save(
-    folder: Path, network: Network, recipe: Recipe, labelled: LabelledSamples, facts: dict[str, Any]
+    folder: Path, network: EmbedderWithLoss, recipe: Recipe, labelled: LabelledSamples, facts: dict[str, Any]
 ) -> None:
     facts |= {
         "seconds": logged_total(folder, "seconds"),
@@ -125,7 +125,7 @@ def _batches(recipe: Recipe, labelled: LabelledSamples) -> Batches:
         batch_size=recipe.training.batch_size,
         seed=recipe.seed,
         audio=recipe.audio,
-        cancellation=recipe.cancellation,
+        view_settings=recipe.view_settings(),
         target_share=recipe.training.target_share,
     )
 
@@ -136,7 +136,7 @@ class _FineTuning:
 
     recipe: Recipe
     accelerator: Accelerator
-    module: Network
+    module: EmbedderWithLoss
     batches: Batches
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -149,7 +149,7 @@ class _FineTuning:
         # Drawn for the rows of all processes, so that the factors do not depend on the number of processes.
         branch_keep = stochastic_depth(
             self.recipe.encoder.drop_path,
-            self.module.embedder.depth,
+            self.module.embedder.encoder.depth,
             self.recipe.training.batch_size,
             depth_generator(self.recipe.seed, step),
         )
@@ -168,8 +168,8 @@ class _FineTuning:
                 moved(part.samples),
                 moved(part.labels),
                 other_labels=moved(part.other_labels),
-                share=moved(part.mixup_lambda),
-                blank=moved(part.spec_mask),
+                mixup_lambda=moved(part.mixup_lambda),
+                spec_mask=moved(part.spec_mask),
                 branch_keep=moved(part.branch_keep),
             )
         loss = losses.sum() / rows

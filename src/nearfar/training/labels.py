@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nearfar.data.clips import CHANNELS, Clip, View
+from nearfar.data.clips import CHANNELS, Clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Sample:
     """A view of a training clip: one of its channels, or one computed from both."""
 
     clip: Clip
-    view: View
+    view: str
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LabelledSamples:
     classes: tuple[str, ...]
 
 
-def composite_class(clip: Clip, view: View) -> str:
+def composite_class(clip: Clip, view: str) -> str:
     """The class of one view of a training clip, such as ``"fan|spd=1|source|near"``.
 
     Sections other than ``00`` (earlier challenge years) are part of the machine type.
@@ -44,7 +44,7 @@ def composite_class(clip: Clip, view: View) -> str:
     return "|".join([machine, *attributes, clip.domain or "", view])
 
 
-def label_samples(clips: Iterable[Clip], views: Sequence[View] = CHANNELS) -> LabelledSamples:
+def label_samples(clips: Iterable[Clip], views: Sequence[str] = CHANNELS) -> LabelledSamples:
     """Samples of all views of all training clips with their composite classes, in the order of the clips.
 
     Classes are sorted by name, so their numbers do not depend on the order of the clips.

@@ -11,14 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from nearfar.config import Audio, Cancellation, Features
 from nearfar.data.clips import Clip
-from nearfar.features.extractors import LogMelFeatures
-from nearfar.frontends.kaldi import Fbank
-from nearfar.views import read_views
 
 ATTRIBUTE = "cluster"
 
@@ -55,24 +50,6 @@ def cluster_attributes(
         for index, label in zip(indices, labels, strict=True):
             out[index] = replace(clips[index], attributes=((ATTRIBUTE, str(label)),))
     return out
-
-
-def with_pseudo_attributes(clips: Sequence[Clip], clusters: int, audio: Audio, seed: int) -> list[Clip]:
-    """:func:`cluster_attributes` by log-mel statistics of the near channel.
-
-    Raises:
-        InputError: if a recording cannot be read.
-    """
-    extractor = LogMelFeatures(Fbank(), Features(source="log-mel", lags=(1, 4, 16)))
-
-    def features(chosen: Sequence[Clip]) -> NDArray[np.floating]:
-        rows = []
-        for clip in chosen:
-            waveform = torch.from_numpy(read_views(clip.path, ("near",), audio, Cancellation()))
-            rows.append(extractor(waveform, torch.tensor([waveform.shape[1]]))[0].flatten().numpy())
-        return np.stack(rows)
-
-    return cluster_attributes(clips, features, clusters, seed)
 
 
 def standardised(features: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
-from nearfar.config import Autoencoder as Settings
 from nearfar.errors import TrainingError
 from nearfar.frontends.slaney import MEL_BINS
 from nearfar.progress import StepProgress
@@ -30,6 +29,7 @@ from nearfar.scoring.autoencoder.network import (
     Covariances,
     TrainedAutoencoder,
 )
+from nearfar.scoring.autoencoder.settings import AutoencoderSettings
 
 CHECKPOINT_EVERY = 10
 """Epochs between checkpoints."""
@@ -110,7 +110,7 @@ def hold_out(vectors: int, fraction: float, generator: torch.Generator) -> tuple
 
 def train_autoencoder(
     vectors: Vectors,
-    settings: Settings,
+    settings: AutoencoderSettings,
     seed: int,
     *,
     device: torch.device | None = None,
@@ -171,7 +171,7 @@ def train_autoencoder(
     return TrainedAutoencoder(network.cpu().requires_grad_(False), published, textbook), state.records()
 
 
-def _settings_key(settings: Settings, seed: int) -> str:
+def _settings_key(settings: AutoencoderSettings, seed: int) -> str:
     read = (settings.epochs, settings.batch_size, settings.learning_rate, settings.validation_fraction, seed)
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
 

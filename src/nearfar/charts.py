@@ -1,0 +1,515 @@
+"""Charts of scores, curves, clip maps and spectrograms, drawn with matplotlib for PNG files and for HTML pages.
+
+Every chart carries a title and a description for screen readers. Groups of clips differ in mark or line style as
+well as in colour; the colours are Okabe and Ito's, darkened until text in them can be read on white.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nearfar.evaluation.metrics import DOMAINS, MAX_FPR, domain_rows, machine_metrics
+from nearfar.evaluation.official import CURRENT, OfficialScore
+from nearfar.explain.localisation import time_edges_s
+from nearfar.files import whole_file
+from nearfar.frontends.kaldi import FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, mel_centres_hz
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PALETTE = {
+    "ink": "#1d2126", "soft": "#59616b", "rule": "#d9dce0", "shade": "#eef0f2", "card": "#ffffff",
+    "blue": "#0067a3", "vermilion": "#b64a00", "green": "#00755a", "purple": "#8a3a78",
+}  # fmt: skip
+"""Colours by name; an inline SVG refers to them as CSS variables, which a page's style sheet defines."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    colour: str
+    line: str = "-"
+    marker: str = "o"
+    size: float = 5.0
+    alpha: float = 0.8
+    hollow: bool = False
+
+
+_STYLES = {
+    "source normal": _Style("blue"),
+    "target normal": _Style("green", line="--", hollow=True),
+    "source anomaly": _Style("vermilion", marker="x"),
+    "target anomaly": _Style("purple", line="--", marker="x"),
+    "source training": _Style("blue", size=3.5, alpha=0.5),
+    "target training": _Style("green", line="--", size=3.5, alpha=0.6, hollow=True),
+    "training": _Style("soft", line=":"),
+    "normal": _Style("blue", line="--"),
+    "anomaly": _Style("vermilion"),
+}
+_FAR_MARKERS = {"o": "s", "x": "+"}
+_BINS = 24
+_MOST_STEPS = 200
+_MOST_COLUMNS, _COLOURS = 320, 48
+"""Of a spectrogram: fewer make a smaller file."""
+_DARKEST = 0.45
+"""Opacity of the highest cell of a heat map, so that the number in it can still be read."""
+_TICK, _LABEL = 11.0, 12.0
+_RC: Any = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": _LABEL,
+    "svg.fonttype": "none", "figure.facecolor": "none", "axes.facecolor": "none", "text.color": PALETTE["ink"],
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.edgecolor": PALETTE["soft"], "axes.labelcolor": PALETTE["ink"], "axes.labelsize": _LABEL,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": PALETTE["rule"],
+    "grid.linewidth": 0.6, "xtick.color": PALETTE["soft"], "ytick.color": PALETTE["soft"],
+    "xtick.labelsize": _TICK, "ytick.labelsize": _TICK, "ytick.major.size": 0, "xtick.major.size": 3,
+    "legend.frameon": False, "legend.fontsize": _TICK, "legend.handlelength": 1.6, "legend.borderaxespad": 0.3,
+    "lines.linewidth": 1.8, "figure.constrained_layout.h_pad": 0.03, "figure.constrained_layout.w_pad": 0.03,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chart:
+    """A finished figure with its title and a description of what it shows."""
+
+    figure: Figure
+    title: str
+    description: str
+
+    def svg(self) -> str:
+        """An ``<svg class="chart">`` element for an HTML page that defines the colours of :data:`PALETTE`.
+
+        Text stays text, and ids are unique among charts of different titles or descriptions.
+        """
+        from matplotlib import rc_context
+
+        name = hashlib.sha256(f"{self.title}\n{self.description}".encode()).hexdigest()[:10]
+        buffer = io.BytesIO()
+        with rc_context(_RC | {"svg.hashsalt": name}):
+            self.figure.savefig(buffer, format="svg")
+        return _inline(buffer.getvalue(), name, self.title, self.description)
+
+    def save_png(self, path: Path) -> None:
+        """Write a PNG file at 150 dpi; it appears whole or not at all, and its folder is made if need be."""
+        from matplotlib import rc_context
+
+        with rc_context(_RC), whole_file(path) as partial:
+            self.figure.savefig(partial, format="png", dpi=150, facecolor="white")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Clips in a scatter chart.
+
+    Attributes:
+        name: for the legend; left out of it where the name is empty.
+        kind: such as ``source normal``, ``target anomaly`` or ``source training``: sets colour and mark.
+        x, y: (clips,).
+        far: whether these are embeddings of the far channel, which have other marks.
+    """
+
+    name: str
+    kind: str
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    far: bool = False
+
+
+def histogram(
+    groups: Sequence[tuple[str, str, ArrayLike]], title: str, thresholds: Sequence[tuple[str, float]] = ()
+) -> Chart:
+    """Histogram of anomaly scores by group; anomalies are counted downwards.
+
+    Args:
+        groups: (name, kind, scores (clips,)), kinds as in :class:`Points`.
+        title: of the chart.
+        thresholds: (name, score), drawn as upright lines.
+    """
+    with _figure(rows=len(groups) + len(thresholds)) as figure:
+        _draw_histogram(figure.add_subplot(), groups, thresholds)
+    parts = [
+        f"{name}: {np.size(scores)} clips, median {_short(float(np.median(np.asarray(scores))))}"
+        for name, _, scores in groups
+        if np.size(scores)
+    ]
+    parts += [f"{name}: {_short(score)}" for name, score in thresholds]
+    return Chart(figure, title, "; ".join(parts))
+
+
+def roc(
+    labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, title: str, rule: OfficialScore = CURRENT
+) -> Chart:
+    """ROC curves of one machine: of both domains and of all clips, with their areas in the legend.
+
+    The AUC of a domain compares its normal clips with the anomalies of both domains, as the official metric does.
+
+    Args:
+        labels: (clips,) bool or 0/1, true for an anomaly.
+        domains: (clips,) of ``source`` and ``target``.
+        scores: (clips,) finite, higher is more anomalous.
+        title: of the chart.
+        rule: of the clips' year; a domain without normal clips is left out where the rule allows it.
+
+    Raises:
+        ValueError: as :func:`nearfar.evaluation.metrics.machine_metrics`.
+    """
+    with _figure(height=280, rows=3) as figure:
+        areas = _draw_roc(figure.add_subplot(), labels, domains, scores, rule)
+    return Chart(figure, title, f"Detection rate over false-alarm rate. {'; '.join(areas)}")
+
+
+def exceedance(
+    groups: Sequence[tuple[str, str, ArrayLike]], thresholds: Sequence[tuple[str, float]], title: str
+) -> Chart:
+    """The fraction of each group of scores that lies above every possible threshold.
+
+    Args:
+        groups: (name, kind, scores (clips,)), not empty; kinds are ``training``, ``normal``, ``anomaly`` or as in
+            :class:`Points`.
+        thresholds: (name, score), drawn as upright lines.
+        title: of the chart.
+    """
+    grid = np.unique(np.concatenate([np.asarray(scores, dtype=np.float64) for _, _, scores in groups]))
+    if len(grid) > _MOST_STEPS:
+        grid = np.quantile(grid, np.linspace(0.0, 1.0, _MOST_STEPS))
+    margin = 0.04 * float(np.ptp(grid)) or 0.5
+    grid = np.concatenate([[grid[0] - margin], grid, [grid[-1] + margin]])
+    parts = []
+    with _figure(rows=len(groups) + len(thresholds)) as figure:
+        axes = figure.add_subplot()
+        for name, kind, scores in groups:
+            style, above = _STYLES[kind], fraction_above(scores, grid)
+            axes.step(grid, above, where="post", color=PALETTE[style.colour], linestyle=style.line, label=name)
+            parts.append(f"{name}: median {_short(float(np.median(np.asarray(scores))))}")
+        _draw_thresholds(axes, thresholds)
+        axes.set(ylim=(0, 1.02), xlabel="threshold", ylabel="fraction above")
+        _legend(axes)
+    parts += [f"{name}: {_short(score)}" for name, score in thresholds]
+    return Chart(figure, title, "; ".join(parts))
+
+
+def curve(x: ArrayLike, y: ArrayLike, title: str, x_label: str, y_label: str) -> Chart:
+    """One line over (points,) ``x``, with zero on the y axis."""
+    across, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    with _figure() as figure:
+        axes = figure.add_subplot()
+        axes.plot(across, up, color=PALETTE["blue"])
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set_ylim(bottom=min(0.0, float(up.min())))
+    ends = f"from {_short(up[0])} at {_short(across[0])} to {_short(up[-1])} at {_short(across[-1])}"
+    return Chart(figure, title, f"{y_label} over {x_label}, {ends}")
+
+
+def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *, ticks: bool = True) -> Chart:
+    """Points by group; without ``ticks`` the axes have no numbers."""
+    with _figure(height=250, rows=sum(bool(group.name) for group in groups)) as figure:
+        axes = figure.add_subplot()
+        for group in groups:
+            style = _STYLES[group.kind]
+            colour = PALETTE[style.colour]
+            axes.plot(
+                group.x, group.y, linestyle="none", color=colour, alpha=style.alpha, markersize=style.size,
+                marker=_FAR_MARKERS[style.marker] if group.far else style.marker, markeredgewidth=1.2,
+                markerfacecolor="none" if style.hollow else colour, label=group.name or "_unnamed",
+            )  # fmt: skip
+        axes.set(xlabel=x_label, ylabel=y_label)
+        if not ticks:
+            axes.set(xticks=[], yticks=[])
+        _legend(axes)
+    parts = [
+        f"{group.name}: {len(group.x)} clips around {_short(np.median(group.x))}, {_short(np.median(group.y))}"
+        for group in groups
+        if group.name and len(group.x)
+    ]
+    return Chart(figure, title, f"{y_label} over {x_label}. {'; '.join(parts)}")
+
+
+def heat_map(
+    values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], title: str
+) -> Chart:
+    """A table of numbers as shaded cells with one decimal in them; None is an empty cell.
+
+    Args:
+        values: (rows, columns).
+        rows, columns: their names.
+        title: of the chart.
+    """
+    from matplotlib.patches import Rectangle
+
+    finite = [value for row in values for value in row if value is not None and math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    width = 46 * len(columns) + 7 * max(map(len, rows)) + 40
+    height = 20 * len(rows) + 5 * max(map(len, columns)) + 24
+    with _figure(width=width, height=height) as figure:
+        axes = figure.add_subplot()
+        for y, row in enumerate(values):
+            for x, value in enumerate(row):
+                if value is None or not math.isfinite(value):
+                    continue
+                fraction = (value - low) / (high - low) if high > low else 1.0
+                cell = Rectangle((x, y), 0.97, 0.95, facecolor=PALETTE["blue"], alpha=_DARKEST * fraction)
+                axes.add_patch(cell)
+                axes.text(x + 0.49, y + 0.5, f"{value:.1f}", ha="center", va="center", size=_TICK)
+        axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, ha="left", rotation_mode="anchor")
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+    parts = (
+        f"{name}: {', '.join('none' if value is None else _short(value) for value in row)}"
+        for name, row in zip(rows, values, strict=True)
+    )
+    return Chart(figure, title, f"Columns {', '.join(columns)}. {'; '.join(parts)}")
+
+
+def spectrogram(log_mel: ArrayLike, marked: NDArray[np.bool_], title: str, description: str) -> Chart:
+    """A log-mel spectrogram with frames around the marked patches.
+
+    Args:
+        log_mel: (frames, 128) natural logarithms of energy, a frame every 10 ms.
+        marked: (columns, bands) of the map of departures; see :mod:`nearfar.explain.localisation`.
+        title, description: of the chart.
+    """
+    from matplotlib import colormaps
+    from matplotlib.collections import LineCollection
+
+    values = np.asarray(log_mel, dtype=np.float64)
+    step = -(-len(values) // _MOST_COLUMNS)
+    thinned = values[: len(values) // step * step].reshape(-1, step, values.shape[1]).mean(axis=1)
+    low, high = np.quantile(thinned, [0.05, 0.995])
+    edges_s = np.array(time_edges_s(marked.shape[0]))
+    end_s = edges_s[0] + len(thinned) * step * FRAME_SHIFT / SAMPLE_RATE_HZ
+    with _figure(width=460, height=190) as figure:
+        axes = figure.add_subplot()
+        axes.imshow(
+            thinned.T, cmap=colormaps["magma"].resampled(_COLOURS), vmin=low, vmax=max(high, low + 1e-6), aspect="auto", origin="lower",
+            interpolation="none", extent=(edges_s[0], end_s, 0, values.shape[1]),
+        )  # fmt: skip
+        corners = outline(marked)
+        lines = np.stack([edges_s[corners[..., 0]], PATCH_FRAMES * corners[..., 1]], axis=-1)
+        for colour, linewidth in (("#000000", 3.2), ("#7df9ff", 1.6)):
+            axes.add_collection(LineCollection(list(lines), colors=colour, linewidths=linewidth), autolim=False)
+        axes.set_yticks(_bins_at([500, 1000, 2000, 4000]), ["0.5", "1", "2", "4"])
+        axes.set(xlabel="seconds", ylabel="kHz")
+        axes.grid(visible=False)
+    return Chart(figure, title, description)
+
+
+def machine_figure(
+    machine: str,
+    labels: ArrayLike,
+    domains: ArrayLike,
+    scores: ArrayLike,
+    title: str,
+    path: Path,
+    rule: OfficialScore = CURRENT,
+) -> None:
+    """Draw a machine's score histogram by domain and label beside its ROC curves, to a PNG file.
+
+    Args:
+        machine: the machine type, for the heading.
+        labels, domains, scores, rule: as for :func:`roc`.
+        title: what made the scores, and on what data; follows the machine in the heading.
+        path: the PNG file; it appears whole or not at all, and its folder is made if need be.
+
+    Raises:
+        ValueError: as :func:`roc`.
+    """
+    anomalous, domain, score = np.asarray(labels, dtype=bool), np.asarray(domains), np.asarray(scores)
+    masks = {
+        f"{name} {label}": (domain == name) & (anomalous == is_anomaly)
+        for label, is_anomaly in (("normal", False), ("anomaly", True))
+        for name in DOMAINS
+    }
+    groups = [(f"{kind} ({mask.sum()})", kind, score[mask]) for kind, mask in masks.items() if mask.any()]
+    with _figure(width=720, height=345.6) as figure:
+        figure.suptitle(fill(f"{machine} – {title}", width=90), x=0.01, ha="left", size=13, weight="bold")
+        left, right = figure.subplots(1, 2)
+        _draw_histogram(left, groups, ())
+        areas = _draw_roc(right, anomalous, domain, score, rule)
+    Chart(figure, f"{machine} – {title}", "; ".join(areas)).save_png(path)
+
+
+def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1); tied clips move both at once.
+
+    Args:
+        labels: (clips,) bool or 0/1, true for an anomaly; both must occur.
+        scores: (clips,) finite numbers, higher is more anomalous.
+
+    Returns:
+        two arrays (distinct scores + 1,).
+    """
+    anomalous, score = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
+    order = np.argsort(-score, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
+    hits = np.cumsum(anomalous[order])[last_of_tie]
+    alarms = last_of_tie + 1 - hits
+    start = np.zeros(1)
+    return np.append(start, alarms / alarms[-1]), np.append(start, hits / hits[-1])
+
+
+def fraction_above(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
+    """The fraction of (clips,) scores that are greater than each of (thresholds,)."""
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    return np.asarray(1.0 - np.searchsorted(ordered, np.asarray(thresholds), side="right") / len(ordered))
+
+
+def outline(marked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The edges between marked cells and others.
+
+    Args:
+        marked: (columns, bands).
+
+    Returns:
+        (edges, 2 ends, 2) corners in columns and bands; cell (t, f) has the corners (t, f) and (t + 1, f + 1).
+    """
+    padded = np.pad(marked, 1)
+    upright = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    level = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    ends = [np.stack([start, start + step], axis=1) for start, step in ((upright, (0, 1)), (level, (1, 0)))]
+    return np.concatenate(ends)
+
+
+@contextmanager
+def _figure(width: float = 360, height: float = 235, rows: int = 0) -> Iterator[Figure]:
+    """A figure of a size in points, with room for a legend of that many rows above the axes."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_RC):
+        yield Figure(figsize=(width / 72, (height + 16 * rows) / 72), layout="constrained")
+
+
+def _legend(axes: Axes) -> None:
+    names = axes.get_legend_handles_labels()[1]
+    if names:
+        columns = 2 if max(map(len, names)) <= 21 else 1
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, labelspacing=0.25, columnspacing=1.2)
+
+
+def _draw_histogram(
+    axes: Axes, groups: Sequence[tuple[str, str, ArrayLike]], thresholds: Sequence[tuple[str, float]]
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(scores) for _, _, scores in groups]), bins=_BINS)
+    for name, kind, scores in groups:
+        style, counts = _STYLES[kind], np.histogram(np.asarray(scores), edges)[0]
+        colour = PALETTE[style.colour]
+        axes.stairs(
+            -counts if "anomaly" in kind else counts, edges, fill=True, facecolor=(colour, 0.16),
+            edgecolor=colour, linestyle=style.line, linewidth=1.4, label=name,
+        )  # fmt: skip
+    axes.axhline(0.0, color=PALETTE["soft"], linewidth=0.8)
+    axes.spines["bottom"].set_visible(False)
+    _draw_thresholds(axes, thresholds)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.yaxis.set_major_formatter(lambda count, _: f"{abs(count):g}")
+    has_anomalies = any("anomaly" in kind for _, kind, _ in groups)
+    axes.set(xlabel="anomaly score", ylabel="anomalies ↓   normal ↑" if has_anomalies else "clips")
+    _legend(axes)
+
+
+def _draw_thresholds(axes: Axes, thresholds: Sequence[tuple[str, float]]) -> None:
+    for (name, score), style in zip(thresholds, ((0, (4, 2)), (0, (1, 1.5))), strict=False):
+        axes.axvline(score, color=PALETTE["ink"], linestyle=style, linewidth=1.4, label=f"{name} {_short(score)}")
+
+
+def _draw_roc(
+    axes: Axes, labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, rule: OfficialScore
+) -> list[str]:
+    """Draw the curves; the names with their areas are returned."""
+    anomalous, domain, score = np.asarray(labels, dtype=bool), np.asarray(domains), np.asarray(scores)
+    metrics = machine_metrics(anomalous, domain, score, rule)
+    names = []
+    axes.axvspan(0, MAX_FPR, color=PALETTE["shade"], linewidth=0)
+    axes.plot((0, 1), (0, 1), color=PALETTE["soft"], linewidth=1, linestyle=":")
+    for name, area in zip(DOMAINS, metrics[:2], strict=True):
+        if np.isnan(area):
+            continue
+        rows, style = domain_rows(anomalous, domain, name, rule), _STYLES[f"{name} normal"]
+        against = "own" if rule.own_anomalies else "all"
+        names.append(f"{name} normals, {against} anomalies: AUC {100 * area:.1f}")
+        axes.plot(
+            *roc_curve(anomalous[rows], score[rows]), color=PALETTE[style.colour], linestyle=style.line,
+            label=names[-1],
+        )  # fmt: skip
+    names.append(f"all clips: pAUC {100 * metrics.pauc:.1f}")
+    axes.plot(*roc_curve(anomalous, score), color=PALETTE["ink"], linewidth=1, label=names[-1])
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="false-alarm rate", ylabel="detection rate")
+    _legend(axes)
+    return names
+
+
+def _bins_at(hertz: Sequence[float]) -> NDArray[np.float64]:
+    """Where frequencies lie on the mel axis of a spectrogram, whose bin m reaches from m to m + 1."""
+    centres = mel_centres_hz().numpy()
+    return np.asarray(np.interp(hertz, centres, np.arange(len(centres)) + 0.5))
+
+
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+
+
+def _inline(svg: bytes, name: str, title: str, description: str) -> str:
+    """Reduce matplotlib's SVG document to an element for a page: no namespaces, own styles or needless digits."""
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("metadata", "}style")):
+                parent.remove(child)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        if element.tag == "g":
+            element.attrib.pop("id", None)
+            _share_style(element)
+        if _XLINK in element.attrib:
+            element.set("href", element.attrib.pop(_XLINK))
+        for key in {"x", "y", "d"} & set(element.keys()):
+            element.set(key, re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}", element.get(key, "")))
+        if "style" in element.attrib:
+            element.set("style", _page_style(element.get("style", "")))
+    root.attrib = {
+        "class": "chart",
+        "viewBox": root.get("viewBox", ""),
+        "role": "img",
+        "aria-labelledby": f"t{name} d{name}",
+    }
+    for tag, text in (("desc", description), ("title", title)):
+        element = ElementTree.Element(tag, id=tag[0] + name)
+        element.text = text
+        root.insert(0, element)
+    return re.sub(r">\s+<", "><", ElementTree.tostring(root, encoding="unicode"))
+
+
+def _share_style(group: ElementTree.Element) -> None:
+    """Give a group the style that all its marks repeat."""
+    styles = {child.get("style") for child in group if child.tag.endswith("use")}
+    if len(styles) == 1 and all(child.tag.endswith("use") for child in group):
+        group.set("style", styles.pop() or "")
+        for child in group:
+            child.attrib.pop("style", None)
+
+
+def _page_style(style: str) -> str:
+    """Colours as CSS variables of the page, and the page's font."""
+    for name, colour in PALETTE.items():
+        style = style.replace(colour, f"var(--{name})")
+    return re.sub(r"font-family: [^;]*; ", "", style)
+
+
+def _short(number: float | np.floating[Any]) -> str:
+    return f"{number:.3g}" if abs(float(number)) < 1e5 else f"{number:.1e}"

@@ -1,0 +1,432 @@
+"""Ground truth of test clips: label and domain, from clips, file names, ``truth.csv`` or the evaluator's files.
+
+``truth.csv`` lies beside the score files of one's own recordings, whose names encode no labels; ``nearfar run``
+writes it::
+
+    machine,file_name,label,domain
+    pump,normal/0001.wav,normal,source
+    pump,worn bearing/0001.wav,anomaly,source
+
+The organisers publish the ground truth of an evaluation set as folders of files without a header::
+
+    ground_truth_data/ground_truth_<machine>_section_00_test.csv         section_00_0001.wav,1  (1 is an anomaly)
+    ground_truth_domain/ground_truth_<machine>_section_00_test.csv       section_00_0001.wav,1  (1 is target)
+    ground_truth_attributes/ground_truth_<machine>_section_00_test.csv   section_00_0001.wav,section_00_target_...
+
+The attributes may be absent; where they are there, score files may list clips by the names in them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearfar.data.clips import Clip, Domain, Label
+from nearfar.data.grammars import edition_of, parse_test_name
+from nearfar.data.layouts import Layout
+from nearfar.errors import InputError
+from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores, clip_name, files_of, read_rows
+from nearfar.files import whole_file
+from nearfar.metrics import DOMAINS, OFFICIAL_RULES, OfficialRule
+
+FILE = "truth.csv"
+DATA, DOMAIN, ATTRIBUTES = "ground_truth_data", "ground_truth_domain", "ground_truth_attributes"
+DEVELOPMENT_MACHINES_2026 = ("bearingEmu", "fan", "gearboxEmu", "sliderEmu", "ToyCar", "ToyCarEmu", "valveEmu")
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ["machine", "file_name", "label", "domain"]
+_ANY_SECTION = ""
+"""Section of the clips of a ``truth.csv``, which has no column for it."""
+_CLIPS_PER_GROUP_2026 = 50
+_LABELLED = re.compile(r"section_\d\d_(source|target)_test_(normal|anomaly)_")
+_FORMS = {
+    DATA: "rows of a file name and 0 (normal) or 1 (anomaly), without a header",
+    DOMAIN: "rows of a file name and 0 (source) or 1 (target), without a header",
+}
+_REMEDY = "Take the folder as the organisers publish it, or correct the file"
+
+Key = tuple[str, str]
+"""Machine and section."""
+Entry = MachineScores | MachineDecisions
+AnyEntry = TypeVar("AnyEntry", MachineScores, MachineDecisions)
+
+
+class TrueClip(NamedTuple):
+    """Label and domain of a clip, and its file name."""
+
+    label: Label
+    domain: Domain
+    file_name: str
+
+
+class ClipLabels(NamedTuple):
+    """Labels of an entry's clips: ``anomalous`` (clips,) bool, ``domains`` (clips,) ``source`` or ``target``."""
+
+    anomalous: NDArray[np.bool_]
+    domains: NDArray[np.str_]
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """Label and domain of test clips.
+
+    Attributes:
+        clips: by (machine, section), then by clip name without the audio suffix; clips whose labels are hidden are
+            absent.
+        edition: the layout of the data, which decides the rule of the official score.
+        folder: the evaluator's folder; scores must then be of exactly its clips.
+        aliases: by (machine, section), the clip name for each name in the evaluator's attributes files.
+    """
+
+    clips: Mapping[Key, Mapping[str, TrueClip]]
+    edition: Layout = "dcase2022"
+    folder: Path | None = None
+    aliases: Mapping[Key, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def rule(self) -> OfficialRule:
+        """The rule of the official score."""
+        return OFFICIAL_RULES[self.edition]
+
+    @classmethod
+    def from_clips(cls, clips: Iterable[Clip], layout: Layout) -> GroundTruth:
+        """From the test clips of a dataset; training clips are passed over."""
+        return cls(_by_key((clip.section, clip) for clip in clips if clip.split == "test"), layout)
+
+    @classmethod
+    def from_names(cls, entries: Iterable[Entry]) -> GroundTruth:
+        """From the clip names of score files, of whatever year; names that encode no label are passed over.
+
+        Raises:
+            InputError: if the clips are of years with different rules of the official score.
+        """
+        pairs: list[tuple[str, Clip]] = []
+        editions: set[Layout] = set()
+        for entry in entries:
+            clips = [clip for name in entry.names if (clip := _parsed(name, entry.machine)) is not None]
+            labelled = [clip for clip in clips if clip.label is not None]
+            if labelled:
+                editions.add(edition_of(labelled[0].path.name))
+            pairs += [(entry.section, clip) for clip in labelled]
+        if len(editions) > 1:
+            raise InputError(
+                "scores",
+                found="clips of years that are evaluated differently",
+                expected="scores of one year's data",
+                remedy="Move the score files of each year into a folder of their own",
+            )
+        return cls(_by_key(pairs), editions.pop() if editions else "dcase2022")
+
+    @classmethod
+    def from_csv(cls, folder: Path) -> GroundTruth:
+        """From ``truth.csv`` in a folder of score files; it counts for all sections of a machine.
+
+        Raises:
+            InputError: if it is absent, of another form, or lists a clip twice.
+        """
+        path = folder / FILE
+        try:
+            head, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
+        except FileNotFoundError:
+            raise _bad_csv(path, "no such file") from None
+        except (UnicodeDecodeError, csv.Error, ValueError) as error:
+            raise _bad_csv(path, f"something that is not CSV text ({error})") from None
+        if head != _COLUMNS:
+            raise _bad_csv(path, f"the header {','.join(head)!r}")
+        clips: dict[Key, dict[str, TrueClip]] = {}
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(_COLUMNS) or row[2] not in ("normal", "anomaly") or row[3] not in DOMAINS:
+                raise _bad_csv(path, f"{','.join(row)!r} in row {number}")
+            of_machine = clips.setdefault((row[0], _ANY_SECTION), {})
+            if clip_name(row[1]) in of_machine:
+                raise _bad_csv(path, f"{row[1]} of {row[0]} again in row {number}")
+            label, domain = _label(row[2] == "anomaly"), _domain(row[3] == "target")
+            of_machine[clip_name(row[1])] = TrueClip(label, domain, row[1])
+        return cls(clips, "own")
+
+    @classmethod
+    def of_score_folder(cls, folder: Path, entries: Sequence[Entry]) -> GroundTruth:
+        """From ``truth.csv`` of the folder if it has one and some names are not of the challenge's form, else from
+        the names."""
+        if (folder / FILE).is_file() and not all(_parsed(name, "") for entry in entries for name in entry.names):
+            return cls.from_csv(folder)
+        return cls.from_names(entries)
+
+    @classmethod
+    def from_evaluator(cls, folder: Path) -> GroundTruth:
+        """From the folders that the organisers publish with their evaluator.
+
+        Raises:
+            InputError: if labels or domains are missing or of another form, the folders do not cover the same
+                machines and clips, or the attributes contradict them.
+        """
+        if missing := [name for name in (DATA, DOMAIN) if not (folder / name).is_dir()]:
+            raise InputError(
+                folder,
+                found=f"no folder {' and no folder '.join(missing)}",
+                expected=f"the folders {DATA} and {DOMAIN}, and {ATTRIBUTES} if there are attributes",
+                remedy="Give the folder that holds them, as the organisers publish it",
+            )
+        labels, domains = _files(folder / DATA), _files(folder / DOMAIN)
+        if differing := sorted(set(labels) ^ set(domains)):
+            raise InputError(
+                folder,
+                found=f"{_called(differing[0])} in only one of {DATA} and {DOMAIN}",
+                expected="the same machines and sections in both",
+                remedy=_REMEDY,
+            )
+        attributes = _files(folder / ATTRIBUTES) if (folder / ATTRIBUTES).is_dir() else {}
+        clips, aliases = {}, {}
+        for key, path in labels.items():
+            anomalous, target = _read_column(path, DATA), _read_column(domains[key], DOMAIN)
+            _require_same_clips(domains[key], target, anomalous)
+            clips[key] = {
+                clip: TrueClip(_label(anomalous[clip]), _domain(target[clip]), f"{clip}.wav") for clip in anomalous
+            }
+            aliases[key] = _read_aliases(attributes[key], clips[key]) if key in attributes else {}
+        return cls(clips, folder=folder, aliases=aliases)
+
+    def write_csv(self, folder: Path) -> Path:
+        """Write ``truth.csv`` into a folder of score files; the folder is made if need be."""
+        path = folder / FILE
+        with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            for (machine, _), clips in self.clips.items():
+                writer.writerows([machine, clip.file_name, clip.label, clip.domain] for clip in clips.values())
+        return path
+
+    def labels(self, entry: Entry) -> ClipLabels:
+        """Labels and domains of the clips of an entry, in its order; clips are matched without audio suffix.
+
+        Raises:
+            InputError: if a clip has no label here or, with the evaluator's ground truth, the clips are not
+                exactly its clips.
+        """
+        if self.folder is not None:
+            self._require_exact_clips(entry, self.folder)
+        clips = [self._clip(entry, name) for name in entry.names]
+        for name, clip in zip(entry.names, clips, strict=True):
+            if clip is None:
+                raise self._no_label(entry, name)
+        return ClipLabels(
+            np.array([clip is not None and clip.label == "anomaly" for clip in clips], dtype=bool),
+            np.array([clip.domain for clip in clips if clip is not None], dtype=np.str_),
+        )
+
+    def hides(self, entry: Entry) -> bool:
+        """Whether no clip of an entry has a label here, as with the clips of an evaluation set."""
+        return all(self._clip(entry, name) is None for name in entry.names)
+
+    def reason_not_evaluable(self, entry: Entry) -> str | None:
+        """Why an entry cannot be evaluated: "hide their labels", or in one's own folder "are normal" or "are
+        anomalies"; None if it can be.
+
+        Missing groups of challenge data are errors of :func:`nearfar.evaluation.results.evaluate_scores` instead.
+        """
+        found = {clip.label for name in entry.names if (clip := self._clip(entry, name)) is not None}
+        if not found:
+            return "hide their labels"
+        if self.edition == "own" and len(found) == 1:
+            return "are normal" if found == {"normal"} else "are anomalies"
+        return None
+
+    def evaluable(self, entries: Sequence[AnyEntry]) -> list[AnyEntry]:
+        """The entries that can be evaluated.
+
+        The others are named in warnings, unless all hide their labels, as evaluation sets do. With the evaluator's
+        ground truth, entries of development machines, whose names encode labels, are left out.
+        """
+        if self.folder is not None:
+            return self._without_development_machines(entries)
+        reasons = [self.reason_not_evaluable(entry) for entry in entries]
+        if any(reason != "hide their labels" for reason in reasons):
+            for entry, reason in zip(entries, reasons, strict=True):
+                if reason is not None:
+                    logger.warning(
+                        "%s: all test clips %s, so they are scored but not evaluated", entry.machine, reason
+                    )
+        return [entry for entry, reason in zip(entries, reasons, strict=True) if reason is None]
+
+    def require_every_machine(self, entries: Sequence[MachineScores]) -> None:
+        """Make sure that all machines of the evaluator's ground truth are scored: the official score needs them.
+
+        Raises:
+            InputError: naming those that are not.
+        """
+        missing = sorted(set(self.clips) - {(entry.machine, entry.section) for entry in entries})
+        if self.folder is not None and missing:
+            raise InputError(
+                "scores",
+                found=f"no scores of {', '.join(map(_called, missing))}",
+                expected=f"scores of every machine of the ground truth in {self.folder}",
+                remedy="Score these as well, or give a ground truth without them",
+            )
+
+    def _clip(self, entry: Entry, name: str) -> TrueClip | None:
+        key = (entry.machine, entry.section)
+        clips = self.clips.get(key) or self.clips.get((entry.machine, _ANY_SECTION), {})
+        stem = clip_name(name)
+        return clips.get(self.aliases.get(key, {}).get(stem, stem))
+
+    def _no_label(self, entry: Entry, name: str) -> InputError:
+        where = _called((entry.machine, entry.section))
+        if self.edition == "own" or "/" in name:
+            return InputError(
+                where,
+                found=f"{name}, a clip of one's own folder without a label",
+                expected=f"{FILE} beside the score files, with a row for each clip",
+                remedy="Take the whole scores folder that nearfar run wrote",
+            )
+        try:
+            parse_test_name(name, entry.machine)
+        except InputError as error:
+            return error
+        return InputError(
+            where,
+            found=f"{name}, an evaluation clip whose name hides domain and label",
+            expected="names such as section_00_source_test_normal_0000_noAttribute.wav",
+            remedy="Use the evaluator's ground truth, or write the true names into the score files",
+        )
+
+    def _require_exact_clips(self, entry: Entry, folder: Path) -> None:
+        key = (entry.machine, entry.section)
+        if key not in self.clips:
+            raise InputError(
+                _called(key),
+                found=f"no ground truth of it in {folder}",
+                expected=f"one of {', '.join(map(_called, sorted(self.clips)))}",
+                remedy="Remove its files, or give the ground truth of the same evaluation set",
+            )
+        clips, aliases = self.clips[key], self.aliases.get(key, {})
+        stems = [clip_name(name) for name in entry.names]
+        scored = Counter(aliases.get(stem, stem) for stem in stems)
+        for names, problem in (
+            ([name for name in entry.names if self._clip(entry, name) is None], "that the ground truth lacks"),
+            ([clip for clip in clips if clip not in scored], "of the ground truth missing"),
+            ([clip for clip, count in scored.items() if count > 1], "more than once"),
+        ):
+            if names:
+                count = "1 clip" if len(names) == 1 else f"{len(names)} clips"
+                raise InputError(
+                    _called(key),
+                    found=f"{count} {problem}, such as {names[0]}",
+                    expected=f"the {len(clips)} clips of the ground truth in {folder}, each once",
+                    remedy="Score the evaluation set of this ground truth",
+                )
+
+    def _without_development_machines(self, entries: Sequence[AnyEntry]) -> list[AnyEntry]:
+        foreign = [entry for entry in entries if (entry.machine, entry.section) not in self.clips]
+        by_name = GroundTruth.from_names(foreign)
+        left_out = [entry for entry in foreign if not by_name.hides(entry)]
+        if left_out:
+            names = sorted({entry.machine for entry in left_out})
+            logger.warning("left out, as the ground truth is not of them: %s", ", ".join(names))
+        return [entry for entry in entries if all(entry is not other for other in left_out)]
+
+
+def is_dcase2026_development_set(entries: Sequence[MachineScores], truth: GroundTruth) -> bool:
+    """Whether scores are of the DCASE 2026 development set, for which the technical report gives figures.
+
+    It is recognised by its seven machines and 50 test clips per machine, domain and label: data of other years
+    or of simulations has some of the same machine names.
+    """
+    keys = sorted((entry.machine, entry.section) for entry in entries)
+    if truth.edition != "dcase2022" or keys != sorted((machine, "00") for machine in DEVELOPMENT_MACHINES_2026):
+        return False
+    for entry in entries:
+        labels = truth.labels(entry)
+        groups = Counter(zip(labels.domains.tolist(), labels.anomalous.tolist(), strict=True))
+        if set(groups.values()) != {_CLIPS_PER_GROUP_2026} or len(groups) != 4:
+            return False
+    return True
+
+
+def _by_key(clips: Iterable[tuple[str, Clip]]) -> dict[Key, dict[str, TrueClip]]:
+    found: dict[Key, dict[str, TrueClip]] = {}
+    for section, clip in clips:
+        if clip.label is not None and clip.domain is not None:
+            of_section = found.setdefault((clip.machine, section), {})
+            of_section[clip_name(clip.name)] = TrueClip(clip.label, clip.domain, clip.name)
+    return found
+
+
+def _parsed(name: str, machine: str) -> Clip | None:
+    """The clip of a name of the challenge's form; a name with a folder is of one's own folder."""
+    if "/" in name:
+        return None
+    try:
+        return parse_test_name(name, machine)
+    except InputError:
+        return None
+
+
+def _label(anomalous: bool) -> Label:
+    return "anomaly" if anomalous else "normal"
+
+
+def _domain(target: bool) -> Domain:
+    return "target" if target else "source"
+
+
+def _files(folder: Path) -> dict[Key, Path]:
+    return {(machine, section): path for path, machine, section in files_of(folder, "ground_truth")}
+
+
+def _read_column(path: Path, kind: str) -> dict[str, bool]:
+    """The 0 or 1 of each clip, by its name without the suffix."""
+    names, texts = read_rows(path, _FORMS[kind])
+    for row, text in enumerate(texts, start=1):
+        if text not in ("0", "1"):
+            raise InputError(path, found=f"{text!r} in row {row}", expected=_FORMS[kind], remedy=_REMEDY)
+    return {clip_name(name): text == "1" for name, text in zip(names, texts, strict=True)}
+
+
+def _read_aliases(path: Path, clips: Mapping[str, TrueClip]) -> dict[str, str]:
+    names, texts = read_rows(path, "rows of a file name and the name with attributes, without a header")
+    stems = [clip_name(name) for name in names]
+    _require_same_clips(path, dict.fromkeys(stems, False), clips)
+    for row, (stem, text) in enumerate(zip(stems, texts, strict=True), start=1):
+        match, clip = _LABELLED.match(text), clips[stem]
+        if match and match.groups() != (clip.domain, clip.label):
+            raise InputError(
+                path,
+                found=f"{text!r} in row {row}",
+                expected=f"{clip.domain} and {clip.label}, as for {stem} in {DOMAIN} and {DATA}",
+                remedy=_REMEDY,
+            )
+    return {clip_name(text): stem for stem, text in zip(stems, texts, strict=True)}
+
+
+def _require_same_clips(path: Path, clips: Mapping[str, object], expected: Mapping[str, object]) -> None:
+    if differing := sorted(set(clips) ^ set(expected)):
+        raise InputError(
+            path,
+            found=f"{differing[0]} {'added' if differing[0] in clips else 'missing'}",
+            expected=f"the same clips as in {DATA}",
+            remedy=_REMEDY,
+        )
+
+
+def _bad_csv(path: Path, found: str) -> InputError:
+    return InputError(
+        path,
+        found=found,
+        expected=f"the header {','.join(_COLUMNS)} and a row for each clip: normal or anomaly, source or target",
+        remedy="Correct the file, or run the system again",
+    )
+
+
+def _called(key: Key) -> str:
+    return f"{key[0]} section {key[1]}"

@@ -1,0 +1,296 @@
+"""Sources of features: the embedding of a trained head, pooled tokens of an encoder, or statistics of a spectrogram.
+
+To add one, write its settings and its extraction in a module of this package and add a line to :data:`SOURCES` in
+``nearfar/features/__init__.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import AfterValidator, Field, model_validator
+from torch import Tensor
+
+from nearfar.encoders import Encoder, Tokens, token_keep
+from nearfar.features.windows import WindowBatch
+from nearfar.frontends import Frontend
+from nearfar.frontends.kaldi import MEL_BINS, PATCH_FRAMES
+from nearfar.frontends.slaney import slaney_log_mel
+from nearfar.pooling import POOLINGS, Pooling, log_mel_statistics
+from nearfar.registry import Entry, Registry
+from nearfar.settings import ChoiceTable, PositiveInt, Settings, each_once
+
+BANDS = MEL_BINS // PATCH_FRAMES
+"""Frequency bands within which log-mel statistics are kept apart, each 16 mel bins."""
+
+
+@dataclass(frozen=True)
+class EncoderParts:
+    """What features may be computed with.
+
+    Attributes:
+        frontend: of the encoder.
+        encoder: trained or not; None where there is none.
+        head: the trained network with its pooling and projection, see :class:`nearfar.models.embedder.Embedder`;
+            None where nothing was trained.
+        mask_padding: whether token columns that hold only padding are left out of attention and pooling.
+    """
+
+    frontend: Frontend | None = None
+    encoder: Encoder | None = None
+    head: Any = None
+    mask_padding: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks of the encoder; 0 where there is none."""
+        return 0 if self.encoder is None else self.encoder.depth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Entry):
+    """A source of features.
+
+    Attributes:
+        extract: from a batch of windows, the parts and one or several settings to as many features, each
+            (windows, parts, dim) float32; what they share is computed once.
+        uses_encoder: whether an encoder is needed.
+        needs_head: whether, with these settings, a trained head is needed.
+        aggregation: from the settings to the words of a submission file.
+        pieces: from settings and the encoder's depth to settings of the smallest features that these are made of,
+            which are what is cached.
+        assemble: from the settings and the features of their pieces, in order, to features.
+        cached: whether features are worth keeping on disk.
+        check: from settings and the encoder's depth to what does not fit, or None.
+    """
+
+    extract: Callable[[WindowBatch, EncoderParts, Sequence[Any]], list[Tensor]]
+    uses_encoder: bool
+    aggregation: Callable[[Any], str]
+    needs_head: Callable[[Any], bool] = lambda settings: False
+    pieces: Callable[[Any, int], tuple[Any, ...]] = lambda settings, depth: (settings,)
+    assemble: Callable[[Any, Sequence[Tensor]], Tensor] = lambda settings, pieces: pieces[0]
+    cached: bool = True
+    check: Callable[[Any, int], str | None] = lambda settings, depth: None
+
+
+SOURCES: Registry[Source] = Registry("source of features")
+
+
+# --- the embedding of a trained head ----------------------------------------------------------------------------
+
+
+def _embeddings(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[Settings]) -> list[Tensor]:
+    spectrogram = batch.spectrogram(parts.head.frontend)
+    embedding: Tensor = parts.head.embed(spectrogram, batch.samples)
+    return [embedding.unsqueeze(1)] * len(wanted)
+
+
+EMBEDDING = Source(
+    description="embedding",
+    extract=_embeddings,
+    uses_encoder=True,
+    needs_head=lambda settings: True,
+    aggregation=lambda settings: "attentive statistics pooling",
+)
+
+
+# --- pooled tokens ----------------------------------------------------------------------------------------------
+
+
+class TokenSettings(ChoiceTable):
+    """Pooled tokens of one or more blocks of an encoder, over all frequency bands or within each.
+
+    Attributes:
+        layers: blocks of the encoder, from 1, each a part of its own; None is the last one.
+        average_layers: pool the mean of the blocks' tokens, so that the blocks are one part together.
+        pooling: of tokens over time (and frequency).
+        keep_bands: pool within each frequency band, each a part of its own.
+    """
+
+    layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1), AfterValidator(each_once)] | None = None
+    average_layers: bool = False
+    pooling: str = "mean"
+    keep_bands: bool = False
+
+    @classmethod
+    def choices(cls) -> Mapping[str, Registry[Any]]:
+        return {"pooling": POOLINGS}
+
+    @model_validator(mode="after")
+    def _fits(self) -> TokenSettings:
+        pooling = POOLINGS[self.pooling]
+        if self.keep_bands and not pooling.within_bands:
+            raise ValueError(f"keep_bands goes with another pooling: {self.pooling} has no frequency bands")
+        if pooling.trained and self.layers is not None:
+            raise ValueError(f"pooling = {self.pooling!r} was trained on the tokens of the last block: no layers")
+        return self
+
+
+def _tokens(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[TokenSettings]) -> list[Tensor]:
+    encoder, frontend = parts.encoder, parts.frontend
+    assert encoder is not None
+    assert frontend is not None
+    spectrogram = batch.spectrogram(frontend)
+    keep = None
+    if parts.mask_padding:
+        columns = spectrogram.shape[2] // encoder.patch_frames
+        keep = token_keep(encoder, frontend, batch.samples, columns)
+    layers = sorted({layer for settings in wanted for layer in settings.layers or (encoder.depth,)})
+    tokens = dict(zip(layers, encoder.encode(spectrogram, layers, token_keep=keep), strict=True))
+    return [_pooled(tokens, keep, parts, encoder, settings) for settings in wanted]
+
+
+def _pooled(
+    tokens: Mapping[int, Tokens],
+    keep: Tensor | None,
+    parts: EncoderParts,
+    encoder: Encoder,
+    settings: TokenSettings,
+) -> Tensor:
+    """(windows, parts, dim); parts are layers and, within each, bands from low to high."""
+    chosen = [tokens[layer] for layer in settings.layers or (encoder.depth,)]
+    pooling: Pooling = settings.entry("pooling")
+    if pooling.trained:
+        trained: Tensor = parts.head.pooling(chosen[-1].patches, keep)
+        return trained.unsqueeze(1)
+    if pooling.tokens == "cls":
+        rows = [layer.cls for layer in chosen if layer.cls is not None]
+        values = [torch.stack(rows).mean(dim=0)] if settings.average_layers else rows
+        return torch.stack(values, dim=1)
+    patches = [layer.patches for layer in chosen]
+    if settings.average_layers:
+        patches = [torch.stack(patches).mean(dim=0)]
+    function, own = pooling.pool, settings.settings_of("pooling")
+    assert function is not None
+
+    def pool(grid: Tensor) -> Tensor:  # (windows, columns, bands, dim)
+        rows = grid.transpose(1, 2) if settings.keep_bands else grid.flatten(1, 2).unsqueeze(1)
+        return function(rows, own)
+
+    out = []
+    for layer in patches:
+        grid = layer.reshape(len(layer), -1, encoder.bands, layer.shape[2])
+        if keep is None:
+            out.append(pool(grid))
+        else:
+            counts = (keep.sum(dim=1) // encoder.bands).tolist()
+            out.append(torch.cat([pool(one[None, :count]) for one, count in zip(grid, counts, strict=True)]))
+    return torch.cat(out, dim=1)
+
+
+def _token_pieces(settings: TokenSettings, depth: int) -> tuple[TokenSettings, ...]:
+    """A piece per layer, unless layers are averaged or the pooling is the trained head's."""
+    if settings.entry("pooling").trained:
+        return (settings,)
+    layers = settings.layers or (depth,)
+    together = settings.average_layers and len(layers) > 1
+    groups = [layers] if together else [(layer,) for layer in layers]
+    return tuple(settings.model_copy(update={"layers": each, "average_layers": together}) for each in groups)
+
+
+def _token_check(settings: TokenSettings, depth: int) -> str | None:
+    if settings.layers is not None and max(settings.layers) > depth:
+        return f"features.layers = {list(settings.layers)}; expected layers from 1 to {depth}"
+    return None
+
+
+def _token_aggregation(settings: TokenSettings) -> str:
+    pooling: Pooling = settings.entry("pooling")
+    return pooling.described(settings.settings_of("pooling")) + " per frequency band" * settings.keep_bands
+
+
+TOKENS = Source(
+    description="tokens",
+    settings=TokenSettings,
+    extract=_tokens,
+    uses_encoder=True,
+    needs_head=lambda settings: bool(settings.entry("pooling").trained),
+    aggregation=_token_aggregation,
+    pieces=_token_pieces,
+    assemble=lambda settings, pieces: torch.cat(list(pieces), dim=1),
+    check=_token_check,
+)
+
+
+# --- statistics of the log-mel spectrogram ----------------------------------------------------------------------
+
+
+class LogMelSettings(Settings):
+    """Statistics of the log-mel spectrogram over time: one part, or one for every 16 of the 128 mel bins.
+
+    Padding is not used. Deviations and means keep their units; compare them by the standardised distance.
+
+    Attributes:
+        lags: beside the mean, the deviation over time of differences this many frames (10 ms) apart; without any, the
+            deviation of the values themselves.
+        remove_level: subtract the window's mean over time and frequency from the means: its level.
+        keep_bands: one part per band.
+    """
+
+    lags: tuple[PositiveInt, ...] = ()
+    remove_level: bool = True
+    keep_bands: bool = False
+
+
+def _log_mel(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[LogMelSettings]) -> list[Tensor]:
+    out = []
+    for settings in wanted:
+        rows = []
+        for log_mel in batch.log_mels():
+            statistics = log_mel_statistics(log_mel, settings.lags, remove_level=settings.remove_level)
+            rows.append(_by_band(statistics[None], settings)[0])
+        out.append(torch.stack(rows))
+    return out
+
+
+def _by_band(statistics: Tensor, settings: LogMelSettings) -> Tensor:
+    """(windows, statistics, mel bins) to (windows, parts, statistics * bins of a part)."""
+    bands = BANDS if settings.keep_bands else 1
+    return statistics.reshape(*statistics.shape[:2], bands, -1).transpose(1, 2).flatten(2)
+
+
+def _log_mel_pieces(settings: LogMelSettings, depth: int) -> tuple[LogMelSettings, ...]:
+    """The mean and one deviation for each lag, without bands."""
+    lags: list[tuple[int, ...]] = [(lag,) for lag in settings.lags] or [()]
+    return tuple(LogMelSettings(lags=each, remove_level=settings.remove_level) for each in lags)
+
+
+def _assembled_log_mel(settings: LogMelSettings, pieces: Sequence[Tensor]) -> Tensor:
+    mean = pieces[0][:, :, :MEL_BINS]
+    return _by_band(torch.cat([mean, *(piece[:, :, MEL_BINS:] for piece in pieces)], dim=1), settings)
+
+
+LOG_MEL = Source(
+    description="statistics of the log-mel spectrogram",
+    settings=LogMelSettings,
+    extract=_log_mel,
+    uses_encoder=False,
+    aggregation=lambda settings: (
+        "mean and deviation over time" + " per frequency band" * settings.keep_bands
+    ),
+    pieces=_log_mel_pieces,
+    assemble=_assembled_log_mel,
+)
+
+
+# --- frames of the autoencoder's front end ----------------------------------------------------------------------
+
+
+def _slaney(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[Settings]) -> list[Tensor]:
+    windows = zip(batch.waveform, batch.samples.tolist(), strict=True)
+    frames = torch.stack([slaney_log_mel(window[:count]) for window, count in windows])
+    return [frames] * len(wanted)
+
+
+SLANEY = Source(
+    description="log-mel energies",
+    extract=_slaney,
+    uses_encoder=False,
+    aggregation=lambda settings: "average",
+    cached=False,
+)
+"""Log-mel frames in dB of the official baseline's front end, (windows, frames, 128); windows are of one length."""

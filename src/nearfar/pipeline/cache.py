@@ -1,0 +1,141 @@
+"""Features on disk, named by everything that they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nearfar.config.validation import digest
+from nearfar.data.clips import Clip
+from nearfar.data.fingerprint import clips_key
+from nearfar.errors import NearfarError
+from nearfar.files import whole_file
+from nearfar.pipeline.extraction import Advance, Recording, extract
+from nearfar.pipeline.extractor import Extractor
+from nearfar.settings import Settings
+from nearfar.views import combined_features
+
+COMPUTATION = 3
+"""Increased when the same recordings and weights give other features, so that old ones are not read."""
+
+CLIPS = 128
+"""About so many clips are in one file: bounds memory, and what is lost when the program is killed."""
+
+
+class FeatureCache:
+    """A folder of features: one file per piece of features, view and about 128 clips.
+
+    A file's name is a hash of the recordings' content, the weights, the view, the clip length and the settings of
+    the features, so a second system on the same model and recordings reads what the first computed, and nothing
+    stale is ever read. Features of several layers or lags are stored as the smallest pieces that they are made of.
+
+    Args:
+        folder: where the files are; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._recordings: dict[tuple[Path, ...], str] = {}
+
+    def get(
+        self, extractor: Extractor, clips: Sequence[Clip], advance: Advance | None = None
+    ) -> dict[str, Tensor]:
+        """Features (clips, parts, dim) float32 of every scored view, computed and stored where they are missing.
+
+        Raises:
+            InputError: if a recording cannot be used.
+            NearfarError: if the features cannot be written.
+        """
+        recipe, source, settings = extractor.recipe, extractor.source, extractor.settings
+        views = recipe.waveform_views
+        if self.folder is None or not source.cached:
+            recordings = [Recording.of_clip(clip) for clip in clips]
+            found = extract(extractor, recordings, advance=advance).features
+            made = {view: found[view][0] for view in views}
+        else:
+            pieces = source.pieces(settings, extractor.parts.depth)
+            self.fill(extractor, clips, views, pieces, advance)
+            made = {
+                view: source.assemble(settings, [self._read(extractor, clips, view, piece) for piece in pieces])
+                for view in views
+            }
+        return combined_features(made, recipe.scoring.views, recipe.view_settings())
+
+    def fill(
+        self,
+        extractor: Extractor,
+        clips: Sequence[Clip],
+        views: Sequence[str],
+        pieces: Sequence[Settings],
+        advance: Advance | None = None,
+    ) -> None:
+        """Compute and store the pieces that are missing, reading every file once for all views and pieces."""
+        for chunk in self._chunks(extractor, clips):
+            paths = {
+                (view, place): self._path(extractor, chunk, view, piece)
+                for view in views
+                for place, piece in enumerate(pieces)
+            }
+            missing = {key for key, path in paths.items() if not _is_whole(path)}
+            if missing:
+                of_views = [view for view in views if any(key[0] == view for key in missing)]
+                places = sorted({place for _, place in missing})
+                recordings = [Recording.of_clip(clip) for clip in chunk]
+                wanted = [pieces[place] for place in places]
+                found = extract(extractor, recordings, views=of_views, wanted=wanted)
+                for view in of_views:
+                    for place, values in zip(places, found.features[view], strict=True):
+                        if (view, place) in missing:
+                            _write(paths[view, place], values)
+            if advance is not None:
+                advance(len(chunk))
+
+    def _read(self, extractor: Extractor, clips: Sequence[Clip], view: str, piece: Settings) -> Tensor:
+        paths = [self._path(extractor, chunk, view, piece) for chunk in self._chunks(extractor, clips)]
+        return torch.cat([load_file(path)["features"] for path in paths])
+
+    def _chunks(self, extractor: Extractor, clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
+        size = extractor.recipe.scoring.batch_size
+        chunk = max(1, CLIPS // size) * size
+        return (clips[begin : begin + chunk] for begin in range(0, len(clips), chunk))
+
+    def _path(self, extractor: Extractor, clips: Sequence[Clip], view: str, piece: Settings) -> Path:
+        assert self.folder is not None
+        which = tuple(clip.path for clip in clips)
+        if which not in self._recordings:
+            self._recordings[which] = clips_key(clips)
+        tree: dict[str, Any] = {
+            "computation": COMPUTATION,
+            "recordings": self._recordings[which],
+            "weights": extractor.weights_hash,
+            "view": extractor.recipe.view_identity(view),
+            "source": extractor.recipe.features.source,
+            "features": piece.identity(),
+        }
+        return self.folder / f"{digest(tree)}.safetensors"
+
+
+def _write(path: Path, features: Tensor) -> None:
+    try:
+        with whole_file(path) as partial:
+            save_file({"features": features.contiguous()}, partial)
+    except (OSError, SafetensorError) as error:
+        raise NearfarError(
+            f"{path}: cannot write the features ({error}). Free some space and run the same command again; "
+            "files that were written are used again."
+        ) from None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of features exists and is not damaged, by its header and length."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return "features" in set(file.keys())
+    except (OSError, SafetensorError):
+        return False

@@ -1,0 +1,130 @@
+"""What computes the features of a recipe: a trained model, a frozen encoder, or a front end alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.config import Recipe
+from nearfar.encoders import ENCODERS, encoder_hash, parameter_count
+from nearfar.errors import InputError
+from nearfar.features import EncoderParts, Source, WindowBatch
+from nearfar.models import TrainedEmbedder, load_model, load_start
+from nearfar.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Extractor:
+    """From batches of windows to features.
+
+    Attributes:
+        recipe: resolved, so ``audio.clip_seconds`` is a number.
+        parts: what features are computed with.
+        weights_hash: equal where the same waveform gives the same features, apart from the recipe's keys.
+        parameters: number of trained scalars.
+    """
+
+    recipe: Recipe
+    parts: EncoderParts
+    weights_hash: str
+    parameters: int
+
+    @property
+    def source(self) -> Source:
+        """The recipe's source of features."""
+        source: Source = self.recipe.features.entry("source")
+        return source
+
+    @property
+    def settings(self) -> Any:
+        """The settings of the recipe's source of features."""
+        return self.recipe.features.settings_of("source")
+
+    @property
+    def padded_samples(self) -> int:
+        """The length that every window is padded to."""
+        seconds = self.recipe.audio.clip_seconds
+        assert not isinstance(seconds, str), "a recipe is resolved before it is used"
+        return round(seconds * self.recipe.audio.sample_rate_hz)
+
+    def to(self, device: torch.device) -> None:
+        """Move the networks to a device."""
+        for module in (self.parts.frontend, self.parts.encoder, self.parts.head):
+            if module is not None:
+                module.to(device)
+
+    def __call__(self, batch: WindowBatch, wanted: Sequence[Settings]) -> list[Tensor]:
+        """Features (windows, parts, dim) float32 for each of several settings of the source, without gradients."""
+        with torch.inference_mode():
+            return [values.float() for values in self.source.extract(batch, self.parts, wanted)]
+
+
+def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extractor:
+    """The extractor of a recipe.
+
+    Args:
+        recipe: resolved.
+        model_folder: of the trained model; not read where the recipe trains nothing.
+
+    Raises:
+        InputError: if the model or the encoder cannot be loaded, or lacks what the recipe asks for.
+    """
+    if recipe.trains:
+        if model_folder is None:
+            raise InputError(
+                f"recipe {recipe.name}",
+                found="a recipe that trains, without a model",
+                expected="a trained model's folder",
+                remedy="Train it first with nearfar run, or set training.adaptation to 'none'",
+            )
+        return extractor_of_model(load_model(model_folder), recipe)
+    require_head(recipe)
+    if not recipe.uses_encoder:
+        return Extractor(recipe, EncoderParts(), recipe.features.source, 0)
+    encoder = load_start(recipe).eval().requires_grad_(False)
+    frontend = recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std)
+    constants = (encoder_hash(encoder), recipe.fbank.mean, recipe.fbank.std, recipe.encoder.mask_padding)
+    if recipe.encoder.family != next(iter(ENCODERS)):
+        constants = (*constants, recipe.encoder.family)
+    identity = hashlib.sha256(repr(constants).encode()).hexdigest()
+    parts = EncoderParts(frontend, encoder, None, recipe.encoder.mask_padding)
+    return _checked(Extractor(recipe, parts, identity, parameter_count(encoder)))
+
+
+def extractor_of_model(model: TrainedEmbedder, recipe: Recipe) -> Extractor:
+    """The extractor of a trained model, with the features that ``recipe`` asks for."""
+    embedder = model.embedder
+    parts = EncoderParts(embedder.frontend, embedder.encoder, embedder, recipe.encoder.mask_padding)
+    return _checked(Extractor(recipe, parts, model.weights_hash, parameter_count(embedder)))
+
+
+def require_head(recipe: Recipe) -> None:
+    """Refuse features of a trained head in a recipe that trains nothing.
+
+    Raises:
+        InputError: naming the key.
+    """
+    source = recipe.features.entry("source")
+    if not recipe.trains and source.needs_head(recipe.features.settings_of("source")):
+        pooled = recipe.features.source == "tokens"
+        raise InputError(
+            "features.pooling" if pooled else "features.source",
+            found=f"{recipe.features.settings_of('source').pooling if pooled else recipe.features.source!r} in a "
+            "recipe that trains nothing",
+            expected="features without a trained head, such as pooled tokens (mean) or log-mel statistics",
+            remedy="Correct the recipe, or set training.adaptation to 'full' or 'lora'",
+        )
+
+
+def _checked(extractor: Extractor) -> Extractor:
+    wrong = extractor.source.check(extractor.settings, extractor.parts.depth)
+    if wrong is not None:
+        found, _, expected = wrong.partition("; expected ")
+        raise InputError("features", found=found, expected=expected, remedy="Correct the recipe")
+    return extractor

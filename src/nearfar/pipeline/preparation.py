@@ -1,0 +1,303 @@
+"""Validate a recipe against a dataset, and resolve it: before anything long begins, with all defects listed at once."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe
+from nearfar.data.audio import AudioHeader, read_waveform
+from nearfar.data.clips import CHANNELS, Clip
+from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
+from nearfar.data.prefetch import prefetched
+from nearfar.errors import InputError, raise_errors
+from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from nearfar.pipeline.extraction import too_short
+from nearfar.pipeline.extractor import require_head
+from nearfar.progress import Progress, silent
+from nearfar.views import channels_of
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_FRACTION = 0.5
+"""Where a detector's recordings differ in length, windows are as long as the shortest, unless that is less than this
+fraction of the longest."""
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a recipe is resolved for.
+
+    Attributes:
+        rule, false_alarm_rate: of thresholds where the recipe does not set them.
+        near_only: recipes to recommend for recordings without a far channel.
+    """
+
+    rule: str
+    false_alarm_rate: float
+    near_only: str
+
+
+RUN = Purpose("gamma", 0.1, "tiny-near or ae-mse")
+DETECTOR = Purpose("conformal", 0.05, "frozen-near")
+
+
+def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
+    """Read the folder of a challenge system and resolve its recipe.
+
+    Returns:
+        the dataset, and the recipe with ``audio.clip_seconds`` as a number, a rule and rate of thresholds, with
+        ``training.views`` near alone where all recordings are mono and only near is scored, and with a warm-up that
+        ends before training does.
+
+    Raises:
+        InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. Files
+            that cannot be read, clips of unequal length within a machine, with a missing channel or longer than the
+            recipe's clip length are found here, from their headers, and listed together.
+    """
+    dataset = read_dataset(data)
+    require_training_clips(dataset, [machine for machine in dataset.machines if dataset.test(machine)])
+    recipe, headers = resolve(recipe, dataset, RUN)
+    lengths = _equal_lengths(dataset, headers)
+    longest = max(lengths.values())
+    if recipe.audio.clip_seconds == "longest":
+        return dataset, recipe.with_changes(**{"audio.clip_seconds": longest})
+    if longest > recipe.audio.clip_seconds:
+        machine = max(lengths, key=lambda name: lengths[name])
+        clip = next(clip for clip in dataset.clips if clip.machine == machine)
+        raise InputError(
+            clip.path,
+            found=f"a clip of {longest:g} s",
+            expected=f"at most the recipe's {recipe.audio.clip_seconds:g} s",
+            remedy=f'Set audio.clip_seconds to {longest:g} or more or to "longest", or cut the clips',
+        )
+    return dataset, recipe
+
+
+def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
+    """Resolve a recipe for a detector of normal recordings, which may differ in length.
+
+    Raises:
+        InputError: as :func:`prepare_run`; also if recordings are so unequal that the length of windows is unclear.
+    """
+    recipe, headers = resolve(recipe, dataset, DETECTOR)
+    samples = [headers[clip.path].frames_at(SAMPLE_RATE_HZ) for clip in dataset.clips]
+    shortest, longest = min(samples), max(samples)
+    equal = len({*zip((clip.machine for clip in dataset.clips), samples, strict=True)}) == len(dataset.machines)
+    whole = equal or recipe.trains or recipe.backend.trains
+    if recipe.audio.clip_seconds == "longest":
+        if not equal and shortest < SHORTEST_FRACTION * longest:
+            raise InputError(
+                dataset.clips[samples.index(shortest)].path,
+                found=f"{shortest / SAMPLE_RATE_HZ:g} s beside a recording of {longest / SAMPLE_RATE_HZ:g} s",
+                expected="recordings of about one length, or a length of windows",
+                remedy="Set that length in seconds (audio.clip_seconds), or remove this recording",
+            )
+        recipe = recipe.with_changes(**{"audio.clip_seconds": (longest if whole else shortest) / SAMPLE_RATE_HZ})
+    seconds = recipe.audio.clip_seconds
+    assert not isinstance(seconds, str)
+    if recipe.trains and longest > round(seconds * SAMPLE_RATE_HZ):
+        raise InputError(
+            dataset.clips[samples.index(longest)].path,
+            found=f"a recording of {longest / SAMPLE_RATE_HZ:g} s",
+            expected=f"at most the {seconds:g} s of a clip, as this recipe trains on whole recordings",
+            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe that trains nothing, such as nearfar-best",
+        )
+    return recipe
+
+
+def resolve(recipe: Recipe, dataset: Dataset, purpose: Purpose) -> tuple[Recipe, dict[Path, AudioHeader]]:
+    """What runs and detectors share: defaults of thresholds, channels that the files have, and their headers.
+
+    Raises:
+        InputError: if the recipe's choices do not fit each other, or files lack channels or cannot be read.
+    """
+    require_head(recipe)
+    recipe = _with_warmup(_with_threshold(recipe, purpose))
+    _require_source(recipe)
+    _require_trained_views(recipe)
+    raise_errors([header for header in dataset.headers().values() if isinstance(header, InputError)])
+    headers = dataset.require_headers()
+    mono = all(header.channels == 1 for header in headers.values())
+    if mono and recipe.trains and recipe.scoring.views == ("near",) and recipe.training.views != ("near",):
+        _log_near_only(dataset.root)
+        recipe = recipe.with_changes(**{"training.views": ["near"]})
+    _require_channels(recipe, dataset, headers, purpose)
+    raise_errors(
+        [
+            too_short(clip.path, headers[clip.path].seconds)
+            for clip in dataset.clips
+            if headers[clip.path].frames_at(SAMPLE_RATE_HZ) < FRAME_SAMPLES
+        ]
+    )
+    return recipe, headers
+
+
+def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = silent) -> None:
+    """Read every clip as training and scoring will, so that broken ones are found before hours of training.
+
+    About a millisecond of processor time per 10 s clip.
+
+    Raises:
+        InputError: listing the clips with NaN, infinite or missing samples or a silent channel, of the channels that
+            the recipe uses.
+    """
+    channels = {"train": recipe.channels, "test": channels_of(recipe.waveform_views)}
+    near, far = recipe.audio.near_channel, recipe.audio.far_channel
+
+    def check(clip: Clip) -> InputError | None:
+        try:
+            read_waveform(clip.path, channels[clip.split], near=near, far=far)
+        except InputError as error:
+            return error
+        return None
+
+    tested = {clip.machine for clip in dataset.clips if clip.split == "test"}
+    shared = not recipe.backend.per_machine  # one model of all machines, or one for each that is tested
+    clips = [clip for clip in dataset.clips if shared or clip.machine in tested]
+    errors = []
+    for done, error in enumerate(prefetched(check, clips, threads=2, ahead=8), start=1):
+        if error is not None:
+            errors.append(error)
+        progress("checking clips", done, len(clips))
+    raise_errors(errors)
+
+
+def _with_threshold(recipe: Recipe, purpose: Purpose) -> Recipe:
+    threshold, changes = recipe.threshold, {}
+    if threshold.rule is None:
+        changes["threshold.rule"] = purpose.rule
+    if threshold.false_alarm_rate is None:
+        changes["threshold.false_alarm_rate"] = purpose.false_alarm_rate
+    return recipe.with_changes(**changes) if changes else recipe
+
+
+def _with_warmup(recipe: Recipe) -> Recipe:
+    """The recipe, with a tenth of its steps as warm-up where the warm-up would be longer than training."""
+    training = recipe.training
+    if not recipe.trains or training.warmup_steps <= training.steps:
+        return recipe
+    shorter = training.steps // 10
+    _log_shorter_warmup(training.warmup_steps, training.steps, shorter)
+    return recipe.with_changes(**{"training.warmup_steps": shorter})
+
+
+@cache
+def _log_shorter_warmup(warmup: int, steps: int, shorter: int) -> None:
+    """Cached: logged once and not for every system."""
+    logger.warning(
+        "training.warmup_steps is %d of %d steps, so the learning rate would never reach its maximum; "
+        "%d are used, a tenth of the steps, as published",
+        warmup,
+        steps,
+        shorter,
+    )
+
+
+@cache
+def _log_near_only(root: Path) -> None:
+    """Cached: logged once and not for every system."""
+    logger.warning("%s: all recordings are mono: models that score the near channel are trained on it alone", root)
+
+
+def _require_source(recipe: Recipe) -> None:
+    source = recipe.backend.source
+    if source is not None and recipe.features.source != source:
+        raise InputError(
+            "features.source",
+            found=f"{recipe.features.source!r} with scoring.backend = {recipe.scoring.backend!r}",
+            expected=f"{source!r}, the only features that this back-end uses",
+            remedy="Correct the recipe",
+        )
+    if source is not None and recipe.scoring.views != ("near",):
+        raise InputError(
+            "scoring.views",
+            found=f"{list(recipe.scoring.views)} with scoring.backend = {recipe.scoring.backend!r}",
+            expected='["near"], the only view of the baselines',
+            remedy="Correct the recipe",
+        )
+
+
+def _require_trained_views(recipe: Recipe) -> None:
+    """A model that is trained scores recorded channels only if it was trained on them."""
+    if not recipe.trains:
+        return
+    scored = {view for view in recipe.waveform_views if view in CHANNELS}
+    if missing := scored - set(recipe.training.views):
+        raise InputError(
+            "scoring.views",
+            found=f"{', '.join(sorted(missing))}, on which the model is not trained",
+            expected=f"views among training.views ({', '.join(recipe.training.views)})",
+            remedy="Correct the recipe",
+        )
+
+
+def _require_channels(
+    recipe: Recipe, dataset: Dataset, headers: Mapping[Path, AudioHeader], purpose: Purpose
+) -> None:
+    channels = recipe.channels
+    near, far = recipe.audio.near_channel, recipe.audio.far_channel
+    if len(channels) == 2 and near == far:
+        raise InputError(
+            "audio.far_channel",
+            found=f"channel {far}, which is the near microphone as well",
+            expected="two channels of a file",
+            remedy="Correct audio.near_channel or audio.far_channel, or score and train on the view near alone",
+        )
+    needed = 1 + max(near if channel == "near" else far for channel in channels)
+    raise_errors(
+        [
+            _too_few_channels(clip, headers[clip.path].channels, needed, recipe, purpose)
+            for clip in dataset.clips
+            if headers[clip.path].channels < needed
+        ]
+    )
+
+
+def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe, purpose: Purpose) -> InputError:
+    near, far = recipe.audio.near_channel, recipe.audio.far_channel
+    if (near, far) == (NEAR_CHANNEL, FAR_CHANNEL):
+        expected = "two: near microphone first, far microphone second"
+        remedy = f"Use two-channel recordings, or a recipe that uses near alone, such as {purpose.near_only}"
+        if recipe.trains and recipe.augmentation.far_noise_probability > 0:
+            remedy += "; or set augmentation.far_noise_probability to 0"
+    else:
+        expected = f"at least {needed}: channel {near} (from 0) is the near microphone, channel {far} the far one"
+        remedy = "Correct audio.near_channel and audio.far_channel"
+    found = "one channel" if count == 1 else f"{count} channels"
+    return InputError(clip.path, found=found, expected=expected, remedy=remedy)
+
+
+def _equal_lengths(dataset: Dataset, headers: Mapping[Path, AudioHeader]) -> dict[str, float]:
+    """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
+
+    Raises:
+        InputError: listing the clips that differ from the most common length of their machine.
+    """
+    lengths, errors = {}, []
+    for machine in dataset.machines:
+        frames = {
+            clip.path: headers[clip.path].frames_at(SAMPLE_RATE_HZ)
+            for clip in dataset.clips
+            if clip.machine == machine
+        }
+        usual, _ = Counter(frames.values()).most_common(1)[0]
+        like = next(path for path, count in frames.items() if count == usual)
+        lengths[machine] = usual / SAMPLE_RATE_HZ
+        errors += [
+            InputError(
+                path,
+                found=f"a clip of {count / SAMPLE_RATE_HZ:.6g} s ({count} samples at {SAMPLE_RATE_HZ} Hz)",
+                expected=f"{usual / SAMPLE_RATE_HZ:.6g} s ({usual} samples) like {like}, "
+                f"as clips of one machine ({machine}) have one length",
+                remedy="Cut the clips of the machine to one length, or remove this one",
+            )
+            for path, count in frames.items()
+            if count != usual
+        ]
+    raise_errors(errors)
+    return lengths

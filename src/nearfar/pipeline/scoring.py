@@ -1,0 +1,175 @@
+"""Scores of every machine and section of a dataset, by the recipe's back-end and views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nearfar.config import Recipe
+from nearfar.data.clips import Clip
+from nearfar.data.layouts import Dataset
+from nearfar.errors import InputError
+from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
+from nearfar.pipeline.training import workspace
+from nearfar.progress import Progress, silent
+from nearfar.scoring import MachineScorer, ViewScores
+from nearfar.thresholds import Calibration, NormalScore, Threshold, threshold_of
+
+Groups = dict[tuple[str, str], tuple[tuple[Clip, ...], tuple[Clip, ...]]]
+"""Training and test clips by machine and section."""
+
+Features = Callable[[Sequence[Clip]], dict[str, Tensor]]
+"""From clips to features (clips, parts, dim) of every scored view."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredMachine:
+    """The scores of one machine and section.
+
+    Attributes:
+        test: fused scores of the test clips, by name.
+        scores: the same with the scores of every view.
+        normal: leave-one-out scores of the normal training clips ``train``; empty for a single one.
+        leaves_out: whether these scores are of a bank without the clip, and thresholds can be a bound.
+    """
+
+    test: MachineScores
+    scores: ViewScores
+    normal: ViewScores
+    train: tuple[Clip, ...]
+    guaranteed: bool = False
+
+    @property
+    def calibration(self) -> Calibration:
+        """The normal scores, for thresholds."""
+        entries = normal_scores(self.train, self.normal) if self.normal.fused.size else ()
+        return Calibration(
+            machine=self.test.machine,
+            section=self.test.section,
+            method="leave-one-out",
+            guaranteed=self.guaranteed,
+            recordings=entries,
+        )
+
+    def decide(self, thresholds: Iterable[Threshold]) -> MachineDecisions | None:
+        """Decisions on the test clips: anomalous where the score is above the threshold; None without a threshold.
+
+        Where domains have thresholds of their own, a clip's is that of the domain of its nearest normal clip.
+        """
+        machine, section = self.test.machine, self.test.section
+        domains = ["source"] * len(self.test.names)
+        if self.scores.nearest is not None:
+            domains = [self.train[index].domain or "source" for index in self.scores.nearest]
+        found = [threshold_of(thresholds, machine, section, domain) for domain in domains]
+        values = [None if entry is None else entry.value for entry in found]
+        if None in values:
+            return None
+        above = self.test.scores > np.array(values, dtype=np.float64)
+        return MachineDecisions(machine, section, self.test.names, above.astype(np.int64))
+
+
+def is_guaranteed(recipe: Recipe) -> bool:
+    """Whether leave-one-out scores give conformal thresholds that are bounds; see
+    :mod:`nearfar.detector.calibration`."""
+    backend = recipe.backend
+    return (
+        not recipe.trains
+        and backend.leaves_out
+        and backend.only_lowers(recipe.backend_settings())
+        and recipe.scoring.fusion == "mean"
+    )
+
+
+def normal_scores(clips: Sequence[Clip], scores: ViewScores) -> tuple[NormalScore, ...]:
+    """Records of the scores of normal clips."""
+    return tuple(
+        NormalScore(
+            file=clip.name,
+            domain="target" if clip.domain == "target" else "source",
+            score=float(scores.fused[index]),
+            channels={view: float(values[index]) for view, values in scores.views.items()},
+        )
+        for index, clip in enumerate(clips)
+    )
+
+
+def target_mask(clips: Sequence[Clip]) -> Tensor:
+    """(clips,) bool, which clips are of the target domain."""
+    return torch.tensor([clip.domain == "target" for clip in clips], dtype=torch.bool)
+
+
+def tested_groups(dataset: Dataset) -> Groups:
+    """Training and test clips of every machine and section that has test clips.
+
+    Raises:
+        InputError: if a section has test clips and no training clips.
+    """
+    groups = {key: pair for key, pair in dataset.groups().items() if pair[1]}
+    for (machine, section), (train, _) in groups.items():
+        if not train:
+            raise InputError(
+                dataset.root / machine,
+                found=f"test clips of section {section} without training clips of it",
+                expected="normal training clips of every section",
+                remedy="Add them, or remove the section's test clips",
+            )
+    return groups
+
+
+def score_machines(
+    recipe: Recipe,
+    dataset: Dataset,
+    groups: Groups,
+    features: Features,
+    folder: Path | None = None,
+    *,
+    progress: Progress = silent,
+    tensorboard: bool = False,
+) -> tuple[list[ScoredMachine], int, float]:
+    """Score the test clips of every machine and section, and the normal training clips without themselves.
+
+    Args:
+        recipe: resolved.
+        dataset: for back-ends that train one model per machine.
+        groups: what to score.
+        features: of clips, by scored view.
+        folder: where back-ends that train keep their models.
+        progress, tensorboard: of that training.
+
+    Returns:
+        the scores, and the number of trained scalars and the seconds of training of the back-ends.
+    """
+    plan, backend = recipe.scoring_plan(), recipe.backend
+    out: list[ScoredMachine] = []
+    parameters, seconds = 0, 0.0
+    shared: dict[str, MachineScorer] = {}
+    for (machine, section), (train, test) in groups.items():
+        space = None
+        if folder is not None and backend.trains:
+            space = workspace(recipe, dataset, machine, folder, progress=progress, tensorboard=tensorboard)
+        fitted_on = dataset.train(machine) if backend.per_machine else train
+        if backend.per_machine and machine in shared:
+            scorer = shared[machine]
+        else:
+            scorer = MachineScorer(features(fitted_on), target_mask(fitted_on), plan, workspace=space)
+            shared[machine] = scorer
+            for one in scorer.scorers.values():
+                parameters += getattr(one, "parameters", 0)
+                seconds += getattr(one, "seconds", 0.0)
+        scored = scorer.score(features(test))
+        rows = np.array([clip.section == section for clip in fitted_on]) if backend.per_machine else None
+        entry = MachineScores(machine, section, tuple(clip.name for clip in test), scored.fused)
+        out.append(ScoredMachine(entry, scored, _rows(scorer.normal, rows), tuple(train), is_guaranteed(recipe)))
+    return out, parameters, seconds
+
+
+def _rows(scores: ViewScores, rows: NDArray[np.bool_] | None) -> ViewScores:
+    if rows is None or not scores.fused.size:
+        return scores
+    return ViewScores(scores.fused[rows], {view: values[rows] for view, values in scores.views.items()})

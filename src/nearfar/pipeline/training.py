@@ -1,0 +1,159 @@
+"""Make sure that the model of a recipe is trained, or reuse the one that is there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from nearfar.checkpoint import Identity, finished_steps
+from nearfar.config import Recipe
+from nearfar.data.clips import Clip
+from nearfar.data.fingerprint import clips_key
+from nearfar.data.layouts import Dataset
+from nearfar.encoders import encoder_hash
+from nearfar.errors import InputError
+from nearfar.models import load_start, read_card
+from nearfar.pipeline.extraction import Recording, extract
+from nearfar.pipeline.extractor import build_extractor
+from nearfar.progress import Progress, record_writer, silent
+from nearfar.scoring import Workspace
+from nearfar.training.engine import is_main_process
+from nearfar.training.finetune import finetune
+from nearfar.training.labels import label_samples
+from nearfar.training.pseudo_labels import cluster_attributes
+
+logger = logging.getLogger(__name__)
+
+TENSORBOARD = "tensorboard"
+
+
+def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
+    """Whether a model folder holds all that the recipe trains, trained on all training clips of the dataset.
+
+    Raises:
+        InputError: if it holds another model, or the checkpoint of another one.
+    """
+    if recipe.backend.is_fitted is not None:
+        fitted = [recipe.backend.is_fitted(workspace(recipe, dataset, machine, folder)) for machine in _tested(dataset)]
+        return all(fitted)
+    if not recipe.trains:
+        return True
+    identity = Identity(recipe.model_key(), clips_key(training_clips(dataset)))
+    if (card := read_card(folder)) is None:
+        finished_steps(folder, identity)
+        return False
+    trained = Recipe.model_validate(card["recipe"])
+    same = Identity(trained.model_key(), card["training"]["data_key"]) == identity
+    if same and _same_encoder(recipe, card["base_encoder"]["hash"]):
+        return True
+    raise InputError(
+        folder,
+        found=f"a model of another recipe, training clips or encoder weights (trained as {trained.name})",
+        expected=f"no model, or one of {recipe.name} on this data",
+        remedy="Choose another output folder, or remove this model",
+    )
+
+
+def _same_encoder(recipe: Recipe, expected: str) -> bool:
+    """Whether the encoder's files still hold what the model was trained from; hub names are pinned instead."""
+    return not Path(recipe.encoder.weights).exists() or encoder_hash(load_start(recipe)) == expected
+
+
+def training_clips(dataset: Dataset) -> list[Clip]:
+    """The training clips of all machines, by machine and name."""
+    return [clip for machine in dataset.machines for clip in dataset.train(machine)]
+
+
+def train_or_reuse(
+    recipe: Recipe,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    tensorboard: bool = False,
+) -> bool:
+    """Make sure that ``folder`` holds the recipe's encoder, fine-tuned on all training clips of the dataset.
+
+    A complete model of the same recipe and clips is reused, an unfinished training resumes from its checkpoint.
+    Back-ends that train do so when they are fitted.
+
+    Returns:
+        whether this is the main process of a distributed launch; the others should stop.
+
+    Raises:
+        InputError: if the folder holds another model, and as :func:`nearfar.training.finetune.finetune`.
+    """
+    if not recipe.trains or is_trained(recipe, dataset, folder):
+        return is_main_process()
+    clips = training_clips(dataset)
+    labelled_clips = clips
+    if recipe.training.pseudo_labels:
+        labelled_clips = _with_pseudo_labels(recipe, clips)
+    labelled = label_samples(labelled_clips, recipe.training.views)
+    if len(labelled.classes) == 1:
+        logger.warning(
+            "%s: all training samples are of one class (%s), so there is nothing to discriminate and the model "
+            "stays as it starts. Add other machines or operating conditions (attributes), or use ae-mse.",
+            dataset.root,
+            labelled.classes[0],
+        )
+    task = f"training {recipe.training.entry('adaptation').description} model"
+    with record_writer(folder / TENSORBOARD if tensorboard and is_main_process() else None) as on_step:
+        return finetune(
+            recipe,
+            labelled,
+            folder,
+            data_key=clips_key(clips),
+            progress=lambda done, total: progress(task, done, total),
+            on_step=on_step,
+        )
+
+
+def _with_pseudo_labels(recipe: Recipe, clips: list[Clip]) -> list[Clip]:
+    """Clips of machines without attributes get clusters of log-mel statistics of the near channel as attributes."""
+    plain = recipe.with_changes(
+        **{
+            "training.adaptation": "none",
+            "features.source": "log-mel",
+            "features.lags": [1, 4, 16],
+            "features.remove_level": True,
+            "features.keep_bands": False,
+            "scoring.views": ["near"],
+            "scoring.backend": "nearest-neighbours",
+        }
+    )
+    extractor = build_extractor(plain)
+
+    def features(chosen: Sequence[Clip]) -> NDArray[np.float64]:
+        recordings = [Recording.of_clip(clip) for clip in chosen]
+        numbers: NDArray[np.float64] = extract(extractor, recordings).features["near"][0].flatten(1).double().numpy()
+        return numbers
+
+    return cluster_attributes(clips, features, recipe.training.pseudo_labels, recipe.seed)
+
+
+def workspace(
+    recipe: Recipe,
+    dataset: Dataset,
+    machine: str,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    tensorboard: bool = False,
+) -> Workspace:
+    """Where a back-end that trains keeps the model of one machine."""
+    return Workspace(
+        folder=folder,
+        name=machine,
+        identity=f"{recipe.model_key()} {clips_key(dataset.train(machine))}",
+        card={"recipe": recipe.model_dump(mode="json")},
+        source=str(dataset.root / machine),
+        progress=progress,
+        tensorboard=folder / TENSORBOARD if tensorboard else None,
+    )
+
+
+def _tested(dataset: Dataset) -> list[str]:
+    return [machine for machine in dataset.machines if dataset.test(machine)]
+
+

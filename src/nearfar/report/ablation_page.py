@@ -1,0 +1,96 @@
+"""The page of an ablation: heat maps over pairs of axes, leave-one-machine-out, and a table that can be sorted."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nearfar.ablation.grid import Skipped
+from nearfar.ablation.statistics import Ablation
+from nearfar.ablation.tables import (
+    LEFT_OUT_CAPTION,
+    cells,
+    footnote,
+    headings,
+    left_out_cells,
+    left_out_headings,
+    reasons,
+)
+from nearfar.charts import heat_map
+from nearfar.report.page import PageChart, PageTable, read_resource, write_page
+
+MOST_MAPS = 10
+"""The number of pairs of axes that are drawn, in the order of the grid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationPage:
+    """The page of an ablation, as the template ``ablation.html.j2`` reads it."""
+
+    kind: str = "Ablation"
+    title: str
+    description: str
+    notes: tuple[str, ...]
+    axes: int
+    maps: tuple[PageChart, ...]
+    left_out: PageTable
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    skipped: tuple[tuple[str, int], ...]
+
+
+def write_ablation_page(
+    table: Ablation, out: Path, *, title: str, skipped: Sequence[Skipped] = (), notes: Sequence[str] = ()
+) -> Path:
+    """Write the page of an ablation, one HTML file that needs no network.
+
+    Args:
+        table: the ablation.
+        out: the file; it appears whole or not at all.
+        title: what was varied, and on which data.
+        skipped: combinations without a row.
+        notes: remarks on the data, shown at the top.
+
+    Raises:
+        NearfarError: if the page cannot be written.
+    """
+    left_out = PageTable(
+        "Leave one machine out",
+        tuple(left_out_headings(table)),
+        tuple(tuple(left_out_cells(entry)) for entry in table.left_out),
+        f"{LEFT_OUT_CAPTION}, in percent.",
+    )
+    page = AblationPage(
+        title=title,
+        description=f"{len(table.rows)} combinations against {table.reference_name}.",
+        notes=tuple(notes),
+        axes=len(table.axes),
+        maps=tuple(heat_maps(table)),
+        left_out=left_out,
+        caption=footnote(table, len(table.rows)),
+        headings=tuple(headings(table)),
+        rows=tuple(tuple(cells(row)) for row in table.rows),
+        skipped=tuple(reasons(skipped).items()),
+    )
+    return write_page(out, "ablation.html.j2", page, script=read_resource("sort.js"))
+
+
+def heat_maps(table: Ablation) -> list[PageChart]:
+    """The best official score of every pair of values, for pairs of axes that have several values each."""
+    several = [axis for axis in table.axes if len({row.values[axis] for row in table.rows}) > 1]
+    charts = []
+    for pair in itertools.islice(itertools.combinations(several, 2), MOST_MAPS):
+        # The axis with the longer names labels the rows, where there is more room.
+        across, down = sorted(pair, key=lambda axis: max(len(row.values[axis]) for row in table.rows))
+        best: dict[tuple[str, str], float] = {}
+        for row in table.rows:  # best first
+            best.setdefault((row.values[down], row.values[across]), 100 * row.results.official_score)
+        rows, columns = (sorted({row.values[axis] for row in table.rows}) for axis in (down, across))
+        values = [[best.get((name, column)) for column in columns] for name in rows]
+        heading = " and ".join(axis.rpartition(".")[2] for axis in pair)
+        chart = heat_map(values, rows, columns, f"Best official score by {heading}")
+        charts.append(PageChart(heading, chart.svg()))
+    return charts

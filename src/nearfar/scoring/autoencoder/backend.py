@@ -1,0 +1,229 @@
+"""The baselines of the challenge as a scoring back-end: an autoencoder per machine.
+
+A workspace holds, per machine, ``autoencoder_<machine>.safetensors`` (weights and covariances) and
+``autoencoder_<machine>.json``, which is written last: its presence means that the model is complete. A training that
+was killed resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from nearfar.errors import InputError, NearfarError
+from nearfar.files import write_json
+from nearfar.frontends.slaney import HOP_SAMPLES
+from nearfar.progress import record_writer
+from nearfar.scoring.autoencoder.network import (
+    STACKED_FRAMES,
+    TrainedAutoencoder,
+    load_autoencoder,
+    residual_frames,
+    save_autoencoder,
+)
+from nearfar.scoring.autoencoder.scores import Precisions, mean_square_score, precisions, selective_score
+from nearfar.scoring.autoencoder.settings import AutoencoderSettings
+from nearfar.scoring.autoencoder.training import EpochRecord, gather_vectors, train_autoencoder
+from nearfar.scoring.backends import Backend, Features, Scorer, Scores, Workspace, as_features
+
+FORMAT = 2
+logger = logging.getLogger(__name__)
+
+
+class AutoencoderScorer:
+    """A trained autoencoder of one machine, and the scores of its training clips.
+
+    Attributes:
+        seconds: that training took. parameters: trained scalars.
+    """
+
+    def __init__(
+        self, model: TrainedAutoencoder, settings: AutoencoderSettings, normals: Tensor, machine: str, seconds: float
+    ) -> None:
+        self._model, self._settings, self._normals, self.seconds = model, settings, normals, seconds
+        self.parameters = sum(parameter.numel() for parameter in model.network.parameters())
+        self._precisions: Precisions | None = None
+        if settings.score == "mahala":
+            covariances = model.textbook if settings.textbook else model.published
+            self._precisions = _inverses(covariances, machine)
+
+    def score(self, features: Features) -> Scores:
+        """Scores of clips from their log-mel frames, (clips, frames, 128) float32: (clips,) float64."""
+        return np.array([self._score(frames) for frames in as_features(features, like=None)], dtype=np.float64)
+
+    def leave_one_out(self) -> Scores:
+        """(normals,) float64: the scores of the training clips. They were trained on, and are lower than of others."""
+        return self.score(self._normals)
+
+    def _score(self, frames: Tensor) -> float:
+        residual = residual_frames(self._model.network, frames)
+        if self._precisions is None:
+            return mean_square_score(residual)
+        return selective_score(residual, self._precisions, textbook=self._settings.textbook)
+
+
+def fit_autoencoder(
+    normals: Tensor, target: Tensor, settings: AutoencoderSettings, seed: int, workspace: Workspace | None
+) -> Scorer:
+    """Train an autoencoder on log-mel frames (clips, frames, 128) of one machine, or load the workspace's.
+
+    Raises:
+        InputError: if the clips are too short or too few, the workspace holds another model, or a covariance cannot
+            be inverted.
+        TrainingError: if a loss is not finite.
+        NearfarError: if the model cannot be written.
+    """
+    name = "" if workspace is None else workspace.name
+    if workspace is not None and is_fitted(workspace):
+        weights, card = _paths(workspace)
+        seconds = float(json.loads(card.read_text(encoding="utf-8"))["training"]["seconds"])
+        return AutoencoderScorer(load_autoencoder(weights), settings, normals, name, seconds)
+    if normals.shape[1] < STACKED_FRAMES:
+        raise InputError(
+            name or "recordings",
+            found=f"clips of {normals.shape[1]} frames",
+            expected=f"at least {STACKED_FRAMES} ({(STACKED_FRAMES - 1) * HOP_SAMPLES} samples at 16 kHz)",
+            remedy="Record longer clips",
+        )
+    began = time.perf_counter()
+    vectors = gather_vectors(zip(normals, target.tolist(), strict=True))
+    progress = None
+    if workspace is not None:
+        report = workspace.progress
+
+        def progress(done: int, total: int) -> None:
+            report(f"training autoencoder of {name}", done, total)
+
+    try:
+        with record_writer(_tensorboard(workspace)) as on_epoch:
+            model, history = train_autoencoder(
+                vectors,
+                settings,
+                seed,
+                device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+                checkpoint=None if workspace is None else _checkpoint(workspace),
+                progress=progress,
+                on_epoch=on_epoch,
+            )
+    except ValueError as error:
+        raise InputError(
+            "recordings" if workspace is None else workspace.source,
+            found=f"too few recordings for an autoencoder ({error})",
+            expected="at least two vectors of five frames besides those held out",
+            remedy="Add normal recordings of the machine",
+        ) from None
+    seconds = round(time.perf_counter() - began, 3)
+    if workspace is not None:
+        facts = {"clips": len(normals), "vectors": len(vectors), "seconds": seconds}
+        _save(workspace, model, facts, history)
+        shutil.rmtree(_checkpoint(workspace), ignore_errors=True)
+    return AutoencoderScorer(model, settings, normals, name, seconds)
+
+
+def is_fitted(workspace: Workspace) -> bool:
+    """Whether a workspace holds a complete model of its machine.
+
+    Raises:
+        InputError: if it holds one of another recipe or other clips, or one that cannot be read.
+    """
+    _, path = _paths(workspace)
+    if not path.is_file():
+        return False
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if card["format"] != FORMAT:
+            raise ValueError(f"format {card['format']}")
+        identity = card["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            path,
+            found=f"a model card that cannot be read ({' '.join(str(error).split())})",
+            expected=f"an autoencoder of format {FORMAT}",
+            remedy="Remove it and run the same command again, or use the nearfar version that wrote it",
+        ) from None
+    if workspace.identity in (None, identity):
+        return True
+    raise InputError(
+        path,
+        found="an autoencoder of another recipe or other training clips",
+        expected="no model, or one of this recipe and these clips",
+        remedy="Choose another output folder, or remove this model",
+    )
+
+
+def _paths(workspace: Workspace) -> tuple[Path, Path]:
+    """The file of tensors and the card."""
+    stem = f"autoencoder_{workspace.name}"
+    return workspace.folder / f"{stem}.safetensors", workspace.folder / f"{stem}.json"
+
+
+def _checkpoint(workspace: Workspace) -> Path:
+    """The folder of the checkpoint of a training."""
+    return workspace.folder / f"training_{workspace.name}"
+
+
+def _save(
+    workspace: Workspace, model: TrainedAutoencoder, facts: dict[str, Any], history: tuple[EpochRecord, ...]
+) -> None:
+    weights, card = _paths(workspace)
+    try:
+        save_autoencoder(weights, model)
+    except (OSError, SafetensorError) as error:
+        raise NearfarError(
+            f"{weights}: cannot write the model of {workspace.name} ({error}). Free some space and run the same "
+            "command again; machines that are trained are not trained again."
+        ) from None
+    training = facts | {"history": [asdict(record) for record in history]}
+    tree = {"format": FORMAT, "machine": workspace.name, "identity": workspace.identity, "training": training}
+    write_json(card, tree | dict(workspace.card))
+
+
+def _tensorboard(workspace: Workspace | None) -> Path | None:
+    return None if workspace is None or workspace.tensorboard is None else workspace.tensorboard / workspace.name
+
+
+def _inverses(covariances: Any, machine: str) -> Precisions:
+    try:
+        inverses = precisions(covariances)
+    except ValueError as error:
+        raise InputError(
+            machine or "recordings",
+            found=f"training recordings too few or too alike ({error})",
+            expected="recordings whose residuals vary in all 128 bands",
+            remedy="Add normal recordings, or use ae-mse",
+        ) from None
+    if inverses.replaced is not None:
+        other = "target" if inverses.replaced == "source" else "source"
+        logger.warning(
+            "%s: too few %s recordings for a covariance of their residuals; that of the %s domain is used",
+            machine,
+            inverses.replaced,
+            other,
+        )
+    return inverses
+
+
+AUTOENCODER = Backend(
+    description="{method}",
+    settings=AutoencoderSettings,
+    table="autoencoder",
+    fit=fit_autoencoder,
+    is_fitted=is_fitted,
+    leaves_out=False,
+    exact_leave_one_out=lambda settings: False,
+    per_machine=True,
+    source="slaney",
+    fit_identity=lambda settings: {
+        key: value for key, value in settings.identity().items() if key not in ("score", "textbook")
+    },
+)

@@ -1,0 +1,111 @@
+"""The Mahalanobis back-end: distance to the mean of the normal clips in units of their covariance."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearfar.scoring.backends import Domains, Features, Scores, as_features, as_target
+from nearfar.settings import PositiveFloat, Settings
+
+
+class MahalanobisSettings(Settings):
+    """``shrinkage``: the covariance S becomes S + shrinkage * (trace(S) / dim) I, so that it can be inverted."""
+
+    shrinkage: PositiveFloat = 0.1
+
+
+class Mahalanobis:
+    """Mean over parts of the Mahalanobis distance; of two domains with several clips each, the lower one.
+
+    Every domain has its own mean; the covariance is that of all clips about their domain's mean, since a target
+    domain of ten clips has none of its own. (Lee et al., "A Simple Unified Framework for Detecting
+    Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018.)
+
+    Args:
+        settings: see :class:`MahalanobisSettings`.
+        changes: its fields that differ.
+    """
+
+    def __init__(self, settings: MahalanobisSettings | None = None, **changes: Any) -> None:
+        given = (settings or MahalanobisSettings()).model_dump()
+        self.settings = MahalanobisSettings.model_validate(given | changes)
+
+    def fit(self, normals: Features, domains: Domains = None) -> Self:
+        """Fit on normal clips.
+
+        Args:
+            normals: (normals, parts, dim) or (normals, dim) float32.
+            domains: ``"source"`` or ``"target"`` per clip, or bool; None: all source.
+
+        Raises:
+            ValueError: if there are fewer than two normal clips, or a feature is not finite.
+        """
+        self.features = as_features(normals)
+        target = as_target(domains, len(self.features))
+        if len(self.features) < 2:
+            raise ValueError("a covariance needs two normal clips or more")
+        if not bool(torch.isfinite(self.features).all()):
+            raise ValueError("a feature is not finite")
+        self._group = torch.unique(target.long(), return_inverse=True)[1]
+        self._count = torch.bincount(self._group).double()
+        # Parts stand first: everything below is batched over them.
+        self._values = self.features.double().transpose(0, 1)
+        members = torch.nn.functional.one_hot(self._group).double().T
+        self._means = (members @ self._values) / self._count[:, None]
+        residual = self._values - self._means[:, self._group]
+        scatter = residual.transpose(1, 2) @ residual
+        degrees = max(len(self.features) - len(self._count), 1)
+        covariance = scatter / degrees
+        dim = covariance.shape[-1]
+        scale = covariance.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)
+        self._ridge = self.settings.shrinkage * scale[:, None, None] * torch.eye(dim, dtype=torch.float64)
+        self._degrees, self._residual = degrees, residual
+        self._precision = torch.linalg.inv(covariance + self._ridge)
+        return self
+
+    def score(self, features: Features) -> Scores:
+        """Score clips, (clips, parts, dim) or (clips, dim) float32: (clips,) float64, higher is more anomalous."""
+        values = as_features(features, like=self.features).double().transpose(0, 1)
+        offsets = values[:, :, None] - self._means[:, None]  # (parts, clips, domains, dim)
+        squares = ((offsets @ self._precision[:, None]) * offsets).sum(dim=-1)
+        return _scores(squares)
+
+    def leave_one_out(self) -> Scores:
+        """The score of every normal clip by a fit without it, (normals,) float64.
+
+        Exact but for the ridge, which stays that of all clips: without clip i of a domain of n, with residual r, the
+        domain's mean moves by -r / (n - 1) and the scatter loses n / (n - 1) r r^T, which the Sherman-Morrison
+        formula carries into the inverse. A domain whose only clip is left out does not count.
+        """
+        own = self._count[self._group]
+        degrees = float(self._degrees)
+        rest = max(degrees - 1.0, 1.0)
+        loss = torch.where(own > 1, own / (own - 1.0).clamp_min(1.0), torch.zeros_like(own)) / rest
+        # Without the clip the covariance is scatter / rest - loss r r^T, plus the same ridge.
+        scatter = self._residual.transpose(1, 2) @ self._residual
+        base = torch.linalg.inv(scatter / rest + self._ridge)
+        pulled = self._residual @ base  # (parts, normals, dim)
+        inside = 1.0 - loss * (pulled * self._residual).sum(dim=-1)
+        moved = self._residual * torch.where(own > 1, 1.0 / (own - 1.0).clamp_min(1.0), torch.zeros_like(own))[:, None]
+        columns = []
+        for domain in range(len(self._count)):
+            mean = self._means[:, domain, None].expand_as(self._values)
+            member = self._group == domain
+            mean = torch.where(member[:, None], mean - moved, mean)
+            offset = self._values - mean
+            plain = ((offset @ base) * offset).sum(dim=-1)
+            along = (pulled * offset).sum(dim=-1)
+            squares = plain + loss * along.square() / inside.clamp_min(1e-12)
+            gone = member & (own == 1)
+            columns.append(squares.masked_fill(gone, torch.inf))
+        return _scores(torch.stack(columns, dim=-1))
+
+
+def _scores(squares: Tensor) -> Scores:
+    """(parts, clips, domains) squared distances to (clips,): lower domain, mean over parts."""
+    distance = squares.clamp_min(0.0).sqrt().mean(dim=0).amin(dim=-1)
+    return np.asarray(distance.numpy(), dtype=np.float64)

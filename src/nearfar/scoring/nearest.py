@@ -1,0 +1,274 @@
+"""The nearest-neighbour back-end: how far a clip is from the nearest clips of a bank of normal ones.
+
+With one part, the cosine distance and one neighbour this is equation 3 of the report,
+``1 - max_n cos(E, E_n)``. With several parts, each has its own nearest normal clip and the distances are
+averaged (BEAM of public systems), unless ``shared_neighbour`` makes them choose together.
+
+With two separate domains, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of each
+domain's own bank (domain-wise local density, after Wilkinghoff et al., arXiv 2509.10951), or
+``min(S_source / m_source, S_target / m_target)``, where m is the median of the domain's own leave-one-out scores
+(domain-wise standardisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_features, as_target
+from nearfar.scoring.bank import NormalBank, make_bank
+from nearfar.scoring.density import DensityBank, NeighbourLists
+from nearfar.scoring.distances import EPSILON, Points, Scaling, chunks, pairwise_distance, points
+from nearfar.scoring.settings import Distance, NearestSettings
+
+
+class _Domain:
+    """The entries of one domain, or of both pooled: a density bank per part, or one of all parts.
+
+    ``clips`` are the normal clips of the domain, ``members`` the entries.
+    """
+
+    def __init__(
+        self, distance: Distance, scaled: Tensor, bank: NormalBank, members: Tensor, clips: Tensor, settings: NearestSettings
+    ) -> None:
+        self._distance, self._bank, self._settings = distance, bank, settings
+        self.members, self.clips, self._active = members, clips, bank.active[members]
+        entries = bank.entries if len(members) == len(bank.entries) else bank.entries[members]
+        self._centres = bank.entries[members[self._active]].mean(dim=0)
+        self._points = self.centred(entries)
+        self._of_clips = self.centred(scaled[clips])
+        of_target = settings.domains != "pooled" and bool(bank.target[members[0]])
+        count = settings.target_density_neighbours if of_target else settings.density_neighbours
+        parts = [[part] for part in range(len(self._points))]
+        self._together = [list(range(len(parts)))] if settings.shared_neighbour else parts
+        self._banks = [
+            DensityBank(
+                partial(self._among, parts=each), self._active, settings.normalisation, count, settings.neighbours
+            )
+            for each in self._together
+        ]
+        if settings.domains == "standardised":
+            self._lists = [
+                NeighbourLists(partial(self._unrelated, parts=each), len(clips), len(members), settings.neighbours)
+                for each in self._together
+            ]
+            self._leave_one_out = [lists.means(self._active, settings.neighbours) for lists in self._lists]
+
+    def centred(self, scaled: Tensor) -> list[Points]:
+        """Scaled features, (clips, parts, dim), by part and relative to the centre of the bank."""
+        return [points(part, centre) for part, centre in zip(scaled.unbind(dim=1), self._centres, strict=True)]
+
+    def score(self, queries: list[Points], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean score over parts, and the entry that is nearest over all parts together.
+
+        ``present``, (queries, entries of the whole bank) bool, is which of them are present for each query.
+        """
+        active_here = None if present is None else present[:, self.members]
+        total, overall = torch.zeros(len(queries[0].half), dtype=torch.float64), None
+        for bank, parts in zip(self._banks, self._together, strict=True):
+            scores, rescaled = bank.score(self._mean_distance(queries, parts), active_here)
+            total += scores
+            overall = rescaled if overall is None else overall.add_(rescaled)
+        assert overall is not None, "features have one part or more"
+        return total / len(self._banks), self.members[overall.argmin(dim=1)]
+
+    def median(self) -> Tensor:
+        """The median leave-one-out score of the domain's normal clips, (1,); NaN where there is none."""
+        leave_one_out = torch.stack([mean for mean, _ in self._leave_one_out]).mean(dim=0)
+        return _median(leave_one_out[None])
+
+    def medians_without(self, clips: Tensor, present: Tensor) -> Tensor:
+        """The same in the bank that one of ``clips`` is missing from: (clips,)."""
+        active_here, count = present[:, self.members], self._settings.neighbours
+        scores = [
+            lists.means_without(self._active, active_here, count, leave_one_out)
+            for lists, leave_one_out in zip(self._lists, self._leave_one_out, strict=True)
+        ]
+        mean = torch.stack(scores).mean(dim=0)
+        return _median(mean.masked_fill(self.clips == clips[:, None], torch.nan))
+
+    def _mean_distance(self, queries: list[Points], parts: list[int]) -> Tensor:
+        total = pairwise_distance(queries[parts[0]], self._points[parts[0]], self._distance)
+        for part in parts[1:]:
+            total += pairwise_distance(queries[part], self._points[part], self._distance)
+        return total.div_(len(parts)) if len(parts) > 1 else total
+
+    def _among(self, entries: Tensor, parts: list[int]) -> Tensor:
+        return self._mean_distance([each[entries] for each in self._points], parts)
+
+    def _unrelated(self, rows: Tensor, parts: list[int]) -> Tensor:
+        """Distances of some of the domain's clips to entries that are not made of them."""
+        distances = self._mean_distance([each[rows] for each in self._of_clips], parts)
+        related = self._bank.parents[self.members].T[:, None] == self.clips[rows][:, None]
+        return distances.masked_fill_(related.any(dim=0), torch.inf)
+
+
+class NearestNeighbours:
+    """Distance to the nearest normal clips.
+
+    Memory: the features and, with them, three numbers for each of some tens of neighbours of every entry; matrices
+    of distances are computed in chunks (:data:`nearfar.scoring.distances.ELEMENTS`).
+
+    Args:
+        settings: by default the plain cosine distance to the nearest clip (K = 1).
+        seed: of synthetic clips and of k-means.
+        changes: fields of :class:`NearestSettings` that differ from ``settings``.
+
+    Attributes:
+        features: (normals, parts, dim) float32 that it was fitted on.
+        target: (normals,) bool, which of them are of the target domain.
+        bank: the entries that clips are compared with.
+    """
+
+    features: Tensor
+    target: Tensor
+    bank: NormalBank
+
+    def __init__(self, settings: NearestSettings | None = None, *, seed: int = 0, **changes: Any) -> None:
+        given = (settings or NearestSettings()).model_dump()
+        self.settings = NearestSettings.model_validate(given | changes)
+        self.seed = seed
+
+    def fit(self, normals: Features, domains: Domains = None) -> Self:
+        """Fit on normal clips.
+
+        Args:
+            normals: (normals, parts, dim) or (normals, dim) float32 of one machine and view.
+            domains: ``"source"`` or ``"target"`` per clip, or bool, true for the target domain; None: all source.
+
+        Raises:
+            ValueError: if there are no normal clips, or a feature is not finite (or, for the cosine, zero).
+        """
+        settings = self.settings
+        self.features = as_features(normals)
+        self.target = target = as_target(domains, len(self.features))
+        self._scaling = Scaling(self.features, settings.distance)
+        scaled = self._scaling(self.features)
+        self.bank = make_bank(self._scaling, scaled, target, settings, self.seed)
+        clips, entries = torch.arange(len(target)), torch.arange(len(self.bank.active))
+        groups = [(entries, clips)]
+        if settings.domains != "pooled":
+            groups = [(entries[self.bank.target == domain], clips[target == domain]) for domain in (False, True)]
+        self._domains = [
+            _Domain(settings.distance, scaled, self.bank, members, of_domain, settings)
+            for members, of_domain in groups
+            if len(of_domain)
+        ]
+        self._scales: Tensor | None = None
+        if settings.domains == "standardised":
+            self._scales = _usable(torch.stack([domain.median() for domain in self._domains]))
+        return self
+
+    def score(self, features: Features) -> Scores:
+        """Scores of clips, (clips,) float64, higher is more anomalous; see :meth:`score_and_nearest`."""
+        return self.score_and_nearest(features)[0]
+
+    def score_and_nearest(self, features: Features) -> tuple[Scores, Indices]:
+        """Score clips and find the nearest normal clip of each.
+
+        Args:
+            features: (clips, parts, dim) or (clips, dim) float32.
+
+        Returns:
+            (clips,) float64 scores, and (clips,) int64 indices of normal clips: over all parts together, where there
+            are several. Of a synthetic clip it is the target clip that it is made of.
+
+        Raises:
+            ValueError: if the features have other sizes than the normal clips', or one is not finite (or, for the
+                cosine, zero).
+        """
+        features = as_features(features, like=self.features)
+        scores = np.empty(len(features), dtype=np.float64)
+        nearest = np.empty(len(features), dtype=np.int64)
+        for part in self._chunks(len(features)):
+            lowest, which = self._lowest(features[part], None, self._scales)
+            scores[part.numpy()], nearest[part.numpy()] = lowest.numpy(), which.numpy()
+        return scores, nearest
+
+    def leave_one_out(self) -> Scores:
+        """The score of every normal clip by a bank without it, (normals,) float64.
+
+        Exact: what a new fit on the other clips gives, in the sense of :mod:`nearfar.scoring.bank` where clips are
+        drawn or clustered. Only the scaling of ``standardised`` distances, a property of the features, stays. A
+        domain without other clips does not count.
+
+        Raises:
+            ValueError: if there is only one normal clip.
+        """
+        if len(self.features) < 2:
+            raise ValueError("leave-one-out scores need two normal clips or more")
+        scores = np.empty(len(self.features), dtype=np.float64)
+        for clips in self._chunks(len(self.features)):
+            present = self.bank.without(clips)
+            scales = None
+            if self._scales is not None:
+                found = [domain.medians_without(clips, present) for domain in self._domains]
+                scales = _usable(torch.stack(found))
+            scores[clips.numpy()] = self._lowest(self.features[clips], present, scales)[0].numpy()
+        return scores
+
+    def _lowest(self, features: Tensor, present: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The lowest score over domains, and the nearest normal clip."""
+        scaled = self._scaling(features)
+        found = [domain.score(domain.centred(scaled), present) for domain in self._domains]
+        each = torch.stack([score for score, _ in found])
+        lowest, which = (each if scales is None else each / scales).min(dim=0)
+        entry = torch.stack([nearest for _, nearest in found]).gather(0, which[None])[0]
+        return lowest, self.bank.parents[entry, 0]
+
+    def _chunks(self, clips: int) -> Iterator[Tensor]:
+        """Indices of clips in chunks, bounded by the distances to the bank and by the features themselves."""
+        yield from chunks(clips, max(len(self.bank.active), self.features[0].numel()))
+
+
+class VarMin(NearestNeighbours):
+    """:class:`NearestNeighbours` with variance-minimising rescaling (Matsumoto et al., DCASE Workshop 2025)."""
+
+    def __init__(self, density_neighbours: int = 4, *, seed: int = 0, **changes: Any) -> None:
+        super().__init__(seed=seed, normalisation="varmin", density_neighbours=density_neighbours, **changes)
+
+
+class LocalDensity(NearestNeighbours):
+    """:class:`NearestNeighbours` with local density normalisation (Wilkinghoff et al., arXiv 2509.10951).
+
+    Args:
+        density_neighbours: K of the density around a normal clip.
+        kind: ``ratio`` (D / b) or ``difference`` (D - b).
+    """
+
+    def __init__(
+        self, density_neighbours: int = 4, kind: str = "ratio", *, seed: int = 0, **changes: Any
+    ) -> None:
+        super().__init__(seed=seed, normalisation=kind, density_neighbours=density_neighbours, **changes)
+
+
+class BEAM(NearestNeighbours):
+    """:class:`NearestNeighbours` over several parts (bands), each with its own nearest normal clip; the mean of these.
+
+    Fit it on (normals, bands, dim).
+    """
+
+    def __init__(self, *, seed: int = 0, **changes: Any) -> None:
+        super().__init__(seed=seed, shared_neighbour=False, **changes)
+
+
+def _median(scores: Tensor) -> Tensor:
+    """The median of every row's numbers that are not NaN; NaN where there are none: (rows,) float64."""
+    ordered = scores.sort(dim=1).values  # NaN comes last
+    count = (~ordered.isnan()).sum(dim=1, keepdim=True)
+    lower, upper = (count - 1).clamp_min(0) // 2, torch.minimum(count // 2, (count - 1).clamp_min(0))
+    return (ordered.gather(1, lower) + ordered.gather(1, upper))[:, 0] / 2
+
+
+def _usable(medians: Tensor) -> Tensor:
+    """(domains, clips) to divide by: where a median is none, or 0 because clips are alike, the other domain's."""
+    usable = medians > EPSILON
+    others = medians.flip(0)
+    return torch.where(usable, medians, torch.where(others > EPSILON, others, 1.0))
+
+

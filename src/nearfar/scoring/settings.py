@@ -1,0 +1,82 @@
+"""Settings of the nearest-neighbour back-end: from features to one anomaly score per clip."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from nearfar.settings import Fraction, PositiveFloat, PositiveInt, Settings
+
+Distance = Literal["cosine", "standardised"]
+Normalisation = Literal["none", "ratio", "difference", "varmin"]
+Domains = Literal["pooled", "separate", "standardised"]
+
+
+class NearestSettings(Settings):
+    """How a clip is compared with normal clips; the defaults are equation 3 of the report.
+
+    Attributes:
+        distance: ``cosine``, or ``standardised``: Euclidean, every dimension divided by its deviation over normals.
+        neighbours: K, the score is the mean distance to this many nearest normal clips.
+        shared_neighbour: parts choose their nearest clips together, by mean distance, and not each its own.
+        normalisation: what the density b around a normal clip does to a distance D to it: ``ratio`` D / b,
+            ``difference`` D - b, ``varmin`` D - alpha b.
+        density_neighbours: K of b, the mean distance to the K nearest other normals.
+        target_density_neighbours: the same for the target domain, where ``domains`` separates the two.
+        domains: ``pooled`` is one bank; ``separate`` one of each domain and the lower score; ``standardised`` also
+            divides each by the domain's median leave-one-out score.
+        enrichment: synthetic normals of the target domain: ``memmix`` or ``smote``.
+        memmix_lambda: weight of the target clip; memmix_sources: nearest source clips that each is mixed with.
+        smote_neighbours: neighbours to draw from; smote_ratio: target clips, synthetic ones included, per source clip.
+        prototypes: keep this many source clips, nearest to the centres of k-means; None keeps all.
+    """
+
+    distance: Distance = "cosine"
+    neighbours: PositiveInt = 1
+    shared_neighbour: bool = False
+    normalisation: Normalisation = "none"
+    density_neighbours: PositiveInt = 4
+    target_density_neighbours: PositiveInt = 9
+    domains: Domains = "pooled"
+    enrichment: Literal["none", "memmix", "smote"] = "none"
+    memmix_lambda: Fraction = 0.9
+    memmix_sources: PositiveInt = 990
+    smote_neighbours: PositiveInt = 2
+    smote_ratio: PositiveFloat = 0.2
+    prototypes: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> NearestSettings:
+        if self.domains == "standardised" and self.normalisation != "none":
+            raise ValueError("domains = 'standardised' goes with normalisation = 'none'")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """As :meth:`Settings.identity`, without the keys that the others leave without effect."""
+        unread = {
+            key
+            for kind in ("memmix", "smote")
+            for key in type(self).model_fields
+            if key.startswith(f"{kind}_") and self.enrichment != kind
+        }
+        if self.normalisation == "none":
+            unread |= {"density_neighbours", "target_density_neighbours"}
+        elif self.domains == "pooled":
+            unread.add("target_density_neighbours")
+        return {key: value for key, value in super().identity().items() if key not in unread}
+
+    @property
+    def only_lowers(self) -> bool:
+        """Whether another normal clip can lower scores and never raise one: plain cosine distances to the nearest."""
+        return (self.distance, self.normalisation, self.enrichment, self.prototypes) == (
+            "cosine",
+            "none",
+            "none",
+            None,
+        ) and self.domains != "standardised"
+
+    @property
+    def exact_leave_one_out(self) -> bool:
+        """Whether ``leave_one_out`` equals a new fit without the clip; the scaling of ``standardised`` is kept."""
+        return self.distance == "cosine"

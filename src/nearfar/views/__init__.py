@@ -1,0 +1,31 @@
+"""Views of a recording: what is scored or trained on, made of the near and far channels.
+
+A view of waveforms (near, far, cancelled) is computed from recorded channels; a view of features (residual) from the
+features of other views. To add one, write it in a module of this package and add a line to :data:`VIEWS`.
+"""
+
+from nearfar.views.base import (
+    VIEWS,
+    View,
+    channels_of,
+    combined_features,
+    make_views,
+    read_views,
+    required_waveforms,
+)
+from nearfar.views.far_channel import CANCELLED, FAR, NEAR, RESIDUAL
+
+VIEWS["near"] = NEAR
+VIEWS["far"] = FAR
+VIEWS["cancelled"] = CANCELLED
+VIEWS["residual"] = RESIDUAL
+
+__all__ = [
+    "VIEWS",
+    "View",
+    "channels_of",
+    "combined_features",
+    "make_views",
+    "read_views",
+    "required_waveforms",
+]
