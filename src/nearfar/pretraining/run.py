@@ -123,7 +123,7 @@ def pretrain(
         progress: called after each step, on the main process.
 
     Returns:
-        The trained encoder on the CPU, of student or teacher as the recipe says; None on the other processes.
+        The trained encoder on the CPU, of student or teacher depending on ``recipe.export``; None on the other processes.
 
     Raises:
         TrainingError: if loss or gradient is not finite, or the encoder has collapsed; the checkpoint is kept.
@@ -205,15 +205,15 @@ class _PreTraining:
             targets = self.teacher.targets(fbank)
             cells, utterance = module(fbank, masked, self._noise(part, masked))
         frame, whole = frame_loss(cells, targets, masked), utterance_loss(utterance, targets)
-        share = len(part.files) / rows
+        fraction = len(part.files) / rows
         logged = {
             "frame_loss": frame,
             "utterance_loss": whole,
             "target_spread": spread(targets),
             "prediction_spread": spread(cells),
         }
-        loss = torch.stack([1.0 * frame, self._utterance_weight() * whole]).sum() * share
-        return loss, {name: share * value.detach() for name, value in logged.items()}
+        loss = torch.stack([1.0 * frame, self._utterance_weight() * whole]).sum() * fraction
+        return loss, {name: fraction * value.detach() for name, value in logged.items()}
 
     def _utterance_weight(self) -> float:
         training, weight = self.recipe.training, self.recipe.training.utterance_weight
