@@ -11,7 +11,7 @@ import torch
 
 from nearfar.data.recordings import AudioFile, find_recordings
 from nearfar.encoders.eat import SIZES
-from nearfar.pretraining.crops import Crops
+from nearfar.pretraining.batches import Crops
 from nearfar.pretraining.recipe import Masking
 
 
@@ -30,7 +30,7 @@ def crops(recordings: list[AudioFile], **changes: int) -> Crops:
     return Crops(recordings, crop_seconds=1.0, masking=masking, config=SIZES["tiny"], **settings)
 
 
-def test_an_epoch_hears_every_channel_once_per_crop_length(recordings: list[AudioFile]) -> None:
+def test_an_epoch_takes_every_channel_once_per_crop_length(recordings: list[AudioFile]) -> None:
     source = crops(recordings)
     assert len(source) == 3 + 2
     for step in range(3):  # a batch is an epoch here
@@ -50,7 +50,7 @@ def test_rows_follow_from_seed_step_and_row_alone(recordings: list[AudioFile]) -
     assert len({*whole.noise_seeds, *crops(recordings).rows(5, 0, 5).noise_seeds}) == 10
 
 
-def test_part_keeps_a_rows_views_together(recordings: list[AudioFile]) -> None:
+def test_a_part_has_all_views_of_its_rows(recordings: list[AudioFile]) -> None:
     whole = crops(recordings).rows(0, 0, 5)
     part = whole.part(slice(3, 9))
     assert part.waveform.shape == (2, 16_000)

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 
+from nearfar.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 from nearfar.data.recordings import AudioFile, find_recordings
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.errors import InputError, TrainingError
 from nearfar.frontends.kaldi import KaldiFbank
-from nearfar.pretraining import training as module
-from nearfar.pretraining.crops import Crops
-from nearfar.pretraining.objective import frame_loss, utterance_loss
+from nearfar.pretraining import run as module
+from nearfar.pretraining.batches import Crops
+from nearfar.pretraining.model import Teacher, decay_after, frame_loss, utterance_loss
 from nearfar.pretraining.recipe import Guard, PretrainRecipe
-from nearfar.pretraining.teacher import Teacher, decay_after
-from nearfar.pretraining.training import PretrainRecord, build_student, pretrain, require_variety
+from nearfar.pretraining.run import PretrainRecord, build_student, pretrain, require_variety
 
 CONFIG = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=8)
 IDENTITY = Identity("model", "data", "base")
@@ -78,7 +77,7 @@ def log_of(folder: Path) -> list[dict[str, float]]:
 def test_training_equals_a_loop_written_out(recordings: list[AudioFile], tmp_path: Path) -> None:
     student, source = build_student(RECIPE, start()), crops(RECIPE, recordings)
     teacher, fbank = Teacher(student.encoder), KaldiFbank()
-    decayed = [p for p in student.parameters() if p.squeeze().dim() > 1]
+    decayed = [p for p in student.parameters() if p.squeeze().dim() > 1]  # all matrices, of this model
     free = [p for p in student.parameters() if p.squeeze().dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95))
@@ -159,7 +158,7 @@ def test_checkpoints_hold_the_teacher_and_belong_to_one_training(
 
 
 def test_training_explains_the_targets(recordings: list[AudioFile], tmp_path: Path) -> None:
-    """Targets have mean square 1, so saying 0 everywhere costs sqrt(D), as the first step nearly does."""
+    """Targets have mean square 1, so predicting 0 costs sqrt(D), as the first step nearly does."""
     changes = {
         "training.steps": 60,
         "training.learning_rate": 3e-3,
@@ -192,7 +191,7 @@ def test_a_collapse_is_explained(targets: float, predictions: float, what: str) 
     assert "learning_rate" in str(error.value)
 
 
-def test_a_teacher_that_says_the_same_of_everything_stops_training_and_keeps_the_checkpoint(
+def test_a_teacher_with_constant_targets_stops_training_and_keeps_the_checkpoint(
     recordings: list[AudioFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = RECIPE.with_changes(**{"guard.from_step": 0})
