@@ -20,27 +20,24 @@ from statistics import median
 import numpy as np
 import soundfile
 import torch
-from nearfar.training.checkpoint import Identity
 from reference import interleaved
 from torch import Tensor, nn
 
+from nearfar.checkpoint import Identity
 from nearfar.data.recordings import find_recordings
 from nearfar.encoders.eat import build_encoder
-from nearfar.pretraining.crops import Crops
-from nearfar.pretraining.masking import inverse_block_masks
-from nearfar.pretraining.objective import frame_loss, utterance_loss
+from nearfar.pretraining.batches import Crops
+from nearfar.pretraining.model import MaskedPredictor, Teacher, frame_loss, inverse_block_masks, utterance_loss
 from nearfar.pretraining.recipe import PretrainRecipe
-from nearfar.pretraining.student import Student
-from nearfar.pretraining.teacher import Teacher
-from nearfar.pretraining.training import build_student, pretrain
+from nearfar.pretraining.run import build_student, pretrain
 
 THREADS, FRAMES = 2, 1024
 
 
 class PlainStudent(nn.Module):
-    """The student of masked auto-encoding as BERT has it: every token goes through every block."""
+    """The student as in BERT: every token passes every block."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: MaskedPredictor) -> None:
         super().__init__()
         self.encoder, self.decoder = student.encoder, student.decoder
         self.mask_token = nn.Parameter(torch.zeros(student.encoder.config.embed_dim))

@@ -20,10 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.command import Finished, Nearfar
 
-from nearfar import cli
+from nearfar import checkpoint, cli
 from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import build_encoder
-from nearfar.training import checkpoint
 
 RATE = 16_000
 STEPS = 3

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps, load_checkpoint, save_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from nearfar.checkpoint import CHECKPOINT_FILE, Identity, finished_steps, load_checkpoint, save_checkpoint
 from nearfar.errors import InputError, NearfarError
 
 IDENTITY = Identity("recipe", "clips")

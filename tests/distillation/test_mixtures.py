@@ -1,4 +1,4 @@
-"""Random mixtures of recordings: functions of seed and number, of the length and levels they promise."""
+"""Random mixtures of recordings: functions of seed and number, of the stated length and levels."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def test_a_folder_without_recordings_is_an_error(folders: list[Path], tmp_path: 
 def test_a_mixture_is_a_function_of_seed_and_number(folders: list[Path]) -> None:
     files = sound_files(folders)
     first, again, other = (Mixtures(files, 20_000, seed) for seed in (3, 3, 4))
-    assert np.array_equal(first[7].heard, again[7].heard)
-    assert not np.array_equal(first[7].heard, first[8].heard)
-    assert not np.array_equal(first[7].heard, other[7].heard)
+    assert np.array_equal(first[7].noisy, again[7].noisy)
+    assert not np.array_equal(first[7].noisy, first[8].noisy)
+    assert not np.array_equal(first[7].noisy, other[7].noisy)
 
 
-def test_mixtures_have_the_length_and_the_levels_they_promise(folders: list[Path]) -> None:
+def test_mixtures_have_the_stated_length_and_levels(folders: list[Path]) -> None:
     files = sound_files(folders)
     made = Mixtures(files, 40_000, 0, machines=files[1:])
     mixtures = [sound for number in range(30) for sound in made[number]]
@@ -83,7 +83,7 @@ def tone_and_noise(tmp_path: Path) -> tuple[list[Path], list[Path]]:
     return [tmp_path / "hum"], [tmp_path / "noise"]
 
 
-def test_of_a_machine_in_noise_the_machine_is_wanted(tone_and_noise: tuple[list[Path], list[Path]]) -> None:
+def test_the_clean_mixture_of_a_machine_has_less_noise(tone_and_noise: tuple[list[Path], list[Path]]) -> None:
     machines, noises = map(sound_files, tone_and_noise)
     mixtures = Mixtures(noises, 48_000, 1, machines, machine_share=1.0)
     ratios_db = []
@@ -92,9 +92,9 @@ def test_of_a_machine_in_noise_the_machine_is_wanted(tone_and_noise: tuple[list[
         hz = np.fft.rfftfreq(48_000, 1 / 16_000)
         # Speeds from 0.7 to 1.4 leave the hum within 700 and 1420 Hz, and noise above 2900.
         hum, noise = power[:, (hz > 690) & (hz < 1430)].sum(axis=1), power[:, hz > 2900].sum(axis=1)
-        heard_db, wanted_db = 10 * np.log10(hum / noise)
-        assert wanted_db - heard_db == pytest.approx(NOISE_REDUCTION_DB, abs=0.1)
-        ratios_db.append(heard_db)
+        noisy_db, clean_db = 10 * np.log10(hum / noise)
+        assert clean_db - noisy_db == pytest.approx(NOISE_REDUCTION_DB, abs=0.1)
+        ratios_db.append(noisy_db)
     assert np.ptp(ratios_db) > 5
 
 
@@ -115,7 +115,7 @@ def test_a_group_is_of_one_machine_at_one_speed_and_others_are_not(tmp_path: Pat
     mixtures = Mixtures(sound_files([tmp_path / "noise"]), 48_000, 0, machines, machine_share=1.0)
 
     def pitch(number: int) -> float:
-        spectrum = np.abs(np.fft.rfft(mixtures[number].wanted * np.hanning(48_000)))
+        spectrum = np.abs(np.fft.rfft(mixtures[number].clean * np.hanning(48_000)))
         return float(spectrum.argmax() * 16_000 / 48_000)
 
     groups = [[pitch(GROUP * group + member) for member in range(GROUP)] for group in range(8)]
@@ -125,9 +125,9 @@ def test_a_group_is_of_one_machine_at_one_speed_and_others_are_not(tmp_path: Pat
     assert 0 < sum(of_hums) < 8, "half of the groups are at another speed"
 
 
-def test_without_machines_sounds_are_wanted_and_only_noise_is_not(folders: list[Path]) -> None:
+def test_without_machines_only_coloured_noise_is_left_out_of_the_clean_mixture(folders: list[Path]) -> None:
     mixtures = [Mixtures(sound_files(folders), 20_000, 0)[number] for number in range(60)]
-    noisy = np.array([not np.array_equal(mixture.heard, mixture.wanted) for mixture in mixtures])
+    noisy = np.array([not np.array_equal(mixture.noisy, mixture.clean) for mixture in mixtures])
     assert 0.1 < noisy.mean() < 0.55  # 0.3 expected
 
 

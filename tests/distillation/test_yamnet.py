@@ -1,4 +1,4 @@
-"""YAMNet without TensorFlow: its checkpoint's format, front end, padding, and its published answers."""
+"""YAMNet without TensorFlow: checkpoint format, front end, padding, and outputs of the original."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nearfar.distillation.tensor_bundle import MAGIC, read_bundle
 from nearfar.distillation.yamnet import (
     CLASSES,
     LAYER,
+    MAGIC,
     PATCH_SAMPLES,
     WIDTHS_AND_STRIDES,
     YAMNet,
     from_variables,
     load_yamnet,
     mel_bank,
+    read_bundle,
 )
 from nearfar.errors import InputError
 
 WHEEL = os.environ.get("NEARFAR_YAMNET_WHEEL")
 BICYCLE_BELL = 198
-TENSORFLOW_SAYS = (4.500937e-08, 1.431080e-07, 4.240733e-04, 1.326156e-02, 3.766546e-01, 1.880278e-01)
+TENSORFLOW_OUTPUT = (4.500937e-08, 1.431080e-07, 4.240733e-04, 1.326156e-02, 3.766546e-01, 1.880278e-01)
 """The wheel's own model (TensorFlow 2.21, serving_default, class_output) on the six sounds of the test."""
 
 
@@ -69,7 +70,7 @@ def bundle(tensors: dict[str, np.ndarray]) -> tuple[bytes, bytes]:
     return content + trailer + index + trailer + footer.ljust(40, b"\0") + MAGIC.to_bytes(8, "little"), data
 
 
-def test_a_bundle_is_read_as_it_was_laid_out() -> None:
+def test_a_bundle_is_read_as_it_was_written() -> None:
     rng = np.random.default_rng(0)
     tensors = {
         "layer/kernel": rng.standard_normal((3, 3, 300)).astype(np.float32),
@@ -83,7 +84,7 @@ def test_a_bundle_is_read_as_it_was_laid_out() -> None:
         assert np.array_equal(read[name], values)
 
 
-def test_something_else_is_no_bundle() -> None:
+def test_another_file_is_not_a_bundle() -> None:
     with pytest.raises(ValueError, match="not the index"):
         read_bundle(b"x" * 100, b"")
 
@@ -101,11 +102,11 @@ def test_mel_filters_against_their_definition() -> None:
     edges = np.linspace(mel(125.0), mel(7500.0), 66)
     expected = np.zeros((257, 64))
     for bin_number in range(1, 257):
-        place = mel(bin_number * 31.25)
+        pitch = mel(bin_number * 31.25)
         for band in range(64):
             low, centre, high = edges[band : band + 3]
-            if low < place < high:
-                up, down = (place - low) / (centre - low), (high - place) / (high - centre)
+            if low < pitch < high:
+                up, down = (pitch - low) / (centre - low), (high - pitch) / (high - centre)
                 expected[bin_number, band] = min(up, down)
     np.testing.assert_allclose(mel_bank().numpy(), expected, atol=1e-6)
 
@@ -178,8 +179,8 @@ def test_log_mel_of_a_tone_against_a_plain_sum() -> None:
     window = 0.5 - 0.5 * np.cos(2 * np.pi * time / 400)
     turns = np.exp(-2j * np.pi * np.outer(np.arange(257), time) / 512)
     magnitude = np.abs(turns @ (window * tone.numpy()))
-    heard = np.exp(YAMNet().log_mel(tone[None])[0, 0].numpy()) - 0.001
-    np.testing.assert_allclose(heard, magnitude @ mel_bank().numpy(), atol=5e-6, rtol=1e-5)
+    found = np.exp(YAMNet().log_mel(tone[None])[0, 0].numpy()) - 0.001
+    np.testing.assert_allclose(found, magnitude @ mel_bank().numpy(), atol=5e-6, rtol=1e-5)
 
 
 def test_a_wrong_length_is_refused() -> None:
@@ -188,7 +189,7 @@ def test_a_wrong_length_is_refused() -> None:
 
 
 @pytest.mark.skipif(WHEEL is None, reason="needs the wheel with YAMNet's weights in NEARFAR_YAMNET_WHEEL")
-def test_published_weights_say_what_tensorflow_says() -> None:
+def test_published_weights_give_tensorflows_output() -> None:
     time = np.arange(PATCH_SAMPLES) / 16_000
     sounds = []
     for seed in range(6):
@@ -196,4 +197,4 @@ def test_published_weights_say_what_tensorflow_says() -> None:
         bell = 0.3 * np.sin(2 * np.pi * (1500 + 400 * seed) * time) * np.exp(-(time % 0.25) * 20)
         sounds.append((noise + bell).astype(np.float32))
     probability = load_yamnet(Path(str(WHEEL)))(torch.from_numpy(np.stack(sounds)))[1].sigmoid()[:, BICYCLE_BELL]
-    np.testing.assert_allclose(probability.numpy(), TENSORFLOW_SAYS, rtol=2e-4)
+    np.testing.assert_allclose(probability.numpy(), TENSORFLOW_OUTPUT, rtol=2e-4)

@@ -92,7 +92,7 @@ def test_a_finished_training_is_not_repeated_and_another_is_refused(trained: Pat
         pretrain_encoder(small.with_changes(seed=1), [sounds], trained)
 
 
-def test_pretraining_goes_on_from_an_encoder(trained: Path, tmp_path: Path, small: PretrainRecipe) -> None:
+def test_pretraining_starts_from_an_encoder(trained: Path, tmp_path: Path, small: PretrainRecipe) -> None:
     save_encoder(build_encoder("tiny", seed=5), tmp_path / "released")
     adapt = small.with_changes(**{"encoder.weights": str(tmp_path / "released"), "training.learning_rate": 1e-7})
     pretrain_encoder(adapt, [trained.parent / "sounds"], tmp_path / "adapted")
@@ -101,7 +101,7 @@ def test_pretraining_goes_on_from_an_encoder(trained: Path, tmp_path: Path, smal
     assert 0 < largest < 1e-5
 
 
-def test_the_command_pretrains_and_says_json(trained: Path, tmp_path: Path) -> None:
+def test_the_command_pretrains_and_prints_json(trained: Path, tmp_path: Path) -> None:
     settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
     sounds = str(trained.parent / "sounds")
     done = CliRunner().invoke(

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from nearfar.training.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 
-from nearfar.data.recordings import Recording, find_recordings
+from nearfar.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
+from nearfar.data.recordings import AudioFile, find_recordings
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.errors import InputError, TrainingError
 from nearfar.frontends.kaldi import KaldiFbank
-from nearfar.pretraining import training as module
-from nearfar.pretraining.crops import Crops
-from nearfar.pretraining.objective import frame_loss, utterance_loss
+from nearfar.pretraining import run as module
+from nearfar.pretraining.batches import Crops
+from nearfar.pretraining.model import Teacher, decay_after, frame_loss, utterance_loss
 from nearfar.pretraining.recipe import Guard, PretrainRecipe
-from nearfar.pretraining.teacher import Teacher, decay_after
-from nearfar.pretraining.training import PretrainRecord, build_student, pretrain, require_variety
+from nearfar.pretraining.run import PretrainRecord, build_student, pretrain, require_variety
 
 CONFIG = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=8)
 IDENTITY = Identity("model", "data", "base")
@@ -43,7 +42,7 @@ RECIPE = PretrainRecipe(
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[AudioFile]:
     folder = tmp_path_factory.mktemp("sounds")
     for index in range(5):
         sound = 0.1 * np.random.default_rng(index).standard_normal((24_000, 2))
@@ -55,12 +54,12 @@ def start() -> EAT:
     return build_encoder(CONFIG, seed=1)
 
 
-def train(recipe: PretrainRecipe, recordings: list[Recording], folder: Path, **options: object) -> EAT | None:
+def train(recipe: PretrainRecipe, recordings: list[AudioFile], folder: Path, **options: object) -> EAT | None:
     student = build_student(recipe, start())
     return pretrain(recipe, student, crops(recipe, recordings), folder, identity=IDENTITY, **options)
 
 
-def crops(recipe: PretrainRecipe, recordings: list[Recording]) -> Crops:
+def crops(recipe: PretrainRecipe, recordings: list[AudioFile]) -> Crops:
     return Crops(
         recordings,
         crop_seconds=recipe.crop_seconds,
@@ -75,10 +74,10 @@ def log_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_training_equals_a_loop_written_out(recordings: list[Recording], tmp_path: Path) -> None:
+def test_training_equals_a_loop_written_out(recordings: list[AudioFile], tmp_path: Path) -> None:
     student, source = build_student(RECIPE, start()), crops(RECIPE, recordings)
     teacher, fbank = Teacher(student.encoder), KaldiFbank()
-    decayed = [p for p in student.parameters() if p.squeeze().dim() > 1]
+    decayed = [p for p in student.parameters() if p.squeeze().dim() > 1]  # all matrices, of this model
     free = [p for p in student.parameters() if p.squeeze().dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95))
@@ -111,7 +110,7 @@ def test_training_equals_a_loop_written_out(recordings: list[Recording], tmp_pat
         torch.testing.assert_close(value, teacher.encoder.state_dict()[name], atol=1e-6, rtol=1e-4, msg=name)
 
 
-def test_slices_of_a_batch_add_up_to_it(recordings: list[Recording], tmp_path: Path) -> None:
+def test_slices_of_a_batch_add_up_to_it(recordings: list[AudioFile], tmp_path: Path) -> None:
     train(RECIPE, recordings, tmp_path / "whole")
     train(RECIPE.with_changes(**{"training.micro_batch_size": 3}), recordings, tmp_path / "sliced")
     for whole, sliced in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "sliced"), strict=True):
@@ -124,7 +123,7 @@ class KilledError(Exception):
 
 
 def test_a_killed_and_resumed_training_ends_with_the_same_bits(
-    recordings: list[Recording], tmp_path: Path, one_thread: None
+    recordings: list[AudioFile], tmp_path: Path, one_thread: None
 ) -> None:
     uninterrupted = train(RECIPE, recordings, tmp_path / "one")
 
@@ -148,7 +147,7 @@ def test_a_killed_and_resumed_training_ends_with_the_same_bits(
 
 
 def test_checkpoints_hold_the_teacher_and_belong_to_one_training(
-    recordings: list[Recording], tmp_path: Path
+    recordings: list[AudioFile], tmp_path: Path
 ) -> None:
     train(RECIPE, recordings, tmp_path)
     assert finished_steps(tmp_path, IDENTITY) == 4
@@ -158,8 +157,8 @@ def test_checkpoints_hold_the_teacher_and_belong_to_one_training(
         pretrain(RECIPE, student, crops(RECIPE, recordings), tmp_path, identity=other)
 
 
-def test_training_explains_the_targets(recordings: list[Recording], tmp_path: Path) -> None:
-    """Targets have mean square 1, so saying 0 everywhere costs sqrt(D), as the first step nearly does."""
+def test_training_explains_the_targets(recordings: list[AudioFile], tmp_path: Path) -> None:
+    """Targets have mean square 1, so predicting 0 costs sqrt(D), as the first step nearly does."""
     changes = {
         "training.steps": 60,
         "training.learning_rate": 3e-3,
@@ -192,8 +191,8 @@ def test_a_collapse_is_explained(targets: float, predictions: float, what: str) 
     assert "learning_rate" in str(error.value)
 
 
-def test_a_teacher_that_says_the_same_of_everything_stops_training_and_keeps_the_checkpoint(
-    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_teacher_with_constant_targets_stops_training_and_keeps_the_checkpoint(
+    recordings: list[AudioFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = RECIPE.with_changes(**{"guard.from_step": 0})
     follow = Teacher.follow
@@ -214,7 +213,7 @@ def test_a_teacher_that_says_the_same_of_everything_stops_training_and_keeps_the
 
 
 def test_a_loss_that_is_not_finite_names_step_and_files(
-    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recordings: list[AudioFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "frame_loss", lambda cells, *_: cells.sum() * float("nan"))
     with pytest.raises(TrainingError, match=r"step 0: the loss is nan.*\.wav"):
@@ -228,7 +227,7 @@ def test_decoder_groups_that_do_not_divide_the_width_are_refused() -> None:
 
 
 def test_bfloat16_rounds_the_same_training_and_leaves_the_weights_in_float32(
-    recordings: list[Recording], tmp_path: Path
+    recordings: list[AudioFile], tmp_path: Path
 ) -> None:
     logs = {}
     for precision in ("fp32", "bf16"):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nearfar.config import Autoencoder as Settings
-from nearfar.errors import TrainingError
+from nearfar.checkpoint import CHECKPOINT_FILE
+from nearfar.errors import InputError, TrainingError
+from nearfar.scoring.autoencoder import training as module
 from nearfar.scoring.autoencoder.network import Autoencoder
+from nearfar.scoring.autoencoder.settings import AutoencoderSettings as Settings
 from nearfar.scoring.autoencoder.training import (
+    EpochRecord,
     Vectors,
     gather_vectors,
     hold_out,
@@ -35,13 +39,13 @@ def rows_of(vectors: Vectors) -> torch.Tensor:
     return vectors.rows(torch.arange(len(vectors)))
 
 
-def test_vectors_stay_within_their_clip_and_know_its_domain() -> None:
+def test_vectors_stay_within_their_clip_and_have_its_domain() -> None:
     made = [(torch.randn(7, 128), False), (torch.randn(4, 128), True), (torch.randn(6, 128), True)]
     vectors = gather_vectors(made)
     expected, domains = [], []
     for log_mel, is_target in made:
         for t in range(len(log_mel) - 4):
-            expected.append(torch.cat([log_mel[t + place] for place in range(5)]))
+            expected.append(torch.cat([log_mel[t + offset] for offset in range(5)]))
             domains.append(is_target)
     assert len(vectors) == len(expected) == 5
     assert torch.equal(rows_of(vectors), torch.stack(expected))
@@ -157,6 +161,62 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
 def test_too_few_vectors_are_refused() -> None:
     with pytest.raises(ValueError, match="at least two vectors"):
         train_autoencoder(gather_vectors([(torch.zeros(5, 128), False)]), Settings(), 0)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def interrupted(vectors: Vectors, settings: Settings, folder: Path, epoch: int) -> None:
+    """A training that stops after an epoch."""
+
+    def stop(record: EpochRecord) -> None:
+        if record.epoch == epoch:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train_autoencoder(vectors, settings, 3, checkpoint=folder, on_epoch=stop)
+
+
+@pytest.mark.parametrize("validation_fraction", [0.1, 0.0])
+def test_an_interrupted_training_resumes_with_the_same_result(
+    validation_fraction: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY", 2)
+    vectors = gather_vectors(clips(count=4, targets=1))
+    settings = Settings(epochs=6, batch_size=16, validation_fraction=validation_fraction)
+    whole, history = train_autoencoder(vectors, settings, 3)
+    interrupted(vectors, settings, tmp_path, epoch=2)
+    interrupted(vectors, settings, tmp_path, epoch=4)
+    trained = []
+    resumed, resumed_history = train_autoencoder(
+        vectors, settings, 3, checkpoint=tmp_path, on_epoch=lambda record: trained.append(record.epoch)
+    )
+    assert trained == [4, 5]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+    for one, other in ((whole.published, resumed.published), (whole.textbook, resumed.textbook)):
+        assert torch.equal(one.source, other.source)
+        assert torch.equal(one.target, other.target)
+    assert [(r.epoch, r.loss, r.validation_loss) for r in resumed_history] == [
+        (r.epoch, r.loss, r.validation_loss) for r in history
+    ]
+    assert all(record.seconds > 0 for record in resumed_history)
+
+
+def test_a_checkpoint_of_other_vectors_or_settings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY", 1)
+    vectors, settings = gather_vectors(clips(count=3, targets=1)), Settings(epochs=3, batch_size=16)
+    interrupted(vectors, settings, tmp_path, epoch=1)
+    before = (tmp_path / CHECKPOINT_FILE).read_bytes()
+    with pytest.raises(InputError, match="other training clips"):
+        train_autoencoder(gather_vectors(clips(count=4)), settings, 3, checkpoint=tmp_path)
+    for changed, seed in ((Settings(epochs=3, batch_size=17), 3), (settings, 4)):
+        with pytest.raises(InputError, match="other recipe"):
+            train_autoencoder(vectors, changed, seed, checkpoint=tmp_path)
+    assert (tmp_path / CHECKPOINT_FILE).read_bytes() == before
 
 
 # --- covariances ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nearfar.config import Audio, Augmentation, Cancellation
+from nearfar.config import Audio, Augmentation
 from nearfar.data.audio import read_waveform
-from nearfar.data.clips import View, parse_clip
+from nearfar.data.clips import parse_clip
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.training.batches import Batch, Batches, WaveformCache, depth_generator, step_samples
@@ -54,17 +55,17 @@ def original(labelled: LabelledSamples, index: int) -> Tensor:
     return torch.from_numpy(read_waveform(sample.clip.path, (sample.view,))[0])
 
 
-# --- which samples a step sees ----------------------------------------------------------------------------------
+# --- the samples of a step --------------------------------------------------------------------------------------
 
 
 @given(count=st.integers(1, 50), batch_size=st.integers(1, 17), seed=st.integers(0, 9))
 def test_every_sample_comes_once_in_every_epoch(count: int, batch_size: int, seed: int) -> None:
     epochs = 3
     steps = -(-epochs * count // batch_size)
-    seen = [index for step in range(steps) for index in step_samples(step, batch_size, count, seed)]
-    assert len(seen) == steps * batch_size
+    drawn = [index for step in range(steps) for index in step_samples(step, batch_size, count, seed)]
+    assert len(drawn) == steps * batch_size
     for epoch in range(epochs):
-        assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
+        assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
@@ -89,7 +90,7 @@ def test_without_augmentation_rows_are_the_padded_recordings(labelled: LabelledS
     assert batch.samples.tolist() == [16_000] * 8
     assert batch.labels.tolist() == [labelled.labels[index] for index in chosen]
     assert batch.files == tuple(str(labelled.samples[index].clip.path) for index in chosen)
-    assert (batch.other_labels, batch.share, batch.blank) == (None, None, None)
+    assert (batch.other_labels, batch.mixup_lambda, batch.spec_mask) == (None, None, None)
     for row, index in zip(batch.waveform, chosen, strict=True):
         assert torch.equal(row[:16_000], original(labelled, index))
         assert not row[16_000:].any()
@@ -153,7 +154,7 @@ def test_drawing_batches_leaves_the_global_random_states_alone(labelled: Labelle
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), EVERYTHING])
 @pytest.mark.parametrize("cuts", [(0, 4, 8), (0, 1, 2, 8), (0, 3, 5, 6, 8)])
-def test_processes_that_take_a_slice_each_see_the_whole_batch(
+def test_slices_of_a_batch_for_several_processes_make_the_whole_batch(
     labelled: LabelledSamples, augmentation: Augmentation, cuts: tuple[int, ...]
 ) -> None:
     whole = make(labelled, augmentation).rows(3, 0, 8)
@@ -161,6 +162,15 @@ def test_processes_that_take_a_slice_each_see_the_whole_batch(
     assert sum((part.files for part in parts), ()) == whole.files
     for name, value in tensors(whole).items():
         assert torch.equal(torch.cat([tensors(part)[name] for part in parts]), value), name
+
+
+def test_a_part_of_a_batch_holds_the_same_rows(labelled: LabelledSamples) -> None:
+    whole = replace(make(labelled, EVERYTHING).rows(3, 0, 8), branch_keep=torch.rand(2, 2, 8))
+    part = whole.part(slice(3, 6))
+    assert part.files == whole.files[3:6]
+    assert torch.equal(part.branch_keep, whole.branch_keep[:, :, 3:6])
+    for name in tensors(whole).keys() - {"branch_keep"}:
+        assert torch.equal(tensors(part)[name], tensors(whole)[name][3:6]), name
 
 
 def test_the_same_sample_is_changed_differently_each_time(labelled: LabelledSamples) -> None:
@@ -218,33 +228,33 @@ def test_gain_stays_within_its_decibels_and_spreads_over_them(labelled: Labelled
 def test_mixup_mixes_waveforms_and_labels_in_the_same_proportion(labelled: LabelledSamples) -> None:
     batch = make(labelled, Augmentation(mixup_probability=1.0), batch_size=40).rows(0, 0, 40)
     assert batch.other_labels is not None
-    assert batch.share is not None
+    assert batch.mixup_lambda is not None
     originals = [original(labelled, index) for index in range(len(labelled.samples))]
     partners = []
     chosen = step_samples(0, 40, len(labelled.samples), 0)
-    for row, index, other_label, share in zip(
-        batch.waveform, chosen, batch.other_labels.tolist(), batch.share.tolist(), strict=True
+    for row, index, other_label, mixup_lambda in zip(
+        batch.waveform, chosen, batch.other_labels.tolist(), batch.mixup_lambda.tolist(), strict=True
     ):
-        rest = (row[:16_000] - share * originals[index]) / (1 - share)
+        rest = (row[:16_000] - mixup_lambda * originals[index]) / (1 - mixup_lambda)
         errors = [float((rest - candidate).abs().max()) for candidate in originals]
         partner = int(np.argmin(errors))
-        assert errors[partner] * (1 - share) < 1e-6
+        assert errors[partner] * (1 - mixup_lambda) < 1e-6
         assert other_label == labelled.labels[partner]
         partners.append(partner)
     assert batch.labels.tolist() == [labelled.labels[index] for index in chosen]
     assert len(set(partners)) > 15
-    assert batch.share.min() < 0.2
-    assert batch.share.max() > 0.8
+    assert batch.mixup_lambda.min() < 0.2
+    assert batch.mixup_lambda.max() > 0.8
 
 
-def test_mixup_leaves_the_others_whole_and_takes_the_stated_share_of_rows(labelled: LabelledSamples) -> None:
+def test_mixup_leaves_the_others_whole_and_takes_the_stated_fraction_of_rows(labelled: LabelledSamples) -> None:
     batches, mixed, rows = make(labelled, Augmentation(mixup_probability=0.25), batch_size=40), 0, 0
     for step in range(10):
         batch = batches.rows(step, 0, 40)
         assert batch.other_labels is not None
-        assert batch.share is not None
-        assert batch.share.dtype == torch.float32
-        whole = batch.share == 1.0
+        assert batch.mixup_lambda is not None
+        assert batch.mixup_lambda.dtype == torch.float32
+        whole = batch.mixup_lambda == 1.0
         assert torch.equal(batch.other_labels[whole], batch.labels[whole])
         for row in whole.nonzero()[:3, 0].tolist():
             index = step_samples(step, 40, len(labelled.samples), 0)[row]
@@ -277,27 +287,29 @@ def spans(line: Tensor) -> int:
 
 
 @pytest.mark.parametrize(("bins", "frames"), [(20, 0), (0, 30), (20, 30), (128, 10_000)])
-def test_masks_blank_one_band_and_one_stretch_of_the_padded_spectrogram(
+def test_spec_masks_cover_one_band_and_one_span_of_the_padded_spectrogram(
     labelled: LabelledSamples, bins: int, frames: int
 ) -> None:
     augmentation = Augmentation(frequency_mask_bins=bins, time_mask_frames=frames)
     batch = make(labelled, augmentation, batch_size=40).rows(0, 0, 40)
-    assert batch.blank is not None
-    assert batch.blank.shape == KaldiFbank()(batch.waveform).shape
+    assert batch.spec_mask is not None
+    assert batch.spec_mask.shape == KaldiFbank()(batch.waveform).shape
     widths, lengths = [], []
-    for blank in batch.blank[:, 0]:
-        band, stretch = blank.all(dim=0), blank.all(dim=1)
-        whole = bool(blank.all())  # then band and stretch cannot be told apart
-        assert torch.equal(blank, band[None, :] | stretch[:, None])
+    for mask in batch.spec_mask[:, 0]:
+        band, span = mask.all(dim=0), mask.all(dim=1)
+        whole = bool(mask.all())  # then band and span cannot be distinguished
+        assert torch.equal(mask, band[None, :] | span[:, None])
         assert spans(band) <= 1
-        assert spans(stretch) <= 1
+        assert spans(span) <= 1
         widths.append(0 if whole else int(band.sum()))
-        lengths.append(0 if whole else int(stretch.sum()))
+        lengths.append(0 if whole else int(span.sum()))
     assert max(widths) <= bins
     assert max(lengths) <= frames
     assert (max(widths) > bins / 2) == (bins > 0)
-    assert (max(lengths) > min(frames, len(batch.blank[0, 0])) / 2) == (frames > 0)
-    assert len({tuple(row.flatten().nonzero()[:1, 0].tolist()) for row in batch.blank[:, 0]}) > 5, "places differ"
+    assert (max(lengths) > min(frames, len(batch.spec_mask[0, 0])) / 2) == (frames > 0)
+    assert len({tuple(row.flatten().nonzero()[:1, 0].tolist()) for row in batch.spec_mask[:, 0]}) > 5, (
+        "positions differ"
+    )
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -317,14 +329,12 @@ def test_the_cache_reads_a_clip_once_as_long_as_there_is_room(
 ) -> None:
     counted: Counter[Path] = Counter()
 
-    def counting(path: Path, *arguments: object) -> np.ndarray:
+    def counting(path: Path, *_: object, **__: object) -> np.ndarray:
         counted[path] += 1
         return read_waveform(path)
 
     monkeypatch.setattr("nearfar.training.batches.read_views", counting)
-    cache = WaveformCache(
-        ("near", "far"), megabytes, Audio(), Cancellation()
-    )  # a clip takes 2 * 16,000 * 4 bytes = 0.128 MB
+    cache = WaveformCache(("near", "far"), megabytes, Audio(), {})  # a clip takes 2 * 16,000 * 4 bytes = 0.128 MB
     clips = list(dict.fromkeys(sample.clip for sample in labelled.samples))[:3]
     for _ in range(2):
         for clip in clips:
@@ -335,15 +345,15 @@ def test_the_cache_reads_a_clip_once_as_long_as_there_is_room(
 def test_a_full_cache_makes_no_view_but_the_one_that_is_asked_for(
     labelled: LabelledSamples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[tuple[View, ...]] = []
+    made: list[tuple[str, ...]] = []
 
-    def noting(path: Path, views: tuple[View, ...], *others: Any) -> np.ndarray:
+    def noting(path: Path, views: tuple[str, ...], *others: Any, **more: Any) -> np.ndarray:
         made.append(tuple(views))
-        return read_views(path, views, *others)
+        return read_views(path, views, *others, **more)
 
     monkeypatch.setattr("nearfar.training.batches.read_views", noting)
-    views: tuple[View, ...] = ("near", "far", "cancelled")
-    cache, ample = (WaveformCache(views, size, Audio(), Cancellation()) for size in (0.0, 10.0))
+    views: tuple[str, ...] = ("near", "far", "cancelled")
+    cache, ample = (WaveformCache(views, size, Audio(), {}) for size in (0.0, 10.0))
     clip = labelled.samples[0].clip
     for view in views:
         assert np.array_equal(cache.read(clip, view), ample.read(clip, view))
@@ -353,7 +363,7 @@ def test_a_full_cache_makes_no_view_but_the_one_that_is_asked_for(
 def test_the_cache_hands_out_the_channel_that_is_asked_for(labelled: LabelledSamples) -> None:
     clip = labelled.samples[0].clip
     near, far = read_waveform(clip.path)
-    cache = WaveformCache(("far", "near"), 10.0, Audio(), Cancellation())
+    cache = WaveformCache(("far", "near"), 10.0, Audio(), {})
     for _ in range(2):
         assert np.array_equal(cache.read(clip, "near"), near)
         assert np.array_equal(cache.read(clip, "far"), far)

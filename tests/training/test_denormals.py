@@ -1,4 +1,4 @@
-"""Denormal numbers are zero while training runs, and back afterwards."""
+"""Denormal numbers are flushed to zero while training, and the setting is restored afterwards."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from nearfar.training.denormals import denormals_as_zero
 
-from nearfar.challenge.run import run_system
 from nearfar.config import Recipe
+from nearfar.training.engine import denormals_as_zero
+from nearfar.training.finetune import finetune
+from nearfar.training.labels import LabelledSamples
 
 
 def denormals_count() -> bool:
@@ -23,7 +24,7 @@ def _able() -> None:
     torch.set_flush_denormal(False)
 
 
-def test_they_are_zero_meanwhile_and_count_again_even_after_an_error() -> None:
+def test_denormals_are_zero_within_the_context_and_restored_after_an_error() -> None:
     def fail() -> None:
         with denormals_as_zero():
             assert not denormals_count()
@@ -34,7 +35,7 @@ def test_they_are_zero_meanwhile_and_count_again_even_after_an_error() -> None:
     assert denormals_count()
 
 
-def test_who_took_them_for_zero_before_goes_on_so() -> None:
+def test_an_earlier_setting_is_restored() -> None:
     torch.set_flush_denormal(True)
     try:
         with denormals_as_zero():
@@ -44,17 +45,17 @@ def test_who_took_them_for_zero_before_goes_on_so() -> None:
         torch.set_flush_denormal(False)
 
 
-def test_they_are_zero_in_training_alone(
-    small_factory: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_denormals_are_zero_only_while_training(
+    labelled: LabelledSamples, short_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[bool] = []
+    observed: list[bool] = []
     step = torch.optim.AdamW.step
 
     def watched(self: torch.optim.AdamW, *arguments: object) -> object:
-        seen.append(denormals_count())
+        observed.append(denormals_count())
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    run_system(small_recipe.with_changes(**{"training.steps": 2}), small_factory, tmp_path)
-    assert seen == [False, False]
+    finetune(short_recipe.with_changes(**{"training.steps": 2}), labelled, tmp_path, data_key="data")
+    assert observed == [False, False]
     assert denormals_count()

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.command import LAUNCH
 
 from nearfar.challenge.reproduce import reproduce, suite_recipes
 from nearfar.config import Recipe, load_recipe
 from nearfar.evaluation.scorefiles import read_scores
 
-LAUNCH = (
-    "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-)
-"""accelerate's ``--cpu`` starts a second process through MPI alone; this starts two with or without a GPU."""
+pytestmark = pytest.mark.slow
+
 SYSTEMS = ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near")
 CHANGES = {
     "training.steps": 4,
@@ -60,7 +59,7 @@ def folders(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
         timeout=300,
     )
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("Everything is in") == 1, "the second process keeps quiet"
+    assert finished.stdout.count("Everything is in") == 1, "the second process prints nothing"
     reproduce(
         [recipe.with_changes(**CHANGES) for recipe in suite_recipes("tiny", SYSTEMS)], small_factory, root / "one"
     )

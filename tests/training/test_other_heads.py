@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfar.config import Audio, Augmentation, Cancellation, Recipe
+from nearfar.config import Augmentation, Recipe
 from nearfar.data.audio import read_waveform
-from nearfar.data.clips import Clip, View
+from nearfar.data.clips import Clip
 from nearfar.data.layouts import read_dataset
+from nearfar.pipeline.training import _with_pseudo_labels
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
 from nearfar.training.finetune import finetune
 from nearfar.training.labels import LabelledSamples, label_samples
-from nearfar.training.pseudo_labels import cluster, with_pseudo_attributes
+from nearfar.training.pseudo_labels import cluster, cluster_attributes
 from nearfar.views import read_views
 
 
@@ -27,7 +29,7 @@ class StopTrainingError(Exception):
 
 
 @pytest.mark.parametrize("loss", ["adacos", "arcface"])
-def test_a_killed_training_with_sub_centres_comes_to_the_same_weights(
+def test_a_killed_training_with_sub_centres_ends_with_the_same_weights(
     loss: str, short_recipe: Recipe, labelled: LabelledSamples, tmp_path: Path, one_thread: None
 ) -> None:
     """AdaCos's scale is a state of its own: without it in the checkpoint the rest of the run would differ."""
@@ -53,12 +55,12 @@ def batches(labelled: LabelledSamples, augmentation: Augmentation | None = None,
     return Batches(labelled, augmentation or Augmentation(), padded_samples=16_000, batch_size=8, seed=0, **more)
 
 
-def test_the_target_domain_gets_its_share(labelled: LabelledSamples) -> None:
+def test_the_target_domain_gets_its_fraction(labelled: LabelledSamples) -> None:
     balanced = batches(labelled, target_share=0.5)
     files = [file for step in range(60) for file in balanced.rows(step, 0, 8).files]
-    share = np.mean(["_target_" in file for file in files])
+    fraction = np.mean(["_target_" in file for file in files])
     usual = 4 / 20
-    assert abs(share - (0.5 + 0.5 * usual)) < 0.08
+    assert abs(fraction - (0.5 + 0.5 * usual)) < 0.08
     again = batches(labelled, target_share=0.5)
     assert torch.equal(again.rows(3, 0, 8).waveform, balanced.rows(3, 0, 8).waveform)
     assert torch.equal(again.rows(3, 4, 8).waveform, balanced.rows(3, 0, 8).waveform[4:])
@@ -90,7 +92,7 @@ def test_far_noise_is_never_of_the_clip_itself(labelled: LabelledSamples) -> Non
     read: list[tuple[str, str]] = []
     original = noisy._cache.read
 
-    def noting(clip: Clip, view: View) -> np.ndarray:
+    def noting(clip: Clip, view: str) -> np.ndarray:
         read.append((view, str(clip.path)))
         return original(clip, view)
 
@@ -103,13 +105,16 @@ def test_far_noise_is_never_of_the_clip_itself(labelled: LabelledSamples) -> Non
         assert own != other
 
 
-def test_machines_without_attributes_get_clusters_of_the_source_domain(small_factory: Path) -> None:
+def test_machines_without_attributes_get_clusters_of_the_source_domain(
+    small_factory: Path, short_recipe: Recipe
+) -> None:
     clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
     bare = [replace(clip, attributes=()) if clip.machine == "hummer" else clip for clip in clips]
-    told = with_pseudo_attributes(bare, 2, Audio(), seed=0)
+    recipe = short_recipe.with_changes(**{"training.pseudo_labels": 2})
+    labelled = _with_pseudo_labels(recipe, bare)
     spd = {clip.path: dict(clip.attributes)["spd"] for clip in clips}
     pairs = set()
-    for before, after in zip(bare, told, strict=True):
+    for before, after in zip(bare, labelled, strict=True):
         if before.machine == "whiner":
             assert after == before
         elif before.domain == "target":
@@ -119,7 +124,22 @@ def test_machines_without_attributes_get_clusters_of_the_source_domain(small_fac
             assert key == "cluster"
             pairs.add((spd[before.path], label))
     assert len(pairs) == 2, "two speeds an octave apart are two clusters"
-    assert len(label_samples(told).classes) == len(label_samples(bare).classes) + 2
+    assert len(label_samples(labelled).classes) == len(label_samples(bare).classes) + 2
+
+
+def test_features_are_asked_for_the_source_clips_to_be_clustered_only(small_factory: Path) -> None:
+    clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
+    bare = [replace(clip, attributes=()) if clip.machine == "hummer" else clip for clip in clips]
+    asked = []
+
+    def features(chosen: Sequence[Clip]) -> np.ndarray:
+        asked.append(list(chosen))
+        return np.array([[float(clip.path.stem.split("_")[5]), 7.0] for clip in chosen], dtype=np.float32)
+
+    clustered = cluster_attributes(bare, features, 2, seed=0)
+    assert asked == [[clip for clip in bare if clip.machine == "hummer" and clip.domain == "source"]]
+    labels = [value for clip in clustered for key, value in clip.attributes if key == "cluster"]
+    assert labels == ["0"] * 4 + ["1"] * 4, "indices 0 to 3 and 4 to 7"
 
 
 def test_clusters_are_numbered_by_first_appearance_and_no_more_than_there_are_clips() -> None:
@@ -128,13 +148,17 @@ def test_clusters_are_numbered_by_first_appearance_and_no_more_than_there_are_cl
     assert len(set(cluster(table, 9, seed=3))) == 4
 
 
-def test_training_hears_far_cancelled_as_the_recipe_says(short_recipe: Recipe, small_factory: Path) -> None:
-    settings = {"cancellation.gain_limit": 0.5, "augmentation.time_shift": False}
+def test_training_cancels_far_with_the_settings_of_the_recipe(short_recipe: Recipe, small_factory: Path) -> None:
+    settings = {
+        "cancellation.gain_limit": 0.5,
+        "augmentation.time_shift": False,
+        "training.views": ["cancelled"],
+    }
     recipe = short_recipe.with_changes(**settings)
     clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
     rows = module._batches(recipe, label_samples(clips, ("cancelled",))).rows(0, 0, recipe.training.batch_size)
     for file, waveform in zip(rows.files, rows.waveform.numpy(), strict=True):
-        expected = read_views(Path(file), ("cancelled",), recipe.audio, recipe.cancellation)[0]
-        usual = read_views(Path(file), ("cancelled",), recipe.audio, Cancellation())[0]
+        expected = read_views(Path(file), ("cancelled",), recipe.view_settings())[0]
+        usual = read_views(Path(file), ("cancelled",))[0]
         np.testing.assert_array_equal(waveform, expected)
         assert not np.allclose(expected, usual, atol=1e-4)

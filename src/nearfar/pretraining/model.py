@@ -232,7 +232,7 @@ class Teacher:
         fed = []
         for block in self.encoder.blocks:
             assert isinstance(block, Block)
-            x, output = block.with_fed(x)
+            x, output = block.forward_with_mlp(x)
             fed.append(output[:, 1:])
         return layer_targets(fed)
 
@@ -299,8 +299,8 @@ def utterance_loss(utterance: Tensor, targets: Tensor) -> Tensor:
     Returns:
         A float32 scalar.
     """
-    wanted = targets.float().mean(dim=1).repeat_interleave(len(utterance) // len(targets), dim=0)
-    difference = utterance.float() - wanted
+    mean_target = targets.float().mean(dim=1).repeat_interleave(len(utterance) // len(targets), dim=0)
+    difference = utterance.float() - mean_target
     return difference.square().sum() / (len(utterance) * math.sqrt(utterance.shape[-1]))
 
 

@@ -74,8 +74,9 @@ class Guard(Settings):
 class PretrainTraining(Settings):
     """The training loop."""
 
-    without_effect: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "loader_threads", "micro_batch_size"})
-
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint_every", "loader_threads", "micro_batch_size"}
+    )
 
     steps: PositiveInt = 400_000
     batch_size: PositiveInt = 48

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity
-from nearfar.data.recordings import Recording, find_recordings, recordings_key
+from nearfar.data.recordings import AudioFile, find_recordings, recordings_key
 from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
 from nearfar.encoders.weights import WEIGHTS_FILE
@@ -123,7 +123,7 @@ def pretrain(
         progress: called after each step, on the main process.
 
     Returns:
-        The trained encoder on the CPU, of student or teacher as the recipe says; None on the other processes.
+        The trained encoder on the CPU, of student or teacher depending on ``recipe.export``; None on the other processes.
 
     Raises:
         TrainingError: if loss or gradient is not finite, or the encoder has collapsed; the checkpoint is kept.
@@ -132,7 +132,8 @@ def pretrain(
     """
     training, accelerator = recipe.training, make_accelerator(recipe.training)
     student.to(accelerator.device)
-    teacher, fbank = Teacher(student.encoder), KaldiFbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
+    teacher = Teacher(student.encoder)
+    fbank = KaldiFbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
     groups = parameter_groups(student, training.weight_decay)
     train(
         _PreTraining(recipe, accelerator, student, teacher, crops, fbank),
@@ -144,7 +145,6 @@ def pretrain(
         progress=progress,
         on_step=partial(require_variety, guard=recipe.guard),
     )
-    accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return None
     return (student.encoder if recipe.export == "student" else teacher.encoder).cpu().eval()
@@ -205,15 +205,15 @@ class _PreTraining:
             targets = self.teacher.targets(fbank)
             cells, utterance = module(fbank, masked, self._noise(part, masked))
         frame, whole = frame_loss(cells, targets, masked), utterance_loss(utterance, targets)
-        share = len(part.files) / rows
+        fraction = len(part.files) / rows
         logged = {
             "frame_loss": frame,
             "utterance_loss": whole,
             "target_spread": spread(targets),
             "prediction_spread": spread(cells),
         }
-        loss = torch.stack([1.0 * frame, self._utterance_weight() * whole]).sum() * share
-        return loss, {name: share * value.detach() for name, value in logged.items()}
+        loss = torch.stack([1.0 * frame, self._utterance_weight() * whole]).sum() * fraction
+        return loss, {name: fraction * value.detach() for name, value in logged.items()}
 
     def _utterance_weight(self) -> float:
         training, weight = self.recipe.training, self.recipe.training.utterance_weight
@@ -255,7 +255,7 @@ class _PreTraining:
 @dataclass(frozen=True)
 class _Sources:
     folders: tuple[Path, ...]
-    recordings: list[Recording]
+    recordings: list[AudioFile]
     licences: tuple[str, ...]
 
 

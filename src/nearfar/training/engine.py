@@ -299,19 +299,21 @@ def train(
     # Wrapping copies the first process's weights to the others, so it comes after reading the checkpoint.
     wrapped, stepper = _wrapped(accelerator, task.module, optimizer)
     loop = _Loop(task, settings, accelerator, wrapped, stepper, parameters)
-    with open_step_log(folder / LOG_FILE, start, accelerator.is_main_process) as log:
+    is_main = accelerator.is_main_process
+    with torch.random.fork_rng(devices=[]), open_step_log(folder / LOG_FILE, start, is_main) as log:
         for step in loop.run(start):
             record, finished = task.record(step), step.step + 1
             print(json.dumps(asdict(record)), file=log, flush=True)  # type: ignore[call-overload]
             if on_step is not None:
                 on_step(record)
-            if not accelerator.is_main_process:
+            if not is_main:
                 continue
             due = finished % settings.checkpoint_every == 0 and finished < settings.steps
             if due or (checkpoint_at_end and finished == settings.steps):
                 save_checkpoint(folder, parameters, optimizer, finished, identity, buffers)
             if progress is not None:
                 progress(finished, settings.steps)
+    accelerator.wait_for_everyone()
 
 
 def _wrapped(

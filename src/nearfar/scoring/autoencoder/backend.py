@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,6 @@ from nearfar.frontends.slaney import HOP_SAMPLES
 from nearfar.progress import record_writer
 from nearfar.scoring.autoencoder.network import (
     STACKED_FRAMES,
-    Autoencoder,
     TrainedAutoencoder,
     load_autoencoder,
     residual_frames,
@@ -111,6 +111,7 @@ def fit_autoencoder(
                 settings,
                 seed,
                 device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+                checkpoint=None if workspace is None else _checkpoint(workspace),
                 progress=progress,
                 on_epoch=on_epoch,
             )
@@ -125,6 +126,7 @@ def fit_autoencoder(
     if workspace is not None:
         facts = {"clips": len(normals), "vectors": len(vectors), "seconds": seconds}
         _save(workspace, model, facts, history)
+        shutil.rmtree(_checkpoint(workspace), ignore_errors=True)
     return AutoencoderScorer(model, settings, normals, name, seconds)
 
 
@@ -163,6 +165,11 @@ def _paths(workspace: Workspace) -> tuple[Path, Path]:
     """The file of tensors and the card."""
     stem = f"autoencoder_{workspace.name}"
     return workspace.folder / f"{stem}.safetensors", workspace.folder / f"{stem}.json"
+
+
+def _checkpoint(workspace: Workspace) -> Path:
+    """The folder of the checkpoint of a training."""
+    return workspace.folder / f"training_{workspace.name}"
 
 
 def _save(

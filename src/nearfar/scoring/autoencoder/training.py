@@ -1,22 +1,27 @@
-"""Training one machine's autoencoder, and the covariances of its residuals.
+"""Training of one machine's autoencoder, and the covariances of its residuals.
 
-The frames of all clips lie in one tensor. An epoch is one permutation of vector positions, and a batch is one
+The frames of all clips are in one tensor. An epoch is one permutation of vector indices, and a batch is one
 ``index_select``, so no Python code runs per vector.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.errors import TrainingError
 from nearfar.frontends.slaney import MEL_BINS
+from nearfar.progress import StepProgress
 from nearfar.scoring.autoencoder.network import (
     STACKED_FRAMES,
     VECTOR_DIM,
@@ -26,17 +31,17 @@ from nearfar.scoring.autoencoder.network import (
 )
 from nearfar.scoring.autoencoder.settings import AutoencoderSettings
 
-Progress = Callable[[int, int], None]
-"""Called with the number of finished and of all epochs."""
+CHECKPOINT_EVERY = 10
+"""Epochs between checkpoints."""
 
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """All vectors of a machine's training clips; five consecutive frames of one clip are a vector.
+    """All vectors of a machine's training clips; a vector is five consecutive frames of a clip.
 
     Attributes:
-        frames: (frames, 128) float32, the log-mel frames of all clips one after another.
-        starts: (vectors,) int64, where in ``frames`` each vector begins.
+        frames: (frames, 128) float32, the concatenated log-mel frames of all clips.
+        starts: (vectors,) int64, index in ``frames`` of the first frame of each vector.
         is_target: (vectors,) bool, whether the clip is of the target domain.
     """
 
@@ -48,13 +53,20 @@ class Vectors:
         return len(self.starts)
 
     def rows(self, index: Tensor) -> Tensor:
-        """The vectors at the positions ``index``, (len(index), 640) float32."""
+        """The vectors of the indices ``index``, (len(index), 640) float32."""
         frames = self.starts.index_select(0, index)[:, None] + torch.arange(STACKED_FRAMES, device=index.device)
         return self.frames.index_select(0, frames.reshape(-1)).reshape(-1, VECTOR_DIM)
 
     def to(self, device: torch.device) -> Vectors:
         """The same on a device."""
         return Vectors(self.frames.to(device), self.starts.to(device), self.is_target.to(device))
+
+    def key(self) -> str:
+        """Sixteen hex digits of the content."""
+        digest = hashlib.sha256()
+        for tensor in (self.frames, self.starts, self.is_target):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +80,11 @@ class EpochRecord:
 
 
 def gather_vectors(clips: Iterable[tuple[Tensor, bool]]) -> Vectors:
-    """Lay the clips of a machine end to end.
+    """The vectors of the clips of a machine.
 
     Args:
-        clips: per clip its log-mel, (frames, 128) float32, and whether it is of the target domain. A clip of
-            fewer than five frames gives no vector.
+        clips: log-mel of each clip, (frames, 128) float32, and whether it is of the target domain. A clip of fewer
+            than five frames gives no vector.
 
     Raises:
         ValueError: if there are no clips.
@@ -90,7 +102,7 @@ def gather_vectors(clips: Iterable[tuple[Tensor, bool]]) -> Vectors:
 
 
 def hold_out(vectors: int, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Positions of the training and of the validation vectors, at random; vectors, not clips, as published."""
+    """Random indices of the training and of the validation vectors; vectors, not clips, as published."""
     order = torch.randperm(vectors, generator=generator)
     held_out = int(fraction * vectors)
     return order[held_out:], order[:held_out]
@@ -102,24 +114,29 @@ def train_autoencoder(
     seed: int,
     *,
     device: torch.device | None = None,
-    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    progress: StepProgress | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[TrainedAutoencoder, tuple[EpochRecord, ...]]:
-    """Train for all epochs and keep the last; validation is only watched.
+    """Train for a fixed number of epochs; validation is only logged.
 
     Args:
         vectors: of one machine.
         settings: epochs, batch size, learning rate and validation fraction are read.
         seed: of the initial weights, the held-out vectors and the order of the others.
-        device: where to train; None is the CPU.
+        device: to train on; None is the CPU.
+        checkpoint: folder of ``checkpoint.safetensors``, from which an interrupted training resumes with the same
+            result as an uninterrupted one. The caller removes it once the result is saved. None writes none.
         progress: called after each epoch.
-        on_epoch: called with the record of each epoch.
+        on_epoch: called with the record of each epoch; not again for epochs before an interruption.
 
     Returns:
-        the trained autoencoder on the CPU, and one record per epoch.
+        the trained autoencoder on the CPU, and the records of all epochs.
 
     Raises:
         TrainingError: if a loss is not finite.
+        InputError: if the checkpoint is of other settings or vectors.
+        NearfarError: if a checkpoint cannot be written.
         ValueError: if fewer than two vectors are left to train on.
     """
     device = device or torch.device("cpu")
@@ -127,26 +144,72 @@ def train_autoencoder(
     training, validation = hold_out(len(vectors), settings.validation_fraction, generator)
     if len(training) < 2:
         raise ValueError(f"expected at least two vectors to train on, got {len(training)}")
-    vectors = vectors.to(device)
     network = _initial(seed).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-    history = []
-    for epoch in range(settings.epochs):
+    state = _State(network, optimizer, generator, settings.epochs)
+    identity = None if checkpoint is None else Identity(_settings_key(settings, seed), vectors.key())
+    start = 0 if checkpoint is None or identity is None else state.load(checkpoint, identity)
+    vectors = vectors.to(device)
+    for epoch in range(start, settings.epochs):
         began = time.perf_counter()
         order = training[torch.randperm(len(training), generator=generator)].to(device)
         loss = _train_epoch(network, optimizer, vectors, order, settings.batch_size)
         validation_loss = _mean_loss(network, vectors, validation.to(device), settings.batch_size)
         if not math.isfinite(loss):
             raise TrainingError(f"epoch {epoch}: the loss is {loss}. Lower autoencoder.learning_rate.")
-        history.append(EpochRecord(epoch, loss, validation_loss, time.perf_counter() - began))
+        record = EpochRecord(epoch, loss, validation_loss, time.perf_counter() - began)
+        state.add(record)
+        if checkpoint is not None and identity is not None and (epoch + 1) % CHECKPOINT_EVERY == 0:
+            state.save(checkpoint, identity, epoch + 1)
         if on_epoch is not None:
-            on_epoch(history[-1])
+            on_epoch(record)
         if progress is not None:
             progress(epoch + 1, settings.epochs)
     network.eval()
     order = training[torch.randperm(len(training), generator=generator)].to(device)
     published, textbook = residual_covariances(network, vectors, torch.split(order, settings.batch_size))
-    return TrainedAutoencoder(network.cpu().requires_grad_(False), published, textbook), tuple(history)
+    return TrainedAutoencoder(network.cpu().requires_grad_(False), published, textbook), state.records()
+
+
+def _settings_key(settings: AutoencoderSettings, seed: int) -> str:
+    read = (settings.epochs, settings.batch_size, settings.learning_rate, settings.validation_fraction, seed)
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
+
+
+class _State:
+    """The state of a training between two epochs: weights, optimiser, random generator and records."""
+
+    def __init__(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, epochs: int
+    ) -> None:
+        self.optimizer, self.generator = optimizer, generator
+        self.parameters = dict(network.named_parameters())
+        self.history = torch.full((epochs, 3), math.nan, dtype=torch.float64)  # loss, validation loss, seconds
+        self.buffers = dict(network.named_buffers()) | {"history": self.history}
+
+    def add(self, record: EpochRecord) -> None:
+        validation = math.nan if record.validation_loss is None else record.validation_loss
+        self.history[record.epoch] = torch.tensor([record.loss, validation, record.seconds], dtype=torch.float64)
+
+    def records(self) -> tuple[EpochRecord, ...]:
+        rows = self.history.tolist()
+        return tuple(
+            EpochRecord(epoch, loss, None if math.isnan(validation) else validation, seconds)
+            for epoch, (loss, validation, seconds) in enumerate(rows)
+        )
+
+    def save(self, folder: Path, identity: Identity, epoch: int) -> None:
+        buffers = self.buffers | {"generator": self.generator.get_state()}
+        save_checkpoint(folder, self.parameters, self.optimizer, epoch, identity, buffers)
+
+    def load(self, folder: Path, identity: Identity) -> int:
+        """Restore the folder's checkpoint and return the number of finished epochs; 0 without one."""
+        drawn = self.generator.get_state()
+        epoch = load_checkpoint(
+            folder, self.parameters, self.optimizer, identity, self.buffers | {"generator": drawn}
+        )
+        self.generator.set_state(drawn)
+        return epoch
 
 
 def _initial(seed: int) -> Autoencoder:
@@ -173,11 +236,11 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _mean_loss(network: nn.Module, vectors: Vectors, positions: Tensor, batch_size: int) -> float | None:
-    if len(positions) == 0:
+def _mean_loss(network: nn.Module, vectors: Vectors, indices: Tensor, batch_size: int) -> float | None:
+    if len(indices) == 0:
         return None
     network.eval()
-    batches = (vectors.rows(index) for index in torch.split(positions, batch_size))
+    batches = (vectors.rows(index) for index in torch.split(indices, batch_size))
     return float(torch.stack([F.mse_loss(network(batch), batch) for batch in batches]).mean())
 
 
@@ -185,23 +248,23 @@ def _mean_loss(network: nn.Module, vectors: Vectors, positions: Tensor, batch_si
 def residual_covariances(
     network: nn.Module, vectors: Vectors, batches: Iterable[Tensor]
 ) -> tuple[Covariances, Covariances]:
-    """One more pass over the training vectors, for the covariances of their residuals per domain.
+    """Covariances of the residuals of the training vectors per domain, in one more pass.
 
-    The published form follows the official code, in which (see :func:`nearfar.scoring.autoencoder.scores.selective_score`
-    for what comes of it)
+    The published form follows the official code, in which (for the consequences see
+    :func:`nearfar.scoring.autoencoder.scores.selective_score`)
 
-    * in each batch, the mean of *that batch's* residual frames of a domain is taken off, not the domain's mean;
+    * in each batch, the mean of *that batch's* residual frames of a domain is subtracted, not the domain's mean;
     * the sum of products runs over residual frames, five per vector, but is divided by the number of *vectors* of
       the domain less one;
     * a domain without vectors takes the other's covariance.
 
-    The textbook form takes off the domain's mean and divides by its residual frames less one; a domain without
+    The textbook form subtracts the domain's mean and divides by its residual frames less one; a domain without
     vectors takes the other's there, too.
 
     Args:
         network: in evaluation mode.
         vectors: of one machine.
-        batches: positions of the vectors, (batch,) int64 each, in the order of the pass.
+        batches: indices of the vectors, (batch,) int64 each, in the order of the pass.
 
     Returns:
         published and textbook covariances, on the CPU.
@@ -213,10 +276,10 @@ def residual_covariances(
     for residual, is_target in _residuals(network, vectors, batches):
         for domain, sum_ in sums.items():
             sum_.add(residual[is_target == domain])
-    known = [domain for domain, sum_ in sums.items() if sum_.vectors > 1]
-    if not known:
+    usable = [domain for domain, sum_ in sums.items() if sum_.vectors > 1]
+    if not usable:
         raise ValueError("expected at least two vectors of one domain")
-    chosen = {domain: sums[domain if domain in known else known[0]] for domain in sums}
+    chosen = {domain: sums[domain if domain in usable else usable[0]] for domain in sums}
     published = {domain: sum_.within_batches / (sum_.vectors - 1) for domain, sum_ in chosen.items()}
     textbook = {domain: sum_.scatter() / (STACKED_FRAMES * sum_.vectors - 1) for domain, sum_ in chosen.items()}
     return (
@@ -226,7 +289,7 @@ def residual_covariances(
 
 
 def _residuals(network: nn.Module, vectors: Vectors, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per batch the residual frames, (batch, 5, 128) float64, and whether each vector is of the target domain."""
+    """Residual frames of each batch, (batch, 5, 128) float64, and whether each vector is of the target domain."""
     for index in batches:
         batch = vectors.rows(index)
         residual = (batch - network(batch)).double().reshape(-1, STACKED_FRAMES, MEL_BINS)
@@ -243,7 +306,7 @@ class _DomainSums:
         self.total = torch.zeros(MEL_BINS, dtype=torch.float64)
 
     def add(self, residual: Tensor) -> None:
-        """Take in a batch's residuals of the domain, (vectors, 5, 128) float64."""
+        """Add a batch's residuals of the domain, (vectors, 5, 128) float64."""
         if len(residual) == 0:
             return
         rows = residual.reshape(-1, MEL_BINS).cpu()

@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 from nearfar.data.audio import read_waveform
-from nearfar.data.grammars import edition_of, parse_2020, parse_2021, parse_test_name
+from nearfar.data.clips import edition_of, parse_2020, parse_2021, parse_test_name
 from nearfar.data.layouts import read_dataset
 from nearfar.errors import InputError
 
@@ -101,7 +101,7 @@ def test_names_outside_their_year(parse, path, split, found, expected):
         ("section_00_0199.wav", "dcase2022", None),
     ],
 )
-def test_the_year_of_a_test_clip_is_told_by_its_name(name, edition, label):
+def test_the_year_of_a_test_clip_follows_from_its_name(name, edition, label):
     assert edition_of(name) == edition
     assert parse_test_name(name, "fan").label == label
 
@@ -175,7 +175,7 @@ def test_the_supplemental_recordings_of_2025_are_neither_training_nor_test(tmp_p
     dataset = read_dataset(tmp_path)
     assert [clip.split for clip in dataset.clips] == ["train"]
     assert dataset.warnings == (
-        "AutoTrash/supplemental: 1 recordings of the machine alone or of noise alone, which are neither training "
+        "AutoTrash/supplemental: 1 recordings of only the machine or only noise, which are neither training "
         f"nor test clips and are not read, such as {name}",
     )
 

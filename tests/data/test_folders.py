@@ -39,7 +39,7 @@ def by_name(clips):
     return {clip.name: clip for clip in clips}
 
 
-def test_folders_say_what_a_recording_is(root):
+def test_folders_give_labels_and_attributes(root):
     dataset = read_dataset(root)
     assert dataset.layout == "own"
     assert dataset.machines == ("lathe", "pump 7")
@@ -63,14 +63,14 @@ def test_folders_say_what_a_recording_is(root):
     assert {(clip.section, clip.index, clip.split) for clip in test.values()} == {("00", None, "test")}
 
 
-def test_a_machine_with_normal_recordings_alone(root):
+def test_a_machine_with_only_normal_recordings(root):
     dataset = read_dataset(root / "lathe")
     assert dataset.machines == ("lathe",)
     assert dataset.test("lathe") == ()
     require_training_clips(dataset, ["lathe"])
 
 
-def test_a_machine_with_test_recordings_alone(tmp_path):
+def test_a_machine_with_only_test_recordings(tmp_path):
     touch(tmp_path / "lathe", "test/normal/1.wav", "test/worn/1.wav")
     dataset = read_dataset(tmp_path)
     assert [clip.label for clip in dataset.test("lathe")] == ["normal", "anomaly"]
@@ -133,7 +133,7 @@ def test_tables_that_cannot_be_used(root, lines, found, expected):
     assert Path(caught.value.where).is_relative_to(table.parent)
 
 
-def test_what_is_not_read_is_said(root):
+def test_files_that_are_not_read_give_warnings(root):
     touch(root, "notes.txt")
     touch(root / "lathe", "photos/1.jpg", "readme.md", "setup.pdf", "test/empty/x.txt")
     assert read_dataset(root).warnings == (
@@ -144,7 +144,7 @@ def test_what_is_not_read_is_said(root):
     )
 
 
-def test_recordings_in_other_formats_are_said(tmp_path):
+def test_recordings_in_other_formats_give_a_warning(tmp_path):
     touch(
         tmp_path / "fan", "normal/1.wav", "normal/a/2.MP3", "test/worn/3.m4a", "test/worn/4.flac", "normal/._5.mp3"
     )
@@ -165,8 +165,8 @@ def test_a_table_may_have_the_paths_of_windows(tmp_path):
 @pytest.mark.parametrize(
     ("files", "where", "found", "remedy"),
     [
-        (["normal/readme.txt"], "normal", "without WAV or FLAC", "Put them there"),
-        (["normal/1.wav", "test/1.wav"], "test/1.wav", "no folder that says what it is", "Move it there"),
+        (["normal/readme.txt"], "normal", "without WAV or FLAC", "Copy them there"),
+        (["normal/1.wav", "test/1.wav"], "test/1.wav", "no folder that labels it", "Move it there"),
         (["normal/=1/1.wav"], "normal/=1", "the folder name '=1'", "Rename"),
         (["normal/a/1.wav", "normal/a/1.flac"], "normal/a/1.wav", "the same clip as 1.flac", "Remove one"),
     ],
@@ -189,7 +189,7 @@ def test_the_challenge_s_layout_beside_it_is_refused(root):
     touch(root / "fan", "train/section_00_source_train_normal_0000_noAttribute.wav")
     with pytest.raises(InputError, match=r"lathe, laid out as your own folder, beside fan") as caught:
         read_dataset(root)
-    assert "folders of their own" in caught.value.remedy
+    assert "separate data folders" in caught.value.remedy
 
 
 @pytest.mark.parametrize("inside", ["pump 7/normal", "pump 7/test"])
