@@ -24,8 +24,8 @@ from nearfar.rendering import TextRow, TextTable
 
 if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
-    from nearfar.detector.scores import Departure, Score
-    from nearfar.thresholds.detectors import Threshold
+    from nearfar.detector.results import Departure, Score
+    from nearfar.thresholds import Threshold
 
 _STYLES = {"": None, "strong": "bold", "alarm": "bold red", "faint": "dim"}
 
@@ -118,7 +118,7 @@ def _data_row(machine: MachineSummary) -> tuple[str, ...]:
 
 def scores_table(scores: Sequence[Score], *, windows: bool = False) -> TextTable:
     """A row per recording, anomalous ones set off, each followed by rows of its windows if asked for."""
-    views = list(scores[0].channels) if scores and len(scores[0].channels) > 1 else []
+    views = list(scores[0].views) if scores and len(scores[0].views) > 1 else []
     headings = ("file", "machine", "score", *views, "threshold", "margin", "p", "nearest normal", "departs most")
     rows = []
     for entry in scores:
@@ -128,7 +128,7 @@ def scores_table(scores: Sequence[Score], *, windows: bool = False) -> TextTable
                 f"  {window.begin_s:.2f} to {window.end_s:.2f} s",
                 "",
                 f"{window.score:.4f}",
-                *(f"{window.channels[view]:.4f}" for view in views),
+                *(f"{window.views[view]:.4f}" for view in views),
                 *("", "", ""),
                 _nearest(window.nearest, window.nearest_begin_s),
                 "",
@@ -142,7 +142,7 @@ def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
         entry.file,
         entry.machine,
         f"{entry.score:.4f}",
-        *(f"{entry.channels[view]:.4f}" for view in views),
+        *(f"{entry.views[view]:.4f}" for view in views),
         "none" if entry.threshold is None else f"{entry.threshold:.4f}",
         "" if entry.margin is None else f"{entry.margin:+.4f}" + (" anomalous" if entry.anomalous else ""),
         "" if entry.p_value is None else f"{entry.p_value:.3g}",
@@ -151,8 +151,8 @@ def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _nearest(name: str, begin_s: float) -> str:
-    return f"{name} from {begin_s:.2f} s" if begin_s else name
+def _nearest(name: str | None, begin_s: float | None) -> str:
+    return f"{name} from {begin_s:.2f} s" if begin_s else name or ""
 
 
 def _region(departure: Departure | None) -> str:
@@ -163,7 +163,7 @@ def _region(departure: Departure | None) -> str:
 
 
 def thresholds_table(thresholds: Iterable[Threshold]) -> TextTable:
-    """A row per threshold: value, method, false-alarm rate and number of normal recordings."""
+    """A row per threshold: value, rule, false-alarm rate and number of normal recordings."""
     rows = []
     for entry in thresholds:
         rate = entry.false_alarm_rate
@@ -172,7 +172,7 @@ def thresholds_table(thresholds: Iterable[Threshold]) -> TextTable:
             entry.machine if entry.section == "00" else f"{entry.machine}/{entry.section}",
             entry.domain or "both",
             "none" if entry.value is None else f"{entry.value:.4f}",
-            entry.method,
+            entry.rule,
             "unknown" if rate is None or entry.value is None else f"{bound} {100 * rate:.3g} %",
             str(entry.recordings),
         )
