@@ -1,4 +1,4 @@
-"""The page about a run: whole, self-contained, true to the run, and alive in a browser."""
+"""Pages about runs and detectors: self-contained, consistent with the folder, and working in a browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,14 @@ import soundfile
 from typer.testing import CliRunner
 
 from nearfar.challenge.run import run_system
+from nearfar.charts import PALETTE
 from nearfar.cli import app
 from nearfar.config import load_recipe
 from nearfar.detector.detector import Detector
 from nearfar.errors import InputError
-from nearfar.report.of_detector import report_detector
-from nearfar.report.page import report_run
+from nearfar.report.detector_page import report_detector
+from nearfar.report.page import read_resource
+from nearfar.report.run_page import report_run
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -53,15 +54,15 @@ class Outline(HTMLParser):
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = dict(attrs)
+        found = dict(attrs)
         if re.fullmatch("h[1-6]", tag):
             self.headings.append(int(tag[1]))
-        self.addresses += [str(told[key]) for key in ("src", "href") if told.get(key)]
-        if told.get("id"):
-            self.ids.append(str(told["id"]))
-        if tag in ("audio", "img"):
-            self.labels.append(told)
-        if tag not in ("meta", "link", "img", "br", "line", "rect", "circle", "path", "polyline"):
+        self.addresses += [str(found[key]) for key in ("src", "href") if found.get(key)]
+        if found.get("id"):
+            self.ids.append(str(found["id"]))
+        if tag in ("audio", "svg"):
+            self.labels.append(found)
+        if tag not in ("meta", "link", "br"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -89,7 +90,7 @@ def test_the_page_is_self_contained_and_well_formed(outline: Outline) -> None:
     assert outline.headings[0] == 1
     assert outline.headings.count(1) == 1
     assert all(after - before <= 1 for before, after in zip(outline.headings, outline.headings[1:], strict=False))
-    assert all(told.get("alt") or told.get("aria-label") for told in outline.labels)
+    assert all(label.get("aria-label") or label.get("aria-labelledby") for label in outline.labels)
 
 
 def test_the_page_says_what_the_run_says(page: Path, run: Path) -> None:
@@ -115,7 +116,7 @@ def test_the_page_says_what_the_run_says(page: Path, run: Path) -> None:
         assert f"source normals, all anomalies: AUC {100 * machine['auc_source']['mean']:.1f}" in text
 
 
-def test_worst_mistakes_can_be_seen_and_heard(page: Path, run: Path) -> None:
+def test_worst_mistakes_have_spectrograms_and_audio(page: Path, run: Path) -> None:
     text = page.read_text(encoding="utf-8")
     thresholds = {row["machine"]: row["value"] for row in json.loads((run / "thresholds.json").read_text())}
     alarms = 0
@@ -127,7 +128,7 @@ def test_worst_mistakes_can_be_seen_and_heard(page: Path, run: Path) -> None:
     assert alarms
     assert text.count('class="badge false"') == min(alarms, 4)
     assert text.count("<audio") == 2 * text.count('class="badge ')
-    assert text.count('src="data:image/png') == text.count('class="badge ')
+    assert text.count('href="data:image/png') == text.count('class="badge ')
 
 
 def test_without_recordings_the_page_says_what_is_missing(run: Path, tmp_path: Path, small_factory: Path) -> None:
@@ -142,6 +143,26 @@ def test_without_recordings_the_page_says_what_is_missing(run: Path, tmp_path: P
     assert "Map of clips" not in text
     assert "ROC" in text
     assert "<audio" in report_run(moved, tmp_path / "b.html", data=small_factory).read_text(encoding="utf-8")
+
+
+def test_domains_with_thresholds_of_their_own_are_shown_by_the_runs_decisions(
+    small_factory: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe("nearfar-best").with_changes(
+        **{"threshold.domains": "separate", "threshold.rule": "empirical", "threshold.false_alarm_rate": 0.5}
+    )
+    run_system(recipe, small_factory, tmp_path / "run")
+    text = report_run(tmp_path / "run", tmp_path / "report.html").read_text(encoding="utf-8")
+    thresholds = json.loads((tmp_path / "run" / "thresholds.json").read_text())
+    assert [row["domain"] for row in thresholds] == ["source", "target"] * 2
+    for row in thresholds:
+        assert f">threshold, {row['domain']} {row['value']:.3g}</text>" in text
+    decisions = dict(
+        line.split(",")
+        for line in (tmp_path / "run/scores/decision_result_hummer_section_00_test.csv").read_text().splitlines()
+    )
+    flagged = [int(decision) for name, decision in decisions.items() if "_anomaly_" in name]
+    assert f"{100 * sum(flagged) / len(flagged):.0f}\u00a0% of anomalies." in text
 
 
 def test_a_run_with_hidden_labels_has_scores_but_no_verdicts(small_factory: Path, tmp_path: Path) -> None:
@@ -163,7 +184,7 @@ def test_the_command_writes_the_page_and_refuses_what_is_no_run(run: Path, tmp_p
     assert out.is_file()
     shutil.copytree(run, tmp_path / "damaged")
     (tmp_path / "damaged" / "view_scores.json").write_text("[]")
-    with pytest.raises(InputError, match=r"view_scores\.json.*where the recordings are"):
+    with pytest.raises(InputError, match=r"view_scores\.json.*folder of the recordings"):
         report_run(tmp_path / "damaged", tmp_path / "x.html")
     with pytest.raises(InputError, match=r"no recipe\.toml.*finished run"):
         report_run(tmp_path, tmp_path / "x.html")
@@ -209,7 +230,7 @@ def detector(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_a_detectors_page_says_what_its_folder_says(detector: Path, small_factory: Path, tmp_path: Path) -> None:
     text = report_detector(detector, tmp_path / "a.html").read_text(encoding="utf-8")
-    assert "A detector keeps no sound" in text
+    assert "A detector holds no audio" in text
     assert "<audio" not in text
     assert text.count("<h3>Near against far</h3>") == 2
     thresholds = json.loads((detector / "thresholds.json").read_text())
@@ -247,18 +268,25 @@ def test_recordings_of_another_detector_are_refused(detector: Path, small_factor
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
-    style = (resources.files("nearfar.report") / "page.html.j2").read_text(encoding="utf-8")
+    style = read_resource("style.css")
     colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", re.findall(r":root \{(.*?)\}", style, re.DOTALL)[theme]))
     for behind in ("paper", "card", "shade"):
         for text in ("ink", "soft", "blue", "vermilion", "green", "purple"):
             assert _contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
 
 
+def test_charts_are_drawn_in_the_colours_of_the_style_sheet() -> None:
+    light, dark = re.findall(r":root \{(.*?)\}", read_resource("style.css"), re.DOTALL)[:2]
+    for name, colour in PALETTE.items():
+        assert f"--{name}: {colour};" in light
+        assert f"--{name}: #" in dark
+
+
 def _contrast(first: str, second: str) -> float:
     """WCAG 2.1's contrast ratio of two colours."""
 
     def luminance(colour: str) -> float:
-        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -296,7 +324,10 @@ def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, shown: Path
     assert browser.get_log("browser") == [], "no console messages, which a blocked request would be as well"
     requested = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in requested if not name.startswith("data:")] == []
-    widths = browser.execute_script("return [...document.images].map(i => i.complete && i.naturalWidth)")
+    decode = """const done = arguments[0]; const all = [...document.querySelectorAll('svg image')];
+        Promise.all(all.map(i => { const image = new Image(); image.src = i.href.baseVal;
+        return image.decode().then(() => image.naturalWidth, () => 0); })).then(done)"""
+    widths = browser.execute_async_script(decode)
     assert widths
     assert all(widths)
     boxes = browser.execute_script(
@@ -324,12 +355,10 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser, page: Pa
     for _ in range(12):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         outline = "getComputedStyle(document.activeElement).outlineStyle"
-        told = browser.execute_script(
-            f"const e = document.activeElement; return [e.tagName, e.className, {outline}]"
-        )
-        reached.append(told)
+        script = f"const e = document.activeElement; return [e.tagName, e.className, {outline}]"
+        reached.append(browser.execute_script(script))
     assert reached[0][:2] == ["A", "skip"]
-    assert ["DIV", "scroll summary"] in [told[:2] for told in reached], (
+    assert ["DIV", "scroll summary"] in [entry[:2] for entry in reached], (
         "what scrolls can be scrolled without a mouse"
     )
     assert all(style != "none" for tag, _, style in reached if tag != "AUDIO"), "players draw their own"
