@@ -80,6 +80,7 @@ def write_submission(
         authors=authors,
         parameters=_read_json(run / "environment.json").get("total_parameters"),
         trained_on=_trained_on(run),
+        rules=[entry["rule"] for entry in _read_json(run / "thresholds.json") if entry.get("rule")],
         development=results,
         name=name,
         abbreviation=abbreviation,

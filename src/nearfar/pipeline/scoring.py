@@ -117,6 +117,7 @@ def score_machines(
     *,
     progress: Progress = silent,
     tensorboard: bool = False,
+    leave_one_out: bool = True,
 ) -> tuple[list[ScoredMachine], int, float]:
     """Score the test clips of every machine and section, and the normal training clips without themselves.
 
@@ -127,6 +128,7 @@ def score_machines(
         features: of clips, by scored view.
         folder: where back-ends that train keep their models.
         progress, tensorboard: of that training.
+        leave_one_out: whether the normal clips are scored as well, for thresholds.
 
     Returns:
         the scores, and the number of trained scalars and the seconds of training of the back-ends.
@@ -150,7 +152,7 @@ def score_machines(
                 seconds += getattr(one, "seconds", 0.0)
         scored = scorer.score(features(test))
         rows = np.array([clip.section == section for clip in fitted_on]) if backend.per_machine else None
-        normal = _rows(scorer.normal, rows)
+        normal = _rows(scorer.normal, rows) if leave_one_out else ViewScores(np.empty(0), {})
         names = tuple(clip.name for clip in test)
         nearest = scored.nearest
         out.append(
