@@ -120,7 +120,9 @@ class Recipe(RecipeTable):
 
     def view_settings(self) -> dict[str, Settings]:
         """Settings of all scored and trained views and of the views that these are made of, by name."""
-        names = dict.fromkeys((*self.scoring.views, *self.waveform_views, *(self.training.views if self.trains else ())))
+        names = dict.fromkeys(
+            (*self.scoring.views, *self.waveform_views, *(self.training.views if self.trains else ()))
+        )
         scored = self.scoring.views
         return {
             name: self.settings(VIEWS[name], self.scoring.settings_of("views", name) if name in scored else None)
@@ -187,7 +189,9 @@ class Recipe(RecipeTable):
     def view_identity(self, view: str) -> dict[str, Any]:
         """What a view of a waveform follows from, apart from the recording."""
         audio = self.audio
-        channels = [audio.near_channel if channel == "near" else audio.far_channel for channel in channels_of([view])]
+        channels = [
+            audio.near_channel if channel == "near" else audio.far_channel for channel in channels_of([view])
+        ]
         settings = self.view_settings()
         return {
             "view": view,

@@ -196,9 +196,7 @@ class Detector:
         threshold = resolved.threshold
         assert threshold.rule is not None, "a recipe is resolved before it is used"
         assert threshold.false_alarm_rate is not None
-        thresholds = usable_thresholds(
-            calibrations, threshold.rule, threshold.false_alarm_rate, threshold.domains
-        )
+        thresholds = usable_thresholds(calibrations, threshold.rule, threshold.false_alarm_rate, threshold.domains)
         return cls(
             _Fitted(
                 resolved,
@@ -245,9 +243,7 @@ class Detector:
                 expected="one recording",
                 remedy="Use score_many",
             )
-        scores = self.score_many(
-            [recording], machine, domain=domain, sample_rate_hz=sample_rate_hz, device=device
-        )
+        scores = self.score_many([recording], machine, domain=domain, sample_rate_hz=sample_rate_hz, device=device)
         return next(scores)
 
     def score_many(
@@ -353,7 +349,9 @@ class Detector:
             encoder = fitted.extractor.parts.encoder
             if fitted.model is not None:
                 store.copy_model(fitted.model, out / store.MODEL)
-            elif encoder is not None and fitted.encoder is not None and fitted.encoder.weights.startswith("random:"):
+            elif (
+                encoder is not None and fitted.encoder is not None and fitted.encoder.weights.startswith("random:")
+            ):
                 # A random start is only sure to be repeated on the same machine and torch, so it is saved.
                 ENCODERS[self.recipe.encoder.family].save(encoder, out / store.ENCODER)
             store.write_calibrations(out, fitted.calibrations)
@@ -406,7 +404,9 @@ class Detector:
             )
         machines = store.read_banks(folder, card)
         calibrations, thresholds = store.read_calibrations(folder), store.read_thresholds(folder)
-        if [(entry.machine, entry.section) for entry in machines] != [(c.machine, c.section) for c in calibrations]:
+        if [(entry.machine, entry.section) for entry in machines] != [
+            (c.machine, c.section) for c in calibrations
+        ]:
             raise InputError(
                 folder / store.CALIBRATION,
                 found="scores of other machines than the detector's",
@@ -469,7 +469,10 @@ def _without(
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
-    from nearfar.pipeline.training import is_trained, train_or_reuse  # imports accelerate, which scoring does not need
+    from nearfar.pipeline.training import (
+        is_trained,
+        train_or_reuse,
+    )  # imports accelerate, which scoring does not need
 
     if not is_trained(recipe, dataset, model):
         check_recordings(recipe, dataset, progress)

@@ -135,9 +135,7 @@ def fit_machine(
     flags = torch.from_numpy(target[recording])
     plan = recipe.scoring_plan()
     uses_normals = FUSIONS[plan.fusion].uses_normals
-    normals = (
-        MachineScorer(bank_features, flags, plan, workspace=workspace).normal.views if uses_normals else {}
-    )
+    normals = MachineScorer(bank_features, flags, plan, workspace=workspace).normal.views if uses_normals else {}
     log_mels = [log_mel for window, log_mel in extracted.log_mels.items() if inside[window]]
     fitted = FittedMachine(
         *unit,
@@ -224,5 +222,3 @@ def left_out_scores(
         for view, values in scored.views.items():
             views[view][outside] = values
     return ViewScores(fused, views)
-
-

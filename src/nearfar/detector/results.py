@@ -142,7 +142,8 @@ def recording_scores(
                 views={view: float(values[window]) for view, values in scored.views.items()},
                 departure=_departure(fitted, extracted, int(window)),
                 windows=tuple(
-                    _window(fitted, extracted, scored, int(i)) for i in np.flatnonzero(extracted.recording == index)
+                    _window(fitted, extracted, scored, int(i))
+                    for i in np.flatnonzero(extracted.recording == index)
                 ),
             )
         )

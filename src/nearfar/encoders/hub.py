@@ -11,7 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from nearfar.data.download.transfer import RETRY_STATUSES, RetryPolicy, disk_errors, require_space, retry_after_seconds
+from nearfar.data.download.transfer import (
+    RETRY_STATUSES,
+    RetryPolicy,
+    disk_errors,
+    require_space,
+    retry_after_seconds,
+)
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 

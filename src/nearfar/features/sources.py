@@ -269,9 +269,7 @@ LOG_MEL = Source(
     settings=LogMelSettings,
     extract=_log_mel,
     uses_encoder=False,
-    aggregation=lambda settings: (
-        "mean and deviation over time" + " per frequency band" * settings.keep_bands
-    ),
+    aggregation=lambda settings: "mean and deviation over time" + " per frequency band" * settings.keep_bands,
     pieces=_log_mel_pieces,
     assemble=_assembled_log_mel,
 )

@@ -129,9 +129,9 @@ def as_target(domains: Domains, clips: int) -> Tensor:
         values = np.asarray(domains)
         if values.dtype.kind in "US" and (wrong := set(values.tolist()) - {"source", "target"}):
             raise ValueError(f"expected the domains source and target, got {sorted(wrong)[0]!r}")
-        target = torch.from_numpy(np.asarray(values == "target" if values.dtype.kind in "US" else values, dtype=bool))
+        target = torch.from_numpy(
+            np.asarray(values == "target" if values.dtype.kind in "US" else values, dtype=bool)
+        )
     if target.shape != (clips,):
         raise ValueError(f"expected a domain for each of {clips} clips, got {tuple(target.shape)}")
     return target
-
-

@@ -90,7 +90,9 @@ class Mahalanobis:
         base = torch.linalg.inv(scatter / rest + self._ridge)
         pulled = self._residual @ base  # (parts, normals, dim)
         inside = 1.0 - loss * (pulled * self._residual).sum(dim=-1)
-        moved = self._residual * torch.where(own > 1, 1.0 / (own - 1.0).clamp_min(1.0), torch.zeros_like(own))[:, None]
+        moved = (
+            self._residual * torch.where(own > 1, 1.0 / (own - 1.0).clamp_min(1.0), torch.zeros_like(own))[:, None]
+        )
         columns = []
         for domain in range(len(self._count)):
             mean = self._means[:, domain, None].expand_as(self._values)

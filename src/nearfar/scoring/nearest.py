@@ -34,7 +34,13 @@ class _Domain:
     """
 
     def __init__(
-        self, distance: Distance, scaled: Tensor, bank: NormalBank, members: Tensor, clips: Tensor, settings: NearestSettings
+        self,
+        distance: Distance,
+        scaled: Tensor,
+        bank: NormalBank,
+        members: Tensor,
+        clips: Tensor,
+        settings: NearestSettings,
     ) -> None:
         self._distance, self._bank, self._settings = distance, bank, settings
         self.members, self.clips, self._active = members, clips, bank.active[members]
@@ -241,9 +247,7 @@ class LocalDensity(NearestNeighbours):
         kind: ``ratio`` (D / b) or ``difference`` (D - b).
     """
 
-    def __init__(
-        self, density_neighbours: int = 4, kind: str = "ratio", *, seed: int = 0, **changes: Any
-    ) -> None:
+    def __init__(self, density_neighbours: int = 4, kind: str = "ratio", *, seed: int = 0, **changes: Any) -> None:
         super().__init__(seed=seed, normalisation=kind, density_neighbours=density_neighbours, **changes)
 
 
@@ -270,5 +274,3 @@ def _usable(medians: Tensor) -> Tensor:
     usable = medians > EPSILON
     others = medians.flip(0)
     return torch.where(usable, medians, torch.where(others > EPSILON, others, 1.0))
-
-

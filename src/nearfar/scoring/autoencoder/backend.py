@@ -48,7 +48,12 @@ class AutoencoderScorer:
     """
 
     def __init__(
-        self, model: TrainedAutoencoder, settings: AutoencoderSettings, normals: Tensor, machine: str, seconds: float
+        self,
+        model: TrainedAutoencoder,
+        settings: AutoencoderSettings,
+        normals: Tensor,
+        machine: str,
+        seconds: float,
     ) -> None:
         self._model, self._settings, self._normals, self.seconds = model, settings, normals, seconds
         self.parameters = sum(parameter.numel() for parameter in model.network.parameters())
