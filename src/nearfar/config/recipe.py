@@ -14,9 +14,6 @@ from pydantic import ConfigDict, Field, model_validator
 
 from nearfar.config.renamed import modernised
 from nearfar.config.tables import (
-    ADAPTATIONS,
-    BACKENDS,
-    VIEWS,
     Audio,
     Augmentation,
     CalibrationTable,
@@ -30,11 +27,12 @@ from nearfar.config.tables import (
 )
 from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
 from nearfar.data.clips import Channel
+from nearfar.encoders import ADAPTATIONS
 from nearfar.errors import InputError
 from nearfar.registry import Entry
-from nearfar.scoring import Backend, ScoringPlan
+from nearfar.scoring import BACKENDS, Backend, ScoringPlan
 from nearfar.settings import Settings, checked, unknown_key
-from nearfar.views import channels_of, required_waveforms
+from nearfar.views import VIEWS, channels_of, required_waveforms
 
 RECIPES = "recipes"
 """The folder of recipes in the package."""
@@ -113,7 +111,7 @@ class Recipe(RecipeTable):
         return channels_of((*trained, *self.waveform_views))
 
     def settings(self, entry: Entry, inline: Settings | None = None) -> Any:
-        """The settings of an entry: from its own table, or ``inline``, those of the table in which it is chosen."""
+        """The settings of an entry: from its own table, else ``inline``, those of the table of the choice."""
         if entry.table is None:
             return inline if inline is not None else entry.settings()
         return (self.__pydantic_extra__ or {}).get(entry.table) or entry.settings()

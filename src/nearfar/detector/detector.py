@@ -1,4 +1,4 @@
-"""A detector: fitted on recordings of machines running normally, it scores others and decides which are anomalous."""
+"""A detector: fitted on normal recordings of machines, it scores others and decides which are anomalous."""
 
 from __future__ import annotations
 
@@ -154,8 +154,8 @@ class Detector:
             recipe: a recipe, its name or path; by default ``nearfar-best``, and ``frozen-near`` for mono
                 recordings.
             machine: of a folder of machines only this one; else the name to give the machine.
-            model: of a recipe that trains: the model's folder, which may be that of a run on the same recordings. An
-                unfinished training is resumed there. By default a temporary folder.
+            model: of a recipe that trains: the model's folder, which may be that of a run on the same recordings.
+                An unfinished training is resumed there. By default a temporary folder.
             device: where networks run, such as ``"cuda:1"``; by default the first GPU, if there is one.
             progress: called during long steps.
 
@@ -226,8 +226,8 @@ class Detector:
 
         Args:
             recording: a file, or an array of (channels, samples) or (samples,) in [-1, 1].
-            machine: whose recording it is. A detector of one machine needs no name; of several, the folder that the
-                file lies in may decide.
+            machine: whose recording it is. A detector of one machine needs no name; of several, the folder that
+                the file lies in may decide.
             domain: source or target, where it is known; by default that of the nearest normal recording. It has no
                 effect where both have one threshold.
             sample_rate_hz: of an array.
@@ -469,16 +469,16 @@ def _without(
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
-    from nearfar.pipeline.training import (
+    from nearfar.pipeline.training import (  # imports accelerate, which scoring does not need
         is_trained,
         train_or_reuse,
-    )  # imports accelerate, which scoring does not need
+    )
 
     if not is_trained(recipe, dataset, model):
         check_recordings(recipe, dataset, progress)
     if not train_or_reuse(recipe, dataset, model, progress=progress):
         raise NearfarError(
-            "A detector is fitted by one process. Train on several with nearfar run, and give its model folder (model)."
+            "A detector is fitted by one process. Train on several with nearfar run, and pass its model folder."
         )
 
 

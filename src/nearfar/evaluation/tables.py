@@ -11,11 +11,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from nearfar.evaluation.published import PUBLISHED, Discrepancy, PublishedColumn, check_published
 from nearfar.evaluation.results import DecisionMetrics, DecisionResults, MachineDecisionResult, Results, row_names
 from nearfar.evaluation.uncertainty import Comparison, Difference, Intervals, Uncertainty
+from nearfar.files import write_text
 from nearfar.metrics import QUANTITIES, Quantity
 from nearfar.rendering import TextRow, TextTable, csv_text, json_text, markdown
 
@@ -156,6 +158,12 @@ def to_csv(table: ResultsTable) -> str:
 def to_json(table: ResultsTable) -> str:
     """:func:`to_tree` as text."""
     return json_text(to_tree(table))
+
+
+def write_table(table: ResultsTable, folder: Path, name: str) -> None:
+    """Write ``<name>.md``, ``<name>.csv`` and ``<name>.json`` into a folder."""
+    for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
+        write_text(folder / f"{name}.{suffix}", text)
 
 
 def to_tree(table: ResultsTable) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Validate a recipe against a dataset, and resolve it: before anything long begins, with all defects listed at once."""
+"""Validate a recipe against a dataset and resolve it, before anything long begins; all defects are listed at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from nearfar.views import channels_of
 logger = logging.getLogger(__name__)
 
 SHORTEST_FRACTION = 0.5
-"""Where a detector's recordings differ in length, windows are as long as the shortest, unless that is less than this
+"""Where a detector's recordings differ in length, windows are as long as the shortest, unless that is less than
+this
 fraction of the longest."""
 
 
@@ -50,13 +51,13 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
 
     Returns:
         the dataset, and the recipe with ``audio.clip_seconds`` as a number, a rule and rate of thresholds, with
-        ``training.views`` near alone where all recordings are mono and only near is scored, and with a warm-up that
-        ends before training does.
+        ``training.views`` near alone where all recordings are mono and only near is scored, and with a warm-up
+        that ends before training does.
 
     Raises:
         InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. Files
-            that cannot be read, clips of unequal length within a machine, with a missing channel or longer than the
-            recipe's clip length are found here, from their headers, and listed together.
+            that cannot be read, clips of unequal length within a machine, with a missing channel or longer than
+            the recipe's clip length are found here, from their headers, and listed together.
     """
     dataset = read_dataset(data)
     require_training_clips(dataset, [machine for machine in dataset.machines if dataset.test(machine)])
@@ -81,7 +82,8 @@ def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
     """Resolve a recipe for a detector of normal recordings, which may differ in length.
 
     Raises:
-        InputError: as :func:`prepare_run`; also if recordings are so unequal that the length of windows is unclear.
+        InputError: as :func:`prepare_run`; also if recordings are so unequal that the length of windows is
+            unclear.
     """
     recipe, headers = resolve(recipe, dataset, DETECTOR)
     samples = [headers[clip.path].frames_at(SAMPLE_RATE_HZ) for clip in dataset.clips]
@@ -104,7 +106,7 @@ def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
             dataset.clips[samples.index(longest)].path,
             found=f"a recording of {longest / SAMPLE_RATE_HZ:g} s",
             expected=f"at most the {seconds:g} s of a clip, as this recipe trains on whole recordings",
-            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe that trains nothing, such as nearfar-best",
+            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe without training, such as nearfar-best",
         )
     return recipe
 
@@ -141,8 +143,8 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
     About a millisecond of processor time per 10 s clip.
 
     Raises:
-        InputError: listing the clips with NaN, infinite or missing samples or a silent channel, of the channels that
-            the recipe uses.
+        InputError: listing the clips with NaN, infinite or missing samples or a silent channel, of the channels
+            that the recipe uses.
     """
     channels = {"train": recipe.channels, "test": channels_of(recipe.waveform_views)}
     near, far = recipe.audio.near_channel, recipe.audio.far_channel
@@ -166,7 +168,8 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
 
 
 def _with_threshold(recipe: Recipe, purpose: Purpose) -> Recipe:
-    threshold, changes = recipe.threshold, {}
+    threshold = recipe.threshold
+    changes: dict[str, object] = {}
     if threshold.rule is None:
         changes["threshold.rule"] = purpose.rule
     if threshold.false_alarm_rate is None:

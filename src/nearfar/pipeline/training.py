@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nearfar.checkpoint import Identity, finished_steps
 from nearfar.config import Recipe

@@ -1,4 +1,5 @@
-"""The bank of one machine: normal clips and synthetic ones made of them, and what it holds when a clip is left out.
+"""The bank of one machine: normal clips and synthetic ones made of them, and what it holds when a clip is left
+out.
 
 For a clip *r* of the N that the bank was made from, left out means:
 

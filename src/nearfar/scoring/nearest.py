@@ -4,7 +4,8 @@ With one part, the cosine distance and one neighbour this is equation 3 of the r
 ``1 - max_n cos(E, E_n)``. With several parts, each has its own nearest normal clip and the distances are
 averaged (BEAM of public systems), unless ``shared_neighbour`` makes them choose together.
 
-With two separate domains, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of each
+With two separate domains, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of
+    each
 domain's own bank (domain-wise local density, after Wilkinghoff et al., arXiv 2509.10951), or
 ``min(S_source / m_source, S_target / m_target)``, where m is the median of the domain's own leave-one-out scores
 (domain-wise standardisation).
@@ -181,8 +182,8 @@ class NearestNeighbours:
             features: (clips, parts, dim) or (clips, dim) float32.
 
         Returns:
-            (clips,) float64 scores, and (clips,) int64 indices of normal clips: over all parts together, where there
-            are several. Of a synthetic clip it is the target clip that it is made of.
+            (clips,) float64 scores, and (clips,) int64 indices of normal clips: over all parts together, where
+            there are several. Of a synthetic clip it is the target clip that it is made of.
 
         Raises:
             ValueError: if the features have other sizes than the normal clips', or one is not finite (or, for the
@@ -252,7 +253,8 @@ class LocalDensity(NearestNeighbours):
 
 
 class BEAM(NearestNeighbours):
-    """:class:`NearestNeighbours` over several parts (bands), each with its own nearest normal clip; the mean of these.
+    """:class:`NearestNeighbours` over several parts (bands), each with its own nearest normal clip; the mean of
+    these.
 
     Fit it on (normals, bands, dim).
     """
