@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from nearfar.evaluation.published import check_published
+from nearfar.evaluation.published import PUBLISHED, check_published
 from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores, write_decisions, write_scores
 from nearfar.evaluation.truth import GroundTruth
+
+PUBLISHED_NAMES = [column.name for column in PUBLISHED]
 
 
 @pytest.fixture
@@ -56,8 +58,9 @@ def hide(folder, truth):
 @pytest.mark.parametrize(("system", "score"), [("mse", 0.57194), ("mahala", 0.57205)])
 def test_the_baselines_rerun_has_its_known_official_score(nearfar, golden_arrays, system, score):
     code, out, _ = nearfar("evaluate", "--scores", golden_arrays / "ae_rerun_scores" / system, "--json")
-    tree = json.loads(out)["systems"][0]
+    tree, *published = json.loads(out)["systems"]
     assert (code, tree["name"]) == (0, system)
+    assert [column["name"] for column in published] == [f"{name} (published)" for name in PUBLISHED_NAMES]
     assert tree["all"]["score"]["mean"] == pytest.approx(score, abs=5e-6)
     assert "decisions" not in json.loads(out)
 
