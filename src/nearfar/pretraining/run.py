@@ -123,7 +123,8 @@ def pretrain(
         progress: called after each step, on the main process.
 
     Returns:
-        The trained encoder on the CPU, of student or teacher depending on ``recipe.export``; None on the other processes.
+        The trained encoder on the CPU, of student or teacher (``recipe.export``); None on processes that are not
+        the main one.
 
     Raises:
         TrainingError: if loss or gradient is not finite, or the encoder has collapsed; the checkpoint is kept.

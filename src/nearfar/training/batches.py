@@ -79,9 +79,7 @@ class WaveformCache:
         settings: of the views.
     """
 
-    def __init__(
-        self, views: tuple[str, ...], megabytes: float, audio: Audio, settings: ViewSettings
-    ) -> None:
+    def __init__(self, views: tuple[str, ...], megabytes: float, audio: Audio, settings: ViewSettings) -> None:
         self._views, self._audio, self._settings = views, audio, settings
         self._free = int(megabytes * 1e6)
         self._waveforms: dict[Clip, NDArray[np.float32]] = {}
