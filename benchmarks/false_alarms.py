@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from nearfar.config import load_recipe
-from nearfar.data.layouts import read_dataset, read_normals
 from nearfar.detector.bank import fit_bank
 from nearfar.detector.normals import resolve
 from nearfar.features.representation import represent
+from nearfar.thresholds.detectors import usable_threshold
+
+from nearfar.config import load_recipe
+from nearfar.data.layouts import read_dataset, read_normals
 from nearfar.features.windows import Heard, Recording, hear
 from nearfar.thresholds.calibration import held_out
-from nearfar.thresholds.detectors import usable_threshold
 
 RATE, NEW = 0.1, 200
 PLAIN = {"scoring.distance": "cosine", "scoring.normalisation": "none"}

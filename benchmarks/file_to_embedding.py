@@ -16,12 +16,12 @@ from statistics import median
 import numpy as np
 import soundfile as sf
 import torch
+from nearfar.features.cache import embed_clips
+from nearfar.features.representation import of_model
 from reference import interleaved
 
 from nearfar.config import load_recipe
 from nearfar.data.clips import Clip, parse_clip
-from nearfar.features.cache import embed_clips
-from nearfar.features.representation import of_model
 from nearfar.models import TrainedEmbedder, build_model
 
 THREADS, CLIPS, BATCH, ROUNDS = 2, 8, 4, 3

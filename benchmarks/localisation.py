@@ -124,9 +124,9 @@ def tokens_of(encoder: EAT, layer: int) -> Callable[[Clip], Tensor]:
 
     def describe(clip: Clip) -> Tensor:
         fbank = FBANK(clip.waveforms[:1])
-        tokens = encoder.embed(fbank) if layer < 0 else encoder.forward_layers(fbank, (layer,))[0]
+        patches = encoder.embed(fbank)[:, 1:] if layer < 0 else encoder.encode(fbank, (layer + 1,))[0].patches
         columns = clip.log_mels.shape[1] // 16
-        return tokens[0, 1:].reshape(-1, BANDS, tokens.shape[2])[:columns]
+        return patches[0].reshape(-1, BANDS, patches.shape[2])[:columns]
 
     return describe
 

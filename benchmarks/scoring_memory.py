@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import torch
+from nearfar.features.cache import EmbeddingStore
+from nearfar.features.representation import of_model
 
 from nearfar.challenge.run import score_system
 from nearfar.config import load_recipe
 from nearfar.data.layouts import read_dataset
-from nearfar.features.cache import EmbeddingStore
-from nearfar.features.representation import of_model
 from nearfar.models import TrainedEmbedder, build_model
 
 THREADS, TEST_CLIPS, TRAIN_CLIPS, FILES = 1, 10_000, 1_000, 8

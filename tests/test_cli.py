@@ -239,9 +239,11 @@ def test_demo_leaves_recordings_alone_that_it_did_not_make(
 
 @pytest.mark.parametrize(("kind", "official_score"), [("mse", 0.57194), ("mahala", 0.57205)])
 def test_evaluate_gives_the_published_scores(
-    kind: str, official_score: float, nearfar_command: Nearfar, golden: Path
+    kind: str, official_score: float, nearfar_command: Nearfar, golden_arrays: Path
 ) -> None:
-    tree = json.loads(nearfar_command("evaluate", "--scores", golden / "ae_rerun_scores" / kind, "--json").out)
+    tree = json.loads(
+        nearfar_command("evaluate", "--scores", golden_arrays / "ae_rerun_scores" / kind, "--json").out
+    )
     own = tree["systems"][0]
     assert own["name"] == kind
     assert own["all"]["score"]["mean"] == pytest.approx(official_score, abs=1e-5)

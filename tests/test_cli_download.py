@@ -64,27 +64,27 @@ def clips(folder: Path) -> set[str]:
 
 def test_from_nothing_to_a_folder_that_nearfar_reads(run, mirror, small_factory, tmp_path):
     out = tmp_path / "data"
-    code, said, err = run("download", "dcase2026", "--out", out)
+    code, out_text, err = run("download", "dcase2026", "--out", out)
     assert (code, clips(out)) == (0, clips(small_factory))
-    assert said.splitlines()[:3] == [
+    assert out_text.splitlines()[:3] == [
         "dev_hummer.zip: downloaded",
         "train_whiner.zip: downloaded",
         "eval_whiner.zip: downloaded",
     ]
-    assert "Licence of record 20151556 of Zenodo: CC BY-NC-SA 4.0" in said
-    assert f"The recordings are in {out}. Look at them with: nearfar data {out}" in said
+    assert "Licence of record 20151556 of Zenodo: CC BY-NC-SA 4.0" in out_text
+    assert f"The recordings are in {out}. Summarise them with: nearfar data {out}" in out_text
     assert "unpacking dev_hummer.zip, MB: 2/2" in err
 
-    code, said, _ = run("data", out)
+    code, out_text, _ = run("data", out)
     assert code == 0
-    assert "hummer" in said
-    assert "odd" not in said
+    assert "hummer" in out_text
+    assert "warning" not in out_text
 
 
-def test_again_it_says_that_there_is_nothing_to_do(run, mirror, tmp_path):
+def test_a_finished_download_is_skipped(run, mirror, tmp_path):
     run("download", "dcase2026", "dev", "--out", tmp_path / "data")
-    code, said, err = run("download", "dcase2026", "dev", "--out", tmp_path / "data")
-    assert (code, said.splitlines()[0], err) == (0, "dev_hummer.zip: already there", "")
+    code, out_text, err = run("download", "dcase2026", "dev", "--out", tmp_path / "data")
+    assert (code, out_text.splitlines()[0], err) == (0, "dev_hummer.zip: already complete", "")
 
 
 def test_parts_and_machines_are_chosen(run, mirror, tmp_path):
@@ -99,9 +99,9 @@ def test_parts_and_machines_are_chosen(run, mirror, tmp_path):
 
 def test_the_list_for_fetching_by_hand(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, said, _ = run("download", "dcase2026", "dev", "--machines", "fan,ToyCar", "--list")
+    code, out_text, _ = run("download", "dcase2026", "dev", "--machines", "fan,ToyCar", "--list")
     assert code == 0
-    assert said.splitlines() == [
+    assert out_text.splitlines() == [
         "https://zenodo.org/records/19336329/files/dev_ToyCar_r2.zip  722655322 bytes  "
         "md5 353201db217e25377a7e7eccf9c1c8a7",
         "https://zenodo.org/records/19336329/files/dev_fan.zip  704228804 bytes  "
@@ -113,18 +113,18 @@ def test_the_list_for_fetching_by_hand(run, tmp_path, monkeypatch):
 def test_without_network_by_hand(run, mirror, small_factory, tmp_path, monkeypatch):
     out = tmp_path / "data"
     monkeypatch.setenv("NEARFAR_ZENODO", "http://127.0.0.1:9")
-    monkeypatch.setattr(transfer.Patience, "wait_seconds", lambda *args: 0.0)
+    monkeypatch.setattr(transfer.RetryPolicy, "wait_seconds", lambda *args: 0.0)
     code, _, err = run("download", "dcase2026", "--out", out)
     assert code == 2
-    assert "nearfar: could not fetch 3 of the archives (ConnectionRefusedError" in err
-    assert f"put them as they are into {out}" in err
+    assert "nearfar: could not download 3 of the archives (ConnectionRefusedError" in err
+    assert f"copy them as they are into {out}" in err
     addresses = [line.split()[0] for line in err.splitlines() if line.startswith("http") and " md5 " in line]
     assert len(addresses) == 3
     for address in addresses:
         shutil.copy(tmp_path / "mirror" / address.removeprefix("http://127.0.0.1:9/"), out)
-    code, said, _ = run("download", "dcase2026", "--out", out)
+    code, out_text, _ = run("download", "dcase2026", "--out", out)
     assert code == 0
-    assert said.count("put there by hand") == 3
+    assert out_text.count("local file") == 3
     assert clips(out) == clips(small_factory)
 
 
@@ -137,9 +137,9 @@ def test_encoders(run, tmp_path, monkeypatch, short_name):
         )
 
     monkeypatch.setattr(hub, "fetch_encoder", fetch_encoder)
-    code, said, _ = run("download", short_name, "--out", tmp_path)
+    code, out_text, _ = run("download", short_name, "--out", tmp_path)
     assert code == 0
-    assert said.splitlines() == [
+    assert out_text.splitlines() == [
         "owner/eat at v1: downloaded, MIT",
         f"{tmp_path}/w: 7 bytes, sha256 ab",
         f"Recorded in {tmp_path}/record.json. Use it with: --encoder {tmp_path}",

@@ -54,8 +54,8 @@ def hide(folder, truth):
 
 
 @pytest.mark.parametrize(("system", "score"), [("mse", 0.57194), ("mahala", 0.57205)])
-def test_the_baselines_rerun_has_its_known_official_score(nearfar, golden, system, score):
-    code, out, _ = nearfar("evaluate", "--scores", golden / "ae_rerun_scores" / system, "--json")
+def test_the_baselines_rerun_has_its_known_official_score(nearfar, golden_arrays, system, score):
+    code, out, _ = nearfar("evaluate", "--scores", golden_arrays / "ae_rerun_scores" / system, "--json")
     tree = json.loads(out)["systems"][0]
     assert (code, tree["name"]) == (0, system)
     assert tree["all"]["score"]["mean"] == pytest.approx(score, abs=5e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.errors import NearfarError
-from nearfar.files import flush_to_disk, reset_permissions, whole_file, write_json, write_text
+from nearfar.files import reset_permissions, whole_file, write_json, write_text
 
 
 def test_a_file_takes_its_place_when_the_block_ends_and_not_before(tmp_path: Path) -> None:

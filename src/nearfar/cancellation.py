@@ -8,9 +8,9 @@ clip: with the spectra C of near and F of far,
 It assumes that the far channel holds no sound of the machine. Where it does, the prediction removes the machine as
 well. Two changes help, measured in docs/results: a window longer than the room's reverberation, without which one
 factor per frequency cannot describe the path from far to near; and a limit on the gain |H|. A source of noise is
-nearer to the far microphone, or not much farther away, so that |H| is about 1 or less; the machine is much nearer to
-the near one, so that a prediction of the machine has a large |H|. Where |H| exceeds the limit L, it becomes
-H (L / |H|)^2.
+nearer to the far microphone, or not much farther away, so that |H| is about 1 or less; the machine is much nearer
+to the near one, so that a prediction of the machine has a large |H|. Where |H| exceeds the limit L, it becomes H
+(L / |H|)^2.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def cancel(
 ) -> Waveform:
     """Subtract from the near channel what the far channel linearly predicts of it.
 
-    ``cancel(near, far, window_samples=8192, hop_samples=2048, gain_limit=1.0)`` is what the recipe nearfar-best does.
+    ``cancel(near, far, window_samples=8192, hop_samples=2048, gain_limit=1.0)`` is what the recipe nearfar-best
+    does.
 
     Args:
         near, far: (samples,) float32 of one recording.

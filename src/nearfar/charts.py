@@ -21,11 +21,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearfar.evaluation.metrics import DOMAINS, MAX_FPR, domain_rows, machine_metrics
-from nearfar.evaluation.official import CURRENT, OfficialScore
 from nearfar.explain.localisation import time_edges_s
 from nearfar.files import whole_file
 from nearfar.frontends.kaldi import FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, mel_centres_hz
+from nearfar.metrics import CURRENT, DOMAINS, MAX_FPR, OfficialRule, domain_rows, machine_metrics, roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +58,7 @@ _STYLES = {
     "normal": _Style("blue", line="--"),
     "anomaly": _Style("vermilion"),
 }
-_FAR_MARKERS = {"o": "s", "x": "+"}
+_OTHER_MARKERS = {"o": "s", "x": "+"}
 _BINS = 24
 _MOST_STEPS = 200
 _MOST_COLUMNS, _COLOURS = 320, 48
@@ -117,14 +116,14 @@ class Points:
         name: for the legend; left out of it where the name is empty.
         kind: such as ``source normal``, ``target anomaly`` or ``source training``: sets colour and mark.
         x, y: (clips,).
-        far: whether these are embeddings of the far channel, which have other marks.
+        other_view: whether to draw squares for circles and + for x, as for clips of a second view.
     """
 
     name: str
     kind: str
     x: NDArray[np.float64]
     y: NDArray[np.float64]
-    far: bool = False
+    other_view: bool = False
 
 
 def histogram(
@@ -149,7 +148,7 @@ def histogram(
 
 
 def roc(
-    labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, title: str, rule: OfficialScore = CURRENT
+    labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, title: str, rule: OfficialRule = CURRENT
 ) -> Chart:
     """ROC curves of one machine: of both domains and of all clips, with their areas in the legend.
 
@@ -163,7 +162,7 @@ def roc(
         rule: of the clips' year; a domain without normal clips is left out where the rule allows it.
 
     Raises:
-        ValueError: as :func:`nearfar.evaluation.metrics.machine_metrics`.
+        ValueError: as :func:`nearfar.metrics.machine_metrics`.
     """
     with _figure(height=280, rows=3) as figure:
         areas = _draw_roc(figure.add_subplot(), labels, domains, scores, rule)
@@ -221,7 +220,7 @@ def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *,
             colour = PALETTE[style.colour]
             axes.plot(
                 group.x, group.y, linestyle="none", color=colour, alpha=style.alpha, markersize=style.size,
-                marker=_FAR_MARKERS[style.marker] if group.far else style.marker, markeredgewidth=1.2,
+                marker=_OTHER_MARKERS[style.marker] if group.other_view else style.marker, markeredgewidth=1.2,
                 markerfacecolor="none" if style.hollow else colour, label=group.name or "_unnamed",
             )  # fmt: skip
         axes.set(xlabel=x_label, ylabel=y_label)
@@ -258,12 +257,12 @@ def heat_map(
             for x, value in enumerate(row):
                 if value is None or not math.isfinite(value):
                     continue
-                fraction = (value - low) / (high - low) if high > low else 1.0
-                cell = Rectangle((x, y), 0.97, 0.95, facecolor=PALETTE["blue"], alpha=_DARKEST * fraction)
-                axes.add_patch(cell)
+                opacity = _DARKEST * (0.1 + 0.9 * ((value - low) / (high - low) if high > low else 1.0))
+                axes.add_patch(Rectangle((x, y), 0.97, 0.95, facecolor=PALETTE["blue"], alpha=opacity))
                 axes.text(x + 0.49, y + 0.5, f"{value:.1f}", ha="center", va="center", size=_TICK)
         axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=40, ha="left", rotation_mode="anchor")
+        slanted: Any = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, **slanted if max(map(len, columns)) > 5 else {})
         axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.grid(visible=False)
@@ -295,8 +294,8 @@ def spectrogram(log_mel: ArrayLike, marked: NDArray[np.bool_], title: str, descr
     with _figure(width=460, height=190) as figure:
         axes = figure.add_subplot()
         axes.imshow(
-            thinned.T, cmap=colormaps["magma"].resampled(_COLOURS), vmin=low, vmax=max(high, low + 1e-6), aspect="auto", origin="lower",
-            interpolation="none", extent=(edges_s[0], end_s, 0, values.shape[1]),
+            thinned.T, cmap=colormaps["magma"].resampled(_COLOURS), vmin=low, vmax=max(high, low + 1e-6),
+            aspect="auto", origin="lower", interpolation="none", extent=(edges_s[0], end_s, 0, values.shape[1]),
         )  # fmt: skip
         corners = outline(marked)
         lines = np.stack([edges_s[corners[..., 0]], PATCH_FRAMES * corners[..., 1]], axis=-1)
@@ -315,7 +314,7 @@ def machine_figure(
     scores: ArrayLike,
     title: str,
     path: Path,
-    rule: OfficialScore = CURRENT,
+    rule: OfficialRule = CURRENT,
 ) -> None:
     """Draw a machine's score histogram by domain and label beside its ROC curves, to a PNG file.
 
@@ -341,25 +340,6 @@ def machine_figure(
         _draw_histogram(left, groups, ())
         areas = _draw_roc(right, anomalous, domain, score, rule)
     Chart(figure, f"{machine} – {title}", "; ".join(areas)).save_png(path)
-
-
-def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False- and true-positive rates at every threshold, from (0, 0) to (1, 1); tied clips move both at once.
-
-    Args:
-        labels: (clips,) bool or 0/1, true for an anomaly; both must occur.
-        scores: (clips,) finite numbers, higher is more anomalous.
-
-    Returns:
-        two arrays (distinct scores + 1,).
-    """
-    anomalous, score = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-score, kind="stable")
-    last_of_tie = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
-    hits = np.cumsum(anomalous[order])[last_of_tie]
-    alarms = last_of_tie + 1 - hits
-    start = np.zeros(1)
-    return np.append(start, alarms / alarms[-1]), np.append(start, hits / hits[-1])
 
 
 def fraction_above(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
@@ -430,7 +410,7 @@ def _draw_thresholds(axes: Axes, thresholds: Sequence[tuple[str, float]]) -> Non
 
 
 def _draw_roc(
-    axes: Axes, labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, rule: OfficialScore
+    axes: Axes, labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, rule: OfficialRule
 ) -> list[str]:
     """Draw the curves; the names with their areas are returned."""
     anomalous, domain, score = np.asarray(labels, dtype=bool), np.asarray(domains), np.asarray(scores)
@@ -482,9 +462,11 @@ def _inline(svg: bytes, name: str, title: str, description: str) -> str:
             element.set(key, re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}", element.get(key, "")))
         if "style" in element.attrib:
             element.set("style", _page_style(element.get("style", "")))
+    box = root.get("viewBox", "")
     root.attrib = {
         "class": "chart",
-        "viewBox": root.get("viewBox", ""),
+        "viewBox": box,
+        "style": f"max-width: {1.5 * float(box.split()[2]):.0f}px",
         "role": "img",
         "aria-labelledby": f"t{name} d{name}",
     }

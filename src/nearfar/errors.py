@@ -29,8 +29,8 @@ class InputError(NearfarError):
         super().__init__(f"{where}: found {found}; expected {expected}{end} {remedy}.")
 
 
-class InputErrors(InputError):
-    """Several errors about the same input, such as the recordings of a folder; the attributes are the first one's."""
+class MultipleInputError(InputError):
+    """Several errors about one input, such as the recordings of a folder; the attributes are of the first."""
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         first = errors[0]
@@ -47,7 +47,7 @@ def raise_errors(errors: Sequence[InputError]) -> None:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise InputErrors(errors)
+        raise MultipleInputError(errors)
 
 
 class TrainingError(NearfarError):

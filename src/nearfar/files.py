@@ -1,4 +1,4 @@
-"""Atomic writing of files: a file is written whole or not at all, also when the program is killed or the disk fills."""
+"""Atomic writing of files: whole or not at all, also when the program is killed or the disk fills."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ ABANDONED_AFTER_SECONDS = 3_600
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``, with the same suffix, that replaces ``path`` when the block succeeds.
+    """Yield a temporary file beside ``path``, with the same suffix, that replaces ``path`` when the block
+    succeeds.
 
-    If the block raises, the temporary file is removed and ``path`` stays as it was. The folder is created if needed.
-    Permissions follow the umask, whatever the library that writes the file sets. Old temporary files of the same
-    path, left by killed programs, are removed.
+    If the block raises, the temporary file is removed and ``path`` stays as it was. The folder is created if
+    needed. Permissions follow the umask, whatever the library that writes the file sets. Old temporary files of
+    the same path, left by killed programs, are removed.
 
     Raises:
         OSError: if the folder cannot be created or the file cannot be replaced.

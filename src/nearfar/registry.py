@@ -1,4 +1,5 @@
-"""Tables of choices: one per kind (poolings, losses, views, back-ends, ...), read by everything that offers a choice.
+"""Tables of choices: one per kind (poolings, losses, views, back-ends, ...), read by everything that offers a
+choice.
 
 A table is a dictionary from the name that recipes use to an :class:`Entry`. To add a choice, write it in a file of
 its own and add one line to the table beside it::
@@ -22,8 +23,8 @@ class Entry:
     """What all entries of all tables have; each table adds what its kind of choice computes.
 
     Attributes:
-        description: a phrase for the description of a submission, such as ``"mean over tokens"``; attributes of the
-            settings may stand in braces.
+        description: a phrase for the description of a submission, such as ``"mean over tokens"``; attributes of
+            the settings may stand in braces.
         settings: the settings of this choice alone. Its fields are keys of the recipe table in which the choice is
             made, and enter the identity of results only where this entry is chosen.
         table: the name of a table of the recipe that holds these settings instead, such as ``"lora"``.

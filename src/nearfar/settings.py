@@ -1,7 +1,7 @@
 """The base of all configuration: frozen, typed tables that state which of their keys decide results.
 
-A table in which choices are made (:class:`ChoiceTable`) also accepts, as keys of its own, the settings of the chosen
-entries: with ``pooling = "rdp"``, ``rdp_gamma`` is a key of ``[features]``.
+A table in which choices are made (:class:`ChoiceTable`) also accepts, as keys of its own, the settings of the
+chosen entries: with ``pooling = "rdp"``, ``rdp_gamma`` is a key of ``[features]``.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Settings(BaseModel):
 class ChoiceTable(Settings):
     """A table of settings with fields that name one or several entries of a :class:`~nearfar.registry.Registry`.
 
-    The keys of all entries' settings are accepted. Those of the chosen entry are filled with their defaults and are
-    part of :meth:`identity`; those of other entries are checked, kept, and decide nothing.
+    The keys of all entries' settings are accepted. Those of the chosen entry are filled with their defaults and
+    are part of :meth:`identity`; those of other entries are checked, kept, and decide nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -117,7 +117,7 @@ class ChoiceTable(Settings):
 
 
 def inline_settings(entry: Entry) -> type[Settings]:
-    """The settings of an entry that are keys of the table in which it is chosen: none where it has its own table."""
+    """The settings of an entry that are keys of the table of the choice: none where it has its own table."""
     return entry.settings if entry.table is None else Settings
 
 

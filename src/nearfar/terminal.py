@@ -1,4 +1,4 @@
-"""What a person sees: tables and progress bars in the terminal. Bars go to standard error."""
+"""Output in the terminal: tables on standard output, progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,18 +20,36 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from nearfar.rendering import TextRow, TextTable
+
 if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
-    from nearfar.detector.scores import Departure, Score
-    from nearfar.thresholds.detectors import Threshold
+    from nearfar.detector.results import Departure, Score
+    from nearfar.thresholds import Threshold
+
+_STYLES = {"": None, "strong": "bold", "alarm": "bold red", "faint": "dim"}
 
 
-def show(what: RenderableType) -> None:
-    """Print to standard output; not cut to a width where it is not a terminal. Text is printed as it is."""
+def show(content: str | Text | TextTable) -> None:
+    """Print a text as it is, or a table with its notes, to standard output: 200 columns wide if no terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(what, soft_wrap=isinstance(what, str | Text), markup=False)
+    if isinstance(content, TextTable):
+        console.print(_rich_table(content), markup=False)
+    lines = content.notes if isinstance(content, TextTable) else [content]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _rich_table(table: TextTable) -> Table:
+    shown = Table(box=SIMPLE_HEAD, title=table.title or None)
+    for column, heading in enumerate(table.headings):
+        justify = "left" if column in table.text_columns else "right"
+        shown.add_column(heading, justify=justify, overflow="fold", no_wrap=column < table.unwrapped)
+    for row in table.rows:
+        shown.add_row(*row.cells, style=_STYLES[row.emphasis], end_section=row.ends_group)
+    return shown
 
 
 @contextmanager
@@ -60,105 +78,104 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _line_progress(console: Console) -> Callable[[str, int, int], None]:
-    said: dict[str, int] = {}
+    printed: dict[str, int] = {}
 
     def advance(task: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
-        if said.get(task) != tenth:
-            said[task] = tenth
+        if printed.get(task) != tenth:
+            printed[task] = tenth
             console.print(f"{task}: {done}/{total}", soft_wrap=True, highlight=False, markup=False)
 
     return advance
 
 
-def data_table(machines: Iterable[MachineSummary]) -> Table:
+def data_table(machines: Iterable[MachineSummary]) -> TextTable:
     """A row per machine: clips by split, domain and label, attributes, seconds, channels and rate."""
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("machine", "train", "test", "attributes in training", "seconds", "channels", "rate", "hours"):
-        table.add_column(name, justify="left" if name in ("machine", "attributes in training") else "right")
-    for machine in machines:
-        train = ", ".join(f"{c.clips} {c.domain or ''}".strip() for c in machine.clips if c.split == "train")
-        test = ", ".join(
-            " ".join(filter(None, (str(c.clips), c.domain, c.label))) for c in machine.clips if c.split == "test"
-        )
-        attributes = ", ".join(
-            f"{a.attributes} ({a.domain} {a.clips})" for a in machine.attributes if a.split == "train"
-        )
-        low, high = machine.shortest_seconds, machine.longest_seconds
-        table.add_row(
-            machine.machine,
-            train or "none",
-            test or "none",
-            attributes,
-            f"{low:g}" if low == high else f"{low:g} to {high:g}",
-            "/".join(map(str, machine.channels)),
-            "/".join(f"{rate} Hz" for rate in machine.sample_rates_hz),
-            f"{machine.hours:.2f}",
-        )
-    return table
+    return TextTable(
+        ("machine", "train", "test", "attributes in training", "seconds", "channels", "rate", "hours"),
+        tuple(TextRow(_data_row(machine)) for machine in machines),
+        text_columns=(0, 3),
+    )
 
 
-def scores_table(scores: Sequence[Score], *, windows: bool = False) -> Table:
-    """A row per recording, and behind it one per window of longer ones where asked for; anomalous ones in red."""
-    table = Table(box=SIMPLE_HEAD)
-    left = ("file", "machine", "nearest normal", "departs most")
-    views = list(scores[0].channels) if scores and len(scores[0].channels) > 1 else []
-    for name in ("file", "machine", "score", *views, "threshold", "margin", "p", *left[2:]):
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+def _data_row(machine: MachineSummary) -> tuple[str, ...]:
+    train = ", ".join(f"{c.clips} {c.domain or ''}".strip() for c in machine.clips if c.split == "train")
+    test = ", ".join(
+        " ".join(filter(None, (str(c.clips), c.domain, c.label))) for c in machine.clips if c.split == "test"
+    )
+    low, high = machine.shortest_seconds, machine.longest_seconds
+    return (
+        machine.machine,
+        train or "none",
+        test or "none",
+        ", ".join(f"{a.attributes} ({a.domain} {a.clips})" for a in machine.attributes if a.split == "train"),
+        f"{low:g}" if low == high else f"{low:g} to {high:g}",
+        "/".join(map(str, machine.channels)),
+        "/".join(f"{rate} Hz" for rate in machine.sample_rates_hz),
+        f"{machine.hours:.2f}",
+    )
+
+
+def scores_table(scores: Sequence[Score], *, windows: bool = False) -> TextTable:
+    """A row per recording, anomalous ones set off, each followed by rows of its windows if asked for."""
+    views = list(scores[0].views) if scores and len(scores[0].views) > 1 else []
+    headings = ("file", "machine", "score", *views, "threshold", "margin", "p", "nearest normal", "departs most")
+    rows = []
     for entry in scores:
-        style = "bold red" if entry.anomalous else None
-        several = len(entry.windows) > 1
-        table.add_row(
-            entry.file,
-            entry.machine,
-            f"{entry.score:.4f}",
-            *(f"{entry.channels[view]:.4f}" for view in views),
-            "none" if entry.threshold is None else f"{entry.threshold:.4f}",
-            "" if entry.margin is None else f"{entry.margin:+.4f}" + (" anomalous" if entry.anomalous else ""),
-            "" if entry.p_value is None else f"{entry.p_value:.3g}",
-            _nearest(entry.nearest, entry.nearest_begin_s),
-            _place(entry.departure),
-            style=style,
-        )
-        for window in entry.windows if windows and several else ():
-            table.add_row(
+        rows.append(TextRow(_score_row(entry, views), "alarm" if entry.anomalous else ""))
+        for window in entry.windows if windows and len(entry.windows) > 1 else ():
+            cells = (
                 f"  {window.begin_s:.2f} to {window.end_s:.2f} s",
                 "",
                 f"{window.score:.4f}",
-                *(f"{window.channels[view]:.4f}" for view in views),
+                *(f"{window.views[view]:.4f}" for view in views),
                 *("", "", ""),
                 _nearest(window.nearest, window.nearest_begin_s),
                 "",
-                style="dim",
             )
-    return table
+            rows.append(TextRow(cells, "faint"))
+    return TextTable(headings, tuple(rows), text_columns=(0, 1, len(headings) - 2, len(headings) - 1))
 
 
-def _nearest(name: str, begin_s: float) -> str:
-    return f"{name} from {begin_s:.2f} s" if begin_s else name
+def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
+    return (
+        entry.file,
+        entry.machine,
+        f"{entry.score:.4f}",
+        *(f"{entry.views[view]:.4f}" for view in views),
+        "none" if entry.threshold is None else f"{entry.threshold:.4f}",
+        "" if entry.margin is None else f"{entry.margin:+.4f}" + (" anomalous" if entry.anomalous else ""),
+        "" if entry.p_value is None else f"{entry.p_value:.3g}",
+        _nearest(entry.nearest, entry.nearest_begin_s),
+        _region(entry.departure),
+    )
 
 
-def _place(departure: Departure | None) -> str:
+def _nearest(name: str | None, begin_s: float | None) -> str:
+    return f"{name} from {begin_s:.2f} s" if begin_s else name or ""
+
+
+def _region(departure: Departure | None) -> str:
     if departure is None:
         return ""
     times = f"{departure.begin_s:.1f} to {departure.end_s:.1f} s"
     return f"{times}, {departure.low_hz:.0f} to {departure.high_hz:.0f} Hz"
 
 
-def thresholds_table(thresholds: Iterable[Threshold]) -> Table:
-    """A row per threshold: its value, how it was found, from how many recordings, and what it promises."""
-    table = Table(box=SIMPLE_HEAD)
-    for name in ("machine", "domain", "threshold", "found by", "false alarms", "normal recordings"):
-        table.add_column(name, justify="left" if name in ("machine", "domain", "found by") else "right")
+def thresholds_table(thresholds: Iterable[Threshold]) -> TextTable:
+    """A row per threshold: value, rule, false-alarm rate and number of normal recordings."""
+    rows = []
     for entry in thresholds:
         rate = entry.false_alarm_rate
         bound = "at most" if entry.guaranteed else "about"
-        table.add_row(
+        cells = (
             entry.machine if entry.section == "00" else f"{entry.machine}/{entry.section}",
             entry.domain or "both",
             "none" if entry.value is None else f"{entry.value:.4f}",
-            entry.method,
+            entry.rule,
             "unknown" if rate is None or entry.value is None else f"{bound} {100 * rate:.3g} %",
             str(entry.recordings),
         )
-    return table
+        rows.append(TextRow(cells))
+    headings = ("machine", "domain", "threshold", "found by", "false alarms", "normal recordings")
+    return TextTable(headings, tuple(rows), text_columns=(0, 1, 3))

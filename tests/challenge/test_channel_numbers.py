@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from nearfar.features.embed_files import embed_files
+from nearfar.features.representation import channels_heard
 
 from nearfar import preparation as module
 from nearfar.challenge.run import prepare, run_system
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
-from nearfar.features.embed_files import embed_files
-from nearfar.features.representation import channels_heard
 
 NEAR, FAR = 5, 2
 NUMBERS = {"audio.near_channel": NEAR, "audio.far_channel": FAR}
@@ -81,9 +81,10 @@ def test_stored_embeddings_of_other_channels_are_not_taken(
     small_recipe: Recipe, small_factory: Path, tmp_path: Path
 ) -> None:
     """Both runs embed the same files with the same weights into one store."""
-    from nearfar.data.layouts import read_dataset
     from nearfar.features.cache import EmbeddingStore
     from nearfar.features.representation import represent
+
+    from nearfar.data.layouts import read_dataset
 
     run = run_system(small_recipe, small_factory, tmp_path / "run")
     assert run is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from nearfar.features.embed_files import embed_files
 
 from nearfar.challenge.reproduce import reproduce
 from nearfar.challenge.run import prepare, run_system
@@ -18,7 +19,6 @@ from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.evaluation.scorefiles import read_scores
-from nearfar.features.embed_files import embed_files
 
 SMALL = EATConfig(embed_dim=32, depth=1, num_heads=2)
 

@@ -1,4 +1,4 @@
-"""A server on the loopback interface that misbehaves on request, and small archives for it to serve."""
+"""A server on the loopback interface with faults on request, and small archives for it to serve."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from nearfar.data.download.catalogue import Archive
 
 
 class Loopback:
-    """Serves ``files`` by path. Each request to a path takes the next of its ``script``'s misbehaviours, if any.
+    """Serves ``files`` by path. Each request to a path takes the next fault of its ``script``, if any.
 
-    A misbehaviour is a name handled in :class:`_Handler`, or ``(status, headers)``.
+    A fault is a name handled in :class:`_Handler`, or ``(status, headers)``.
     """
 
     def __init__(self, port: int) -> None:
@@ -31,7 +31,7 @@ class Loopback:
         self.files: dict[str, bytes] = {}
         self.script: dict[str, list] = {}
         self.requests: list[tuple[str, str | None]] = []
-        """The path and the range of every request, in the order they came."""
+        """The path and the range of every request, in order."""
         self.busy = self.busiest = 0
         self.lock = threading.Lock()
         self.stalled = threading.Event()
@@ -39,7 +39,7 @@ class Loopback:
         self.go_on = threading.Event()
 
     def ranges(self, path: str) -> list[str | None]:
-        return [asked for place, asked in self.requests if place == path]
+        return [asked for requested, asked in self.requests if requested == path]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             if "drop" in step:
                 self.reset()
             return
-        with contextlib.suppress(ConnectionError):  # the client may have seen enough of it
+        with contextlib.suppress(ConnectionError):  # the client may have closed the connection
             self.wfile.write(rest)
 
     def refuse(self, status: int, headers: dict[str, str] | None = None) -> None:
@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def reset(self) -> None:
-        """Cut the connection the hard way: what was sent arrives or not, then comes a reset."""
+        """Reset the connection; data that was sent may be lost."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.shutdown(socket.SHUT_RD)
         self.close_connection = True
@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def loopback(monkeypatch) -> Iterator[Loopback]:
-    """A running server; whatever proxy the environment names is not asked for it."""
+    """A running server, reached without the proxies of the environment."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     handler = type("Handler", (_Handler,), {})

@@ -104,7 +104,7 @@ def test_no_samples(tmp_path):
 def test_missing(tmp_path):
     with pytest.raises(InputError) as caught:
         read_waveform(tmp_path / "a.wav")
-    expect(caught.value, tmp_path / "a.wav", "No such file", "WAV or FLAC", "Check that it exists")
+    expect(caught.value, tmp_path / "a.wav", "No such file", "WAV or FLAC", "Check the path")
 
 
 def test_truncated_wav(tmp_path):
@@ -136,13 +136,13 @@ def test_flac_cut_between_two_frames(tmp_path):
     expect(caught.value, path, "sound that", "a whole WAV or FLAC file", "Copy")
 
 
-def test_a_libsndfile_that_returns_what_is_left_without_a_word(tmp_path, monkeypatch):
+def test_a_short_read_of_libsndfile_is_an_error(tmp_path, monkeypatch):
     path = write(tmp_path / "a.flac", noise())
     whole = soundfile.SoundFile.read
     monkeypatch.setattr(soundfile.SoundFile, "read", lambda *args, **kwargs: whole(*args, **kwargs)[:1000])
     with pytest.raises(InputError) as caught:
         read_waveform(path)
-    expect(caught.value, path, "breaks off after 1000 of 1600 samples", "a whole WAV or FLAC file", "Copy")
+    expect(caught.value, path, "ends after 1000 of 1600 samples", "a whole WAV or FLAC file", "Copy")
 
 
 def test_flac_that_does_not_state_its_length(tmp_path):
@@ -154,7 +154,7 @@ def test_flac_that_does_not_state_its_length(tmp_path):
     for read in (read_header, read_waveform):
         with pytest.raises(InputError) as caught:
             read(path)
-        expect(caught.value, path, "does not state its length", "its length in the header", "Write it anew")
+        expect(caught.value, path, "does not state its length", "its length in the header", "Encode it again")
 
 
 # Waveforms
@@ -188,7 +188,7 @@ def test_mono_where_far_is_needed(tmp_path):
     path = write(tmp_path / "a.wav", noise(channels=1))
     with pytest.raises(InputError) as caught:
         read_waveform(path)
-    expect(caught.value, path, "1 channel (mono)", "at least 2", "a system that hears the near one only")
+    expect(caught.value, path, "1 channel (mono)", "at least 2", "use only the near one")
 
 
 def test_too_few_channels_for_the_choice(tmp_path):
@@ -242,13 +242,13 @@ def test_two_steps_are_sound(tmp_path):
 
 
 @pytest.fixture
-def nothing_said(monkeypatch):
+def no_logged_rates(monkeypatch):
     """As in a process that has not resampled yet."""
-    monkeypatch.setattr(audio, "_rates_said", set())
+    monkeypatch.setattr(audio, "_logged_rates", set())
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-def test_a_tone_stays_the_same_tone(tmp_path, rate, nothing_said):
+def test_a_tone_stays_the_same_tone(tmp_path, rate, no_logged_rates):
     """Against the tone computed at 16 kHz directly, away from the ends, where the filter has settled."""
 
     def tones(rate: int) -> np.ndarray:
@@ -261,30 +261,30 @@ def test_a_tone_stays_the_same_tone(tmp_path, rate, nothing_said):
     np.testing.assert_allclose(waveform[:, 2000:-2000], tones(16000)[:, 2000:-2000], atol=2e-4)
 
 
-def test_what_is_above_the_new_nyquist_frequency_goes(tmp_path, nothing_said):
+def test_frequencies_above_the_new_nyquist_frequency_are_removed(tmp_path, no_logged_rates):
     time = np.arange(48000) / 48000
     samples = np.stack([np.sin(2 * np.pi * 10_000 * time)] * 2, axis=1)
     waveform = read_waveform(write(tmp_path / "a.wav", samples, 48000))
     assert np.abs(waveform[:, 2000:-2000]).max() < 1e-3
 
 
-def test_resampling_is_said_once_per_rate(tmp_path, caplog, nothing_said):
+def test_resampling_is_logged_once_per_rate(tmp_path, caplog, no_logged_rates):
     files = [write(tmp_path / f"{rate}_{i}.wav", noise(), rate) for rate in (44100, 16000, 8000) for i in (0, 1)]
     with caplog.at_level(logging.WARNING, "nearfar"):
         for path in files:
             read_waveform(path)
-    said = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
-    assert len(said) == 2
-    assert {entry[:2] for entry in said} == {("nearfar", "WARNING")}
-    assert str(files[0]) in said[0][2]
-    assert "44100 Hz" in said[0][2]
-    assert "16000 Hz" in said[0][2]
-    assert str(files[4]) in said[1][2]
-    assert "8000 Hz" in said[1][2]
+    logged = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert len(logged) == 2
+    assert {entry[:2] for entry in logged} == {("nearfar", "WARNING")}
+    assert str(files[0]) in logged[0][2]
+    assert "44100 Hz" in logged[0][2]
+    assert "16000 Hz" in logged[0][2]
+    assert str(files[4]) in logged[1][2]
+    assert "8000 Hz" in logged[1][2]
 
 
 @pytest.mark.parametrize("rate", [8000, 32000, 44100, 96000])
-def test_headers_foretell_the_resampled_length(tmp_path, rate, nothing_said):
+def test_headers_give_the_resampled_length(tmp_path, rate, no_logged_rates):
     for frames in (1001, 1003, 4411, 4801):
         path = write(tmp_path / f"{frames}.wav", noise(frames), rate)
         assert read_header(path).frames_at(16000) == read_waveform(path).shape[1]

@@ -1,4 +1,4 @@
-"""Each mistake made on purpose, and recordings without any."""
+"""Recordings with each fault, and without."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nearfar.errors import InputError
 RATE = 16_000
 CLIPS = 6
 Pair = tuple[np.ndarray, np.ndarray]
-Mistake = Callable[[np.ndarray, np.ndarray], Pair]
+Fault = Callable[[np.ndarray, np.ndarray], Pair]
 
 
 def pair(seed: int, seconds: float = 3.0) -> Pair:
-    """A machine heard near, and far: 7 ms later, with echoes; each microphone hears a noise of its own as well."""
+    """A machine at near, and at far 7 ms later with echoes; each channel has its own noise."""
     random = np.random.default_rng(seed)
     samples = round(seconds * RATE)
     sound = random.standard_normal(samples + 8_000)
@@ -35,12 +35,12 @@ def pair(seed: int, seconds: float = 3.0) -> Pair:
     return 0.05 * near, 0.02 * far
 
 
-def write(folder: Path, mistake: Mistake, machine: str = "pump") -> list[Clip]:
+def write(folder: Path, fault: Fault, machine: str = "pump") -> list[Clip]:
     clips = []
     for index in range(CLIPS):
         path = folder / machine / "train" / f"section_00_source_train_normal_{index:04d}_noAttribute.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        sf.write(path, np.stack(mistake(*pair(index)), axis=1), RATE, subtype="PCM_16")
+        sf.write(path, np.stack(fault(*pair(index)), axis=1), RATE, subtype="PCM_16")
         clips.append(parse_clip(path, machine, "train"))
     return clips
 
@@ -58,11 +58,11 @@ def early(near: np.ndarray, far: np.ndarray) -> Pair:
 
 
 def drifting(near: np.ndarray, far: np.ndarray) -> Pair:
-    place = np.arange(len(far))
-    return near, np.interp(place * (1 - 150e-6), place, far)
+    time = np.arange(len(far))
+    return near, np.interp(time * (1 - 150e-6), time, far)
 
 
-MISTAKES: dict[str, tuple[str, Mistake, str]] = {
+FAULTS: dict[str, tuple[str, Fault, str]] = {
     "dead far": ("dead", lambda near, far: (near, 0 * far), "the far channel is silent"),
     "far unplugged": ("dead", lambda near, far: (near, 0.002 * far), "the far channel is silent"),
     "dead near": ("dead", lambda near, far: (0 * near, far), "the near channel is silent"),
@@ -78,10 +78,10 @@ MISTAKES: dict[str, tuple[str, Mistake, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_named_and_nothing_else_is(name: str, tmp_path: Path) -> None:
-    kind, mistake, message = MISTAKES[name]
-    clips = write(tmp_path, mistake)
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_gives_one_warning(name: str, tmp_path: Path) -> None:
+    kind, fault, message = FAULTS[name]
+    clips = write(tmp_path, fault)
     (warning,) = check_channels(of(clips))
     assert (warning.kind, warning.machine, warning.checked) == (kind, "pump", CLIPS)
     assert warning.files == tuple(clip.name for clip in clips)
@@ -95,21 +95,21 @@ def test_good_recordings_have_no_warnings(tmp_path: Path) -> None:
     assert check_channels(of(write(tmp_path, lambda near, far: (near, far)))) == []
 
 
-def test_a_far_microphone_may_be_louder_than_the_near_one(tmp_path: Path) -> None:
+def test_a_louder_far_microphone_gives_no_warning(tmp_path: Path) -> None:
     assert check_channels(of(write(tmp_path, lambda near, far: (near, 4 * far)))) == []
 
 
-def test_exchanged_channels_are_right_when_they_are_said_to_be(tmp_path: Path) -> None:
+def test_exchanged_channels_with_exchanged_numbers_have_no_warning(tmp_path: Path) -> None:
     clips = write(tmp_path, lambda near, far: (far, near))
     assert check_channels(of(clips), near=1, far=0) == []
 
 
-def test_a_loud_tone_is_not_taken_for_a_clipped_one(tmp_path: Path) -> None:
+def test_a_loud_tone_is_not_clipped(tmp_path: Path) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 50 * np.arange(3 * RATE) / RATE)
     assert check_channels(of(write(tmp_path, lambda near, far: (0.1 * near + tone, far)))) == []
 
 
-def test_only_the_recordings_with_the_mistake_are_listed(tmp_path: Path) -> None:
+def test_only_recordings_with_the_fault_are_listed(tmp_path: Path) -> None:
     clips = write(tmp_path / "a", lambda near, far: (near, far))
     clips += write(tmp_path / "b", lambda near, far: (near, 0 * far), machine="fan")
     sf.write(clips[1].path, np.stack([pair(1)[0], np.zeros(3 * RATE)], axis=1), RATE, subtype="PCM_16")
@@ -118,14 +118,14 @@ def test_only_the_recordings_with_the_mistake_are_listed(tmp_path: Path) -> None
     assert (fan.machine, fan.kind, len(fan.files)) == ("fan", "dead", CLIPS)
 
 
-def test_a_dead_far_microphone_leaves_the_near_one_to_be_used(tmp_path: Path) -> None:
+def test_near_can_be_read_without_a_working_far_microphone(tmp_path: Path) -> None:
     clips = write(tmp_path, lambda near, far: (near, 0 * far))
     assert read_waveform(clips[0].path, ("near",)).shape == (1, 3 * RATE)
     with pytest.raises(InputError, match="a silent far channel"):
         read_waveform(clips[0].path)
 
 
-def test_what_cannot_be_checked_is_passed_over(tmp_path: Path) -> None:
+def test_recordings_that_cannot_be_checked_are_skipped(tmp_path: Path) -> None:
     clips = write(tmp_path, lambda near, far: (near, far))
     clips[0].path.write_bytes(b"no sound at all")
     sf.write(clips[1].path, pair(1)[0], RATE)
@@ -147,7 +147,7 @@ def test_a_sample_is_checked_and_progress_is_reported(tmp_path: Path) -> None:
     assert steps == [("checking channels", done, 10) for done in range(1, 11)]
 
 
-def test_warnings_are_kept_as_json() -> None:
+def test_warnings_round_trip_through_json() -> None:
     warning = ChannelWarning("drift", "pump", ("a.wav", "b.wav"), 12, "It drifts.", "Stop it.")
     assert ChannelWarning.from_json(json.loads(json.dumps(warning.to_json()))) == warning
 

@@ -44,7 +44,7 @@ def test_published_names(name, split, domain, label, index, attributes):
     pairs=attribute_pairs,
     suffix=st.sampled_from([".wav", ".flac"]),
 )
-def test_what_a_name_is_built_from_comes_back(section, domain, split_and_label, index, pairs, suffix):
+def test_names_round_trip(section, domain, split_and_label, index, pairs, suffix):
     split, label = split_and_label
     text = "_".join(f"{key}_{value}" for key, value in pairs)
     name = f"section_{section:02d}_{domain}_{split}_{label}_{index:04d}_{text}{suffix}"
@@ -89,7 +89,7 @@ def test_anything_else_is_refused_by_name(name):
         ("section_٠٠_source_train_normal_0000_spd_1.wav", "train", "٠٠"),
         ("section_00_source_train_normal_٠٠٠٠_spd_1.wav", "train", "٠٠٠٠"),
         ("section_00_0000.wav\n.wav", "test", "0000"),
-        ("section_00_source_test_normal_0000_spd_1.wav", "train", "says 'test' in the folder 'train'"),
+        ("section_00_source_test_normal_0000_spd_1.wav", "train", "with 'test' in the folder 'train'"),
         ("section_00_source_train_anomaly_0000_spd_1.wav", "train", "anomalous clip in the training folder"),
         ("section_00_0000.wav", "train", "gives no domain and label"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +108,21 @@ def test_different_lengths_in_one_machine(tmp_path: Path) -> None:
     assert "0.1 s (1600 samples" in caught.value.expected
     assert str(clips[1].path) in caught.value.expected
     assert "to one length" in caught.value.remedy
+
+
+def test_the_public_names_of_nearfar_data() -> None:
+    import nearfar.data
+
+    assert set(nearfar.data.__all__) == {
+        *("AudioHeader", "Clip", "Dataset"),
+        *("read_dataset", "read_header", "read_normals", "read_waveform"),
+    }
+    assert all(getattr(nearfar.data, name).__doc__ for name in nearfar.data.__all__)
+
+
+def test_nearfar_data_does_not_import_torch() -> None:
+    code = "import sys, nearfar.data; print('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "False\n"
+    )

@@ -1,4 +1,4 @@
-"""Correlations against a direct sum, and on signals whose delay, echoes and clocks are known."""
+"""Correlations against a direct sum, and on signals with given delay, echoes and clocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
 
 
-def heard(near: np.ndarray, far: np.ndarray, rate_hz: int = RATE) -> Delays:
+def correlated(near: np.ndarray, far: np.ndarray, rate_hz: int = RATE) -> Delays:
     delays = correlate(near, far, rate_hz)
     assert delays is not None
     return delays
@@ -23,7 +23,7 @@ def heard(near: np.ndarray, far: np.ndarray, rate_hz: int = RATE) -> Delays:
 def test_a_segment_is_the_inverse_transform_of_the_phases() -> None:
     """By a slow discrete Fourier transform, written out."""
     near, far = noise(4_000), noise(4_000, 1)
-    delays = heard(near, far, rate_hz=8_000)  # segments of 2,000 every 1,000
+    delays = correlated(near, far, rate_hz=8_000)  # segments of 2,000 every 1,000
     assert delays.values.shape == (3, 2_001)
     assert delays.hop_s == 0.125
     size, length = 2_000, 4_096
@@ -41,12 +41,12 @@ def test_a_segment_is_the_inverse_transform_of_the_phases() -> None:
 def test_a_delay_is_found_to_the_sample(lag: int) -> None:
     sound = noise(40_000)
     near, far = sound[4_000:36_000], 0.3 * np.roll(sound, lag)[4_000:36_000] + 0.1 * noise(32_000, 1)
-    assert lag_s(heard(near, far).whole, RATE) == lag / RATE
+    assert lag_s(correlated(near, far).whole, RATE) == lag / RATE
 
 
 def test_unrelated_channels_have_no_prominent_peak() -> None:
-    assert prominence(heard(noise(64_000), noise(64_000, 1)).whole) < 6
-    assert prominence(heard(noise(64_000), noise(64_000)).whole) > 50
+    assert prominence(correlated(noise(64_000), noise(64_000, 1)).whole) < 6
+    assert prominence(correlated(noise(64_000), noise(64_000)).whole) > 50
 
 
 def test_beyond_compares_the_peaks_on_both_sides_of_the_limit() -> None:
@@ -73,7 +73,7 @@ def test_a_drift_is_found(ppm: float) -> None:
     for seed in range(3):
         sound, time = noise(66_000, seed), np.arange(64_000)
         far = np.interp(time * (1 - 1e-6 * ppm) + 100 * seed, np.arange(66_000), sound).astype(np.float32)
-        clips.append(heard(sound[:64_000], far))
+        clips.append(correlated(sound[:64_000], far))
     found, gain = drift(clips)
     assert found == pytest.approx(ppm, abs=11)
     assert gain == 1.0 if ppm == 0 else gain > 1.3

@@ -1,4 +1,4 @@
-"""Archives from strangers cannot write outside their folder, and what is in place is never lost."""
+"""Archives cannot write outside their folder, and existing files are never lost."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_files_and_folders_are_unpacked(tmp_path):
         ("fan/attributes_00.csv", b"file_name\n"),
         ("empty", b""),
     )
-    told = []
-    unpack(archive, tmp_path / "out", lambda done, total: told.append((done, total)))
+    steps = []
+    unpack(archive, tmp_path / "out", lambda done, total: steps.append((done, total)))
     assert tree(tmp_path / "out") == {
         "fan/train/clip..v2.wav": big,
         "fan/attributes_00.csv": b"file_name\n",
         "empty": b"",
     }
-    assert told[-1] == (len(big) + 10, len(big) + 10)
+    assert steps[-1] == (len(big) + 10, len(big) + 10)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_files_and_folders_are_unpacked(tmp_path):
         ("./", "empty name"),
     ],
 )
-def test_names_that_lead_elsewhere_are_refused_and_nothing_is_written(tmp_path, name, objection):
+def test_names_outside_the_folder_are_refused_and_nothing_is_written(tmp_path, name, objection):
     archive = write_zip(tmp_path / "a.zip", ("fan/good.wav", b"good"), (entry(name), b"evil"))
     inside = tmp_path / "inside"
     inside.mkdir()
@@ -100,10 +100,13 @@ def test_links_and_special_files_are_refused(tmp_path, kind, objection):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_file_that_comes_twice_is_refused(tmp_path):
+def test_a_repeated_file_is_refused(tmp_path):
     archive = write_zip(tmp_path / "a.zip", ("fan/a.wav", b"one"), ("fan/./a.wav", b"two"))
     with pytest.raises(InputError, match=r"'fan/\./a\.wav' twice"):
         unpack(archive, tmp_path / "out")
+    mixed = write_zip(tmp_path / "c.zip", ("fan", b"one"), ("fan/", b""))
+    with pytest.raises(InputError, match="'fan/' twice"):
+        unpack(mixed, tmp_path / "out")
     twice = write_zip(tmp_path / "b.zip", ("fan/", b""), ("fan/", b""), ("fan/a.wav", b"one"))
     unpack(twice, tmp_path / "out")
     assert tree(tmp_path / "out") == {"fan/a.wav": b"one"}
@@ -159,7 +162,7 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def test_merging_adds_what_is_new_and_keeps_what_is_there(tmp_path):
+def test_merging_adds_new_files_and_keeps_existing_ones(tmp_path):
     target = fill(tmp_path / "out", {"fan/train/1.wav": b"1", "fan/train/mine.wav": b"m", "fan/a.csv": b"train"})
     source = fill(
         tmp_path / "aside",
@@ -177,15 +180,15 @@ def test_merging_adds_what_is_new_and_keeps_what_is_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("there", "arriving"),
+    ("existing", "new"),
     [
         ({"fan/train/1.wav": b"mine"}, {"fan/train/1.wav": b"1"}),
         ({"fan/train": b"a file"}, {"fan/train/1.wav": b"1"}),
         ({"fan/1.wav/x": b"in a folder"}, {"fan/1.wav": b"1"}),
     ],
 )
-def test_merging_never_replaces(tmp_path, there, arriving):
-    target = fill(tmp_path / "out", there)
-    with pytest.raises(InputError, match="Move it away and give the same command again"):
-        merge(fill(tmp_path / "aside", arriving), target, origin="fan")
-    assert tree(target) == there
+def test_merging_never_replaces(tmp_path, existing, new):
+    target = fill(tmp_path / "out", existing)
+    with pytest.raises(InputError, match="Move it and rerun the same command"):
+        merge(fill(tmp_path / "aside", new), target, origin="fan")
+    assert tree(target) == existing

@@ -1,4 +1,4 @@
-"""The catalogue says what the specification says."""
+"""The catalogue agrees with the specification."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def test_choosing(parts, machines, names):
     ("parts", "machines", "message"),
     [
         (["test"], [], "test: found no such part; expected dev, train or eval"),
-        (["dev"], ["Fan"], "--machines: found Fan; expected machines of dev: bearingEmu, fan, gearboxEmu"),
+        (["dev"], ["Fan"], "machines: found Fan; expected machines of dev: bearingEmu, fan, gearboxEmu"),
         (["dev"], ["Sander"], "found Sander, which is in eval and train; expected machines of dev"),
     ],
 )
-def test_choosing_what_is_not_there(parts, machines, message):
+def test_unknown_parts_and_machines(parts, machines, message):
     with pytest.raises(InputError, match=message):
         chosen(parts, machines)

@@ -1,4 +1,4 @@
-"""From nothing to ``<out>/<machine>/{train,test}``, whatever the server does and whenever it is stopped."""
+"""Downloads into ``<out>/<machine>/{train,test}`` with server faults, interruptions and wrong archives."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from dataclasses import replace
 
 import pytest
 
-from nearfar.data.download import dataset, delivery
-from nearfar.data.download.arrivals import STORE
-from nearfar.data.download.dataset import by_hand, download
-from nearfar.data.download.transfer import Patience
+from nearfar.data.download import dataset
+from nearfar.data.download.dataset import STORE, address_list, download
+from nearfar.data.download.transfer import RetryPolicy
 from nearfar.data.layouts import read_dataset
 from nearfar.errors import InputError, NearfarError
 
 Usage = namedtuple("Usage", "total used free")
-QUICK = Patience(attempts=3, timeout_seconds=5, sleep=lambda seconds: None)
+QUICK = RetryPolicy(attempts=3, timeout_seconds=5, sleep=lambda seconds: None)
 
 
 @pytest.fixture
@@ -33,18 +32,18 @@ def out(tmp_path):
 
 @pytest.fixture
 def get(loopback, out):
-    """``get(*archives)``: what became of each."""
+    """``get(*archives)``: where each came from."""
 
     def got(*archives, **settings):
-        arrivals = download(archives, out, **{"base_url": loopback.url, "patience": QUICK, **settings})
-        assert [arrival.archive for arrival in arrivals] == list(archives)
-        return [arrival.how for arrival in arrivals]
+        fetched = download(archives, out, **{"base_url": loopback.url, "retry": QUICK, **settings})
+        assert [entry.archive for entry in fetched] == list(archives)
+        return [entry.how for entry in fetched]
 
     return got
 
 
 def visible(folder) -> set[str]:
-    """The files of a data folder, without what is hidden."""
+    """The files of a data folder that are not hidden."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {path.as_posix() for path in paths if not path.parts[0].startswith(".")}
 
@@ -68,10 +67,10 @@ def test_archives_of_one_machine_and_of_several_become_one_data_folder(serve, ge
     data = read_dataset(out)
     assert (data.machines, data.warnings) == (("Sander", "fan"), ())
     assert (len(data.train("Sander")), len(data.test("Sander"))) == (2, 2)
-    assert stored(out) == {f"{archive.filename}.json" for archive in archives}  # nothing else is left behind
+    assert stored(out) == {f"{archive.filename}.json" for archive in archives}  # no other file is left
 
 
-def test_the_record_says_what_arrived(serve, get, out, loopback):
+def test_the_record_of_an_archive(serve, get, out, loopback):
     archive = serve("eval", "Sander")
     get(archive)
     record = json.loads((out / STORE / "eval_Sander.zip.json").read_text())
@@ -86,14 +85,14 @@ def test_a_second_run_does_nothing(serve, get, loopback):
     archives = [serve("dev", "fan"), serve("eval", "Sander")]
     get(*archives)
     asked = len(loopback.requests)
-    assert get(*archives) == ["already there"] * 2
+    assert get(*archives) == ["already complete"] * 2
     assert len(loopback.requests) == asked
 
 
 @pytest.mark.parametrize(
     "loss", ["clip gone", "clip gone, another longer", "clip cut", "record gone", "record broken", "another md5"]
 )
-def test_what_is_no_longer_whole_is_fetched_again(serve, get, out, loss):
+def test_an_incomplete_archive_is_downloaded_again(serve, get, out, loss):
     archive = serve("dev", "fan")
     get(archive)
     clip, record = out / min(FAN), out / STORE / "dev_fan.zip.json"
@@ -108,7 +107,7 @@ def test_what_is_no_longer_whole_is_fetched_again(serve, get, out, loss):
     elif loss == "clip cut":
         clip.write_bytes(clip.read_bytes()[:-1])
         with pytest.raises(NearfarError, match="a clip of that name with other content"):
-            get(archive)  # it may be someone's work: never replaced
+            get(archive)  # clips are never replaced
         clip.unlink()
     elif loss == "record gone":
         record.unlink()
@@ -118,10 +117,10 @@ def test_what_is_no_longer_whole_is_fetched_again(serve, get, out, loss):
         record.write_text(record.read_text().replace(archive.md5, "0" * 32))
     assert get(archive) == ["downloaded"]
     assert visible(out) == FAN
-    assert get(archive) == ["already there"]
+    assert get(archive) == ["already complete"]
 
 
-def test_a_partial_archive_is_continued(serve, get, out, loopback):
+def test_a_partial_archive_is_resumed(serve, get, out, loopback):
     archive = serve("dev", "fan", sized=False)
     content = loopback.files[archive.url("")]
     (out / STORE).mkdir(parents=True)
@@ -130,7 +129,7 @@ def test_a_partial_archive_is_continued(serve, get, out, loopback):
     assert loopback.ranges(archive.url("")) == ["bytes=5000-"]
 
 
-def test_a_partial_archive_of_other_content_is_fetched_anew_once(serve, get, out, loopback):
+def test_a_partial_archive_of_other_content_is_downloaded_again_once(serve, get, out, loopback):
     archive = serve("dev", "fan")
     (out / STORE).mkdir(parents=True)
     (out / STORE / "dev_fan.zip.part").write_bytes(b"x" * 5000)
@@ -138,7 +137,7 @@ def test_a_partial_archive_of_other_content_is_fetched_anew_once(serve, get, out
     assert loopback.ranges(archive.url("")) == ["bytes=5000-", None]
 
 
-def test_an_archive_that_was_verified_and_not_unpacked_is_not_fetched_again(serve, get, out, loopback):
+def test_a_verified_archive_is_not_downloaded_again(serve, get, out, loopback):
     archive = serve("dev", "fan")
     aside = out / STORE / "dev_fan.unpacking" / "fan" / "train"
     aside.mkdir(parents=True)
@@ -148,7 +147,7 @@ def test_an_archive_that_was_verified_and_not_unpacked_is_not_fetched_again(serv
     assert (loopback.requests, visible(out)) == ([], FAN)
 
 
-def test_wrong_bytes_once_are_forgiven(serve, get, out, loopback):
+def test_wrong_bytes_once_are_downloaded_again(serve, get, out, loopback):
     archive = serve("dev", "fan")
     loopback.script[archive.url("")] = ["wrong bytes"]
     assert get(archive) == ["downloaded"]
@@ -162,10 +161,10 @@ def test_wrong_bytes_twice_are_an_error_and_leave_nothing(serve, get, out, loopb
     with pytest.raises(NearfarError) as caught:
         get(bad, good)
     wrong = hashlib.md5(bytes(255 - byte for byte in content)).hexdigest()
-    assert f"found md5 {wrong}, after a fresh download too; the file was removed" in str(caught.value)
+    assert f"found md5 {wrong}, after a second download too; the file was removed" in str(caught.value)
     assert f"expected md5 {bad.md5}" in str(caught.value)
-    assert stored(out) == {"dev_valveEmu.zip.json"}  # the other one arrived
-    assert get(bad, good) == ["downloaded", "already there"]
+    assert stored(out) == {"dev_valveEmu.zip.json"}  # the other one is complete
+    assert get(bad, good) == ["downloaded", "already complete"]
 
 
 def test_all_at_once(serve, get, out, loopback):
@@ -190,14 +189,14 @@ def test_no_more_connections_than_allowed(serve, get, loopback, connections):
     assert loopback.busiest == connections
 
 
-def test_progress_is_told_of_every_archive(serve, get):
-    told = []
-    get(serve("dev", "fan"), progress=lambda *tale: told.append(tale))
-    assert told[0][0] == "dev_fan.zip, MB"
-    assert told[-1] == ("unpacking dev_fan.zip, MB", 1, 1)
+def test_progress_of_every_archive(serve, get):
+    steps = []
+    get(serve("dev", "fan"), progress=lambda *step: steps.append(step))
+    assert steps[0][0] == "dev_fan.zip, MB"
+    assert steps[-1] == ("unpacking dev_fan.zip, MB", 1, 1)
 
 
-def test_without_network_the_message_says_what_to_fetch_by_hand_and_it_is_used(serve, get, out, loopback):
+def test_without_network_the_message_lists_archives_to_download_by_hand(serve, get, out, loopback):
     archives = [serve("dev", f"machine{number}") for number in range(5)]
     get(archives[0])
     waits = []
@@ -205,42 +204,42 @@ def test_without_network_the_message_says_what_to_fetch_by_hand_and_it_is_used(s
         get(
             *archives,
             base_url="http://127.0.0.1:9",
-            patience=Patience(attempts=3, sleep=waits.append),
+            retry=RetryPolicy(attempts=3, sleep=waits.append),
             connections=1,
         )
     message = str(caught.value)
-    assert message.startswith("could not fetch 4 of the archives (ConnectionRefusedError: ")
-    assert "1 are in place" in message
-    assert f"put them as they are into {out}, and give the same command again" in message
-    assert message.endswith(by_hand(archives[1:], "http://127.0.0.1:9"))
+    assert message.startswith("could not download 4 of the archives (ConnectionRefusedError: ")
+    assert "1 are complete" in message
+    assert f"copy them as they are into {out}, and rerun the same command" in message
+    assert message.endswith(address_list(archives[1:], "http://127.0.0.1:9"))
     line = message.splitlines()[-1]
     size = len(loopback.files[archives[4].url("")])
     assert line == f"{archives[4].url('http://127.0.0.1:9')}  {size} bytes  md5 {archives[4].md5}"
-    assert waits == [1.0, 2.0]  # not for each archive in turn
+    assert waits == [1.0, 2.0]  # not for each archive
 
     for archive in archives[1:]:
         (out / archive.filename).write_bytes(loopback.files[archive.url("")])
-    assert get(*archives, base_url="http://127.0.0.1:9") == ["already there"] + ["put there by hand"] * 4
+    assert get(*archives, base_url="http://127.0.0.1:9") == ["already complete"] + ["local file"] * 4
     assert all((out / archive.filename).is_file() for archive in archives[1:])
     assert set(read_dataset(out).machines) == {archive.machine for archive in archives}
 
 
-def test_a_wrong_archive_by_hand_is_named_and_left_alone(serve, get, out, loopback):
+def test_a_wrong_local_archive_is_an_error_and_not_changed(serve, get, out, loopback):
     archive = serve("dev", "fan")
     out.mkdir()
     (out / archive.filename).write_bytes(b"an interrupted download")
     with pytest.raises(NearfarError, match=r"found md5 \w{32} in 23 bytes; expected md5") as caught:
         get(archive)
-    assert "it was left as it is" in str(caught.value)
+    assert "it was not changed" in str(caught.value)
     assert (out / archive.filename).read_bytes() == b"an interrupted download"
     assert loopback.requests == []
 
 
-def test_a_final_refusal_of_one_archive_does_not_hold_up_the_others(serve, get, loopback, out):
+def test_a_refusal_of_one_archive_does_not_stop_the_others(serve, get, loopback, out):
     gone, there = serve("dev", "fan"), serve("dev", "valveEmu")
     loopback.script[gone.url("")] = [(404, {})]
     with pytest.raises(
-        NearfarError, match=r"could not fetch 1 of the archives \(the server answers 404"
+        NearfarError, match=r"could not download 1 of the archives \(the server answers 404"
     ) as caught:
         get(gone, there, connections=1)
     assert gone.md5 in str(caught.value)
@@ -269,7 +268,7 @@ def test_an_archive_of_another_layout_is_kept_and_nothing_is_moved(serve, get, o
     assert visible(out) == set()
 
 
-def test_shadows_of_macs_are_left_out(serve, get, out):
+def test_files_of_macos_are_left_out(serve, get, out):
     clips = {"fan/train/a.wav": b"a", "fan/test/b.wav": b"b"}
     shadows = {"__MACOSX/fan/train/._a.wav": b"", "fan/train/._a.wav": b"", "fan/.DS_Store": b""}
     get(serve("dev", "fan", clips | shadows))
@@ -293,7 +292,7 @@ def test_two_archives_with_the_same_companion(serve, get, out):
     assert (out / "Sander/attributes_00.eval_Sander.csv").read_bytes() == b"test"
 
 
-def test_the_disk_is_looked_at_before_anything_is_fetched(serve, get, out, loopback, monkeypatch):
+def test_free_space_is_checked_before_the_download(serve, get, out, loopback, monkeypatch):
     archive = replace(serve("dev", "fan"), size_bytes=1_000_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, 2_490_000_000))
     with pytest.raises(InputError, match=r"found 2\.49 GB free; expected 2\.50 GB for 1 archives, unpacked"):
@@ -301,33 +300,33 @@ def test_the_disk_is_looked_at_before_anything_is_fetched(serve, get, out, loopb
     assert loopback.requests == []
 
 
-def test_the_disk_is_looked_at_when_the_size_becomes_known(serve, get, out, loopback, monkeypatch):
+def test_free_space_is_checked_when_the_size_is_known(serve, get, out, loopback, monkeypatch):
     archive = serve("eval", "Sander", {"Sander/test/a.wav": b"", "Sander/test/big": b""}, sized=False)
     loopback.files[archive.url("")] = bytes(1_000_000)
     free = iter([10**12])
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, next(free, 102_000_000)))
-    with pytest.raises(NearfarError, match=r"GB for eval_Sander\.zip and what is in it"):
+    with pytest.raises(NearfarError, match=r"GB for eval_Sander\.zip and its content"):
         get(archive)
     assert stored(out) <= {"eval_Sander.zip.part"}
     assert not (out / STORE / "eval_Sander.zip.part").exists()
 
 
-def test_a_second_command_waits_its_turn(serve, get, out, loopback):
+def test_a_second_command_in_the_folder_is_refused(serve, get, out, loopback):
     archive = serve("dev", "fan")
     loopback.script[archive.url("")] = ["stall"]
     first = threading.Thread(target=get, args=(archive,))
     first.start()
     try:
         assert loopback.stalled.wait(10)
-        with pytest.raises(InputError, match="found another nearfar download at work in this folder"):
+        with pytest.raises(InputError, match="found another nearfar download running in this folder"):
             get(archive)
     finally:
         loopback.go_on.set()
         first.join()
-    assert get(archive) == ["already there"]
+    assert get(archive) == ["already complete"]
 
 
-def test_an_interruption_ends_every_thread_and_keeps_what_has_come(serve, get, out, loopback):
+def test_an_interruption_ends_every_thread_and_keeps_partial_files(serve, get, out, loopback):
     archives = [serve("dev", f"machine{number}") for number in range(6)]
     loopback.script[archives[1].url("")] = ["stall"]
     go_on = threading.Timer(0.2, loopback.go_on.set)
@@ -346,8 +345,8 @@ def test_an_interruption_ends_every_thread_and_keeps_what_has_come(serve, get, o
     assert get(*archives) == ["downloaded"] * 6
 
 
-def test_the_archives_of_a_machine_move_into_place_one_after_the_other(serve, get, monkeypatch):
-    merge, at_once, moving = delivery.merge, [], threading.Semaphore(9)
+def test_archives_are_merged_one_after_the_other(serve, get, monkeypatch):
+    merge, at_once, moving = dataset.merge, [], threading.Semaphore(9)
 
     def watched(*args, **settings):
         with moving:
@@ -355,7 +354,7 @@ def test_the_archives_of_a_machine_move_into_place_one_after_the_other(serve, ge
             time.sleep(0.05)
             merge(*args, **settings)
 
-    monkeypatch.setattr(delivery, "merge", watched)
+    monkeypatch.setattr(dataset, "merge", watched)
     get(*(serve("dev", f"machine{number}") for number in range(3)), connections=3)
     assert at_once == [1, 1, 1]
 
@@ -370,7 +369,7 @@ print(download([archive], pathlib.Path(out), base_url=base_url)[0].how)
 """
 
 
-def test_a_killed_command_goes_on_when_given_again(serve, out, loopback):
+def test_a_killed_command_resumes(serve, out, loopback):
     archive = serve("dev", "fan")
     address, size = archive.url(""), archive.size_bytes
     loopback.script[address] = ["stall"]
@@ -393,8 +392,8 @@ def test_a_killed_command_goes_on_when_given_again(serve, out, loopback):
     assert visible(out) == FAN
 
 
-def test_an_address_that_is_none(out):
-    with pytest.raises(InputError, match="--base-url: found file:///etc"):
+def test_a_wrong_base_url(out):
+    with pytest.raises(InputError, match="base_url: found file:///etc"):
         download([], out, base_url="file:///etc")
 
 

@@ -26,7 +26,7 @@ def clips(tmp_path: Path) -> list[Clip]:
     return [make_clip(tmp_path / "data", index, f"content {index}".encode()) for index in range(3)]
 
 
-def test_the_key_is_the_hash_that_its_docstring_says(clips: list[Clip]) -> None:
+def test_the_key_is_the_documented_hash(clips: list[Clip]) -> None:
     text = b"".join(
         f"fan/train/{clip.path.name}\n".encode() + hashlib.sha256(clip.path.read_bytes()).digest()
         for clip in clips

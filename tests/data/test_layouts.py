@@ -74,7 +74,7 @@ def test_a_linked_machine_folder_keeps_the_name_of_the_link(root, tmp_path):
     assert read_dataset(root).machines == ("Sander", "ToyCar", "fan")
 
 
-def test_what_belongs_beside_clips_is_not_odd(root):
+def test_companion_files_give_no_warning(root):
     touch(root, "README.md", "MANIFEST.csv", ".DS_Store", "LICENSE")
     touch(root / "fan", "attributes_00.csv", "._attributes_00.csv")
     touch(root / "fan" / "train", "._" + train_name(0), ".hidden")
@@ -84,7 +84,7 @@ def test_what_belongs_beside_clips_is_not_odd(root):
     assert len(dataset.clips) == 7
 
 
-def test_what_is_not_read_is_said(root):
+def test_files_that_are_not_read_give_warnings(root):
     touch(root, "dev_fan.zip")
     touch(root / "notes", "x.txt")
     touch(root / "fan" / "supplemental", train_name(0))
@@ -155,7 +155,7 @@ def test_empty_training_folder(root):
     empty = touch(root / "valve" / "train", "attributes_00.csv")
     with pytest.raises(InputError) as caught:
         read_dataset(root)
-    expect(caught.value, empty, "without WAV or FLAC", "normal recordings", "Put the training clips there")
+    expect(caught.value, empty, "without WAV or FLAC", "normal recordings", "Copy the training clips there")
 
 
 def test_a_name_outside_the_grammar(root):

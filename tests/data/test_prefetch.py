@@ -78,7 +78,7 @@ def test_an_error_comes_in_the_place_of_its_result_and_ends_the_work() -> None:
     assert not loader_threads()
 
 
-def test_what_is_not_wanted_any_more_is_not_done() -> None:
+def test_pending_items_are_cancelled() -> None:
     started: list[int] = []
     go_on = threading.Event()
 

@@ -9,12 +9,12 @@ import pytest
 import soundfile
 import soxr
 
-from nearfar.data.recordings import Recording, find_recordings, read_crop, recordings_key
+from nearfar.data.recordings import AudioFile, find_recordings, read_crop, recordings_key
 from nearfar.errors import InputError
 
 
 def ramp(path: Path, frames: int, rate: int = 16_000, channels: int = 1, **options: str) -> Path:
-    """Every sample says where it is; channel c is shifted by c / 4."""
+    """Every sample encodes its index; channel c is shifted by c / 4."""
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.arange(frames)[:, None] / 2**17 + np.arange(channels) / 4
     soundfile.write(path, samples.astype(np.float32), rate, **options)
@@ -32,11 +32,11 @@ def test_finds_wav_flac_and_ogg_at_any_depth_and_rate(tmp_path: Path) -> None:
     (tmp_path / "a" / "notes.txt").write_text("no sound")
     found = find_recordings([tmp_path / "b", tmp_path / "a"])
     assert [one.path.name for one in found] == ["two.wav", "one.flac", "three.OGG"]
-    assert found[0] == Recording(tmp_path / "b" / "deep" / "two.wav", 8_000, 2, 8_000)
+    assert found[0] == AudioFile(tmp_path / "b" / "deep" / "two.wav", 8_000, 2, 8_000)
     assert [one.seconds for one in found] == pytest.approx([1.0, 0.1, 0.25])
 
 
-def test_a_folder_inside_another_is_heard_once(tmp_path: Path) -> None:
+def test_a_folder_inside_another_is_read_once(tmp_path: Path) -> None:
     ramp(tmp_path / "in" / "one.wav", 1_000)
     assert len(find_recordings([tmp_path, tmp_path / "in"])) == 1
 
@@ -70,7 +70,7 @@ def test_crops_of_other_rates_are_resampled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a sound"])
-def test_what_is_no_sound_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_audio_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.wav").write_bytes(content)
     with pytest.raises(InputError, match=r"bad\.wav"):
         find_recordings([tmp_path])

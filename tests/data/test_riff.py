@@ -128,5 +128,5 @@ def test_0_bytes(tmp_path):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(InputError, match=r"No such file.*Check that it exists"):
+    with pytest.raises(InputError, match=r"No such file.*Check the path"):
         wav_source(tmp_path / "a.wav")

@@ -48,7 +48,7 @@ def factory(tmp_path_factory: pytest.TempPathFactory) -> Factory:
     return Factory(folder, clips, [soundfile.read(path)[0] for path in paths], truth)
 
 
-def test_every_file_lies_in_the_layout_and_says_so_in_its_name(factory):
+def test_every_file_has_the_folder_and_the_name_of_the_layout(factory):
     counts = Counter((clip.machine, clip.split, clip.domain, clip.label) for clip in factory.clips)
     for machine in PLAN.machines:
         assert counts[machine, "train", "source", "normal"] == 24
@@ -63,18 +63,18 @@ def test_every_file_lies_in_the_layout_and_says_so_in_its_name(factory):
 
 def test_target_domain_has_other_attributes_and_some_machines_have_none(factory):
     for machine in PLAN.machines:
-        told = {
+        reported = {
             domain: {clip.attributes for clip in factory.clips if (clip.machine, clip.domain) == (machine, domain)}
             for domain in ("source", "target")
         }
         if machine in ("valve", "pump"):
-            assert told["source"] == told["target"] == {()}
+            assert reported["source"] == reported["target"] == {()}
         else:
-            assert told["source"].isdisjoint(told["target"])
-            assert () not in told["source"]
+            assert reported["source"].isdisjoint(reported["target"])
+            assert () not in reported["source"]
 
 
-def test_attribute_table_repeats_what_the_names_say(factory):
+def test_attribute_table_repeats_the_attributes_of_names(factory):
     for machine in PLAN.machines:
         with (factory.folder / machine / "attributes_00.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -86,8 +86,8 @@ def test_attribute_table_repeats_what_the_names_say(factory):
             assert list(row.values())[1:] == pairs
 
 
-def test_says_that_it_is_simulated_and_what_is_wrong_in_each_clip(factory):
-    assert "no machine was recorded" in (factory.folder / "SIMULATED.md").read_text()
+def test_the_folder_is_marked_as_simulated_and_lists_faults(factory):
+    assert "were simulated by `nearfar simulate`" in (factory.folder / "SIMULATED.md").read_text()
     assert len(factory.truth) == len(factory.clips)
     for clip in factory.clips:
         row = factory.truth[clip.path.relative_to(factory.folder).as_posix()]
@@ -112,7 +112,7 @@ def test_normal_and_anomalous_clips_of_a_domain_have_the_same_conditions(factory
         for domain in ("source", "target"):
             normal, anomaly = lists[machine, domain, "normal"], lists[machine, domain, "anomaly"]
             assert sorted(normal) == sorted(anomaly)
-            assert normal != anomaly  # the order tells nothing either
+            assert normal != anomaly  # the order carries no information either
 
 
 def test_no_clip_reaches_full_scale(factory):
@@ -160,7 +160,7 @@ CHANCE_BAND = 3 * np.sqrt((2 * 20 + 1) / (12 * 20 * 20)) / np.sqrt(6)
 """Three standard deviations of the mean over 6 machines of an AUC of 20 against 20 clips without any signal."""
 
 
-def test_a_classifier_that_hears_only_levels_is_at_chance(factory):
+def test_a_classifier_of_levels_is_at_chance(factory):
     for score, aucs in level_aucs(factory).items():
         assert abs(np.mean(aucs) - 0.5) < CHANCE_BAND, (score, aucs)
     # the near levels are the same list for both labels, so there only rounding to 16 bits is left
@@ -232,11 +232,11 @@ def test_another_seed_gives_other_sounds(tmp_path):
     assert len(set(sounds)) == len(sounds)
 
 
-def test_progress_is_told_after_each_clip(tmp_path):
-    told: list[tuple[int, int]] = []
-    out = simulate_factory(SMALL, tmp_path / "out", lambda done, total: told.append((done, total)))
+def test_progress_is_reported_after_each_clip(tmp_path):
+    reported: list[tuple[int, int]] = []
+    out = simulate_factory(SMALL, tmp_path / "out", lambda done, total: reported.append((done, total)))
     assert out == tmp_path / "out"
-    assert told == [(done, 22) for done in range(1, 23)]
+    assert reported == [(done, 22) for done in range(1, 23)]
 
 
 def options(plan: FactoryPlan) -> dict:
@@ -244,7 +244,7 @@ def options(plan: FactoryPlan) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "message"),
     [
         ("machines", ("fan", "tractor"), "tractor"),
         ("machines", (), "none"),
@@ -263,8 +263,8 @@ def options(plan: FactoryPlan) -> dict:
         ("seed", -1, "seed"),
     ],
 )
-def test_an_option_outside_its_range_is_refused(option, value, says):
-    with pytest.raises(InputError, match=says) as caught:
+def test_an_option_outside_its_range_is_refused(option, value, message):
+    with pytest.raises(InputError, match=message) as caught:
         FactoryPlan(**{option: value})
     assert f"simulate {option}" in str(caught.value)
 

@@ -7,9 +7,8 @@ import pytest
 from scipy.signal import hilbert
 
 from nearfar.data.simulate.background import NOISES
-from nearfar.data.simulate.conditions import Fault, Operation
 from nearfar.data.simulate.factory import mix
-from nearfar.data.simulate.machines import MACHINES
+from nearfar.data.simulate.machines import MACHINES, Fault, Operation
 from nearfar.data.simulate.rooms import WAYPOINTS, build_room, carry, carry_moving
 from nearfar.data.simulate.signals import (
     convolve,
@@ -99,7 +98,7 @@ FAULTS = [(machine, fault) for machine, kind in MACHINES.items() for fault in ki
 
 
 @pytest.mark.parametrize(("machine", "fault"), FAULTS)
-def test_a_fault_grows_with_severity_and_shows_where_the_truth_says(machine, fault):
+def test_a_fault_grows_with_severity_in_the_region_of_the_truth_table(machine, fault):
     """With equal generators the difference to the healthy machine is what the fault does, and nothing else."""
     kind = MACHINES[machine]
     for operation in (kind.source[0], kind.target[-1]):
@@ -188,8 +187,8 @@ def test_a_source_at_rest_is_carried_by_the_response_of_its_waypoint():
     room = build_room(0, "fan", "source")
     dry = stream(1).standard_normal(3000)
     for waypoint in (0, 2):
-        place = waypoint / (WAYPOINTS - 1)
-        images = carry_moving(room, dry, 1, place, place)
+        position = waypoint / (WAYPOINTS - 1)
+        images = carry_moving(room, dry, 1, position, position)
         for channel in (0, 1):
             naive = np.convolve(dry, room.paths[1, waypoint, channel])[:3000]
             assert images[channel] == pytest.approx(naive, abs=1e-9)
@@ -200,7 +199,7 @@ def test_a_moving_source_starts_at_one_end_and_arrives_at_the_other():
     room = build_room(0, "fan", "source")
     dry = stream(1).standard_normal(SAMPLES)
     moving = carry_moving(room, dry, 0, 0.0, 1.0)
-    ends = [carry_moving(room, dry, 0, place, place) for place in (0.0, 1.0)]
+    ends = [carry_moving(room, dry, 0, position, position) for position in (0.0, 1.0)]
     edge = SAMPLES // 50
     early, late = slice(0, edge), slice(SAMPLES - edge, SAMPLES)
     for window, near_end, far_end in ((early, *ends), (late, *ends[::-1])):

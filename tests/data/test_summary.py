@@ -22,7 +22,7 @@ def write(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 2
 
 @pytest.fixture
 def fan(tmp_path: Path) -> Path:
-    """A machine without anything odd: 3 + 1 training clips, 4 test clips, half a second each."""
+    """A machine without warnings: 3 + 1 training clips, 4 test clips, half a second each."""
     folder = tmp_path / "fan"
     for index, speed in enumerate("112"):
         write(folder / f"train/section_00_source_train_normal_{index:04d}_spd_{speed}.wav")
@@ -109,7 +109,7 @@ def test_other_numbers_of_channels(fan):
     summary = summary_of(fan)
     assert summary.channels == (1, 2, 8)
     mono, many = summary.warnings
-    assert "1 file with one channel only, hence no far microphone" in mono
+    assert "1 file with one channel and no far microphone" in mono
     assert "0008" in mono
     assert "1 file with more than two channels" in many
     assert "0009" in many
@@ -147,7 +147,7 @@ def remove(folder: Path, pattern: str) -> None:
     [
         ("train/*_target_*", "there are no training clips of the target domain"),
         ("train/*_source_*", "there are no training clips of the source domain"),
-        ("test/*", "there are no test clips: the machine only takes part in training"),
+        ("test/*", "there are no test clips: the machine is used for training only"),
         ("test/*_anomaly_*", "all test clips are labelled normal: nothing can be evaluated"),
         ("test/*_normal_*", "all test clips are labelled anomaly: nothing can be evaluated"),
     ],
@@ -186,7 +186,7 @@ def test_machines_in_order_and_apart(fan, tmp_path):
 
 def test_real_folder(shared):
     compressor, motor, uav = summarise(read_dataset(shared / "data" / "realmix"))
-    assert compressor.warnings == ("there are no test clips: the machine only takes part in training",)
+    assert compressor.warnings == ("there are no test clips: the machine is used for training only",)
     assert motor.warnings == uav.warnings == ()
     assert sum(count.clips for summary in (compressor, motor, uav) for count in summary.clips) == 570
     assert {count.attributes for count in uav.attributes} == {"mis_sq", "mis_f8"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from nearfar.config import Recipe
 from nearfar.detector.bank import fit_bank
-from nearfar.scoring.machine import MachineScorer
-from nearfar.thresholds.calibration import held_out, left_out_scores, most_anomalous, only_falls
 from nearfar.thresholds.conformal import p_values
 from nearfar.thresholds.detectors import find_threshold
+
+from nearfar.config import Recipe
+from nearfar.scoring.machine import MachineScorer
+from nearfar.thresholds.calibration import held_out, left_out_scores, most_anomalous, only_falls
 
 
 def test_the_most_anomalous_window_of_every_recording_by_hand() -> None:

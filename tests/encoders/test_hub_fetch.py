@@ -1,4 +1,4 @@
-"""``fetch_encoder`` against a hub on the loopback interface: verified, recorded, patient, and not asked twice."""
+"""``fetch_encoder`` against a hub on the loopback interface: verification, record, retries, use of the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from nearfar.data.download.transfer import Patience
+from nearfar.data.download.transfer import RetryPolicy
 from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.encoders.hub import PUBLISHED, SHORT_NAMES, PublishedWeights, fetch_encoder
@@ -163,7 +163,7 @@ def test_other_bytes_than_the_hub_states_are_fetched_anew(hub, weights):
 def test_other_bytes_twice_are_an_error(hub, weights):
     hub.script = [None, "other bytes", None, "other bytes"]
     stated = hashlib.sha256(weights).hexdigest()
-    with pytest.raises(InputError, match=f"another SHA-256, after a fresh download too; expected {stated}"):
+    with pytest.raises(InputError, match=f"another SHA-256, after a second download too; expected {stated}"):
         fetch_encoder("tiny-eat")
 
 
@@ -174,7 +174,7 @@ def test_a_known_size_is_required_and_a_known_hash_warned_about(hub, weights, mo
         assert fetch_encoder("tiny-eat").expected_sha256 == "0" * 64
     monkeypatch.setitem(PUBLISHED, NAME, PublishedWeights("https://example.org/eat", "MIT", COMMIT, 7))
     with pytest.raises(
-        InputError, match=f"found {len(weights)} bytes, after a fresh download too; expected the 7"
+        InputError, match=f"found {len(weights)} bytes, after a second download too; expected the 7"
     ):
         fetch_encoder("tiny-eat")
 
@@ -183,15 +183,15 @@ def test_a_hub_that_asks_to_wait_until_a_date(hub, monkeypatch):
     waits = []
     date = formatdate(NOW + 45, usegmt=True)
     hub.script = [(503, {"Retry-After": date})] * 2 + [(502, {})]
-    fetch_encoder("tiny-eat", patience=Patience(attempts=4, sleep=waits.append, now=lambda: NOW))
+    fetch_encoder("tiny-eat", retry=RetryPolicy(attempts=4, sleep=waits.append, now=lambda: NOW))
     assert waits == [45.0, 45.0, 4.0]
 
 
-def test_patience_with_the_hub_ends(hub):
+def test_retries_end(hub):
     waits = []
     hub.script = [(503, {})] * 9
-    with pytest.raises(InputError, match=r"none to be had from the hub \(HfHubHTTPError: .*503"):
-        fetch_encoder("tiny-eat", patience=Patience(attempts=3, sleep=waits.append))
+    with pytest.raises(InputError, match=r"a failed download from the hub \(HfHubHTTPError: .*503"):
+        fetch_encoder("tiny-eat", retry=RetryPolicy(attempts=3, sleep=waits.append))
     assert waits == [1.0, 2.0]
 
 
@@ -199,7 +199,7 @@ def test_a_file_that_the_hub_does_not_have_is_asked_for_once(hub):
     waits = []
     hub.files.clear()
     with pytest.raises(InputError, match=r"download config\.json and model\.safetensors by hand"):
-        fetch_encoder("tiny-eat", patience=Patience(attempts=3, sleep=waits.append))
+        fetch_encoder("tiny-eat", retry=RetryPolicy(attempts=3, sleep=waits.append))
     assert waits == []
 
 
@@ -227,8 +227,8 @@ def test_both_short_names_are_published():
         assert published.size_bytes or published.about_bytes
 
 
-def test_the_size_of_eat_large_is_estimated_from_its_shapes(golden):
-    large = json.loads((golden / "key_shapes.json").read_text())["large"]
+def test_the_size_of_eat_large_is_estimated_from_its_shapes(golden_arrays):
+    large = json.loads((golden_arrays / "key_shapes.json").read_text())["large"]
     encoder = (shape for name, shape in large.items() if "decoder" not in name)
     values = sum(math.prod(shape) for shape in encoder)
     assert PUBLISHED[SHORT_NAMES["eat-large"]].about_bytes == 4 * values

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nearfar.encoders import linear
-from nearfar.encoders.linear import Linear, serves
+from nearfar.encoders.linear import Linear, uses_onednn
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -107,4 +107,4 @@ def test_a_linear_layer_is_still_torchs():
     layer, plain = Linear(3, 2), nn.Linear(3, 2)
     assert isinstance(layer, nn.Linear)
     assert layer.state_dict().keys() == plain.state_dict().keys()
-    assert serves(random(1, 3), layer.weight) == linear.HAS_ONEDNN
+    assert uses_onednn(random(1, 3), layer.weight) == linear.HAS_ONEDNN

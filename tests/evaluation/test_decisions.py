@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from nearfar.errors import InputError
-from nearfar.evaluation.decision_tables import decisions_to_rich, decisions_to_tree
 from nearfar.evaluation.results import evaluate_decisions, precision_recall_f1
 from nearfar.evaluation.scorefiles import MachineDecisions
+from nearfar.evaluation.tables import decisions_to_text, decisions_to_tree
 from nearfar.evaluation.truth import GroundTruth, TrueClip
 
 
@@ -75,4 +75,10 @@ def test_decisions_on_a_single_domain():
     assert results.machines[0].target is None
     assert results.harmonic_means == results.machines[0].source == pytest.approx((0.5, 1.0, 2 / 3))
     assert decisions_to_tree(results)["machines"]["b"]["target"] is None
-    assert decisions_to_rich(results).row_count == 4
+    rows = [row.cells for row in decisions_to_text(results).rows]
+    assert rows == [
+        ("b", "source", "50.00", "100.00", "66.67"),
+        ("", "target", "–", "–", "–"),
+        ("All", "mean", "50.00", "100.00", "66.67"),
+        ("", "hmean", "50.00", "100.00", "66.67"),
+    ]

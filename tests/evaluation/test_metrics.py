@@ -140,21 +140,21 @@ def percent(metrics):
 
 
 @pytest.mark.parametrize(("kind", "official"), [("mse", 0.57194), ("mahala", 0.57205)])
-def test_official_baseline_on_the_development_set(golden, kind, official):
-    results = evaluate_by_name(read_scores(golden / "ae_rerun_scores" / kind))
+def test_official_baseline_on_the_development_set(golden_arrays, kind, official):
+    results = evaluate_by_name(read_scores(golden_arrays / "ae_rerun_scores" / kind))
     assert results.official_score == pytest.approx(official, abs=1e-5)
     assert {row.machine: percent(row.metrics) for row in results.machines} == RERUNS[kind]
 
 
 @pytest.mark.parametrize(("kind", "official"), [("mse", 67.8), ("mahala", 67.4)])
-def test_official_baseline_on_real_machines(golden, kind, official):
-    results = evaluate_by_name(read_scores(golden / "ae_official_on_realmix" / kind))
+def test_official_baseline_on_real_machines(golden_arrays, kind, official):
+    results = evaluate_by_name(read_scores(golden_arrays / "ae_official_on_realmix" / kind))
     assert round(100 * results.official_score, 1) == official
     assert {row.machine: percent(row.metrics) for row in results.machines} == REALMIX[kind]
 
 
-def test_the_official_score_is_the_mean_of_means_both_ways(golden):
-    results = evaluate_by_name(read_scores(golden / "ae_rerun_scores" / "mse"))
+def test_the_official_score_is_the_mean_of_means_both_ways(golden_arrays):
+    results = evaluate_by_name(read_scores(golden_arrays / "ae_rerun_scores" / "mse"))
     assert results.official_score == pytest.approx(harmonic_mean(row.score for row in results.machines))
     assert results.official_score == pytest.approx(harmonic_mean(results.means))
     assert results.means == MachineMetrics(

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import hmean
 from sklearn.metrics import roc_auc_score
 
+from nearfar.charts import machine_figure
 from nearfar.errors import InputError
 from nearfar.evaluation import results as evaluation
-from nearfar.evaluation.figures import machine_figure
 from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.evaluation.tables import results_table, to_json, to_markdown
 from nearfar.evaluation.truth import GroundTruth, TrueClip

@@ -1,4 +1,4 @@
-"""Tables: the right figure in the right cell, in all four renderings."""
+"""Tables: the right figure in the right cell, as text, Markdown, CSV and JSON, and in the terminal."""
 
 import csv
 import io
@@ -6,13 +6,23 @@ import json
 import statistics
 
 import pytest
-from rich.console import Console
 
 from nearfar.evaluation.published import PUBLISHED
 from nearfar.evaluation.results import MachineResult, Results
-from nearfar.evaluation.tables import published_table, results_table, to_csv, to_json, to_markdown, to_rich
-from nearfar.evaluation.uncertainty import Interval, Uncertainty
+from nearfar.evaluation.tables import (
+    comparison_to_text,
+    comparison_to_tree,
+    published_table,
+    results_table,
+    to_csv,
+    to_json,
+    to_markdown,
+    to_text,
+)
+from nearfar.evaluation.uncertainty import Comparison, Difference, Interval, Uncertainty
 from nearfar.metrics import QUANTITIES, MachineMetrics
+from nearfar.rendering import TextRow, TextTable, csv_text, markdown
+from nearfar.terminal import show
 
 
 def results_of(*machines):
@@ -88,12 +98,11 @@ def test_sections_of_one_machine_have_rows_of_their_own():
     assert results_table({"eat-near": [results]}, published=False).machines == ("fan 00", "fan 01")
 
 
-def test_the_note_is_in_every_rendering():
+def test_the_note_is_in_every_rendering(capsys):
     note = "Simulated data [seed 0]: no real machine was recorded."
     table = results_table({"eat-near": [PUMP_A]}, notes=[note])
-    console = Console(width=200, file=io.StringIO())
-    console.print(to_rich(table))
-    assert note in " ".join(console.file.getvalue().split())
+    show(to_text(table))
+    assert note in capsys.readouterr().out
     assert note in to_markdown(table)
     assert all(row["notes"] == note for row in csv.DictReader(io.StringIO(to_csv(table))))
     assert json.loads(to_json(table))["notes"] == [note]
@@ -143,11 +152,10 @@ def test_intervals_stand_beside_the_cells():
         results_table({"eat-near": [PUMP_A, PUMP_B]}, intervals={"eat-near": spread})
 
 
-def test_terminal_shows_the_same_figures():
+def test_terminal_shows_the_same_figures(capsys):
     table = results_table({"eat-near": [PUMP_A, PUMP_B]}, published=False)
-    console = Console(width=100, file=io.StringIO())
-    console.print(to_rich(table, title="Table 1"))
-    shown = console.file.getvalue()
+    show(to_text(table, title="Table 1"))
+    shown = capsys.readouterr().out
     assert "Table 1" in shown
     assert all(row[-1] in shown for row in cells(to_markdown(table))[2:])
 
@@ -168,3 +176,65 @@ def test_published_table_prints_and_marks():
     assert text.count("†") == 3 + 4
     assert "valveEmu, score: Table 1 prints 56.66, but the figures in Table 1 give 63.22." in text
     assert "section 4 prints 48.73, but the figures in Table 1 give 50.85." in text
+
+
+COMPARISON = Comparison(
+    machines={"fan": Difference(0.02, -0.01, 0.05, 0.9), "pump": Difference(-0.04, -0.08, 0.0, 0.025)},
+    overall=Difference(-0.0125, -0.03, 0.01, 0.2),
+    without={"fan": Difference(-0.04, -0.08, 0.0, 0.025), "pump": Difference(0.02, -0.01, 0.05, 0.9)},
+    resamples=10_000,
+    level=0.95,
+)
+
+
+def test_a_comparison_gives_points(capsys):
+    table = comparison_to_text(COMPARISON, "eat-near", "ae-mse")
+    assert table.headings == ("machine", "difference", "95 % interval", "probability that eat-near is better")
+    assert [row.cells for row in table.rows] == [
+        ("fan", "+2.00", "[-1.00, +5.00]", "0.900"),
+        ("pump", "-4.00", "[-8.00, +0.00]", "0.025"),
+        ("All (official score)", "-1.25", "[-3.00, +1.00]", "0.200"),
+        ("All without fan", "-4.00", "[-8.00, +0.00]", "0.025"),
+        ("All without pump", "+2.00", "[-1.00, +5.00]", "0.900"),
+    ]
+    show(table)
+    shown = capsys.readouterr().out
+    for text in ("eat-near minus ae-mse", "[-3.00, +1.00]", "All without pump", "10,000 resamples"):
+        assert text in shown
+
+
+def test_a_comparison_s_tree_gives_fractions():
+    tree = comparison_to_tree(COMPARISON, "eat-near", "ae-mse")
+    assert tree["all"] == {"difference": -0.0125, "interval": [-0.03, 0.01], "a_better": 0.2}
+    assert list(tree["machines"]) == list(tree["without"]) == ["fan", "pump"]
+    assert (tree["a"], tree["b"], tree["resamples"], tree["level"]) == ("eat-near", "ae-mse", 10_000, 0.95)
+
+
+PLAIN = TextTable(
+    ("name", "value", "remark"),
+    (TextRow(("a|b", "1", "[x]")), TextRow(("c", "2", ""), "strong", ends_group=True)),
+    text_columns=(0, 2),
+    title="A title",
+    notes=("One note.", "Another [note]."),
+)
+
+
+def test_a_text_table_in_markdown():
+    assert markdown(PLAIN) == (
+        "A title\n\n| name | value | remark |\n| --- | ---: | --- |\n| a\\|b | 1 | [x] |\n| c | **2** |  |\n"
+        "\nOne note.\n\nAnother [note].\n"
+    )
+
+
+def test_a_text_table_in_the_terminal(capsys):
+    show(PLAIN)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == list(PLAIN.notes)
+    assert [line.split() for line in lines if line.split()[:1] in (["a|b"], ["c"])] == [
+        ["a|b", "1", "[x]"],
+        ["c", "2"],
+    ]
+
+
+def test_csv_quotes_what_it_must():
+    assert csv_text(["a", "b"], [["x, y", 0.1], ["", 2]]) == 'a,b\n"x, y",0.1\n,2\n'

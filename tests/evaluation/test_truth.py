@@ -73,8 +73,8 @@ def test_score_files_may_list_the_names_of_the_attributes(truth):
 
 @pytest.mark.parametrize("system", ["mse", "mahala"])
 @pytest.mark.parametrize("hide", [True, False])
-def test_real_scores_give_the_same_numbers_as_by_their_names(golden, tmp_path, system, hide):
-    entries = read_scores(golden / "ae_rerun_scores" / system)
+def test_real_scores_give_the_same_numbers_as_by_their_names(golden_arrays, tmp_path, system, hide):
+    entries = read_scores(golden_arrays / "ae_rerun_scores" / system)
     given = []
     for entry in entries:
         names = hidden_names(len(entry.names)) if hide else entry.names

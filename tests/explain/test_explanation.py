@@ -1,4 +1,4 @@
-"""Sentences about sounds of which it is known what is odd in them, and regions drawn by hand."""
+"""Explanations of sounds with known departures, and regions by hand."""
 
 from __future__ import annotations
 
@@ -34,70 +34,70 @@ def gated(signal: np.ndarray, begin: float, end: float) -> np.ndarray:
     return signal * ((begin <= TIME) & (end > TIME))
 
 
-def test_a_tone_is_told_with_its_time_band_and_character(bank: PatchBank) -> None:
-    told = explain(log_mel(noise(50) + gated(0.1 * np.sin(2 * np.pi * 2200 * TIME), 0.8, 1.6)), bank)
-    assert told.notable
-    assert told.begin_s == pytest.approx(0.8, abs=0.1)
-    assert told.end_s == pytest.approx(1.6, abs=0.1)
-    assert (told.low_hz, told.high_hz) == (pytest.approx(1803, abs=1), pytest.approx(2709, abs=1))
-    assert told.most_hz == pytest.approx(2200, abs=60)
-    assert told.excess_db > 10
-    assert told.sentence.startswith("0.8 to 1.6 s, 1.8 to 2.7 kHz: louder")
-    assert "more tonal than any of 12 normal clips" in told.sentence
+def test_a_tone_is_explained_by_time_band_and_character(bank: PatchBank) -> None:
+    found = explain(log_mel(noise(50) + gated(0.1 * np.sin(2 * np.pi * 2200 * TIME), 0.8, 1.6)), bank)
+    assert found.notable
+    assert found.begin_s == pytest.approx(0.8, abs=0.1)
+    assert found.end_s == pytest.approx(1.6, abs=0.1)
+    assert (found.low_hz, found.high_hz) == (pytest.approx(1803, abs=1), pytest.approx(2709, abs=1))
+    assert found.most_hz == pytest.approx(2200, abs=60)
+    assert found.excess_db > 10
+    assert found.sentence.startswith("0.8 to 1.6 s, 1.8 to 2.7 kHz: louder")
+    assert "more tonal than any of 12 normal clips" in found.sentence
 
 
 def test_clicks_are_impulsive(bank: PatchBank) -> None:
     clicks = np.zeros(len(TIME))
     clicks[(16_000 * np.arange(0.52, 1.4, 0.16)).astype(int)] = 1.0
-    told = explain(log_mel(noise(51) + clicks), bank)
-    assert told.notable
-    assert "more impulsive" in told.sentence
-    assert 0.3 < told.begin_s < told.end_s < 1.6
+    found = explain(log_mel(noise(51) + clicks), bank)
+    assert found.notable
+    assert "more impulsive" in found.sentence
+    assert 0.3 < found.begin_s < found.end_s < 1.6
 
 
 def test_a_gap_in_a_band_is_quieter(bank: PatchBank) -> None:
     spectrum = np.fft.rfft(noise(52))
     hz = np.fft.rfftfreq(len(TIME), 1 / 16_000)
     without = np.fft.irfft(np.where((hz > 3000) & (hz < 3900), 0.05 * spectrum, spectrum), len(TIME))
-    told = explain(log_mel(without), bank)
-    assert told.notable
-    assert "throughout, 2.7 to 3.9 kHz: quieter" in told.sentence
-    assert told.excess_db < -10
+    found = explain(log_mel(without), bank)
+    assert found.notable
+    assert "throughout, 2.7 to 3.9 kHz: quieter" in found.sentence
+    assert found.excess_db < -10
 
 
 def test_a_normal_clip_does_not_stand_out(bank: PatchBank) -> None:
     quiet = [explain(log_mel(noise(seed)), bank) for seed in range(60, 72)]
-    assert sum(told.notable for told in quiet) <= 3
-    assert all(told.sentence.startswith("Nothing stands out; ") for told in quiet if not told.notable)
+    assert sum(found.notable for found in quiet) <= 3
+    assert all(found.sentence.startswith("Nothing stands out; ") for found in quiet if not found.notable)
 
 
-def test_a_louder_clip_is_said_to_be_so_and_stands_out_nowhere(bank: PatchBank) -> None:
+def test_a_louder_clip_is_named_louder_and_has_the_same_map(bank: PatchBank) -> None:
     like = explain(log_mel(noise(70)), bank)
-    told = explain(log_mel(10.0 * noise(70)), bank)
+    found = explain(log_mel(10.0 * noise(70)), bank)
     # In the lowest band the quiet clip comes down to the floor of the logarithm.
-    np.testing.assert_allclose(told.map[:, 1:], like.map[:, 1:], atol=3e-3)
-    np.testing.assert_allclose(told.map[:, 0], like.map[:, 0], atol=5e-2)
+    np.testing.assert_allclose(found.map[:, 1:], like.map[:, 1:], atol=3e-3)
+    np.testing.assert_allclose(found.map[:, 0], like.map[:, 0], atol=5e-2)
     assert "the whole clip is" not in like.sentence
-    (decibels,) = re.findall(r"; the whole clip is (\d+) dB louder than any of them\.", told.sentence)
+    (decibels,) = re.findall(r"; the whole clip is (\d+) dB louder than any of them\.", found.sentence)
     assert int(decibels) in (19, 20)
 
 
 def test_the_nearest_clip_is_the_one_with_that_sound() -> None:
     tone = gated(0.1 * np.sin(2 * np.pi * 2200 * TIME), 0.5, 1.0)
     clips = [log_mel(noise(seed) + (tone if seed == 4 else 0)) for seed in range(8)]
-    told = explain(log_mel(noise(80) + 1.3 * np.roll(tone, 8_000)), fit_patches(clips))
-    assert told.nearest == 4
+    found = explain(log_mel(noise(80) + 1.3 * np.roll(tone, 8_000)), fit_patches(clips))
+    assert found.nearest == 4
 
 
 def test_the_map_has_eats_grid(bank: PatchBank) -> None:
-    told = explain(log_mel(noise(53)), bank)
-    assert told.map.shape == (12, 8)  # 198 frames
-    assert told.map.dtype == np.float32
-    assert told.peak == told.map.max()
-    assert told.band_edges_hz == tuple(band_edges_hz())
-    assert len(told.time_edges_s) == 13
-    np.testing.assert_allclose(np.diff(told.time_edges_s), 0.16)
-    assert told.time_edges_s[0] == pytest.approx(0.0075)
+    found = explain(log_mel(noise(53)), bank)
+    assert found.map.shape == (12, 8)  # 198 frames
+    assert found.map.dtype == np.float32
+    assert found.peak == found.map.max()
+    assert found.band_edges_hz == tuple(band_edges_hz())
+    assert len(found.time_edges_s) == 13
+    np.testing.assert_allclose(np.diff(found.time_edges_s), 0.16)
+    assert found.time_edges_s[0] == pytest.approx(0.0075)
 
 
 def test_regions_by_hand() -> None:
@@ -114,9 +114,9 @@ def test_regions_by_hand() -> None:
 
 
 def test_an_explanation_is_made_of_plain_values(bank: PatchBank) -> None:
-    told = explain(log_mel(noise(54)), bank)
-    assert isinstance(told, Explanation)
+    found = explain(log_mel(noise(54)), bank)
+    assert isinstance(found, Explanation)
     for name in ("peak", "begin_s", "end_s", "low_hz", "high_hz", "most_hz", "excess_db"):
-        assert type(getattr(told, name)) is float
-    assert type(told.nearest) is int
-    assert type(told.notable) is bool
+        assert type(getattr(found, name)) is float
+    assert type(found.nearest) is int
+    assert type(found.notable) is bool

@@ -1,4 +1,4 @@
-"""Maps of departures against naive loops, and on sounds and simulated faults whose place is known."""
+"""Maps of departures against naive loops, and on bursts and simulated faults at known times and frequencies."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def test_features_and_facts_are_those_of_a_naive_loop() -> None:
     features, facts = patch_features(clip), patch_facts(clip)
     assert features.shape == (3, 8, 32)
     assert facts.shape == (3, 8, 3)
-    heard = np.arange(128) != 3  # filter 3, from 0, holds no FFT bin
+    used = np.arange(128) != 3  # filter 3, from 0, holds no FFT bin
     values = clip.double().numpy()
-    values = np.where(heard, values - values[:, heard].mean(), 0.0)
+    values = np.where(used, values - values[:, used].mean(), 0.0)
     for column in range(3):
         for band in range(8):
             patch = values[column * 16 : column * 16 + 16, band * 16 : band * 16 + 16]
             np.testing.assert_allclose(features[column, band, :16], patch.mean(axis=0), atol=1e-5)
             np.testing.assert_allclose(features[column, band, 16:], patch.std(axis=0), atol=1e-5)
             energy, spectrum = patch.mean(axis=1), patch.mean(axis=0)
-            told = [energy.mean(), energy.std(), spectrum.std()]
-            np.testing.assert_allclose(facts[column, band], told, atol=1e-5)
+            expected = [energy.mean(), energy.std(), spectrum.std()]
+            np.testing.assert_allclose(facts[column, band], expected, atol=1e-5)
 
 
 def test_a_clips_level_changes_nothing() -> None:
@@ -111,7 +111,7 @@ def test_of_many_patches_those_are_kept_that_cover_the_others(monkeypatch: pytes
             distances = [min(np.linalg.norm(point - points[kept]) for kept in chosen) for point in points]
             chosen.append(int(np.argmax(distances)))
         np.testing.assert_allclose(normal.patches[band], points[chosen], atol=1e-5)
-        assert normal.owners[band].tolist() == [place // 3 for place in chosen]
+        assert normal.owners[band].tolist() == [index // 3 for index in chosen]
 
 
 def test_a_single_clip_and_digital_silence_give_finite_maps() -> None:
@@ -136,7 +136,7 @@ def test_a_bank_comes_back_from_its_tensors(tmp_path: Path) -> None:
 
     bank = fit_patches(random_clips(3))
     save_file(bank.tensors(), tmp_path / "bank.safetensors")
-    again = PatchBank.restored(load_file(tmp_path / "bank.safetensors"))
+    again = PatchBank.from_tensors(load_file(tmp_path / "bank.safetensors"))
     assert all(torch.equal(again.tensors()[name], value) for name, value in bank.tensors().items())
 
 

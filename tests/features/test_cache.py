@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from nearfar.features.cache import EmbeddingStore, embed_clips
+from nearfar.features.representation import Representation, of_model
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -20,8 +22,6 @@ from nearfar.data.layouts import read_dataset
 from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError, NearfarError
-from nearfar.features.cache import EmbeddingStore, embed_clips
-from nearfar.features.representation import Representation, of_model
 from nearfar.models import TrainedEmbedder, build_model, load_model, save_model
 
 CPU = torch.device("cpu")

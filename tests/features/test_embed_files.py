@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from nearfar.features.embed_files import embed_files
 from safetensors import safe_open
 
 from nearfar.encoders import load_encoder, save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError
-from nearfar.features.embed_files import embed_files
 from nearfar.frontends.kaldi import KaldiFbank
 
 CONFIG = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=16)

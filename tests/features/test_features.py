@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from nearfar.features.extractors import LogMelFeatures, TokenFeatures
+from nearfar.features.representation import of_model, represent, scored_features, waveform_views
 
 from nearfar.config import Features, load_recipe
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError
-from nearfar.features.extractors import LogMelFeatures, TokenFeatures
-from nearfar.features.representation import of_model, represent, scored_features, waveform_views
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.models import TrainedEmbedder, build_model
 from nearfar.pooling.statistics import log_mel_statistics, relative_deviation_pooling

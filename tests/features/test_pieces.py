@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nearfar.features.extractors import LogMelFeatures, TokenFeatures
+from nearfar.features.pieces import Statistics, assembled, piece_shape, pieces_of
 
 from nearfar.config import Features
 from nearfar.encoders import load_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.features.extractors import LogMelFeatures, TokenFeatures
-from nearfar.features.pieces import Statistics, assembled, piece_shape, pieces_of
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pooling.attentive import AttentiveStatisticsPooling
 

@@ -1,4 +1,4 @@
-"""The front end against torchaudio's Kaldi fbank (golden) and a float64 loop over frames (here)."""
+"""The front end against torchaudio's Kaldi fbank (golden_arrays) and a float64 loop over frames (here)."""
 
 from __future__ import annotations
 
@@ -60,52 +60,72 @@ def assert_equal_but_for_rounding(ours: torch.Tensor, golden: torch.Tensor, atol
     assert difference.mean() < 2e-5 * (9.138 if atol > 1e-3 else 1.0)
 
 
-@pytest.mark.parametrize("name", ["fbank_1p3s", "fbank_10s"])
-def test_raw_log_mel_equals_kaldi(golden, name):
-    arrays = load_file(golden / f"{name}.safetensors")
-    raw = KaldiFbank().log_mel(arrays["waveform"][None])[0]
-    assert_equal_but_for_rounding(raw, arrays["fbank_raw"], atol=4e-3)
-    on_floor = arrays["fbank_raw"] < FLOOR + 1e-5
-    assert on_floor[:, EMPTY_FILTER].all()
-    assert ((raw < FLOOR + 1e-5) == on_floor).all()
+@pytest.fixture(scope="module")
+def short(golden_arrays) -> dict[str, torch.Tensor]:
+    return load_file(golden_arrays / "fbank_1p3s.safetensors")
 
 
-@pytest.mark.parametrize("name", ["fbank_1p3s", "fbank_10s"])
-def test_normalised_fbank_equals_eat(golden, name):
-    arrays = load_file(golden / f"{name}.safetensors")
-    expected = arrays["fbank_norm_unpadded"]
-    fbank = KaldiFbank()(arrays["waveform"][None])
-    assert fbank.shape == (1, 1, -(-len(expected) // 16) * 16, 128)
-    assert_equal_but_for_rounding(fbank[0, 0, : len(expected)], expected, atol=5e-4)
+@pytest.fixture(scope="module")
+def long(golden_arrays) -> dict[str, torch.Tensor]:
+    return load_file(golden_arrays / "fbank_10s.safetensors")
 
 
-def test_padding_frames_equal_eats_ten_second_block(golden):
-    short = load_file(golden / "fbank_1p3s.safetensors")
-    expected = short["fbank_norm_padded1024"]
-    assert (expected[128:] == expected[-1, 0]).all()
-    long = load_file(golden / "fbank_10s.safetensors")
-    ours = KaldiFbank()(long["waveform"][None])[0, 0]
-    assert ours.shape == (1008, 128)
+def ten_seconds(long: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(1, 160000): the samples of the stored frames in their positions, and the clip's mean everywhere else.
+
+    A frame depends on its own 400 samples and on the mean of the clip.
+    """
+    waveform = long["mean"].expand(160_000).clone()
+    for frame, samples in zip(long["frames"].tolist(), long["samples"], strict=True):
+        waveform[160 * frame : 160 * frame + 400] = samples
+    return waveform[None]
+
+
+def test_raw_log_mel_equals_kaldi(short, long):
+    fbank, frames = KaldiFbank(), long["frames"]
+    pairs = [
+        (fbank.log_mel(short["waveform"][None])[0], short["fbank_raw"]),
+        (fbank.log_mel(ten_seconds(long))[0, frames], long["fbank_raw"]),
+    ]
+    for raw, expected in pairs:
+        assert_equal_but_for_rounding(raw, expected, atol=4e-3)
+        on_floor = expected < FLOOR + 1e-5
+        assert on_floor[:, EMPTY_FILTER].all()
+        assert ((raw < FLOOR + 1e-5) == on_floor).all()
+
+
+def test_normalised_fbank_equals_eat(short, long):
+    fbank = KaldiFbank()(short["waveform"][None])
+    assert fbank.shape == (1, 1, 128, 128)
+    assert_equal_but_for_rounding(fbank[0, 0], short["fbank_norm_unpadded"], atol=5e-4)
+    fbank = KaldiFbank()(ten_seconds(long))
+    assert fbank.shape == (1, 1, 1008, 128)
+    assert_equal_but_for_rounding(fbank[0, 0, long["frames"]], long["fbank_norm"], atol=5e-4)
+
+
+def test_padding_frames_equal_eats_ten_second_block(short, long):
+    ours = KaldiFbank()(ten_seconds(long))[0, 0]
     torch.testing.assert_close(ours[994:], long["fbank_norm_padded1024_last30"][:14], atol=5e-4, rtol=0)
-    assert ours[-1, 0] == expected[-1, 0]
+    assert (ours[998:] == short["padding_frame"]).all()
 
 
-def test_sixteen_seconds_have_1600_frames_of_which_two_are_padding(golden):
-    # Only these rows of the 16 s clip are kept. Its first ten seconds are the 10 s clip, and a frame sees no more
-    # than 25 ms, so rows 0, 1 and 799 follow from the shorter clip padded as a waveform; row 1597 cannot be made.
-    expected = load_file(golden / "fbank_16s.safetensors")["fbank_norm_frames_0_1_799_1597_1598_1599"]
-    clip = load_file(golden / "fbank_10s.safetensors")["waveform"]
-    fbank = KaldiFbank()(torch.nn.functional.pad(clip, (0, 96_000))[None])
+def test_sixteen_seconds_have_1600_frames_of_which_two_are_padding(long):
+    # The first ten seconds of the 16 s clip are the 10 s clip, so frames 0, 1 and 799 follow from the shorter clip
+    # padded as a waveform; frame 1597 cannot be made.
+    expected = long["fbank_norm_16s_frames_0_1_799_1597_1598_1599"]
+    fbank = KaldiFbank()(torch.nn.functional.pad(ten_seconds(long), (0, 96_000)))
     assert fbank.shape == (1, 1, 1600, 128)
     torch.testing.assert_close(fbank[0, 0, [0, 1, 799]], expected[:3], atol=5e-4, rtol=0)
     assert (fbank[0, 0, [1598, 1599]] == expected[4:]).all()
-    # What was padded as a waveform is silence, not a padding frame: a frame's own mean is taken off it.
+    # What was padded as a waveform is silence, not a padding frame: a frame's own mean is subtracted from it.
     assert (fbank[0, 0, 1200:1598] - -1.27756).abs().max() < 1e-5
 
 
-def test_mel_bank_window_and_centres_equal_kaldi(golden):
-    arrays = load_file(golden / "mel_banks.safetensors")
-    torch.testing.assert_close(mel_bank(), arrays["mel_banks_128x256"], atol=2e-5, rtol=0)
+def test_mel_bank_window_and_centres_equal_kaldi(golden_arrays):
+    arrays = load_file(golden_arrays / "mel_banks.safetensors")
+    expected = torch.zeros(128, 256)
+    expected[arrays["rows"], arrays["columns"]] = arrays["values"]
+    torch.testing.assert_close(mel_bank(), expected, atol=2e-5, rtol=0)
     torch.testing.assert_close(KaldiFbank().window, arrays["window_400"], atol=3e-7, rtol=0)
     torch.testing.assert_close(mel_centres_hz().float(), arrays["center_freqs_hz"], atol=0.01, rtol=1e-5)
     empty = (mel_bank().sum(dim=1) == 0).nonzero().flatten().tolist()

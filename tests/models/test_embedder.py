@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nearfar.encoders import EAT, EATConfig, Tokens, build_encoder
+from nearfar.encoders import EAT, EATConfig, Tokens, build_encoder, token_keep
 from nearfar.frontends.kaldi import KaldiFbank
-from nearfar.models.embedder import Embedder, token_keep
+from nearfar.models.embedder import Embedder
 from nearfar.pooling import AttentiveStatisticsPooling
 
 SMALL = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=64)

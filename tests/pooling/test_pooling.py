@@ -9,7 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nearfar.pooling.attentive import VARIANCE_FLOOR, AttentiveStatisticsPooling, attentive_statistics
+from nearfar.pooling import (
+    POOLINGS,
+    TRAINED_POOLINGS,
+    AttentiveStatisticsPooling,
+    MeanPooling,
+    MeanStdPooling,
+    RelativeDeviationPooling,
+    attentive_statistics,
+)
+from nearfar.pooling.attentive import VARIANCE_FLOOR
 
 
 @pytest.fixture
@@ -38,11 +47,12 @@ def naive(pooling: AttentiveStatisticsPooling, tokens: Tensor) -> Tensor:
     return torch.stack([*means, *deviations])
 
 
-def test_it_equals_the_published_form(golden: Path) -> None:
-    arrays = load_file(golden / "asp_golden.safetensors")
+@pytest.mark.parametrize(("form", "global_context"), [("plain", False), ("context", True)])
+def test_it_equals_the_published_form(golden_arrays: Path, form: str, global_context: bool) -> None:
+    arrays = load_file(golden_arrays / "asp_golden.safetensors")
     tokens = arrays["x_BTC"]
-    pooling = AttentiveStatisticsPooling(tokens.shape[2], attention_dim=16)
-    prefix = "wespeaker_plain."  # its 1 x 1 convolutions are our linear layers
+    pooling = AttentiveStatisticsPooling(tokens.shape[2], 16, global_context)
+    prefix = f"wespeaker_{form}."  # its 1 x 1 convolutions are our linear layers
     pooling.load_state_dict(
         {
             f"{layer}.{kind}": arrays[f"{prefix}{layer}.{kind}"].squeeze(-1)
@@ -53,6 +63,13 @@ def test_it_equals_the_published_form(golden: Path) -> None:
     with torch.no_grad():
         out = pooling(tokens)
     torch.testing.assert_close(out, arrays[f"{prefix}out"], atol=1e-5, rtol=0)
+    assert out.shape == (3, pooling.out_features)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "context"])
+def either(request: pytest.FixtureRequest) -> AttentiveStatisticsPooling:
+    torch.manual_seed(0)
+    return AttentiveStatisticsPooling(6, 4, request.param)
 
 
 def test_it_equals_a_naive_loop(pooling: AttentiveStatisticsPooling) -> None:
@@ -78,14 +95,14 @@ def test_the_deviation_is_stable_far_from_zero() -> None:
     assert float(deviation) == pytest.approx(0.10206207, rel=1e-3)  # the form E[h^2] - mu^2 gives 0 in float32
 
 
-def test_a_mask_is_the_same_as_cutting_the_tokens_off(pooling: AttentiveStatisticsPooling) -> None:
+def test_a_mask_is_the_same_as_cutting_the_tokens_off(either: AttentiveStatisticsPooling) -> None:
     tokens = torch.randn(3, 9, 6)
     lengths = [4, 9, 1]
     keep = torch.arange(9) < torch.tensor(lengths)[:, None]
-    masked = pooling(tokens, keep)
+    masked = either(tokens, keep)
     for clip, length, row in zip(tokens, lengths, masked, strict=True):
-        torch.testing.assert_close(row, pooling(clip[None, :length])[0], atol=1e-6, rtol=1e-5)
-    assert not torch.allclose(masked[0], pooling(tokens)[0], atol=1e-2), "without the mask it is another vector"
+        torch.testing.assert_close(row, either(clip[None, :length])[0], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(masked[0], either(tokens)[0], atol=1e-2), "without the mask it is another vector"
 
 
 def test_masked_tokens_neither_count_nor_get_a_gradient(pooling: AttentiveStatisticsPooling) -> None:
@@ -143,3 +160,47 @@ def test_it_is_float32_inside_autocast(pooling: AttentiveStatisticsPooling) -> N
 def test_a_mask_that_does_not_fit_is_refused(pooling: AttentiveStatisticsPooling, keep: Tensor) -> None:
     with pytest.raises(ValueError, match=r"a mask of \(2, 9\)"):
         pooling(torch.randn(2, 9, 6), keep)
+
+
+# --- the tables -------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_trained_poolings_builds_it_with_its_settings() -> None:
+    entry = TRAINED_POOLINGS["asp"]
+    built = entry.build(6, entry.settings(attention_dim=5, global_context=True))
+    assert isinstance(built, AttentiveStatisticsPooling)
+    assert built.linear1.weight.shape == (5, 18)
+    assert built.out_features == 12
+
+
+def relative_deviation_in_a_loop(tokens: Tensor, gamma: float) -> Tensor:
+    mean = tokens.mean(dim=0)
+    distances = [float((token - mean).norm()) for token in tokens]
+    weights = [(1 + distance / max(distances)) ** gamma for distance in distances]
+    return sum(weight * token for weight, token in zip(weights, tokens, strict=True)) / sum(weights)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.5])
+def test_poolings_without_parameters_pool_each_clip_of_the_table_and_as_modules(gamma: float) -> None:
+    tokens = torch.randn(2, 3, 7, 5, generator=torch.Generator().manual_seed(4))
+    naive = {
+        "mean": (lambda clip: clip.mean(dim=0), MeanPooling()),
+        "mean-std": (
+            lambda clip: torch.cat([clip.mean(dim=0), clip.var(dim=0, correction=0).sqrt()]),
+            MeanStdPooling(),
+        ),
+        "rdp": (lambda clip: relative_deviation_in_a_loop(clip, gamma), RelativeDeviationPooling(gamma)),
+    }
+    assert {name for name, entry in POOLINGS.items() if entry.pool is not None} == set(naive)
+    for name, (function, module) in naive.items():
+        entry = POOLINGS[name]
+        settings = entry.settings(rdp_gamma=gamma) if name == "rdp" else entry.settings()
+        pooled = entry.pool(tokens, settings)
+        expected = torch.stack([torch.stack([function(clip) for clip in clips]) for clips in tokens])
+        torch.testing.assert_close(pooled, expected)
+        torch.testing.assert_close(module(tokens), expected)
+
+
+def test_relative_deviation_pooling_refuses_a_negative_gamma() -> None:
+    with pytest.raises(ValueError, match="gamma of at least 0"):
+        RelativeDeviationPooling(-0.1)

@@ -9,14 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from nearfar.data.recordings import Recording, find_recordings
+from nearfar.data.recordings import AudioFile, find_recordings
 from nearfar.encoders.eat import SIZES
 from nearfar.pretraining.batches import Crops
 from nearfar.pretraining.recipe import Masking
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[AudioFile]:
     """A mono recording of 2.5 s and one of two channels of 1 s; every channel is at its own constant level."""
     folder = tmp_path_factory.mktemp("levels")
     soundfile.write(folder / "long.wav", np.full(40_000, 0.25), 16_000, subtype="FLOAT")
@@ -24,13 +24,13 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     return find_recordings([folder])
 
 
-def crops(recordings: list[Recording], **changes: int) -> Crops:
+def crops(recordings: list[AudioFile], **changes: int) -> Crops:
     settings = {"batch_size": 5, "seed": 3, **changes}
     masking = Masking(clones=2)
     return Crops(recordings, crop_seconds=1.0, masking=masking, config=SIZES["tiny"], **settings)
 
 
-def test_an_epoch_takes_every_channel_once_per_crop_length(recordings: list[Recording]) -> None:
+def test_an_epoch_takes_every_channel_once_per_crop_length(recordings: list[AudioFile]) -> None:
     source = crops(recordings)
     assert len(source) == 3 + 2
     for step in range(3):  # a batch is an epoch here
@@ -38,7 +38,7 @@ def test_an_epoch_takes_every_channel_once_per_crop_length(recordings: list[Reco
         assert levels == {0.25: 3, 0.5: 1, 0.75: 1}
 
 
-def test_rows_follow_from_seed_step_and_row_alone(recordings: list[Recording]) -> None:
+def test_rows_follow_from_seed_step_and_row_alone(recordings: list[AudioFile]) -> None:
     whole = crops(recordings).rows(4, 0, 5)
     again = crops(recordings).rows(4, 2, 5)
     assert torch.equal(whole.waveform[2:], again.waveform)
@@ -50,7 +50,7 @@ def test_rows_follow_from_seed_step_and_row_alone(recordings: list[Recording]) -
     assert len({*whole.noise_seeds, *crops(recordings).rows(5, 0, 5).noise_seeds}) == 10
 
 
-def test_a_part_has_all_views_of_its_rows(recordings: list[Recording]) -> None:
+def test_a_part_has_all_views_of_its_rows(recordings: list[AudioFile]) -> None:
     whole = crops(recordings).rows(0, 0, 5)
     part = whole.part(slice(3, 9))
     assert part.waveform.shape == (2, 16_000)
@@ -59,7 +59,7 @@ def test_a_part_has_all_views_of_its_rows(recordings: list[Recording]) -> None:
     assert part.noise_seeds == whole.noise_seeds[3:]
 
 
-def test_shapes_are_those_of_the_encoders_grid(recordings: list[Recording]) -> None:
+def test_shapes_are_those_of_the_encoders_grid(recordings: list[AudioFile]) -> None:
     batch = crops(recordings).rows(0, 0, 5)
     assert batch.waveform.shape == (5, 16_000)
     assert batch.waveform.dtype == torch.float32

@@ -50,21 +50,22 @@ def tensors_under(prefix: str, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def arrays(golden: Path) -> dict[str, Tensor]:
-    return load_file(golden / "eat_tiny_A.ssl.safetensors")
+def arrays(golden_arrays: Path) -> dict[str, Tensor]:
+    fbank = load_file(golden_arrays / "eat_tiny_A.safetensors")["input_fbank"]
+    return load_file(golden_arrays / "eat_tiny_A.ssl.safetensors") | {"in.fbank": fbank}
 
 
 @pytest.fixture(scope="module")
-def facts(golden: Path) -> dict[str, float]:
-    return json.loads((golden / "eat_tiny_A.json").read_text(encoding="utf-8"))
+def facts(golden_arrays: Path) -> dict[str, float]:
+    return json.loads((golden_arrays / "eat_tiny_A.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
-def student(golden: Path, facts) -> MaskedPredictor:
+def student(golden_arrays: Path, facts) -> MaskedPredictor:
     config = EATConfig(embed_dim=facts["embed_dim"], depth=facts["depth"], num_heads=facts["num_heads"])
     sizes = DecoderConfig(facts["decoder_layers"], facts["decoder_kernel"], facts["decoder_groups"])
     built = MaskedPredictor(EAT(config), Decoder(config.embed_dim, config.bands, sizes))
-    weights = tensors_under("", load_file(golden / "eat_tiny_A.weights.safetensors"))
+    weights = tensors_under("", load_file(golden_arrays / "eat_tiny_A.weights.safetensors"))
     del weights["encoder.fixed_positional_encoder.positions"]
     built.load_state_dict(weights)
     return built
@@ -140,9 +141,12 @@ def test_teacher_follows_as_in_the_published_code(student, teacher, arrays, fact
     assert decay == pytest.approx(float(arrays["out.ema_decay"]), abs=1e-7)
     teacher.follow(student.encoder, decay)
     after = tensors_under("ema_after.", arrays)
-    assert after.keys() == {f"encoder.{name}" for name, _ in teacher.encoder.named_parameters()}
-    for name, parameter in teacher.encoder.named_parameters():
-        torch.testing.assert_close(parameter, after[f"encoder.{name}"], atol=1e-6, rtol=0.0, msg=name)
+    parameters = {f"encoder.{name}": parameter for name, parameter in teacher.encoder.named_parameters()}
+    assert set(parameters) - set(after) == {
+        name for name in parameters if ".blocks.1." in name or ".blocks.2." in name
+    }
+    for name, value in after.items():
+        torch.testing.assert_close(parameters[name], value, atol=1e-6, rtol=0.0, msg=name)
 
 
 # --- without the golden arrays ----------------------------------------------------------------------------------
@@ -218,8 +222,8 @@ def test_masks_of_the_release_setting_keep_102_of_512():
     assert len(np.unique(masked, axis=0)) == 400
 
 
-def test_masks_are_as_clustered_as_the_published_ones(golden: Path):
-    example = load_file(golden / "mask_base_example.safetensors")["mask_seed1234_16x512"].bool().numpy()
+def test_masks_are_as_clustered_as_the_published_ones(golden_arrays: Path):
+    example = load_file(golden_arrays / "mask_base_example.safetensors")["mask_seed1234_16x512"].bool().numpy()
     assert set((~example).sum(axis=1)) == {102}
     ours = [neighbours(inverse_block_masks(np.random.default_rng(seed), 16, 64, 8), 64, 8) for seed in range(50)]
     assert abs(neighbours(example, 64, 8) - np.mean(ours)) < 3 * np.std(ours)

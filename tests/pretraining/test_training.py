@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
-from nearfar.data.recordings import Recording, find_recordings
+from nearfar.data.recordings import AudioFile, find_recordings
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.errors import InputError, TrainingError
 from nearfar.frontends.kaldi import KaldiFbank
@@ -42,7 +42,7 @@ RECIPE = PretrainRecipe(
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[AudioFile]:
     folder = tmp_path_factory.mktemp("sounds")
     for index in range(5):
         sound = 0.1 * np.random.default_rng(index).standard_normal((24_000, 2))
@@ -54,12 +54,12 @@ def start() -> EAT:
     return build_encoder(CONFIG, seed=1)
 
 
-def train(recipe: PretrainRecipe, recordings: list[Recording], folder: Path, **options: object) -> EAT | None:
+def train(recipe: PretrainRecipe, recordings: list[AudioFile], folder: Path, **options: object) -> EAT | None:
     student = build_student(recipe, start())
     return pretrain(recipe, student, crops(recipe, recordings), folder, identity=IDENTITY, **options)
 
 
-def crops(recipe: PretrainRecipe, recordings: list[Recording]) -> Crops:
+def crops(recipe: PretrainRecipe, recordings: list[AudioFile]) -> Crops:
     return Crops(
         recordings,
         crop_seconds=recipe.crop_seconds,
@@ -74,7 +74,7 @@ def log_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_training_equals_a_loop_written_out(recordings: list[Recording], tmp_path: Path) -> None:
+def test_training_equals_a_loop_written_out(recordings: list[AudioFile], tmp_path: Path) -> None:
     student, source = build_student(RECIPE, start()), crops(RECIPE, recordings)
     teacher, fbank = Teacher(student.encoder), KaldiFbank()
     decayed = [p for p in student.parameters() if p.squeeze().dim() > 1]  # all matrices, of this model
@@ -110,7 +110,7 @@ def test_training_equals_a_loop_written_out(recordings: list[Recording], tmp_pat
         torch.testing.assert_close(value, teacher.encoder.state_dict()[name], atol=1e-6, rtol=1e-4, msg=name)
 
 
-def test_slices_of_a_batch_add_up_to_it(recordings: list[Recording], tmp_path: Path) -> None:
+def test_slices_of_a_batch_add_up_to_it(recordings: list[AudioFile], tmp_path: Path) -> None:
     train(RECIPE, recordings, tmp_path / "whole")
     train(RECIPE.with_changes(**{"training.micro_batch_size": 3}), recordings, tmp_path / "sliced")
     for whole, sliced in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "sliced"), strict=True):
@@ -123,7 +123,7 @@ class KilledError(Exception):
 
 
 def test_a_killed_and_resumed_training_ends_with_the_same_bits(
-    recordings: list[Recording], tmp_path: Path, one_thread: None
+    recordings: list[AudioFile], tmp_path: Path, one_thread: None
 ) -> None:
     uninterrupted = train(RECIPE, recordings, tmp_path / "one")
 
@@ -147,7 +147,7 @@ def test_a_killed_and_resumed_training_ends_with_the_same_bits(
 
 
 def test_checkpoints_hold_the_teacher_and_belong_to_one_training(
-    recordings: list[Recording], tmp_path: Path
+    recordings: list[AudioFile], tmp_path: Path
 ) -> None:
     train(RECIPE, recordings, tmp_path)
     assert finished_steps(tmp_path, IDENTITY) == 4
@@ -157,7 +157,7 @@ def test_checkpoints_hold_the_teacher_and_belong_to_one_training(
         pretrain(RECIPE, student, crops(RECIPE, recordings), tmp_path, identity=other)
 
 
-def test_training_explains_the_targets(recordings: list[Recording], tmp_path: Path) -> None:
+def test_training_explains_the_targets(recordings: list[AudioFile], tmp_path: Path) -> None:
     """Targets have mean square 1, so predicting 0 costs sqrt(D), as the first step nearly does."""
     changes = {
         "training.steps": 60,
@@ -192,7 +192,7 @@ def test_a_collapse_is_explained(targets: float, predictions: float, what: str) 
 
 
 def test_a_teacher_with_constant_targets_stops_training_and_keeps_the_checkpoint(
-    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recordings: list[AudioFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = RECIPE.with_changes(**{"guard.from_step": 0})
     follow = Teacher.follow
@@ -213,7 +213,7 @@ def test_a_teacher_with_constant_targets_stops_training_and_keeps_the_checkpoint
 
 
 def test_a_loss_that_is_not_finite_names_step_and_files(
-    recordings: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recordings: list[AudioFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "frame_loss", lambda cells, *_: cells.sum() * float("nan"))
     with pytest.raises(TrainingError, match=r"step 0: the loss is nan.*\.wav"):
@@ -227,7 +227,7 @@ def test_decoder_groups_that_do_not_divide_the_width_are_refused() -> None:
 
 
 def test_bfloat16_rounds_the_same_training_and_leaves_the_weights_in_float32(
-    recordings: list[Recording], tmp_path: Path
+    recordings: list[AudioFile], tmp_path: Path
 ) -> None:
     logs = {}
     for precision in ("fp32", "bf16"):

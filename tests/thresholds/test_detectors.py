@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import gamma
-
-from nearfar.errors import InputError
-from nearfar.thresholds.calibration import Calibration, NormalScore
 from nearfar.thresholds.detectors import (
     changed_thresholds,
     domains_of,
@@ -16,6 +12,10 @@ from nearfar.thresholds.detectors import (
     threshold_of,
     usable_threshold,
 )
+from scipy.stats import gamma
+
+from nearfar.errors import InputError
+from nearfar.thresholds.calibration import Calibration, NormalScore
 
 
 def calibration(scores, machine: str = "fan", target: int = 0, guaranteed: bool = True) -> Calibration:

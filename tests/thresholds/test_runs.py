@@ -6,6 +6,9 @@ import logging
 import numpy as np
 import pytest
 import torch
+from nearfar.features.cache import EmbeddingStore
+from nearfar.features.representation import represent
+from nearfar.thresholds.runs import ScoredMachine, decide_system, find_threshold
 from scipy.stats import gamma
 from torch.nn import functional as F
 
@@ -13,11 +16,8 @@ from nearfar.challenge.run import run_system
 from nearfar.config import Decision, Scoring
 from nearfar.data.layouts import read_dataset
 from nearfar.evaluation.scorefiles import MachineScores, read_decisions, read_scores
-from nearfar.features.cache import EmbeddingStore
-from nearfar.features.representation import represent
 from nearfar.models import load_model
 from nearfar.scoring.machine import MachineScorer
-from nearfar.thresholds.runs import ScoredMachine, decide_system, find_threshold
 
 
 def scored(training, test=(0.0, 1.0)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nearfar.challenge.reproduce import Reproduction, reproduce, suite_recipes
 from nearfar.config import load_recipe
-from nearfar.config.tables import KaldiFbank
+from nearfar.config import FbankNormalisation
 from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.errors import InputError
 from nearfar.progress import Progress, silent
@@ -26,7 +26,7 @@ PLAN = FactoryPlan(
 """Worn machines in moderate noise, so that a hundred steps from a random start suffice to hear the faults."""
 
 TRAINING = {"training.steps": 100, "training.warmup_steps": 20}
-ENCODER = {"encoder.weights": "eat-tiny", "fbank.std": KaldiFbank().std}
+ENCODER = {"encoder.weights": "eat-tiny", "fbank.std": FbankNormalisation().std}
 """The small encoder that comes with nearfar, which was made with EAT's usual contrast."""
 
 

@@ -1,8 +1,8 @@
 """One challenge system: train its model or reuse it, score the test clips, evaluate.
 
 A run folder holds ``recipe.toml`` (complete and resolved), ``environment.json``, ``data.json`` (a summary of the
-data), ``model/``, ``scores/`` (anomaly scores and decisions), ``thresholds.json``, ``view_scores.json``, ``figures/``
-and ``results.{json,md,csv}``. Where nothing is trained, ``model/`` holds only cached features.
+data), ``model/``, ``scores/`` (anomaly scores and decisions), ``thresholds.json``, ``view_scores.json``,
+``figures/`` and ``results.{json,md,csv}``. Where nothing is trained, ``model/`` holds only cached features.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class SystemRun:
-    """A finished run. ``results`` is None where the test clips hide their labels, as those of evaluation sets do."""
+    """A finished run. ``results`` is None where the test clips hide their labels, as in evaluation sets."""
 
     recipe: Recipe
     scores: tuple[MachineScores, ...]
@@ -87,8 +87,8 @@ def run_system(
     Args:
         recipe: the system.
         data: a folder of recordings in any layout that :func:`nearfar.data.read_dataset` reads.
-        out: the run folder; files that are still valid are reused. ``environment.json`` and ``timing.json`` stay as
-            long as the scores stay the same.
+        out: the run folder; files that are still valid are reused. ``environment.json`` and ``timing.json`` stay
+            as long as the scores stay the same.
         model_folder: where the model is or will be; by default ``out/model``.
         note: a line for the tables, for instance that the data is surrogate; by default :func:`data_note`.
         progress: called during long steps.

@@ -25,12 +25,11 @@ def ablate(
     as_json: JsonOption = False,
 ) -> None:
     """Score every combination of a grid of recipe keys: listen once, then hundreds in minutes."""
-    import json
     import sys
 
     from nearfar.ablation.grid import load_grid
     from nearfar.ablation.run import ablate as ablate_grid
-    from nearfar.ablation.tables import left_out_to_rich, reasons, to_rich, to_tree
+    from nearfar.ablation.tables import MOST_ROWS_IN_TERMINAL, left_out_to_text, reasons, to_json, to_text
     from nearfar.challenge.run import data_note
     from nearfar.report.ablation_page import write_ablation_page
     from nearfar.terminal import progress_bars, show
@@ -53,13 +52,13 @@ def ablate(
     for reason, count in reasons(run.skipped).items():
         print(f"skipped {count}: {reason}", file=sys.stderr)
     if as_json:
-        print(json.dumps(to_tree(run.table, run.skipped, run.notes), indent=2, ensure_ascii=False))
+        print(to_json(run.table, run.skipped, run.notes), end="")
         return
     for line in run.notes:
         show(line)
-    show(to_rich(run.table))
+    show(to_text(run.table, MOST_ROWS_IN_TERMINAL))
     if run.table.left_out:
-        show(left_out_to_rich(run.table))
+        show(left_out_to_text(run.table))
     show(f"{run.computed} combinations scored, {run.found} found from before. Everything is in {out}.")
 
 

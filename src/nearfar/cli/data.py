@@ -1,4 +1,4 @@
-"""Commands that read or make data folders."""
+"""The commands that summarise and simulate data folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def data(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with <machine>/{train,test}/*.wav.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Data folder, such as <machine>/{train,test}/*.wav.")
+    ],
     as_json: JsonOption = False,
     check: Annotated[
         bool,
@@ -30,13 +32,15 @@ def data(
     near: NearOption = None,
     far: FarOption = None,
 ) -> None:
-    """Say what nearfar understands of a data folder, machine by machine."""
-    from nearfar.data.layouts import read_dataset
+    """Summarise a data folder per machine: clips, domains, lengths, channels, warnings."""
+    from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
+    from nearfar.data import read_dataset
     from nearfar.data.summary import summarise
 
     dataset = read_dataset(folder)
     machines = summarise(dataset)
-    warnings = _channel_warnings(dataset, near, far) if check else []
+    numbers = (NEAR_CHANNEL if near is None else near, FAR_CHANNEL if far is None else far)
+    warnings = _channel_warnings(dataset, *numbers) if check else []
     if as_json:
         tree = {
             "root": str(folder),
@@ -54,41 +58,36 @@ def data(
     for text in [*dataset.warnings, *(f"{m.machine}: {text}" for m in machines for text in m.warnings)]:
         show(Text.assemble(("warning", "yellow"), f" {text}"))
     for warning in warnings:
-        show(Text.assemble(("warning", "red"), f" {warning}"))
+        exchange = " Exchange: --near {1} --far {0}.".format(*numbers) if warning.kind == "swapped" else ""
+        show(Text.assemble(("warning", "red"), f" {warning}{exchange}"))
     if check and not warnings:
         show("Near and far channels of the sampled recordings show no fault.")
 
 
-def _channel_warnings(dataset: Dataset, near: int | None, far: int | None) -> list[ChannelWarning]:
-    from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
+def _channel_warnings(dataset: Dataset, near: int, far: int) -> list[ChannelWarning]:
     from nearfar.data.channel_check import check_channels
     from nearfar.terminal import progress_bars
 
     with progress_bars() as progress:
-        return check_channels(
-            dataset,
-            near=NEAR_CHANNEL if near is None else near,
-            far=FAR_CHANNEL if far is None else far,
-            progress=progress,
-        )
+        return check_channels(dataset, near=near, far=far, progress=progress)
 
 
 def simulate(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; must be new or empty.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create; must be new or empty.")],
     machines: Annotated[str | None, typer.Option(help="Machine types, comma-separated; default all.")] = None,
     train_source: Annotated[
         int, typer.Option(help="Normal training clips of the source domain per machine.")
     ] = 60,
     train_target: Annotated[int, typer.Option(help="Normal training clips of the target domain.")] = 10,
     test: Annotated[int, typer.Option(help="Test clips per domain and label.")] = 15,
-    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 4.0,
+    seconds: Annotated[float, typer.Option(help="Length of a clip in seconds.")] = 4.0,
     snr_db: Annotated[
-        str, typer.Option(help="Lowest and highest signal-to-noise ratio at the near mic.")
+        str, typer.Option(help="Lowest and highest signal-to-noise ratio in dB at the near microphone.")
     ] = "8,18",
     severity: Annotated[str, typer.Option(help="Lowest and highest severity of the faults, 0 to 1.")] = "0.4,1",
-    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
-    """Make a two-microphone factory in the DCASE 2026 layout: simulated machines, rooms, noise and faults."""
+    """Simulate recordings of a factory with two microphones in the DCASE 2026 layout, with faults and noise."""
     from nearfar.data.simulate import FactoryPlan, machine_types, simulate_factory
     from nearfar.terminal import progress_bars, show
 

@@ -1,4 +1,4 @@
-"""Commands that fetch the challenge's data and published encoders."""
+"""The commands that download the challenge's data and published encoders."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Fetch the challenge's data, or the weights of a published encoder.")
+app = typer.Typer(
+    no_args_is_help=True, help="Download the challenge's data, or the weights of a published encoder."
+)
 
 EncoderOutOption = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder to also copy the weights into, for a machine without network."),
+    typer.Option("--out", help="Also copy the weights into this folder, for a computer without network."),
 ]
 
 
@@ -25,42 +27,45 @@ def dcase2026(
         ),
     ] = None,
     machines: Annotated[str | None, typer.Option(help="Machine types, comma-separated; default all.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Data folder; made if needed.")] = Path("data"),
-    connections: Annotated[int, typer.Option(min=1, max=4, help="Archives fetched at the same time.")] = 3,
+    out: Annotated[Path, typer.Option("--out", help="Data folder; created if needed.")] = Path("data"),
+    connections: Annotated[int, typer.Option(min=1, max=4, help="Archives downloaded at the same time.")] = 3,
     only_list: Annotated[
-        bool, typer.Option("--list", help="Print addresses, sizes and md5 sums, and fetch nothing.")
+        bool, typer.Option("--list", help="Print addresses, sizes and md5 sums; download nothing.")
     ] = False,
     base_url: Annotated[str | None, typer.Option(envvar="NEARFAR_ZENODO", hidden=True)] = None,
 ) -> None:
-    """Fetch, check and unpack the recordings of DCASE 2026 Challenge Task 2. Given again, it goes on."""
+    """Download, verify and unpack the recordings of DCASE 2026 Challenge Task 2.
+
+    Rerun the same command to resume.
+    """
     from nearfar.data.download.catalogue import ZENODO, chosen
-    from nearfar.data.download.dataset import by_hand, download
+    from nearfar.data.download.dataset import address_list, download
     from nearfar.terminal import progress_bars, show
 
     archives = chosen(parts or (), machines.split(",") if machines else ())
     if only_list:
-        print(by_hand(archives, base_url or ZENODO))
+        print(address_list(archives, base_url or ZENODO))
         return
     with progress_bars() as progress:
-        arrivals = download(archives, out, base_url=base_url or ZENODO, connections=connections, progress=progress)
-    for arrival in arrivals:
-        show(f"{arrival.archive.filename}: {arrival.how}")
+        fetched = download(archives, out, base_url=base_url or ZENODO, connections=connections, progress=progress)
+    for entry in fetched:
+        show(f"{entry.archive.filename}: {entry.how}")
     for licence in dict.fromkeys(
         f"record {archive.record.number} of Zenodo: {archive.record.licence}" for archive in archives
     ):
         show(f"Licence of {licence}")
-    show(f"The recordings are in {out}. Look at them with: nearfar data {out}")
+    show(f"The recordings are in {out}. Summarise them with: nearfar data {out}")
 
 
 @app.command()
 def eat_base(out: EncoderOutOption = None) -> None:
-    """Fetch EAT-base, pre-trained on AudioSet: the encoder of the report's systems."""
+    """Download EAT-base, pre-trained on AudioSet: the encoder of the report's systems."""
     _encoder("eat-base", out)
 
 
 @app.command()
 def eat_large(out: EncoderOutOption = None) -> None:
-    """Fetch EAT-large, pre-trained on AudioSet."""
+    """Download EAT-large, pre-trained on AudioSet."""
     _encoder("eat-large", out)
 
 

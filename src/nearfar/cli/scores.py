@@ -1,4 +1,4 @@
-"""Commands that work on score files, and the report's own table."""
+"""Commands on score files, and the report's own table."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearfar.cli.options import (
-    JsonOption,
-    NoteOption,
-)
+from nearfar.cli.options import JsonOption, NoteOption
 from nearfar.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +47,7 @@ def evaluate(
     from nearfar.evaluation.tables import results_table
     from nearfar.evaluation.uncertainty import uncertainty
 
-    bar = None if below is None else _fraction("--below", below)
+    lowest = None if below is None else _fraction("--below", below)
     entries, decisions, labels = _read(scores, truth)
     results = evaluate_scores(entries, labels)
     notes = [note] if note else _run_notes(scores)
@@ -61,8 +58,8 @@ def evaluate(
         intervals={_name(scores): uncertainty(entries, labels)} if intervals else None,
     )
     print_table(table, as_json, decisions=evaluate_decisions(decisions, labels) if decisions else None)
-    if bar is not None and results.official_score < bar:
-        print(f"The official score {100 * results.official_score:.2f} is below {100 * bar:g}.", file=sys.stderr)
+    if lowest is not None and results.official_score < lowest:
+        print(f"The official score {100 * results.official_score:.2f} is below {100 * lowest:g}.", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -78,8 +75,9 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two systems on the same clips: A minus B, with intervals and the probability that A is better."""
-    from nearfar.evaluation.comparison import comparison_to_json, comparison_to_rich
+    from nearfar.evaluation.tables import comparison_to_text, comparison_to_tree
     from nearfar.evaluation.uncertainty import compare_seeds
+    from nearfar.rendering import json_text
     from nearfar.terminal import show
 
     sides = [_seeds_of(name, side) for name, side in (("A", a), ("B", b))]
@@ -91,20 +89,21 @@ def compare(
     if names[0] == names[1]:
         names = [a, b]
     if as_json:
-        print(comparison_to_json(comparison, *names), end="")
+        print(json_text(comparison_to_tree(comparison, *names)), end="")
     else:
-        show(comparison_to_rich(comparison, *names))
+        show(comparison_to_text(comparison, *names))
 
 
 def table(
     published: Annotated[
-        bool, typer.Option("--published", help="The report's Table 1 as printed, what does not add up marked †.")
+        bool, typer.Option("--published", help="The report's Table 1 as printed; inconsistent figures marked †.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the report's Table 1 and say which of its figures do not add up."""
+    """Print the report's Table 1 and list its inconsistent figures."""
     from nearfar.evaluation.published import check_published
-    from nearfar.evaluation.tables import published_table, to_rich, to_tree
+    from nearfar.evaluation.tables import published_table, to_text, to_tree
+    from nearfar.rendering import json_text
     from nearfar.terminal import show
 
     if not published:
@@ -115,28 +114,29 @@ def table(
             remedy="Give --published; a table of your own systems is printed by nearfar evaluate and reproduce",
         )
     if as_json:
-        wrong = [{**asdict(problem), "unit": "percent"} for problem in check_published()]
-        _print_json(to_tree(published_table()) | {"discrepancies": wrong})
+        problems = [{**asdict(problem), "unit": "percent"} for problem in check_published()]
+        print(json_text(to_tree(published_table()) | {"discrepancies": problems}), end="")
     else:
-        show(to_rich(published_table(), title="Table 1 of the technical report, in percent"))
+        show(to_text(published_table(), title="Table 1 of the technical report, in percent"))
 
 
 def print_table(
     table: ResultsTable | None, as_json: bool, out: Path | None = None, decisions: DecisionResults | None = None
 ) -> None:
-    """Print a table, or say why there is none; with ``--json`` that is JSON, too."""
-    from nearfar.evaluation.decision_tables import decisions_to_rich, decisions_to_tree
-    from nearfar.evaluation.tables import ResultsTable, to_rich, to_tree
+    """Print a table of results and one of decisions, as text or JSON; a note where there is no table."""
+    from nearfar.evaluation.tables import ResultsTable, decisions_to_text, decisions_to_tree, to_text, to_tree
+    from nearfar.rendering import json_text
     from nearfar.terminal import show
 
     if table is None:
         table = ResultsTable((), (), ("No table: the test clips hide their labels, or there are none.",))
     if as_json:
-        _print_json(to_tree(table) | ({} if decisions is None else {"decisions": decisions_to_tree(decisions)}))
+        tree = to_tree(table) | ({} if decisions is None else {"decisions": decisions_to_tree(decisions)})
+        print(json_text(tree), end="")
         return
-    show(to_rich(table) if table.columns else table.notes[0])
+    show(to_text(table) if table.columns else table.notes[0])
     if decisions is not None:
-        show(decisions_to_rich(decisions))
+        show(decisions_to_text(decisions))
     if out is not None:
         show(f"Everything is in {out}.")
 
@@ -144,7 +144,7 @@ def print_table(
 def _read(
     folder: Path, truth_folder: Path | None
 ) -> tuple[list[MachineScores], list[MachineDecisions], GroundTruth]:
-    """Scores that can be evaluated and, if there are any, decisions of a score or run folder, and their truth."""
+    """Scores that can be evaluated and decisions (if any) of a score or run folder, and their ground truth."""
     from nearfar.evaluation.scorefiles import read_decisions, read_scores
     from nearfar.evaluation.truth import GroundTruth
 
@@ -170,17 +170,13 @@ def _read(
 
 
 def _run_notes(folder: Path) -> list[str]:
-    """What the run that made the scores says of its data; nothing where the folder is of no run."""
-    place = folder.resolve()
-    file = (place.parent if place.name == "scores" else place) / "results.json"
+    """Notes in ``results.json`` of the run that made the scores; none if the folder is of no run."""
+    path = folder.resolve()
+    file = (path.parent if path.name == "scores" else path) / "results.json"
     try:
         return [str(line) for line in json.loads(file.read_text(encoding="utf-8"))["notes"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def _print_json(tree: dict[str, Any]) -> None:
-    print(json.dumps(tree, indent=2, ensure_ascii=False))
 
 
 def _seeds_of(name: str, text: str) -> list[Path]:
@@ -199,19 +195,19 @@ def _seeds_of(name: str, text: str) -> list[Path]:
 
 
 def _name_of_seeds(folders: list[Path]) -> str:
-    """The name of a system's run, and how many more runs of it there are."""
+    """The name of a system's first run, and the number of its further runs."""
     more = len(folders) - 1
     return _name(folders[0]) + (f" (+{more} of other seeds)" if more else "")
 
 
 def _name(folder: Path) -> str:
-    """What to call a system: its run's folder, or that of its score files."""
-    place = folder.resolve()
-    return place.parent.name if place.name == "scores" else place.name
+    """The name of a system: its run's folder, or that of its score files."""
+    path = folder.resolve()
+    return path.parent.name if path.name == "scores" else path.name
 
 
 def _fraction(option: str, number: float) -> float:
-    """A share given as a fraction or, above 1, in percent."""
+    """A score given as a fraction or, above 1, in percent."""
     if not 0 <= number <= 100:
         raise InputError(
             option, found=f"{number:g}", expected="a score from 0 to 100", remedy="Write 55 or 0.55 for 55 %"

@@ -106,7 +106,7 @@ def demo(
 ) -> None:
     """Simulate a small factory, run the four systems with a tiny encoder and nearfar-best: a few minutes."""
     from nearfar.challenge.demo import BEST, demonstrate
-    from nearfar.evaluation.tables import to_rich
+    from nearfar.evaluation.tables import to_text
     from nearfar.report.run_page import report_run
     from nearfar.terminal import progress_bars, show
 
@@ -117,6 +117,6 @@ def demo(
         if finished is None or finished.table is None:
             return
         report_run(out / "results" / BEST, out / "report.html")
-    show(to_rich(finished.table))
+    show(to_text(finished.table))
     show("50 is chance. The data is simulated: these numbers say that nearfar works, not how well it hears.")
     show(f"Look at {out}/report.html in a browser and listen to {out}/factory.")

@@ -14,9 +14,6 @@ from pydantic import ConfigDict, Field, model_validator
 
 from nearfar.config.renamed import modernised
 from nearfar.config.tables import (
-    ADAPTATIONS,
-    BACKENDS,
-    VIEWS,
     Audio,
     Augmentation,
     CalibrationTable,
@@ -30,11 +27,12 @@ from nearfar.config.tables import (
 )
 from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
 from nearfar.data.clips import Channel
+from nearfar.encoders import ADAPTATIONS
 from nearfar.errors import InputError
 from nearfar.registry import Entry
-from nearfar.scoring import Backend, ScoringPlan
+from nearfar.scoring import BACKENDS, Backend, ScoringPlan
 from nearfar.settings import Settings, checked, unknown_key
-from nearfar.views import channels_of, required_waveforms
+from nearfar.views import VIEWS, channels_of, required_waveforms
 
 RECIPES = "recipes"
 """The folder of recipes in the package."""
@@ -113,14 +111,16 @@ class Recipe(RecipeTable):
         return channels_of((*trained, *self.waveform_views))
 
     def settings(self, entry: Entry, inline: Settings | None = None) -> Any:
-        """The settings of an entry: from its own table, or ``inline``, those of the table in which it is chosen."""
+        """The settings of an entry: from its own table, else ``inline``, those of the table of the choice."""
         if entry.table is None:
             return inline if inline is not None else entry.settings()
         return (self.__pydantic_extra__ or {}).get(entry.table) or entry.settings()
 
     def view_settings(self) -> dict[str, Settings]:
         """Settings of all scored and trained views and of the views that these are made of, by name."""
-        names = dict.fromkeys((*self.scoring.views, *self.waveform_views, *(self.training.views if self.trains else ())))
+        names = dict.fromkeys(
+            (*self.scoring.views, *self.waveform_views, *(self.training.views if self.trains else ()))
+        )
         scored = self.scoring.views
         return {
             name: self.settings(VIEWS[name], self.scoring.settings_of("views", name) if name in scored else None)
@@ -187,7 +187,9 @@ class Recipe(RecipeTable):
     def view_identity(self, view: str) -> dict[str, Any]:
         """What a view of a waveform follows from, apart from the recording."""
         audio = self.audio
-        channels = [audio.near_channel if channel == "near" else audio.far_channel for channel in channels_of([view])]
+        channels = [
+            audio.near_channel if channel == "near" else audio.far_channel for channel in channels_of([view])
+        ]
         settings = self.view_settings()
         return {
             "view": view,

@@ -1,7 +1,7 @@
 """The tables of a recipe, frozen and typed; :class:`nearfar.config.Recipe` holds one of each.
 
-Settings of a choice (of a pooling, a loss, a back-end ...) are defined beside it and are keys of the table in which it
-is chosen; see :mod:`nearfar.settings`.
+Settings of a choice (of a pooling, a loss, a back-end ...) are defined beside it and are keys of the table in
+which it is chosen; see :mod:`nearfar.settings`.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Augmentation(Settings):
     mixup_probability: Fraction = 0.0
     """Probability that a sample is mixed with another training sample (waveforms and labels)."""
     far_noise_probability: Fraction = 0.0
-    """Probability that the far channel of another clip of the machine is added as noise to a sample that is not far."""
+    """Probability that the far channel of another clip of the machine is added, to samples that are not far."""
     far_noise_snr_db: tuple[float, float] = (5.0, 20.0)
     """Lowest and highest ratio of sample to that noise."""
     frequency_mask_bins: Annotated[int, Field(ge=0, le=128)] = 0

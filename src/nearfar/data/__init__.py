@@ -1,4 +1,4 @@
-"""From a folder to waveforms: clips, layouts, audio, and a simulator that makes folders."""
+"""Datasets and audio: read folders of recordings, their headers and waveforms; download and simulate data."""
 
 from nearfar.data.audio import AudioHeader, read_header, read_waveform
 from nearfar.data.clips import Clip

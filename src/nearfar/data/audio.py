@@ -1,4 +1,4 @@
-"""From files to waveforms: headers, reading near and far, resampling, padding, equal lengths."""
+"""Reading WAV and FLAC files: headers, near and far channels, resampling, padding."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC")
 _MOST_FRAMES = 2**40
 _HEADER_THREADS = 8
 _log = logging.getLogger("nearfar")
-_rates_said: set[tuple[int, int]] = set()
+_logged_rates: set[tuple[int, int]] = set()
 _rates_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class AudioHeader:
-    """What the header of an audio file says. ``frames`` counts samples per channel."""
+    """Header of an audio file. ``frames`` counts samples per channel."""
 
     sample_rate_hz: int
     channels: int
@@ -41,7 +41,7 @@ class AudioHeader:
 
     @property
     def seconds(self) -> float:
-        """How long the file lasts at its own sample rate."""
+        """Duration."""
         return self.frames / self.sample_rate_hz
 
     def frames_at(self, sample_rate_hz: int) -> int:
@@ -51,7 +51,7 @@ class AudioHeader:
 
 
 def read_header(path: Path) -> AudioHeader:
-    """Read an audio file's header without its samples.
+    """Read the header of an audio file.
 
     Raises:
         InputError: if the file is missing, empty, neither WAV nor FLAC, without samples, or a truncated WAV file.
@@ -62,7 +62,7 @@ def read_header(path: Path) -> AudioHeader:
 
 
 def read_headers(paths: Iterable[Path]) -> list[AudioHeader | InputError]:
-    """Read many headers at once, in order; where one cannot be read, its error stands in its place."""
+    """Read many headers in threads, in order; an error replaces a header that cannot be read."""
 
     def header_or_error(path: Path) -> AudioHeader | InputError:
         try:
@@ -84,25 +84,24 @@ def read_waveform(
     """Read the near and far channels of a recording, resampled.
 
     Args:
-        path: a WAV or FLAC file of any sample rate and of as many channels as it takes.
-        channels: which channels to return, in this order. A mono file will do where only near is asked for.
-        sample_rate_hz: rate of the result. Resampling (soxr, HQ) is logged once per process and rate.
-        near: the file's channel, from 0, that is the near microphone.
-        far: the file's channel, from 0, that is the far microphone.
+        path: a WAV or FLAC file of any sample rate and number of channels.
+        channels: channels to return, in this order. Near alone can be read from a mono file.
+        sample_rate_hz: rate of the result. Resampling (soxr, HQ) is logged once per rate.
+        near, far: indices, from 0, of the near and far microphones' channels in the file.
 
     Returns:
         (channels, samples) float32 in [-1, 1].
 
     Raises:
-        InputError: as :func:`read_header`; also if a channel that is asked for is missing, dead (it never varies
-            by more than one 16-bit step) or holds NaN or infinite samples, or if the sound breaks off.
+        InputError: as :func:`read_header`; if a requested channel is missing, silent (a range of at most one
+            16-bit step) or holds NaN or infinite samples, or if the samples end early.
     """
     with _opened(path) as file:
         header = _header(path, file)
-        _require_columns(path, header.channels, channels, _columns(channels, near, far))
+        _require_channels(path, header.channels, channels, _indices(channels, near, far))
         samples = file.read(dtype="float32", always_2d=True)
     if len(samples) < header.frames:
-        raise _not_whole(path, f"sound that breaks off after {len(samples)} of {header.frames} samples")
+        raise _not_whole(path, f"sound that ends after {len(samples)} of {header.frames} samples")
     return choose_channels(samples.T, header.sample_rate_hz, path, channels, sample_rate_hz, near=near, far=far)
 
 
@@ -115,38 +114,38 @@ def choose_channels(
     near: int = 0,
     far: int = 1,
 ) -> NDArray[np.float32]:
-    """The near and far channels of samples in memory, checked and resampled as :func:`read_waveform` does.
+    """Select, check and resample near and far channels of samples in memory; see :func:`read_waveform`.
 
     Args:
         samples: (recorded channels, samples) float32 in [-1, 1].
         recorded_hz: their sample rate.
-        where: what messages call them.
+        where: name of the recording in messages.
 
     Returns:
         (channels, samples) float32 in [-1, 1].
 
     Raises:
-        InputError: if a channel that is asked for is missing, dead or holds NaN or infinite samples.
+        InputError: if a requested channel is missing, silent or holds NaN or infinite samples.
     """
-    columns = _columns(channels, near, far)
-    _require_columns(where, len(samples), channels, columns)
+    columns = _indices(channels, near, far)
+    _require_channels(where, len(samples), channels, columns)
     waveform = np.ascontiguousarray(samples[columns])
     for name, channel in zip(channels, waveform, strict=True):
         _require_finite(where, name, channel, recorded_hz)
         _require_alive(where, name, channel)
     if recorded_hz == sample_rate_hz:
         return waveform
-    _say_once(where, recorded_hz, sample_rate_hz)
+    _log_resampling(where, recorded_hz, sample_rate_hz)
     resampled = soxr.resample(waveform.T, recorded_hz, sample_rate_hz, quality="HQ")
     return np.ascontiguousarray(resampled.T, dtype=np.float32)
 
 
-def _columns(channels: Sequence[Channel], near: int, far: int) -> list[int]:
+def _indices(channels: Sequence[Channel], near: int, far: int) -> list[int]:
     return [near if channel == "near" else far for channel in channels]
 
 
 def read_beginning(path: Path, seconds: float) -> tuple[NDArray[np.float32], int]:
-    """The first seconds of every channel as recorded, not checked for what they sound like.
+    """Read the first seconds of every channel at the file's sample rate, without checks of the samples.
 
     Returns:
         (channels, samples) float32, and the sample rate in hertz.
@@ -168,8 +167,8 @@ def zero_pad(
     Args:
         waveform: (..., time) float32.
         samples: the length to reach.
-        path: the file the waveform came from, for the message.
-        sample_rate_hz: for the message, which gives lengths in seconds.
+        path: the file, for the message.
+        sample_rate_hz: for the message.
 
     Returns:
         (..., samples) float32.
@@ -191,7 +190,7 @@ def zero_pad(
 
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """The file open for decoding; what goes wrong in libsndfile on the way becomes an InputError."""
+    """The file opened for decoding; errors of libsndfile become InputErrors."""
     source = wav_source(path)
     try:
         with soundfile.SoundFile(source) as file:
@@ -209,8 +208,8 @@ def _header(path: Path, file: soundfile.SoundFile) -> AudioHeader:
         raise InputError(
             path,
             found="a FLAC stream that does not state its length",
-            expected="a FLAC file with its length in the header, by which truncation can be told",
-            remedy="Write it anew with an encoder that writes to a file and not to a pipe",
+            expected="a FLAC file with its length in the header, to detect truncation",
+            remedy="Encode it again, to a file and not to a pipe",
         )
     return AudioHeader(file.samplerate, file.channels, file.frames, file.subtype)
 
@@ -224,14 +223,14 @@ def _not_whole(path: Path, found: str) -> InputError:
     )
 
 
-def _require_columns(where: Path | str, found: int, channels: Sequence[Channel], columns: Sequence[int]) -> None:
+def _require_channels(where: Path | str, found: int, channels: Sequence[Channel], columns: Sequence[int]) -> None:
     for name, column in zip(channels, columns, strict=True):
         if column >= found:
             raise InputError(
                 where,
                 found="1 channel (mono)" if found == 1 else f"{found} channels",
                 expected=f"at least {column + 1}, as channel {column} (from 0) is the {name} microphone",
-                remedy="Record both microphones into one file, or use a system that hears the near one only",
+                remedy="Record both microphones into one file, or use only the near one",
             )
 
 
@@ -251,17 +250,17 @@ def _require_alive(where: Path | str, name: Channel, channel: NDArray[np.float32
     if channel.max() - channel.min() <= STEP_16_BIT:
         raise InputError(
             where,
-            found=f"a silent {name} channel (it never varies by more than one 16-bit step)",
+            found=f"a silent {name} channel (its range is at most one 16-bit step)",
             expected="the sound of a machine in every channel that is used",
-            remedy="Check the microphone and its cable, or use a system that hears the other channel only",
+            remedy="Check the microphone and its cable, or use only the other channel",
         )
 
 
-def _say_once(where: Path | str, found_hz: int, wanted_hz: int) -> None:
+def _log_resampling(where: Path | str, found_hz: int, wanted_hz: int) -> None:
     with _rates_lock:
-        if (found_hz, wanted_hz) in _rates_said:
+        if (found_hz, wanted_hz) in _logged_rates:
             return
-        _rates_said.add((found_hz, wanted_hz))
+        _logged_rates.add((found_hz, wanted_hz))
     _log.warning(
         "%s has a sample rate of %d Hz; it and all other files of that rate are resampled to %d Hz",
         where,

@@ -1,7 +1,7 @@
-"""Whether the two channels of recordings are what near and far microphones give: a check of a sample.
+"""Detection of faults of near and far channels on a sample of recordings: silent, clipped, swapped, ...
 
-Loudness does not tell near from far, as gains differ. What does is which one hears the machine first and with
-fewer echoes; see :func:`nearfar.data.delay.far_leads`.
+Gains differ, so that levels do not distinguish near from far. The sound of the machine arrives first, and with
+fewer echoes, at the near microphone; see :func:`nearfar.data.delay.far_leads`.
 """
 
 from __future__ import annotations
@@ -24,37 +24,41 @@ Kind = Literal["dead", "identical", "clipped", "misaligned", "drift", "swapped"]
 Waveform = NDArray[np.float32]
 
 SAMPLED_CLIPS = 12
-"""Clips of a machine and domain that are listened to, spread evenly over its list."""
+"""Clips checked per machine and domain, spread evenly over its list."""
 SAMPLED_SECONDS = 16.0
-"""Of each clip, no more than its beginning."""
+"""Length read from the start of each clip."""
 LONGEST_LAG_S = 0.03
-"""Sound takes 30 ms for 10 m; microphones of one recorder that are farther apart in time are misaligned."""
+"""Sound travels 10 m in 30 ms; channels with a larger delay are misaligned."""
 
 _DEAD_DB = -50.0
-"""A far channel of so much less power than near is a cable or a preamplifier, not a room."""
+"""A far channel with this much less power than near is unplugged; no distance explains it."""
 _SAME = 1e-4
-"""Channels are identical where less than this share of far's power is left after the best multiple of near."""
+"""Channels are identical where less than this fraction of far's power remains without the best
+multiple of near."""
 _TOPS, _BELOW, _LOUD = 10, 8, 0.1
-"""Clipped: so many samples at the highest value, if it is so high, and fewer in so many 16-bit steps below."""
+"""Clipped: least number of samples at the maximum, 16-bit steps below it with fewer than twice as many, and least
+maximum."""
 _BEYOND, _CLEAR = 1.3, 7.0
-"""Misaligned: a peak so much higher beyond the longest lag than within, that stands out so much."""
+"""Misaligned: least ratio of the peak beyond the longest lag to the peak within, and least prominence."""
 _DRIFT_GAIN = 1.3
-"""Drift: so much higher a peak once it is undone. Without one, 1.00 was measured; with 100 ppm, 1.9 and more."""
+"""Drift: least ratio of peaks with and without correction. Measured: 1.00 without drift, 1.9 or more
+with 100 ppm."""
 _LEADS, _DRIER, _SHARP = 8.0, 4.0, 15.0
-"""Swapped: see :func:`nearfar.data.delay.far_leads`. A noise on the far side gave 4.2 and 2.1, a swap 17 and 5."""
+"""Swapped: least values of :func:`nearfar.data.delay.far_leads`, and prominence. Measured: 4.2 and 2.1 with noise
+near the far microphone, 17 and 5 with swapped channels."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelWarning:
-    """What is the matter with the channels of a machine's recordings.
+    """A fault of the channels of a machine's recordings.
 
     Attributes:
-        kind: what it is.
-        machine: whose recordings.
-        files: names of those it was found in.
-        checked: how many recordings were listened to.
-        message: a sentence for people.
-        remedy: what to do, as an imperative sentence.
+        kind: the fault.
+        machine: the machine type.
+        files: names of the recordings with the fault.
+        checked: number of recordings checked.
+        message: a sentence with its full stop.
+        remedy: an imperative sentence with its full stop.
     """
 
     kind: Kind
@@ -68,18 +72,18 @@ class ChannelWarning:
         return f"{self.machine}: {self.message} {self.remedy}"
 
     def to_json(self) -> dict[str, Any]:
-        """The same as text, numbers and a list."""
+        """The fields as text, numbers and a list."""
         return {**asdict(self), "files": list(self.files)}
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> ChannelWarning:
-        """From what :meth:`to_json` gave."""
+        """The inverse of :meth:`to_json`."""
         return cls(**{**tree, "files": tuple(tree["files"])})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Heard:
-    """What was listened to of a clip: (samples,) of both channels, and their correlations if both have sound."""
+class _Sample:
+    """The start of a clip: (samples,) of both channels, and their correlations unless one is silent."""
 
     clip: Clip
     near: Waveform
@@ -88,7 +92,7 @@ class _Heard:
 
     @property
     def dead(self) -> str:
-        """Which channel has no sound: near, far, both, or an empty text."""
+        """The silent channel: near, far, both, or an empty string."""
         near, far = _is_flat(self.near), _is_flat(self.far)
         quiet = not near and _power(self.far) < 10 ** (_DEAD_DB / 10) * _power(self.near)
         return {(True, True): "both", (True, False): "near", (False, True): "far"}.get((near, far or quiet), "")
@@ -99,16 +103,16 @@ def check_channels(
 ) -> list[ChannelWarning]:
     """Check a sample of every machine's training clips for faults of their near and far channels.
 
-    Files that cannot be read, hold NaN or lack one of the two channels are passed over: reading them for use
-    raises an error.
+    Files that cannot be read, hold NaN or lack one of the two channels are skipped: reading them for use raises an
+    error.
 
     Args:
         dataset: recordings; training clips are sampled from every domain.
-        near, far: the files' channels, from 0, of the two microphones.
+        near, far: indices, from 0, of the microphones' channels in the files.
         progress: called with the task ``checking channels``.
 
     Returns:
-        warnings by machine, the gravest kind first; empty where nothing is wrong.
+        warnings by machine, the gravest first; empty without faults.
     """
     if near == far:
         return []
@@ -120,25 +124,25 @@ def check_channels(
             header = headers[clip.path]
             if isinstance(header, AudioHeader) and header.channels > max(near, far):
                 domains.setdefault(clip.domain, []).append(clip)
-        sampled[machine] = [clip for clips in domains.values() for clip in _sample(clips)]
+        sampled[machine] = [clip for clips in domains.values() for clip in _every(clips)]
     total, done = sum(map(len, sampled.values())), 0
     warnings = []
     for machine, clips in sampled.items():
-        heard = []
+        samples = []
         for clip in clips:
-            heard += _listen(clip, near, far)
+            samples += _read_sample(clip, near, far)
             done += 1
             progress("checking channels", done, total)
-        warnings += _check_machine(machine, heard)
+        warnings += _check_machine(machine, samples)
     return warnings
 
 
-def _sample(clips: Sequence[Clip]) -> Sequence[Clip]:
+def _every(clips: Sequence[Clip]) -> Sequence[Clip]:
     return clips[:: -(-len(clips) // SAMPLED_CLIPS)]
 
 
-def _listen(clip: Clip, near: int, far: int) -> list[_Heard]:
-    """One entry, or none for a recording that is passed over."""
+def _read_sample(clip: Clip, near: int, far: int) -> list[_Sample]:
+    """A list of one sample, empty for a recording that cannot be checked."""
     try:
         samples, rate_hz = read_beginning(clip.path, SAMPLED_SECONDS)
     except InputError:
@@ -147,65 +151,72 @@ def _listen(clip: Clip, near: int, far: int) -> list[_Heard]:
         return []
     pair = samples[near], samples[far]
     alive = not any(_is_flat(channel) for channel in pair)
-    return [_Heard(clip, *pair, correlate(*pair, rate_hz) if alive else None)]
+    return [_Sample(clip, *pair, correlate(*pair, rate_hz) if alive else None)]
 
 
-def _check_machine(machine: str, heard: list[_Heard]) -> list[ChannelWarning]:
-    """Each check sees only what the graver ones before it let pass."""
-    checked = len(heard)
+def _check_machine(machine: str, samples: list[_Sample]) -> list[ChannelWarning]:
+    """The checks, gravest first; each is made on recordings without the graver faults."""
+    checked = len(samples)
     warnings: list[ChannelWarning] = []
 
-    def warn(kind: Kind, found: Sequence[_Heard], what: str, remedy: str) -> None:
-        names = tuple(each.clip.name for each in found)
-        told = f"In {len(found)} of {checked} recordings that were checked, such as {names[0]}, {what}."
-        warnings.append(ChannelWarning(kind, machine, names, checked, told, f"{remedy}."))
+    def warn(kind: Kind, found: Sequence[_Sample], problem: str, remedy: str) -> None:
+        names = tuple(sample.clip.name for sample in found)
+        message = f"In {len(found)} of {checked} recordings that were checked, such as {names[0]}, {problem}."
+        warnings.append(ChannelWarning(kind, machine, names, checked, message, f"{remedy}."))
 
     for channel in ("both", "near", "far"):
-        dead = [each for each in heard if each.dead == channel]
+        dead = [sample for sample in samples if sample.dead == channel]
         if dead:
             name = "both channels are" if channel == "both" else f"the {channel} channel is"
-            remedy = "Check the microphone and its cable; a system that hears only the other channel can be used"
+            remedy = "Check the microphone and its cable, or use only the other channel"
             warn("dead", dead, f"{name} silent", "Check the recorder" if channel == "both" else remedy)
-    clipped = [each for each in heard if not each.dead and (_is_clipped(each.near) or _is_clipped(each.far))]
+    clipped = [
+        sample for sample in samples if not sample.dead and (_is_clipped(sample.near) or _is_clipped(sample.far))
+    ]
     if clipped:
-        what = "the sound is clipped: its peaks stay at one highest value, as when a recorder is overdriven"
-        warn("clipped", clipped, what, "Lower the gain and record again")
-    heard = [each for each in heard if not each.dead]
-    identical = [each for each in heard if _is_same(each.near, each.far)]
+        problem = "the sound is clipped: its peaks are cut off at one value, as by an overdriven recorder"
+        warn("clipped", clipped, problem, "Lower the gain and record again")
+    samples = [sample for sample in samples if not sample.dead]
+    identical = [sample for sample in samples if _is_same(sample.near, sample.far)]
     if identical:
-        what = "near and far are the same signal but for a gain"
-        warn("identical", identical, what, "Check the wiring and the export, or use a near-only system")
-    heard = [each for each in heard if each not in identical and each.delays is not None]
-    misaligned = [each for each in heard if _is_misaligned(each)]
+        problem = "near and far are the same signal but for a gain"
+        warn("identical", identical, problem, "Check the wiring and the export, or use only the near channel")
+    samples = [sample for sample in samples if sample not in identical and sample.delays is not None]
+    misaligned = [sample for sample in samples if _is_misaligned(sample)]
     if misaligned:
         lag = float(np.median([lag_s(d.whole, d.rate_hz) for d in map(_delays, misaligned)]))
         order = "later" if lag > 0 else "earlier"
-        what = (
+        problem = (
             f"far is about {1e3 * abs(lag):.0f} ms {order} than near, which is more than the "
             f"{1e3 * LONGEST_LAG_S:.0f} ms that sound takes for 10 m"
         )
-        warn("misaligned", misaligned, what, "Record both with one recorder, or shift one channel")
-    heard = [each for each in heard if each not in misaligned]
-    if heard:
-        _check_clocks(heard, warn)
-        _check_order(heard, warn)
+        warn("misaligned", misaligned, problem, "Record both with one recorder, or shift one channel")
+    samples = [sample for sample in samples if sample not in misaligned]
+    if samples:
+        _check_clocks(samples, warn)
+        _check_order(samples, warn)
     return warnings
 
 
-def _check_clocks(heard: list[_Heard], warn: Callable[[Kind, Sequence[_Heard], str, str], None]) -> None:
-    delays = [_delays(each) for each in heard]
+def _check_clocks(samples: list[_Sample], warn: Callable[[Kind, Sequence[_Sample], str, str], None]) -> None:
+    delays = [_delays(sample) for sample in samples]
     alike = [d for d in delays if (d.rate_hz, d.hop_s) == (delays[0].rate_hz, delays[0].hop_s)]
     ppm, gain = drift(alike)
     if ppm and gain >= _DRIFT_GAIN:
         behind = "behind" if ppm > 0 else "ahead of"
-        what = f"far runs {behind} near by about {abs(ppm):.0f} parts per million: their clocks differ"
-        warn("drift", heard, what, "Record both with one recorder or a common word clock, or resample one channel")
+        problem = f"far runs {behind} near by about {abs(ppm):.0f} parts per million: their clocks differ"
+        warn(
+            "drift",
+            samples,
+            problem,
+            "Record both with one recorder or a common word clock, or resample one channel",
+        )
 
 
-def _check_order(heard: list[_Heard], warn: Callable[[Kind, Sequence[_Heard], str, str], None]) -> None:
-    """The sources of noise differ from clip to clip, the way from the machine does not: it is left in the mean."""
-    for domain in {each.clip.domain for each in heard}:
-        of_domain = [_delays(each) for each in heard if each.clip.domain == domain]
+def _check_order(samples: list[_Sample], warn: Callable[[Kind, Sequence[_Sample], str, str], None]) -> None:
+    """Noise sources move between clips, the machine does not: it dominates the mean correlation over clips."""
+    for domain in {sample.clip.domain for sample in samples}:
+        of_domain = [_delays(sample) for sample in samples if sample.clip.domain == domain]
         rate = of_domain[0].rate_hz
         width = of_domain[0].values.shape[1]
         alike = [d.whole for d in of_domain if d.rate_hz == rate and d.values.shape[1] == width]
@@ -213,20 +224,21 @@ def _check_order(heard: list[_Heard], warn: Callable[[Kind, Sequence[_Heard], st
         leads, drier = far_leads(mean, rate)
         if lag_s(mean, rate) >= 0 or leads < _LEADS or drier < _DRIER or prominence(mean) < _SHARP:
             return
-    what = "far hears what is loudest before near does, and with fewer echoes: the channels look swapped"
+    problem = "the loudest sound arrives at far before near, and with fewer echoes: the channels look swapped"
     remedy = (
-        "Check which microphone is which; exchange them with --near 1 --far 0. If they are right, another machine"
+        "Check which channel is which microphone, and exchange the channel numbers near and far if not. If they "
+        "are right, another machine is closer to the far microphone and louder than this one"
     )
-    warn("swapped", heard, what, f"{remedy} stands nearer to the far one and drowns this one")
+    warn("swapped", samples, problem, remedy)
 
 
-def _delays(each: _Heard) -> Delays:
-    assert each.delays is not None
-    return each.delays
+def _delays(sample: _Sample) -> Delays:
+    assert sample.delays is not None
+    return sample.delays
 
 
-def _is_misaligned(each: _Heard) -> bool:
-    delays = _delays(each)
+def _is_misaligned(sample: _Sample) -> bool:
+    delays = _delays(sample)
     whole = delays.whole
     return prominence(whole) >= _CLEAR and beyond(whole, LONGEST_LAG_S, delays.rate_hz) >= _BEYOND
 
@@ -240,7 +252,7 @@ def _power(channel: Waveform) -> float:
 
 
 def _is_same(near: Waveform, far: Waveform) -> bool:
-    """Differences between samples are compared, as a hum that both hear makes any two channels alike."""
+    """Differences of successive samples are compared, as a common hum makes any two channels similar."""
     a, b = (np.diff(channel.astype(np.float64)) for channel in (near, far))
     shared = float(a @ b) ** 2 / max(float(a @ a) * float(b @ b), 1e-30)
     return shared > 1.0 - _SAME

@@ -1,20 +1,31 @@
-"""One recording and what its name says: the DCASE Task 2 file-name grammar.
+"""A clip and the file names of DCASE Task 2, which give its section, domain, label, index and attributes.
 
-The grammar of 2022 to 2026 (for earlier years see :mod:`nearfar.data.grammars`), with a section number, a
-four-digit index and attribute pairs::
+Names of 2022 to 2026::
 
-    train        section_00_{source|target}_train_normal_NNNN_{attr}.wav
-    test (dev)   section_00_{source|target}_test_{normal|anomaly}_NNNN_{attr}.wav
-    test (eval)  section_00_NNNN.wav, in 2022 section_00_test_NNNN.wav
+    train        section_NN_{source|target}_train_normal_NNNN_{attr}.wav
+    test (dev)   section_NN_{source|target}_test_{normal|anomaly}_NNNN_{attr}.wav
+    test (eval)  section_NN_NNNN.wav, in 2022 section_NN_test_NNNN.wav
 
 ``{attr}`` is ``noAttribute`` or ``k1_v1_k2_v2...``. A key may appear twice (``mic_2_mic_1`` in ToyCarEmu), so
-attributes are a tuple of pairs, never a dict. Values are case-folded: the development set spells one value of
-gearboxEmu ``pro_y`` in normal and ``pro_Y`` in anomalous test clips, which would leak the label.
+attributes are a tuple of pairs and not a dictionary. Values are case-folded: the development set spells one value
+of gearboxEmu ``pro_y`` in normal and ``pro_Y`` in anomalous test clips, which would leak the label.
+
+Names of 2021 and 2020, as the organisers' baselines document them::
+
+    2021   train   section_NN_{source|target}_train_normal_NNNN_{text}.wav
+           test    section_NN_{source|target}_test_{normal|anomaly}_NNNN.wav in source_test/ and target_test/,
+                   of evaluation sets section_NN_{source|target}_test_NNNN.wav
+    2020   train   normal_id_NN_NNNNNNNN.wav
+           test    {normal|anomaly}_id_NN_NNNNNNNN.wav, of evaluation sets id_NN_NNNNNNNN.wav
+
+The text of 2021 does not split into keys and values (``0_g_25_mm_2000_mV_none``), so it is one attribute,
+``condition``. The machine id of 2020 is read as the section. That year had no domains: its clips count as source.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,33 +36,50 @@ Split = Literal["train", "test"]
 Domain = Literal["source", "target"]
 Label = Literal["normal", "anomaly"]
 Channel = Literal["near", "far"]
-"""What is recorded."""
+"""A recorded channel."""
 Attributes = tuple[tuple[str, str], ...]
+Edition = Literal["dcase2020", "dcase2021", "dcase2022"]
+"""Years with the same file names, called by the first of them: ``dcase2022`` is 2022 to 2026."""
 
 CHANNELS: tuple[Channel, Channel] = ("near", "far")
-"""Channel 0 is the near microphone, channel 1 the far one."""
+"""In the challenge's recordings channel 0 is the near microphone, channel 1 the far one."""
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 
-_LABELLED = re.compile(r"section_([0-9]{2})_(source|target)_(train|test)_(normal|anomaly)_([0-9]{4})_(.+)")
-_HIDDEN = re.compile(r"section_([0-9]{2})_(?:test_)?([0-9]{4})")
+_NAME_2022 = re.compile(r"section_([0-9]{2})_(source|target)_(train|test)_(normal|anomaly)_([0-9]{4})_(.+)")
+_HIDDEN_2022 = re.compile(r"section_([0-9]{2})_(?:test_)?([0-9]{4})")
+_TRAIN_2021 = re.compile(r"section_([0-9]{2})_(source|target)_train_normal_([0-9]{4})_(.+)")
+_TEST_2021 = re.compile(r"section_([0-9]{2})_(source|target)_test_(?:(normal|anomaly)_)?([0-9]{4})")
+_NAME_2020 = re.compile(r"(?:(normal|anomaly)_)?id_([0-9]{2})_([0-9]{8})")
 
-EXPECTED_NAMES = (
+_EXPECTED_2022 = (
     "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav, "
     "section_NN_{source|target}_test_{normal|anomaly}_NNNN_{attributes}.wav "
     "or section_NN_NNNN.wav for evaluation clips"
+)
+_EXPECTED_2021 = (
+    "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav in train, and in source_test and target_test "
+    "section_NN_{source|target}_test_{normal|anomaly}_NNNN.wav or section_NN_{source|target}_test_NNNN.wav"
+)
+_EXPECTED_2020 = (
+    "normal_id_NN_NNNNNNNN.wav, anomaly_id_NN_NNNNNNNN.wav (test only) or id_NN_NNNNNNNN.wav (evaluation)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One recording. ``domain`` and ``label`` are None for evaluation test clips, whose names hide them.
+    """One recording with its labels.
 
-    ``section`` is the machine id in 2020 and ``00`` where there are none. ``index`` is None where names bear no
-    number. ``listed_as`` is set where the file's own name would not do in a score file.
-
-    ``attributes`` of a test clip are for people to read: no model may use them (see
-    :func:`nearfar.training.labels.composite_class`, which refuses a test clip).
+    Attributes:
+        path: the file.
+        machine: machine type, the name of the machine's folder.
+        section: two digits; the machine id in 2020, ``00`` in layouts without sections.
+        split: train or test.
+        domain, label: None for evaluation test clips, whose names hide them.
+        index: None where the name has no number.
+        attributes: operating conditions. Those of a test clip are for people to read: no model may use them (see
+            :func:`nearfar.training.labels.composite_class`, which refuses a test clip).
+        listed_as: name in score files where the file's own name is not unique; empty otherwise.
     """
 
     path: Path
@@ -66,18 +94,18 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """The file name with its suffix, as score files list it; no two test clips of a machine share it."""
+        """The name in score files, with its suffix; unique among the test clips of a machine."""
         return self.listed_as or self.path.name
 
     @property
     def attributes_as_spelt(self) -> str:
         """The attribute text of the file name before case-folding, such as ``pro_Y``; empty if it has none."""
-        match = _LABELLED.fullmatch(self.path.stem)
+        match = _NAME_2022.fullmatch(self.path.stem)
         return match[6] if match else ""
 
 
 def normal_clip(path: Path, machine: str) -> Clip:
-    """A recording of a machine in normal operation, of which nothing else is known."""
+    """A recording of normal operation without section, index or attributes."""
     return Clip(path, machine, "00", "train", "source", "normal", None, (), path.name)
 
 
@@ -85,7 +113,7 @@ def parse_attributes(text: str, where: Path | str) -> Attributes:
     """``"car_D2_spd_5_mic_2_mic_1"`` to ``(("car", "d2"), ("spd", "5"), ("mic", "2"), ("mic", "1"))``.
 
     Raises:
-        InputError: if the text is not ``noAttribute`` and does not fall into key-value pairs.
+        InputError: if the text is not ``noAttribute`` and does not split into key-value pairs.
     """
     if text.casefold() == "noattribute":
         return ()
@@ -101,44 +129,106 @@ def parse_attributes(text: str, where: Path | str) -> Attributes:
 
 
 def parse_clip(path: Path, machine: str, split: Split) -> Clip:
-    """Read a clip's section, domain, label, index and attributes from its file name.
+    """Parse a file name of 2022 to 2026.
 
     Args:
-        path: the file; only its name is looked at.
-        machine: the machine type, which is the folder above the split's folder.
-        split: the folder the file lies in; the name must agree with it.
+        path: the file; only its name is read.
+        machine: the machine type.
+        split: train or test; the name must agree with it.
 
     Raises:
-        InputError: if the name is outside the grammar or says another split than its folder.
+        InputError: if the name has another form or another split.
     """
-    if hidden := _HIDDEN.fullmatch(path.stem):
+    if hidden := _HIDDEN_2022.fullmatch(path.stem):
         if split == "train":
-            raise _outside_grammar(path, "a training clip whose name gives no domain and label")
+            raise _bad_name(path, "a training clip whose name gives no domain and label", _EXPECTED_2022)
         return Clip(path, machine, hidden[1], split, None, None, int(hidden[2]))
-    match = _LABELLED.fullmatch(path.stem)
+    match = _NAME_2022.fullmatch(path.stem)
     if match is None:
-        raise _outside_grammar(path, f"the name {path.name!r}")
-    section, domain, said_split, label, index, attributes = match.groups()
-    if said_split != split:
-        raise _outside_grammar(path, f"a name that says {said_split!r} in the folder {split!r}")
+        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2022)
+    section, domain, split_in_name, label, index, attributes = match.groups()
+    if split_in_name != split:
+        raise _bad_name(path, f"a name with {split_in_name!r} in the folder {split!r}", _EXPECTED_2022)
     if split == "train" and label != "normal":
-        raise _outside_grammar(path, "an anomalous clip in the training folder")
-    return Clip(
-        path,
-        machine,
-        section,
-        split,
-        "source" if domain == "source" else "target",
-        "normal" if label == "normal" else "anomaly",
-        int(index),
-        parse_attributes(attributes, path),
-    )
+        raise _bad_name(path, "an anomalous clip in the training folder", _EXPECTED_2022)
+    pairs = parse_attributes(attributes, path)
+    return Clip(path, machine, section, split, _domain(domain), _label(label), int(index), pairs)
 
 
-def _outside_grammar(path: Path, found: str) -> InputError:
-    return InputError(
-        path,
-        found=found,
-        expected=EXPECTED_NAMES,
-        remedy="Rename the file, move it to the right folder or take it out of the data folder",
-    )
+def parse_2021(path: Path, machine: str, split: Split) -> Clip:
+    """Parse a file name of 2021; as :func:`parse_clip`. Names of evaluation clips hide only the label.
+
+    Raises:
+        InputError: if the name has another form, or another split or domain than its folder.
+    """
+    match = (_TRAIN_2021 if split == "train" else _TEST_2021).fullmatch(path.stem)
+    if match is None:
+        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2021)
+    if split == "train":
+        section, domain, index, text = match.groups()
+        condition = () if text.casefold() == "noattribute" else (("condition", text.casefold()),)
+        return Clip(path, machine, section, split, _domain(domain), "normal", int(index), condition)
+    section, domain, label, index = match.groups()
+    if path.parent.name in ("source_test", "target_test") and path.parent.name != f"{domain}_test":
+        raise _bad_name(path, f"a clip of the {domain} domain in the folder {path.parent.name}", _EXPECTED_2021)
+    return Clip(path, machine, section, split, _domain(domain), _label(label), int(index))
+
+
+def parse_2020(path: Path, machine: str, split: Split) -> Clip:
+    """Parse a file name of 2020; as :func:`parse_clip`.
+
+    Raises:
+        InputError: if the name has another form, or a training clip is not called normal.
+    """
+    match = _NAME_2020.fullmatch(path.stem)
+    if match is None:
+        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2020)
+    label, machine_id, index = match.groups()
+    if split == "train" and label != "normal":
+        raise _bad_name(path, "a clip in the training folder that is not called normal", _EXPECTED_2020)
+    return Clip(path, machine, machine_id, split, "source", _label(label), int(index))
+
+
+PARSERS: dict[Edition, Callable[[Path, str, Split], Clip]] = {
+    "dcase2020": parse_2020,
+    "dcase2021": parse_2021,
+    "dcase2022": parse_clip,
+}
+
+
+def is_name_of_2020(path: Path) -> bool:
+    """Whether a file name has the form of 2020, which no later year's names have."""
+    return _NAME_2020.fullmatch(path.stem) is not None
+
+
+def edition_of(name: str) -> Edition:
+    """The years that name test clips so; names of no year's form count as 2022 to 2026.
+
+    Test clips of 2021 have no attributes after the number, those of 2022 to 2026 at least ``noAttribute``.
+    """
+    path = Path(name)
+    if is_name_of_2020(path):
+        return "dcase2020"
+    return "dcase2021" if _TEST_2021.fullmatch(path.stem) else "dcase2022"
+
+
+def parse_test_name(name: str, machine: str) -> Clip:
+    """Parse the name of a test clip of any year, as in score files.
+
+    Raises:
+        InputError: if it has no year's form.
+    """
+    return PARSERS[edition_of(name)](Path(name), machine, "test")
+
+
+def _domain(text: str) -> Domain:
+    return "source" if text == "source" else "target"
+
+
+def _label(text: str | None) -> Label | None:
+    return None if text is None else "normal" if text == "normal" else "anomaly"
+
+
+def _bad_name(path: Path, found: str, expected: str) -> InputError:
+    remedy = "Rename the file, move it to the right folder or take it out of the data folder"
+    return InputError(path, found=found, expected=expected, remedy=remedy)

@@ -1,7 +1,7 @@
-"""How much later one microphone hears than the other: generalised cross-correlation with phase transform.
+"""Delay and clock drift between two channels: generalised cross-correlation with phase transform.
 
 Knapp and Carter, "The generalized correlation method for estimation of time delay", IEEE TASSP 24 (1976), with
-the weight 1 / |cross-spectrum|, which makes every frequency count alike and the peak of a single source sharp.
+the weight 1 / |cross-spectrum|, which gives all frequencies equal weight and a single source a sharp peak.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 Correlations = NDArray[np.float64]
 
 SEGMENT_S = 1.0
-"""Length of the segments that are correlated; a quarter of a clip that is shorter than four of them."""
+"""Length of the correlated segments, or a quarter of a clip shorter than four of them."""
 MOST_LAG_S = 0.25
-"""Delays up to this are looked for, or up to half a segment."""
+"""Longest delay, or half a segment."""
 LOW_HZ, HIGH_HZ = 150.0, 7_000.0
 _EDGE_S = 0.0003
-"""Half the width of a peak, which belongs neither to what is before it nor to what is after it."""
+"""Half the width of a peak, excluded from the energies before and after it."""
 _TAIL_S = 0.03
-"""How far before and after a peak echoes are looked for."""
+"""Length before and after a peak in which echoes are measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,17 +72,17 @@ def correlate(near: NDArray[np.float32], far: NDArray[np.float32], rate_hz: int)
 
 
 def lag_s(correlation: Correlations, rate_hz: int) -> float:
-    """The delay of the highest peak in seconds, positive where far hears later."""
+    """The delay of the highest peak in seconds, positive where far is later."""
     return float(np.argmax(correlation) - len(correlation) // 2) / rate_hz
 
 
 def prominence(correlation: Correlations) -> float:
-    """How high the peak stands above the root mean square of the correlation; noise alone gives 4 or so."""
+    """Ratio of the peak to the root mean square of the correlation; about 4 for noise."""
     return float(correlation.max() / max(np.sqrt(np.mean(np.square(correlation))), 1e-12))
 
 
 def beyond(correlation: Correlations, limit_s: float, rate_hz: int) -> float:
-    """The highest value at delays beyond a limit, over the highest within it."""
+    """Ratio of the highest value at delays beyond a limit to the highest within it."""
     middle, limit = len(correlation) // 2, round(limit_s * rate_hz)
     inside = np.zeros(len(correlation), dtype=bool)
     inside[max(middle - limit, 0) : middle + limit + 1] = True
@@ -92,36 +92,36 @@ def beyond(correlation: Correlations, limit_s: float, rate_hz: int) -> float:
 
 
 def far_leads(correlation: Correlations, rate_hz: int) -> tuple[float, float]:
-    """How much more the far microphone's sound comes first than the near one's, and reverberates less.
+    """How much sound arrives at far before near, and with fewer echoes.
 
-    Where near hears a source directly and far its echoes too, the energy of the correlation lies at positive
-    delays, and, the echoes of far following its direct sound, rather after the peak than before it.
+    For a source close to the near microphone the energy of the correlation is at positive delays and, as echoes at
+    far follow the direct sound, after the peak.
 
     Returns:
-        energy at negative over that at positive delays, and before over after the peak; within 30 ms. Both are
-        well below 1 for microphones that are as they should be, and the inverse where they are exchanged.
+        ratios of energy at negative to positive delays, and before to after the peak, within 30 ms. Both are well
+        below 1 for correct channels and well above 1 for swapped ones.
     """
     middle, peak = len(correlation) // 2, int(np.argmax(correlation))
     return _balance(correlation, middle, rate_hz), _balance(correlation, peak, rate_hz)
 
 
-def _balance(correlation: Correlations, place: int, rate_hz: int) -> float:
-    """Energy before a place over energy after it, without the place itself."""
+def _balance(correlation: Correlations, centre: int, rate_hz: int) -> float:
+    """Ratio of the energies before and after an index, without a margin around it."""
     edge, tail = round(_EDGE_S * rate_hz), round(_TAIL_S * rate_hz)
-    before = correlation[max(place - tail, 0) : max(place - edge, 0)]
-    after = correlation[place + edge + 1 : place + tail + 1]
+    before = correlation[max(centre - tail, 0) : max(centre - edge, 0)]
+    after = correlation[centre + edge + 1 : centre + tail + 1]
     return float(np.square(before).sum() / max(np.square(after).sum(), 1e-12))
 
 
 def drift(clips: list[Delays], most_ppm: float = 600.0) -> tuple[float, float]:
-    """The clock drift at which the correlations of the segments, shifted along it, agree best.
+    """The clock drift for which the correlations of the segments, shifted accordingly, agree best.
 
     Args:
-        clips: correlations of clips of one length; each may have a delay of its own.
+        clips: correlations of clips of one length; their delays may differ.
 
     Returns:
-        drift of the far clock in parts per million (positive: far falls behind more and more), and how much higher
-        the peaks of the shifted and averaged segments are than without a drift.
+        drift of the far clock in parts per million (positive: far falls behind), and the ratio of the peak of the
+        shifted and averaged segments to that without shifts.
     """
     segments, rate = min(len(clip.values) for clip in clips), clips[0].rate_hz
     times = clips[0].hop_s * (np.arange(segments) - (segments - 1) / 2)
@@ -130,14 +130,14 @@ def drift(clips: list[Delays], most_ppm: float = 600.0) -> tuple[float, float]:
     slopes = step_ppm * np.arange(-steps, steps + 1)
     heights = np.array([_aligned(clips, np.rint(1e-6 * slope * times * rate).astype(int)) for slope in slopes])
     gain = float(heights.max() / max(heights[steps], 1e-12))
-    if gain <= 1.0:  # neighbouring slopes come to the same where shifts are rounded
+    if gain <= 1.0:  # neighbouring slopes give the same rounded shifts
         return 0.0, 1.0
     high = heights >= 0.5 * heights.max()
     return float(np.average(slopes[high], weights=heights[high])), gain
 
 
 def _aligned(clips: list[Delays], shifts: NDArray[np.int64]) -> float:
-    """The mean over clips of the peak of their segments, each moved back by its shift, and averaged."""
+    """The mean over clips of the peak of the average of their segments, each moved back by its shift."""
     peaks = []
     for clip in clips:
         moved = [np.roll(row, -shift) for row, shift in zip(clip.values, shifts, strict=False)]

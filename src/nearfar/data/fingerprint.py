@@ -1,4 +1,4 @@
-"""What a list of recordings is, by content, so that results of the same recordings can be used again."""
+"""A hash of recordings by content, the key under which results of the same recordings are cached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nearfar.data.clips import Clip
 
 @lru_cache(maxsize=100_000)
 def _file_digest(path: Path, size: int, modified_ns: int) -> bytes:
-    # Size and time of change are only the key of this process's memory; the digest is of the content.
+    # Size and modification time are only keys of this cache; the digest is of the content.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

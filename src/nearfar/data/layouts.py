@@ -1,9 +1,8 @@
-"""From a folder to its clips, whatever the layout.
+"""Datasets: the clips of a folder in any layout, and the headers of their files.
 
-The challenge's layouts are ``<root>/<machine>/{train,test}/*.{wav,flac}`` and, in 2021, ``source_test`` and
-``target_test`` for ``test``; one's own recordings are laid out as :mod:`nearfar.data.own_folder` says. Which it is
-is recognised from the folders and names. Everything is read from names; the challenge's ``attributes_00.csv`` says
-nothing that the names do not say and is left alone.
+The challenge's layouts are ``<root>/<machine>/{train,test}/*.{wav,flac}``, and in 2021 ``source_test`` and
+``target_test`` instead of ``test``; :mod:`nearfar.data.folders` describes one's own. The layout is recognised from
+folders and file names.
 """
 
 from __future__ import annotations
@@ -13,25 +12,29 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, read_headers
-from nearfar.data.clips import Clip, Split, normal_clip
-from nearfar.data.flat_folder import is_flat_folder, read_flat_folder
-from nearfar.data.grammars import GRAMMARS, Edition, Grammar, edition_of, is_name_of_2020
-from nearfar.data.listing import folder_name, is_audio, refuse_duplicates, unread, visible
-from nearfar.data.own_folder import NORMAL, is_own_folder, read_own_machine
-from nearfar.errors import InputError
+from nearfar.data.clips import PARSERS, Clip, Edition, Split, edition_of, is_name_of_2020, normal_clip
+from nearfar.data.folders import (
+    NORMAL,
+    SPLIT_FOLDERS,
+    SPLIT_FOLDERS_2021,
+    TESTS_2021,
+    folder_name,
+    is_audio,
+    is_own_folder,
+    is_plain_folder,
+    read_challenge_machine,
+    read_own_machine,
+    read_plain_folder,
+    unread,
+    visible,
+)
+from nearfar.errors import InputError, raise_errors
 
 Layout = Literal[Edition, "own"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 LAYOUT = "<root>/<machine>/{train,test}/*.{wav,flac}"
-
-_PLACES: dict[str, Split] = {"train": "train", "test": "test"}
-_TESTS_2021 = ("source_test", "target_test")
-_PLACES_2021: dict[str, Split] = {**_PLACES, **dict.fromkeys(_TESTS_2021, _PLACES["test"])}
-"""With ``test``, into which the organisers' own scripts merge the two."""
-_SUPPLEMENTAL = "supplemental"
 
 
 @dataclass(frozen=True)
@@ -95,31 +98,30 @@ class Dataset:
         """The header of every clip's file, by path in the order of clips.
 
         Raises:
-            InputError: on the first file whose header cannot be read.
+            InputError: listing the files whose headers cannot be read.
         """
-        headers = {}
-        for path, header in self.headers().items():
-            if isinstance(header, InputError):
-                raise header
-            headers[path] = header
-        return headers
+        headers = self.headers()
+        raise_errors([error for error in headers.values() if isinstance(error, InputError)])
+        return {path: header for path, header in headers.items() if isinstance(header, AudioHeader)}
 
 
 def _by_name(clips: Iterable[Clip]) -> tuple[Clip, ...]:
     return tuple(sorted(clips, key=lambda clip: clip.name))
 
 
-def read_dataset(root: Path) -> Dataset:
-    """Find and parse every clip under ``root``, which holds machine folders or is one itself.
+def read_dataset(root: Path | str) -> Dataset:
+    """Read the clips of a data folder from folder and file names.
 
-    Hidden files (``.DS_Store``, ``._*``) are passed over; other files that are not clips become warnings, and so
-    do the ``supplemental`` recordings of 2025 (a machine alone, or noise alone), which are no training or test
-    clips.
+    Hidden files (``.DS_Store``, ``._*``) are ignored. Other files that are not clips give warnings, and so do the
+    ``supplemental`` recordings of 2025 (only the machine, or only noise), which are no training or test clips.
+
+    Args:
+        root: a folder of machines' folders, or one machine's folder.
 
     Raises:
-        InputError: if the folder is missing or holds no machine, or machines of one's own beside the challenge's;
-            a training folder has no clips, a name is outside the grammar, or one clip is there both as WAV and as
-            FLAC; or as :func:`nearfar.data.own_folder.read_own_machine`.
+        InputError: if the folder is missing or holds no machine, or machines in one's own layout beside the
+            challenge's; or as :func:`nearfar.data.folders.read_challenge_machine` and
+            :func:`nearfar.data.folders.read_own_machine`.
     """
     root = Path(root)
     if not root.is_dir():
@@ -132,16 +134,15 @@ def read_dataset(root: Path) -> Dataset:
     folders = _machine_folders(root)
     layout = _recognise(root, folders)
     clips: list[Clip] = []
-    beside = {folder.name for folder in folders}
-    warnings = [] if folders == [root] else unread(root, folder_name(root), read=beside)
+    warnings = [] if folders == [root] else unread(root, folder_name(root), {folder.name for folder in folders})
     for folder in folders:
         if layout == "own":
-            found_clips, found_warnings = read_own_machine(folder, folder_name(folder))
+            more_clips, more_warnings = read_own_machine(folder, folder_name(folder))
         else:
-            places = _PLACES_2021 if layout == "dcase2021" else _PLACES
-            found_clips, found_warnings = _machine_clips(folder, places, GRAMMARS[layout])
-        clips += found_clips
-        warnings += found_warnings
+            splits = SPLIT_FOLDERS_2021 if layout == "dcase2021" else SPLIT_FOLDERS
+            more_clips, more_warnings = read_challenge_machine(folder, splits, PARSERS[layout])
+        clips += more_clips
+        warnings += more_warnings
     if not clips:
         raise _no_machine(root, f"no WAV or FLAC file in {folders[0] / 'test'}")
     return Dataset(root, tuple(clips), tuple(warnings), layout)
@@ -167,8 +168,8 @@ def read_normals(
         return _listed_normals(source, machine)
     if not isinstance(source, Dataset):
         root = Path(source)
-        if is_flat_folder(root):
-            clips, warnings = read_flat_folder(root, machine)
+        if is_plain_folder(root):
+            clips, warnings = read_plain_folder(root, machine)
             return Dataset(root, tuple(clips), tuple(warnings), "own")
         source = read_dataset(root)
     normals = source.select(split="train")
@@ -177,9 +178,7 @@ def read_normals(
         raise InputError(
             source.root,
             found="no normal recordings" if machine is None else f"no normal recordings of {machine}",
-            expected=f"those of {', '.join(normals.machines)}"
-            if normals.clips
-            else "recordings of normal operation",
+            expected=f"those of {', '.join(normals.machines)}" if normals.clips else "at least one",
             remedy="Check the spelling" if normals.clips else "Record some; docs/layouts.md describes the folders",
         )
     return chosen
@@ -202,12 +201,12 @@ def _listed_normals(source: Sequence[Clip | Path | str], machine: str | None) ->
 
 
 def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
-    """Make sure that each machine has training clips, without which its test clips cannot be scored.
+    """Require training clips of each machine; its test clips cannot be scored without.
 
     Raises:
         InputError: naming the first machine that has none.
     """
-    place = NORMAL if dataset.layout == "own" else "train"
+    folder = NORMAL if dataset.layout == "own" else "train"
     for machine in machines:
         if not dataset.train(machine):
             tests = len(dataset.test(machine))
@@ -215,7 +214,7 @@ def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
                 dataset.root,
                 found=f"{tests} test clips and no training clips of the machine {machine}",
                 expected="training clips of every machine that is to be scored, to compare its test clips with",
-                remedy=f"Put its normal recordings into the folder {machine}/{place}, or leave the machine out",
+                remedy=f"Copy its normal recordings into the folder {machine}/{folder}, or leave the machine out",
             )
 
 
@@ -223,26 +222,28 @@ def check_lengths(dataset: Dataset, sample_rate_hz: int = SAMPLE_RATE_HZ) -> dic
     """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
 
     Raises:
-        InputError: if two clips of one machine differ in length, or a header cannot be read.
+        InputError: listing the clips that differ from the most common length of their machine, or the headers that
+            cannot be read.
     """
-    frames_of: dict[str, dict[Path, int]] = {}
-    headers = dataset.require_headers()
-    for clip in dataset.clips:
-        frames_of.setdefault(clip.machine, {})[clip.path] = headers[clip.path].frames_at(sample_rate_hz)
-    lengths = {}
-    for machine, frames in frames_of.items():
+    headers, lengths, errors = dataset.require_headers(), {}, []
+    for machine in dataset.machines:
+        paths = [clip.path for clip in dataset.clips if clip.machine == machine]
+        frames = {path: headers[path].frames_at(sample_rate_hz) for path in paths}
         usual, _ = Counter(frames.values()).most_common(1)[0]
-        for path, length in frames.items():
-            if length != usual:
-                like = next(other for other, frames_there in frames.items() if frames_there == usual)
-                raise InputError(
-                    path,
-                    found=f"a clip of {length / sample_rate_hz:.6g} s ({length} samples at {sample_rate_hz} Hz)",
-                    expected=f"{usual / sample_rate_hz:.6g} s ({usual} samples) like {like}, "
-                    f"as clips of one machine ({machine}) have one length",
-                    remedy="Cut the clips of the machine to one length, or remove this one",
-                )
+        like = next(path for path, count in frames.items() if count == usual)
         lengths[machine] = usual / sample_rate_hz
+        errors += [
+            InputError(
+                path,
+                found=f"a clip of {count / sample_rate_hz:.6g} s ({count} samples at {sample_rate_hz} Hz)",
+                expected=f"{usual / sample_rate_hz:.6g} s ({usual} samples) like {like}, "
+                f"as clips of one machine ({machine}) have one length",
+                remedy="Cut the clips of the machine to one length, or remove this one",
+            )
+            for path, count in frames.items()
+            if count != usual
+        ]
+    raise_errors(errors)
     return lengths
 
 
@@ -256,11 +257,11 @@ def _machine_folders(root: Path) -> list[Path]:
 
 
 def _is_machine(folder: Path) -> bool:
-    return is_own_folder(folder) or any((folder / place).is_dir() for place in _PLACES | _PLACES_2021)
+    return is_own_folder(folder) or any((folder / name).is_dir() for name in SPLIT_FOLDERS_2021)
 
 
 def _recognise(root: Path, folders: list[Path]) -> Layout:
-    """The layout that the machines' folders have in common; single odd names are found when they are read."""
+    """The layout of all machines' folders. Single names of another form raise an error when they are parsed."""
     own = [folder for folder in folders if is_own_folder(folder)]
     if own:
         if others := [folder for folder in folders if folder not in own]:
@@ -268,81 +269,36 @@ def _recognise(root: Path, folders: list[Path]) -> Layout:
                 root,
                 found=f"{own[0].name}, laid out as your own folder, beside {others[0].name}, which is not",
                 expected="machines of one layout",
-                remedy="Put the two kinds into folders of their own",
+                remedy="Move the two kinds into separate data folders",
             )
         return "own"
-    if any((folder / place).is_dir() for folder in folders for place in _TESTS_2021):
+    if any((folder / name).is_dir() for folder in folders for name in TESTS_2021):
         return "dcase2021"
-    places = [folder / place for folder in folders for place in _PLACES if (folder / place).is_dir()]
-    names = [path for place in places for path in visible(place) if is_audio(path)]
-    if 2 * sum(map(is_name_of_2020, names)) > len(names):
+    splits = [folder / name for folder in folders for name in SPLIT_FOLDERS if (folder / name).is_dir()]
+    files = [path for split in splits for path in visible(split) if is_audio(path)]
+    if 2 * sum(map(is_name_of_2020, files)) > len(files):
         return "dcase2020"
-    tests = Counter(edition_of(path.name) for path in names if path.parent.name == "test")
+    tests = Counter(edition_of(path.name) for path in files if path.parent.name == "test")
     return "dcase2021" if tests["dcase2021"] > tests["dcase2022"] else "dcase2022"
 
 
-def _machine_clips(folder: Path, places: dict[str, Split], grammar: Grammar) -> tuple[list[Clip], list[str]]:
-    """The clips of one machine's folder, and what else is in it."""
-    machine = folder_name(folder)
-    clips: list[Clip] = []
-    supplement = _supplement(folder / _SUPPLEMENTAL, f"{machine}/{_SUPPLEMENTAL}", grammar)
-    warnings = supplement + unread(folder, machine, read=[*places, *([_SUPPLEMENTAL] if supplement else [])])
-    for name, split in places.items():
-        place = folder / name
-        if not place.is_dir():
-            continue
-        files = [path for path in visible(place) if is_audio(path)]
-        refuse_duplicates(files)
-        if split == "train" and not files:
-            raise InputError(
-                place,
-                found="a training folder without WAV or FLAC files",
-                expected="normal recordings of the machine",
-                remedy=f"Put the training clips there, or remove the folder if {machine} only has test clips",
-            )
-        if not files:
-            warnings.append(f"{machine}/{name} holds no WAV or FLAC file")
-        warnings += unread(place, f"{machine}/{name}", read={path.name for path in files})
-        clips += [grammar.parse(path, machine, split) for path in files]
-    return clips, warnings
-
-
-def _supplement(folder: Path, name: str, grammar: Grammar) -> list[str]:
-    """A sentence about the supplemental recordings of 2025, unless they are named as training clips are.
-
-    Public sources agree on the folder and on names that begin with ``section_NN``, not on the rest of the names.
-    """
-    files = [path for path in visible(folder) if is_audio(path)] if folder.is_dir() else []
-    if not files or any(_is_training_clip(path, grammar) for path in files):
-        return []
-    return [
-        f"{name}: {len(files)} recordings of the machine alone or of noise alone, which are neither training nor "
-        f"test clips and are not read, such as {files[0].name}"
-    ]
-
-
-def _is_training_clip(path: Path, grammar: Grammar) -> bool:
-    try:
-        grammar.parse(path, "", "train")
-    except InputError:
-        return False
-    return True
-
-
 def _no_machine(root: Path, found: str) -> InputError:
-    nested = root.parent if folder_name(root) in (*_PLACES, *_PLACES_2021, NORMAL) else _data_folder_below(root)
+    parts = (*SPLIT_FOLDERS_2021, NORMAL)
+    data_folder = root.parent if folder_name(root) in parts else _data_folder_below(root)
     return InputError(
         root,
         found=found,
         expected=f"machine folders with a train or a test folder in each, laid out as {LAYOUT}, or with normal/",
-        remedy=f"Give {nested} instead" if nested else "Give the folder that holds the machines' folders",
+        remedy=f"Give {data_folder} instead"
+        if data_folder
+        else "Give the folder that holds the machines' folders",
     )
 
 
 def _data_folder_below(root: Path) -> Path | None:
-    """The folder of machines two or three levels down, for people who point at the archive's top."""
+    """The folder of machines two or three levels below, where the top of an unpacked archive was given."""
     for depth in (2, 3):
-        for place in ("train", "test", NORMAL):
-            for match in root.glob("*/" * depth + place):
+        for name in ("train", "test", NORMAL):
+            for match in root.glob("*/" * depth + name):
                 return match.parents[1]
     return None

@@ -1,4 +1,4 @@
-"""Work done ahead of need in background threads, in order."""
+"""A map that computes ahead in background threads."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ Result = TypeVar("Result")
 def prefetched(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
 ) -> Iterator[Result]:
-    """``map(function, items)`` with up to ``ahead`` further results under way in ``threads`` threads.
+    """``map(function, items)``, computed in ``threads`` threads up to ``ahead`` results ahead of the consumer.
 
-    Results come in the order of the items. An exception comes where its result would, and what is still under way
-    is dropped. Reading and resampling audio release Python's lock, so threads suffice and no waveform is copied
-    between processes.
+    Results come in the order of the items. An exception is raised in place of its result; results not yet computed
+    are dropped. Reading and resampling audio release Python's lock, so threads suffice.
     """
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="nearfar-loader") as pool:
         pending: deque[Future[Result]] = deque()

@@ -1,4 +1,4 @@
-"""Recordings of any kind for training without labels: where they are, and any stretch of them at 16 kHz."""
+"""Recordings of any kind for training without labels, and random crops of them at 16 kHz."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _HEADER_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
-    """A sound file. ``frames`` counts samples per channel at the file's own rate."""
+class AudioFile:
+    """A file and its header. ``frames`` counts samples per channel at the file's own rate."""
 
     path: Path
     sample_rate_hz: int
@@ -32,11 +32,11 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Duration."""
         return self.frames / self.sample_rate_hz
 
 
-def find_recordings(folders: Sequence[Path]) -> list[Recording]:
+def find_recordings(folders: Sequence[Path]) -> list[AudioFile]:
     """Every WAV, FLAC and Ogg file in the folders and below, in the order of folders and names.
 
     Raises:
@@ -54,10 +54,10 @@ def find_recordings(folders: Sequence[Path]) -> list[Recording]:
             )
         paths += found
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        return list(pool.map(_read_recording, dict.fromkeys(paths)))
+        return list(pool.map(_read_file, dict.fromkeys(paths)))
 
 
-def recordings_key(recordings: Iterable[Recording]) -> str:
+def recordings_key(recordings: Iterable[AudioFile]) -> str:
     """Hexadecimal SHA-256 over name, size in bytes and shape of every recording, in order, not over contents."""
     digest = hashlib.sha256()
     for one in recordings:
@@ -67,23 +67,23 @@ def recordings_key(recordings: Iterable[Recording]) -> str:
 
 
 def read_crop(
-    recording: Recording, channel: int, samples: int, random: np.random.Generator
+    recording: AudioFile, channel: int, samples: int, random: np.random.Generator
 ) -> NDArray[np.float32]:
-    """A random stretch of one channel at 16 kHz; a recording that is shorter is repeated until it fills it.
+    """A random crop of one channel at 16 kHz; shorter recordings are repeated to fill it.
 
-    Only the stretch is read and resampled, so memory does not grow with the recording.
+    Only the crop is read and resampled, so memory does not grow with the recording.
 
     Args:
-        recording: where from.
-        channel: of the file, from 0.
-        samples: how many, at 16 kHz.
-        random: decides the beginning; nothing is drawn for recordings that are no longer than the crop.
+        recording: the file.
+        channel: index in the file, from 0.
+        samples: length at 16 kHz.
+        random: draws the start; nothing is drawn for recordings that are not longer than the crop.
 
     Returns:
         (samples,) float32.
 
     Raises:
-        InputError: if the sound cannot be decoded, breaks off, or holds NaN or infinite samples.
+        InputError: if the sound cannot be decoded, ends early, or holds NaN or infinite samples.
     """
     wanted = -(-samples * recording.sample_rate_hz // SAMPLE_RATE_HZ)
     spare = recording.frames - wanted
@@ -92,22 +92,22 @@ def read_crop(
     try:
         with soundfile.SoundFile(wav_source(recording.path)) as file:
             file.seek(begin)
-            stretch = file.read(frames, dtype="float32", always_2d=True)[:, channel]
+            crop = file.read(frames, dtype="float32", always_2d=True)[:, channel]
     except soundfile.LibsndfileError as error:
         raise _unreadable(recording.path, str(error.error_string)) from None
-    if len(stretch) < frames:
-        raise _unreadable(recording.path, f"sound that breaks off after {begin + len(stretch)} samples")
-    if not np.isfinite(stretch).all():
+    if len(crop) < frames:
+        raise _unreadable(recording.path, f"sound that ends after {begin + len(crop)} samples")
+    if not np.isfinite(crop).all():
         raise _unreadable(recording.path, f"NaN or infinite samples in channel {channel}")
     if recording.sample_rate_hz != SAMPLE_RATE_HZ:
-        stretch = soxr.resample(stretch, recording.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
-    return np.resize(np.asarray(stretch, dtype=np.float32), samples)
+        crop = soxr.resample(crop, recording.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    return np.resize(np.asarray(crop, dtype=np.float32), samples)
 
 
-def _read_recording(path: Path) -> Recording:
+def _read_file(path: Path) -> AudioFile:
     try:
         with soundfile.SoundFile(wav_source(path)) as file:
-            found = Recording(path, file.samplerate, file.channels, file.frames)
+            found = AudioFile(path, file.samplerate, file.channels, file.frames)
     except soundfile.LibsndfileError as error:
         raise _unreadable(path, str(error.error_string)) from None
     # Resampling needs more than one sample to give one.

@@ -1,7 +1,6 @@
-"""Whether a WAV file holds the sound that its header announces.
+"""Truncated WAV files and WAV files without a length, detected from chunk sizes and file size.
 
-libsndfile reads a WAV file that was cut short without a word, and one whose recorder never went back to fill in
-the length as if it were empty. Here the chunk sizes and the size of the file tell.
+libsndfile reads a truncated WAV file without an error, and one whose recorder never filled in the length as empty.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _MOST_CHUNKS = 64
 
 @dataclass(frozen=True, slots=True)
 class _DataChunk:
-    """Where a WAV file keeps its sound; sizes and positions in bytes."""
+    """The chunk of a WAV file with the samples; sizes and positions in bytes."""
 
     stated: int
     available: int
@@ -34,9 +33,9 @@ class _DataChunk:
 
 
 def wav_source(path: Path) -> Path | io.BytesIO:
-    """What libsndfile should open: the file itself, or a WAV file that was never closed with its length filled in.
+    """The source for libsndfile: the path, or a copy in memory of a WAV file whose missing length is filled in.
 
-    Files of another format pass through.
+    Files of other formats are not checked.
 
     Raises:
         InputError: if the file cannot be opened, is empty, or is a WAV file that ends before its sound does.
@@ -50,7 +49,7 @@ def wav_source(path: Path) -> Path | io.BytesIO:
             path,
             found=f"a file that cannot be opened ({error.strerror})",
             expected="a WAV or FLAC file",
-            remedy="Check that it exists and that you may read it",
+            remedy="Check the path and the permissions",
         ) from None
     if size == 0:
         raise InputError(
@@ -71,14 +70,14 @@ def wav_source(path: Path) -> Path | io.BytesIO:
         raise InputError(
             path,
             found=f"a truncated WAV file with {chunk.available} bytes of sound",
-            expected=f"the {chunk.stated} bytes of sound that its header announces",
+            expected=f"the {chunk.stated} bytes of sound stated in its header",
             remedy="Copy or record it again, or take it out of the data folder",
         )
     return path
 
 
 def _data_chunk(file: BinaryIO, file_size: int) -> _DataChunk | None:
-    """Walk the chunks to ``data``; None for what is no WAV file or has no such chunk (libsndfile then says so)."""
+    """The ``data`` chunk; None where there is none or the file is not WAV, which libsndfile reports."""
     form, riff_bytes, kind = file.read(4), file.read(4), file.read(4)
     if form not in _FORMS or kind != b"WAVE":
         return None
@@ -97,7 +96,7 @@ def _data_chunk(file: BinaryIO, file_size: int) -> _DataChunk | None:
             if wide_size is not None and size == _IN_DS64:
                 size, size_at, size_format = wide_size, wide_at, "<Q"
             available = file_size - start
-            # A data chunk of no bytes is honest only where the stated size of the whole file is right.
+            # An empty data chunk is right only where the stated size of the whole file is right.
             never_closed = size == 0 < available and abs(riff_size + 8 - file_size) > 1
             return _DataChunk(size, available, size_at, size_format, never_closed)
         if name == b"ds64" and len(sizes := file.read(16)) == 16:

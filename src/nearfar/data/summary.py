@@ -1,4 +1,4 @@
-"""What was understood of a data folder, machine by machine, from file names and audio headers alone."""
+"""Summary of a dataset per machine, from file names and audio headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nearfar.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class ClipCount:
-    """Clips of one group; domain and label are None where the names hide them."""
+    """Number of clips of a group; domain and label are None where names hide them."""
 
     split: Split
     domain: Domain | None
@@ -27,7 +27,7 @@ class ClipCount:
 
 @dataclass(frozen=True, slots=True)
 class AttributeCount:
-    """Clips of one domain with one combination of attributes, such as ``car_b1_spd_2`` or ``noAttribute``."""
+    """Number of clips of a domain with a combination of attributes: ``car_b1_spd_2`` or ``noAttribute``."""
 
     attributes: str
     split: Split
@@ -37,7 +37,7 @@ class AttributeCount:
 
 @dataclass(frozen=True, slots=True)
 class MachineSummary:
-    """One machine of a data folder. Lengths and formats are those of the headers that could be read."""
+    """One machine of a dataset. Lengths and formats are those of readable headers."""
 
     machine: str
     clips: tuple[ClipCount, ...]
@@ -50,14 +50,14 @@ class MachineSummary:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as dictionaries, lists, text, numbers and None."""
+        """The fields as dictionaries, lists, text, numbers and None."""
         return {key: [*value] if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 def summarise(dataset: Dataset) -> list[MachineSummary]:
-    """Summarise every machine of a data folder, in the order of their names.
+    """Summarise every machine of a dataset, sorted by name.
 
-    Only headers are read. A header that cannot be read becomes a warning of its machine.
+    Only headers are read. One that cannot be read becomes a warning.
     """
     headers = dataset.headers()
     return [
@@ -83,18 +83,18 @@ def _summarise_machine(
         hours=sum(seconds) / 3600,
         warnings=(
             *_unreadable(errors),
-            *_odd_groups(clips, layout),
-            *_odd_spellings(clips),
-            *_odd_lengths(headers),
-            *_odd_channels(headers),
-            *_odd_sample_rates(headers),
+            *_group_warnings(clips, layout),
+            *_spelling_warnings(clips),
+            *_length_warnings(headers),
+            *_channel_count_warnings(headers),
+            *_sample_rate_warnings(headers),
         ),
     )
 
 
 def _count_clips(clips: Iterable[Clip]) -> tuple[ClipCount, ...]:
     counts = Counter((clip.split, clip.domain, clip.label) for clip in clips)
-    # Training before test, source before target, normal before anomaly, what names hide last.
+    # Training before test, source before target, normal before anomaly, hidden labels last.
     order = ("train", "test", "source", "target", "normal", "anomaly", None)
     groups = sorted(counts, key=lambda group: [order.index(part) for part in group])
     return tuple(ClipCount(*group, counts[group]) for group in groups)
@@ -116,15 +116,15 @@ def _unreadable(errors: Sequence[InputError]) -> Iterator[str]:
         yield f"{_files(errors)} with no readable header; the first is {errors[0]}"
 
 
-def _odd_groups(clips: Iterable[Clip], layout: Layout) -> Iterator[str]:
-    one_domain_will_do = layout in ("dcase2020", "own")
+def _group_warnings(clips: Iterable[Clip], layout: Layout) -> Iterator[str]:
+    one_domain_suffices = layout in ("dcase2020", "own")
     groups = {(clip.split, clip.domain, clip.label) for clip in clips}
     test_labels = {label for split, _, label in groups if split == "test"}
     if not test_labels:
-        yield "there are no test clips: the machine only takes part in training"
+        yield "there are no test clips: the machine is used for training only"
     if not any(split == "train" for split, _, _ in groups):
         yield "there are test clips and no training clips: the machine cannot be scored"
-    elif ("train", "target", "normal") not in groups and not one_domain_will_do:
+    elif ("train", "target", "normal") not in groups and not one_domain_suffices:
         yield "there are no training clips of the target domain"
     elif ("train", "source", "normal") not in groups:
         yield "there are no training clips of the source domain"
@@ -134,7 +134,7 @@ def _odd_groups(clips: Iterable[Clip], layout: Layout) -> Iterator[str]:
         yield f"all test clips are labelled {test_labels.pop()}: nothing can be evaluated"
 
 
-def _odd_spellings(clips: Iterable[Clip]) -> Iterator[str]:
+def _spelling_warnings(clips: Iterable[Clip]) -> Iterator[str]:
     spelt = sorted({clip.attributes_as_spelt for clip in clips}, key=lambda text: (text.casefold(), text))
     for _, texts in groupby(spelt, key=str.casefold):
         variants = list(texts)
@@ -142,7 +142,7 @@ def _odd_spellings(clips: Iterable[Clip]) -> Iterator[str]:
             yield f"attributes are spelt {' and '.join(variants)}, which differ only in upper and lower case"
 
 
-def _odd_lengths(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
+def _length_warnings(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
     frames = {clip: header.frames_at(SAMPLE_RATE_HZ) for clip, header in headers.items()}
     usual, others = _usual_and_others(frames)
     if others:
@@ -152,17 +152,17 @@ def _odd_lengths(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
         )
 
 
-def _odd_channels(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
+def _channel_count_warnings(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
     mono = [clip for clip, header in headers.items() if header.channels == 1]
     more = [clip for clip, header in headers.items() if header.channels > len(CHANNELS)]
     if mono:
-        yield f"{_files(mono)} with one channel only, hence no far microphone, such as {mono[0].name}"
+        yield f"{_files(mono)} with one channel and no far microphone, such as {mono[0].name}"
     if more:
-        told = "0 is near and 1 far, unless --near and --far say otherwise"
-        yield f"{_files(more)} with more than two channels, such as {more[0].name}: {told}"
+        used = "0 is read as near and 1 as far unless other channel numbers are given"
+        yield f"{_files(more)} with more than two channels, such as {more[0].name}: {used}"
 
 
-def _odd_sample_rates(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
+def _sample_rate_warnings(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
     rates = Counter(header.sample_rate_hz for header in headers.values())
     for rate, count in sorted(rates.items()):
         if rate != SAMPLE_RATE_HZ:

@@ -1,4 +1,4 @@
-"""A detector: fitted on recordings of machines running normally, it scores others and decides which are anomalous."""
+"""A detector: fitted on normal recordings of machines, it scores others and decides which are anomalous."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import nearfar
 from nearfar.config import Recipe, load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
-from nearfar.data.channel_check import ChannelWarning, check_channels, sampled
+from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset, read_normals
 from nearfar.detector import store
@@ -154,8 +154,8 @@ class Detector:
             recipe: a recipe, its name or path; by default ``nearfar-best``, and ``frozen-near`` for mono
                 recordings.
             machine: of a folder of machines only this one; else the name to give the machine.
-            model: of a recipe that trains: the model's folder, which may be that of a run on the same recordings. An
-                unfinished training is resumed there. By default a temporary folder.
+            model: of a recipe that trains: the model's folder, which may be that of a run on the same recordings.
+                An unfinished training is resumed there. By default a temporary folder.
             device: where networks run, such as ``"cuda:1"``; by default the first GPU, if there is one.
             progress: called during long steps.
 
@@ -196,9 +196,7 @@ class Detector:
         threshold = resolved.threshold
         assert threshold.rule is not None, "a recipe is resolved before it is used"
         assert threshold.false_alarm_rate is not None
-        thresholds = usable_thresholds(
-            calibrations, threshold.rule, threshold.false_alarm_rate, threshold.domains
-        )
+        thresholds = usable_thresholds(calibrations, threshold.rule, threshold.false_alarm_rate, threshold.domains)
         return cls(
             _Fitted(
                 resolved,
@@ -228,8 +226,8 @@ class Detector:
 
         Args:
             recording: a file, or an array of (channels, samples) or (samples,) in [-1, 1].
-            machine: whose recording it is. A detector of one machine needs no name; of several, the folder that the
-                file lies in may decide.
+            machine: whose recording it is. A detector of one machine needs no name; of several, the folder that
+                the file lies in may decide.
             domain: source or target, where it is known; by default that of the nearest normal recording. It has no
                 effect where both have one threshold.
             sample_rate_hz: of an array.
@@ -245,9 +243,7 @@ class Detector:
                 expected="one recording",
                 remedy="Use score_many",
             )
-        scores = self.score_many(
-            [recording], machine, domain=domain, sample_rate_hz=sample_rate_hz, device=device
-        )
+        scores = self.score_many([recording], machine, domain=domain, sample_rate_hz=sample_rate_hz, device=device)
         return next(scores)
 
     def score_many(
@@ -353,7 +349,9 @@ class Detector:
             encoder = fitted.extractor.parts.encoder
             if fitted.model is not None:
                 store.copy_model(fitted.model, out / store.MODEL)
-            elif encoder is not None and fitted.encoder is not None and fitted.encoder.weights.startswith("random:"):
+            elif (
+                encoder is not None and fitted.encoder is not None and fitted.encoder.weights.startswith("random:")
+            ):
                 # A random start is only sure to be repeated on the same machine and torch, so it is saved.
                 ENCODERS[self.recipe.encoder.family].save(encoder, out / store.ENCODER)
             store.write_calibrations(out, fitted.calibrations)
@@ -406,7 +404,9 @@ class Detector:
             )
         machines = store.read_banks(folder, card)
         calibrations, thresholds = store.read_calibrations(folder), store.read_thresholds(folder)
-        if [(entry.machine, entry.section) for entry in machines] != [(c.machine, c.section) for c in calibrations]:
+        if [(entry.machine, entry.section) for entry in machines] != [
+            (c.machine, c.section) for c in calibrations
+        ]:
             raise InputError(
                 folder / store.CALIBRATION,
                 found="scores of other machines than the detector's",
@@ -469,13 +469,16 @@ def _without(
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
-    from nearfar.pipeline.training import is_trained, train_or_reuse  # imports accelerate, which scoring does not need
+    from nearfar.pipeline.training import (  # imports accelerate, which scoring does not need
+        is_trained,
+        train_or_reuse,
+    )
 
     if not is_trained(recipe, dataset, model):
         check_recordings(recipe, dataset, progress)
     if not train_or_reuse(recipe, dataset, model, progress=progress):
         raise NearfarError(
-            "A detector is fitted by one process. Train on several with nearfar run, and give its model folder (model)."
+            "A detector is fitted by one process. Train on several with nearfar run, and pass its model folder."
         )
 
 
@@ -487,15 +490,8 @@ def _workspace(recipe: Recipe, unit: Unit, folder: Path | None, progress: Progre
 
 def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> tuple[ChannelWarning, ...]:
     """Problems of the channels in a sample of two-channel recordings, which are logged as well."""
-    total, done = sampled(dataset.clips), 0
-
-    def advance(recordings: int) -> None:
-        nonlocal done
-        done += recordings
-        progress("checking channels", done, total)
-
     audio = recipe.audio
-    found = check_channels(dataset.clips, near=audio.near_channel, far=audio.far_channel, advance=advance)
+    found = check_channels(dataset, near=audio.near_channel, far=audio.far_channel, progress=progress)
     for warning in found:
         logger.warning("%s", warning)
     return tuple(found)

@@ -1,10 +1,10 @@
 """The normal recordings of one machine and section in a detector, and their scores for calibration.
 
-There are two ways to calibrate. ``split`` holds recordings out of the bank (and out of training, where there is any):
-their scores are exchangeable with those of new normal recordings, so that conformal p-values are exact, and the bank
-is smaller. ``leave-one-out`` scores every recording against all others. Its p-values are exact as well where another
-normal recording in the bank can only lower scores: against the others *and* the new recording, every recording scores
-at most what it scores here, and with those scores the p-value would be the full conformal one.
+There are two ways to calibrate. ``split`` holds recordings out of the bank (and out of training, where there is
+any): their scores are exchangeable with those of new normal recordings, so that conformal p-values are exact, and
+the bank is smaller. ``leave-one-out`` scores every recording against all others. Its p-values are exact as well
+where another normal recording in the bank can only lower scores: against the others *and* the new recording, every
+recording scores at most what it scores here, and with those scores the p-value would be the full conformal one.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ def fit_machine(
     flags = torch.from_numpy(target[recording])
     plan = recipe.scoring_plan()
     uses_normals = FUSIONS[plan.fusion].uses_normals
-    normals = (
-        MachineScorer(bank_features, flags, plan, workspace=workspace).normal.views if uses_normals else {}
-    )
+    normals = MachineScorer(bank_features, flags, plan, workspace=workspace).normal.views if uses_normals else {}
     log_mels = [log_mel for window, log_mel in extracted.log_mels.items() if inside[window]]
     fitted = FittedMachine(
         *unit,
@@ -194,8 +192,8 @@ def left_out_scores(
 ) -> ViewScores | None:
     """Scores of normal windows by banks without any window of their recordings; None for a single recording.
 
-    One clip is left out at a time where the back-end does that exactly: recordings of one window, and views that are
-    not standardised. Otherwise recordings are left out in up to :data:`FOLDS` groups, and everything is fitted
+    One clip is left out at a time where the back-end does that exactly: recordings of one window, and views that
+    are not standardised. Otherwise recordings are left out in up to :data:`FOLDS` groups, and everything is fitted
     without them: scores are then a little higher than against all others, which gives fewer false alarms.
 
     Args:
@@ -224,5 +222,3 @@ def left_out_scores(
         for view, values in scored.views.items():
             views[view][outside] = values
     return ViewScores(fused, views)
-
-

@@ -57,7 +57,8 @@ class Score:
 
     Attributes:
         file: the path, or ``array 0`` and so on.
-        machine: the machine whose normal recordings it was compared with, with the section where there are several.
+        machine: the machine whose normal recordings it was compared with, with the section where there are
+            several.
         score: of its most anomalous window; higher is more anomalous.
         threshold: above which a recording is called anomalous; None where there is no threshold.
         margin: ``score - threshold``.
@@ -142,7 +143,8 @@ def recording_scores(
                 views={view: float(values[window]) for view, values in scored.views.items()},
                 departure=_departure(fitted, extracted, int(window)),
                 windows=tuple(
-                    _window(fitted, extracted, scored, int(i)) for i in np.flatnonzero(extracted.recording == index)
+                    _window(fitted, extracted, scored, int(i))
+                    for i in np.flatnonzero(extracted.recording == index)
                 ),
             )
         )

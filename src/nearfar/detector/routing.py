@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nearfar.data.audio import read_headers
-from nearfar.data.listing import is_audio
+from nearfar.data.folders import is_audio
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError, raise_errors
 from nearfar.pipeline.extraction import Recording

@@ -64,7 +64,7 @@ class EncoderCard(Settings):
 
 
 class BankCard(Settings):
-    """The normal recordings of one machine and section; their tensors are in ``banks.safetensors`` under ``key``."""
+    """The normal recordings of one machine and section; ``key`` is that of their tensors."""
 
     key: str
     machine: str
@@ -143,7 +143,7 @@ def new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
             raise
     except (OSError, SafetensorError) as error:
         raise NearfarError(
-            f"{folder}: cannot write it ({error}). Free some space or choose another folder; what was there is kept."
+            f"{folder}: cannot write it ({error}). Free some space or choose another folder; nothing was lost."
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

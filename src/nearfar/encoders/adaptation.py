@@ -1,7 +1,7 @@
 """How an encoder is trained, if at all, and how the trained one is written to a model folder.
 
-LoRA is that of Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, through peft; equation 2
-of the report, ``W = W0 + B A alpha``, with peft's factor ``alpha / rank``.
+LoRA (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022) is that of peft: equation 2 of
+the report, ``W = W0 + B A alpha``, with peft's factor ``alpha / rank``.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ class BaseEncoder:
         return self.weights.startswith("random:")
 
     def load(self, folder: Path, path: str | None = None) -> Encoder:
-        """The encoder from ``path``, or else from the model folder's ``base/``, or else from where it came.
+        """The encoder from ``path``, or else from the model folder's ``base/``, or else from ``weights``.
 
         Raises:
             InputError: if it cannot be loaded, or has another hash.
         """
-        kept = folder / BASE_FOLDER
-        source = path or (str(kept) if kept.is_dir() else self.weights)
+        saved = folder / BASE_FOLDER
+        source = path or (str(saved) if saved.is_dir() else self.weights)
         encoder = self.family.load(source, self.revision)
         if (found := encoder_hash(encoder)) != self.hash:
             raise InputError(
-                self.weights if source == str(kept) else source,
+                self.weights if source == str(saved) else source,
                 found=f"an encoder with hash {found[:12]}",
                 expected=f"{self.hash[:12]}, which the adapters in {folder} were trained on",
                 remedy="Give the same encoder weights, or train the model again",
@@ -207,8 +207,8 @@ def load_adapters(encoder: Encoder, folder: Path) -> Encoder:
             adapted = PeftModel.from_pretrained(encoder, folder)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unfit(folder, f"adapters that cannot be loaded ({_last_line(error)})") from None
-    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    if differing := sorted(stored.keys() ^ wanted.keys()):
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    if differing := sorted(stored.keys() ^ expected.keys()):
         raise _unfit(folder, f"{len(differing)} tensors missing or left over ({', '.join(differing[:3])})")
     return merge_adapters(adapted)
 

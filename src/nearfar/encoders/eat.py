@@ -71,8 +71,8 @@ def sincos_positions(columns: int, bands: int, dim: int) -> Tensor:
     """
 
     def numbers(count: int) -> Tensor:
-        # Encoders that weights are read into are built on torch's "meta" device, where counting alone brings
-        # torch's compiler, a second of imports.
+        # On the "meta" device, on which encoders are built before they are filled with weights, arange imports
+        # torch's compiler, which takes a second.
         return torch.arange(count, dtype=torch.float64, device="cpu")
 
     omega = 1.0 / 10_000.0 ** (numbers(dim // 4) / (dim / 4))
@@ -154,12 +154,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, key_keep: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """x: (B, N, D); keep: (2, B) factors of the attention and MLP branch (stochastic depth), or None."""
-        return self.with_fed(x, key_keep, keep)[0]
+        return self.forward_with_mlp(x, key_keep, keep)[0]
 
-    def with_fed(
+    def forward_with_mlp(
         self, x: Tensor, key_keep: Tensor | None = None, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The block's output and, of the same shape, its MLP's output before the residual and norm2."""
+        """The block's output and, of the same shape, the MLP's output before the residual and norm2."""
         attended = self.attn(x, key_keep)
         x = self.norm1(x + (attended if keep is None else attended * keep[0, :, None, None]))
         fed: Tensor = self.mlp(x)
@@ -224,7 +224,7 @@ class EAT(Encoder):
         return out
 
     def with_cls(self, patches: Tensor) -> Tensor:
-        """CLS in front of any choice of patches, normalised: (B, N, D) to (B, 1 + N, D), what the blocks see."""
+        """The input of the blocks, normalised, with CLS in front of some patches: (B, N, D) to (B, 1 + N, D)."""
         cls = self.extra_tokens.expand(len(patches), -1, -1)
         out: Tensor = self.pre_norm(torch.cat([cls, patches], dim=1))
         return out
@@ -239,8 +239,8 @@ class EAT(Encoder):
         """Encode a batch of spectrograms.
 
         Args:
-            fbank: (batch, 1, frames, 128) float, normalised as :class:`nearfar.frontends.kaldi.KaldiFbank` does. Frames
-                beyond the last whole patch of 16 are not seen, as in the published code.
+            fbank: (batch, 1, frames, 128) float, the output of :class:`nearfar.frontends.KaldiFbank`. Frames
+                beyond the last whole patch of 16 are ignored, as in the published code.
             token_keep: (batch, N) bool, False where a patch token holds only padding and must not be attended
                 to, or None (as published: padding is attended to).
             branch_keep: (depth, 2, batch) factors for stochastic depth, see :func:`stochastic_depth`, or None.

@@ -1,4 +1,4 @@
-"""Published encoders on the Hugging Face hub: what is known about them, and how they reach the local cache."""
+"""Published encoders on the Hugging Face hub: their records, and downloads into the local cache."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from nearfar.data.download.space import disk_errors, require_space
-from nearfar.data.download.transfer import WORTH_WAITING, Patience, retry_after_seconds
+from nearfar.data.download.transfer import (
+    RETRY_STATUSES,
+    RetryPolicy,
+    disk_errors,
+    require_space,
+    retry_after_seconds,
+)
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 
@@ -24,9 +29,14 @@ RECORD_FILE = "nearfar-download.json"
 
 @dataclass(frozen=True, slots=True)
 class PublishedWeights:
-    """What is known about an encoder on the hub, to tell whether a download is the one that is meant.
+    """An encoder on the hub, with what identifies its weights.
 
-    ``about_bytes`` estimates the room it takes where ``size_bytes`` is not known.
+    Attributes:
+        source: its page.
+        licence: of the weights.
+        revision: the branch or commit that is downloaded.
+        size_bytes, sha256: of the file of weights; None if unknown.
+        about_bytes: an estimate of the size for the check of the disk, where ``size_bytes`` is None.
     """
 
     source: str
@@ -38,9 +48,9 @@ class PublishedWeights:
 
 
 PUBLISHED = {
-    # The hub's commit is not known to us, so what is pinned is the content. Both numbers are second-hand: the size
-    # follows from the tensors' names and shapes and equals that of a copy kept with Git LFS, whose identifier is
-    # the hash; a public replication package lists the same hash for this hub name.
+    # The hub's commit is unknown, so the content is pinned. Both numbers are second-hand: the size follows from
+    # names and shapes of the tensors and equals that of a copy in Git LFS, whose identifier is the hash; a public
+    # replication package lists the same hash for this hub name.
     "worstchan/EAT-base_epoch30_pretrain": PublishedWeights(
         source="https://huggingface.co/worstchan/EAT-base_epoch30_pretrain",
         licence="MIT",
@@ -48,9 +58,9 @@ PUBLISHED = {
         size_bytes=359_905_840,
         sha256="8623072d09aac4f3ad1168b4fed3a24e4f68fe1da25b9fe733375efb237e5f48",
     ),
-    # Here the commit is what is pinned: two public projects name it, one of them with the licence and the number
-    # of stored values, 308,867,072, which is that of EAT-large with its table of positions. Size and hash of the
-    # file are not known to us, so what the hub says of it is all there is to compare with.
+    # The commit is pinned: two public projects name it, one of them with the licence and the number of stored
+    # values, 308,867,072, which is that of EAT-large with its table of positions. Size and hash of the file are
+    # unknown, so it is compared only with what the hub states.
     "worstchan/EAT-large_epoch20_pretrain": PublishedWeights(
         source="https://huggingface.co/worstchan/EAT-large_epoch20_pretrain",
         licence="MIT",
@@ -67,7 +77,15 @@ SHORT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class FetchedEncoder:
-    """An encoder that is at hand, and what its weights were found to be."""
+    """A published encoder on the local disk.
+
+    Attributes:
+        name, revision, licence: as in :data:`PUBLISHED`.
+        how: whether it was downloaded now.
+        weights: the file of weights, with ``size_bytes`` and ``sha256`` as found.
+        expected_sha256: as in :data:`PUBLISHED`.
+        record: the file in which all this is written down.
+    """
 
     name: str
     revision: str
@@ -81,52 +99,49 @@ class FetchedEncoder:
 
 
 def download(name: str, filenames: tuple[str, ...], revision: str | None = None) -> Path:
-    """The folder of the local cache that holds the files of a hub name.
+    """The folder of the local cache with the files of a hub name, downloaded if they are missing.
 
-    The cache is asked before the network, so what was downloaded once works offline and does not change.
+    A file in the cache is used without asking the hub, so it works offline and does not change.
 
     Args:
         name: ``owner/name``.
-        filenames: files to have; the last one holds the weights.
-        revision: branch, tag or commit; None means the pinned one, or ``main`` for a name that is not in
-            :data:`PUBLISHED`.
+        filenames: the last one holds the weights.
+        revision: branch, tag or commit; None is that of :data:`PUBLISHED`, or ``main`` for other names.
 
     Raises:
-        InputError: if a file is neither in the cache nor to be had from the hub, or if the weights of a pinned
-            revision have another size than those that are meant. Another hash is a warning only.
+        InputError: if a file is neither in the cache nor on the hub, or the weights of the revision of
+            :data:`PUBLISHED` have another size. Another hash is a warning only.
     """
-    record = PUBLISHED.get(name)
-    pinned = record.revision if record else "main"
+    published = PUBLISHED.get(name)
+    pinned = published.revision if published else "main"
+    revision = revision or pinned
     for filename in filenames:
-        path = _cached(name, filename, revision or pinned) or _fetched(
-            name, filename, revision or pinned, filenames
-        )
-    if record is not None and revision in (None, pinned):
-        _check_identity(path, record)
+        path = _cached(name, filename, revision) or _downloaded(name, filename, revision, filenames)
+    if published is not None and revision == pinned:
+        _check_identity(path, published)
     return path.parent
 
 
 def is_cached(name: str) -> bool:
-    """Whether a published encoder is in the local cache, whole; the network is not asked."""
+    """Whether all files of a published encoder are in the local cache; works offline."""
     return all(_cached(name, filename, PUBLISHED[name].revision) for filename in ENCODER_FILES)
 
 
-def fetch_encoder(short_name: str, out: Path | None = None, patience: Patience | None = None) -> FetchedEncoder:
-    """Have a published encoder at hand, verified, with the size and hash of its weights recorded.
+def fetch_encoder(short_name: str, out: Path | None = None, retry: RetryPolicy | None = None) -> FetchedEncoder:
+    """Download and verify a published encoder, and record the size and hash of its weights.
 
     Args:
         short_name: a key of :data:`SHORT_NAMES`.
-        out: folder to also copy the files into. If it holds them already, put there by hand or by an earlier run,
-            they are checked and the network is not asked.
-        patience: with the hub, beyond that of its own client.
+        out: folder to copy the files to. If it holds them already, they are checked and nothing is downloaded.
+        retry: when to repeat failed requests, beyond the hub's own client.
 
     Returns:
-        What is at hand. The same is written to ``nearfar-download.json`` in ``out``, or in the model's folder of
-        the local cache; a later run compares with it.
+        What is also written to ``nearfar-download.json`` in ``out``, or in the model's folder of the local cache;
+        a later call compares with it.
 
     Raises:
-        InputError: if the files are not to be had, there is no room, or the weights are not those that are meant,
-            that the hub states, or that were recorded before.
+        InputError: if the files cannot be downloaded, the disk is too full, or the weights are not those of
+            :data:`PUBLISHED`, those that the hub states, or those recorded before.
     """
     name = SHORT_NAMES[short_name]
     published = PUBLISHED[name]
@@ -134,12 +149,12 @@ def fetch_encoder(short_name: str, out: Path | None = None, patience: Patience |
     if out is not None and all((out / filename).is_file() for filename in ENCODER_FILES):
         folder = record_folder = out
     else:
-        cached = all(_cached(name, filename, published.revision) for filename in ENCODER_FILES)
-        folder = _whole(name, published, patience or Patience(attempts=3))
-        how = "already there" if cached else "downloaded"
+        how = "already there" if is_cached(name) else "downloaded"
+        folder = _verified(name, published, retry or RetryPolicy(attempts=3))
         record_folder = folder.parents[1]
         if out is not None:
-            folder, record_folder, how = _copied(folder, out), out, "downloaded"
+            _copy(folder, out)
+            folder, record_folder, how = out, out, "downloaded"
     weights = folder / ENCODER_FILES[-1]
     fetched = FetchedEncoder(
         name=name,
@@ -173,79 +188,76 @@ def _cached(name: str, filename: str, revision: str) -> Path | None:
         ) from None
 
 
-def _fetched(
+def _downloaded(
     name: str,
     filename: str,
     revision: str,
-    filenames: tuple[str, ...],
-    patience: Patience | None = None,
-    anew: bool = False,
+    filenames: tuple[str, ...] = ENCODER_FILES,
+    retry: RetryPolicy | None = None,
+    force: bool = False,
 ) -> Path:
     try:
-        return _persistently(name, filename, revision, patience or Patience(attempts=1), anew)
+        return _request(name, filename, revision, retry or RetryPolicy(attempts=1), force)
     except Exception as error:  # offline, refused, no such name, a broken transfer: clients raise many kinds
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
             name,
-            found=f"no {filename} of revision {revision} in the local cache, and none to be had from the hub "
+            found=f"no {filename} of revision {revision} in the local cache, and a failed download from the hub "
             f"({type(error).__name__}: {reason})",
             expected="a local copy, or a network that reaches huggingface.co",
             remedy=f"Check the name and the network; or download {' and '.join(filenames)} by hand from "
-            f"https://huggingface.co/{name}/tree/{revision} into one folder and give that folder instead; or take "
+            f"https://huggingface.co/{name}/tree/{revision} into one folder and give that folder instead; or use "
             "the small encoder that comes with nearfar, eat-tiny",
         ) from None
 
 
-def _persistently(name: str, filename: str, revision: str, patience: Patience, anew: bool) -> Path:
-    """Ask the hub until it gives the file, refuses for good, is out of reach, or the patience ends.
+def _request(name: str, filename: str, revision: str, retry: RetryPolicy, force: bool) -> Path:
+    """Download a file, with retries that the hub's client does not make.
 
-    Its client tries again by itself, but neither after every kind of break nor at the date that a server may name.
+    It repeats neither after every kind of broken connection nor at the date that a server may name.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    for failures in range(1, patience.attempts + 1):
+    for failures in range(1, retry.attempts + 1):
         try:
-            return Path(hf_hub_download(name, filename, revision=revision, force_download=anew))
+            return Path(hf_hub_download(name, filename, revision=revision, force_download=force))
         except (LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError):
             raise
         except Exception as error:
             response = getattr(error, "response", None)
-            final = response is not None and response.status_code not in WORTH_WAITING
+            final = response is not None and response.status_code not in RETRY_STATUSES
             after = response.headers.get("Retry-After") if response is not None else None
-            wait = patience.wait_seconds(failures, retry_after_seconds(after, patience.now()))
-            if final or failures == patience.attempts or wait > patience.longest_retry_after_seconds:
+            wait = retry.wait_seconds(failures, retry_after_seconds(after, retry.now()))
+            if final or failures == retry.attempts or wait > retry.longest_retry_after_seconds:
                 raise
-            patience.sleep(wait)
-    raise AssertionError("a Patience has at least one attempt")
+            retry.sleep(wait)
+    raise AssertionError("at least one attempt")
 
 
-def _whole(name: str, published: PublishedWeights, patience: Patience) -> Path:
-    """The folder of the cache with the files as the hub states them; what is not is fetched anew, once."""
+def _verified(name: str, published: PublishedWeights, retry: RetryPolicy) -> Path:
+    """The folder of the cache with the files as the hub states them; wrong ones are downloaded once more."""
     import huggingface_hub.constants
 
-    def at_hand(filename: str, anew: bool) -> Path:
-        cached = None if anew else _cached(name, filename, published.revision)
-        if cached is not None:
-            return cached
-        room = published.size_bytes or published.about_bytes
-        require_space(Path(huggingface_hub.constants.HF_HUB_CACHE), room, name)
-        return _fetched(name, filename, published.revision, ENCODER_FILES, patience, anew)
-
-    weights = [at_hand(filename, anew=False) for filename in ENCODER_FILES][-1]
-    contradiction = _contradiction(weights, published)
-    if contradiction is not None:
-        weights = [at_hand(filename, anew=True) for filename in ENCODER_FILES][-1]
-        contradiction = _contradiction(weights, published)
-    if contradiction is None:
-        return weights.parent
-    found, expected = contradiction
+    wrong = None
+    for force in (False, True):
+        for filename in ENCODER_FILES:
+            cached = None if force else _cached(name, filename, published.revision)
+            if cached is None:
+                needed = published.size_bytes or published.about_bytes
+                require_space(Path(huggingface_hub.constants.HF_HUB_CACHE), needed, name)
+            path = cached or _downloaded(name, filename, published.revision, retry=retry, force=force)
+        wrong = _contradiction(path, published)
+        if wrong is None:
+            return path.parent
+    assert wrong is not None
+    found, expected = wrong
     raise InputError(
-        weights,
-        found=f"{found}, after a fresh download too",
+        path,
+        found=f"{found}, after a second download too",
         expected=expected,
-        remedy=f"Try again later, or compare with {published.source}: something on the way changes the file, or "
-        "the publisher has",
+        remedy=f"Try again later, or compare with {published.source}: the file is changed on the way or by the "
+        "publisher",
     )
 
 
@@ -263,55 +275,52 @@ def _contradiction(weights: Path, published: PublishedWeights) -> tuple[str, str
     return None
 
 
-def _copied(folder: Path, out: Path) -> Path:
-    """``out``, holding copies of an encoder's files, each of which appears when it is whole."""
+def _copy(folder: Path, out: Path) -> None:
     require_space(out, sum((folder / filename).stat().st_size for filename in ENCODER_FILES), f"a copy in {out}")
     with disk_errors(out):
         for filename in ENCODER_FILES:
             with whole_file(out / filename) as partial:
                 shutil.copyfile(folder / filename, partial)
-    return out
 
 
 def _record(fetched: FetchedEncoder) -> None:
-    """Write down what was found, unless something else was written down before."""
+    """Write the record, or compare with that of the same revision."""
     try:
         before = json.loads(fetched.record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = {}
-    same = (before.get("name"), before.get("revision")) == (fetched.name, fetched.revision)
-    if same and before.get("sha256") != fetched.sha256:
+    if (before.get("name"), before.get("revision")) == (fetched.name, fetched.revision):
+        if before.get("sha256") == fetched.sha256:
+            return
         raise InputError(
             fetched.weights,
             found=f"SHA-256 {fetched.sha256}",
             expected=f"{before.get('sha256')}, which {fetched.record} recorded of the same revision",
-            remedy="Delete the weights, or the record if you trust the weights, and give the same command again",
+            remedy="Delete the weights, or the record if you trust the weights, and rerun the same command",
         )
-    if same:
-        return
     tree = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(fetched).items()}
     with disk_errors(fetched.record), whole_file(fetched.record) as partial:
         partial.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
 
 
-def _check_identity(path: Path, record: PublishedWeights) -> str | None:
-    """Compare weights with what is known of them; their SHA-256 if it had to be computed."""
+def _check_identity(path: Path, published: PublishedWeights) -> str | None:
+    """Compare weights with their record; returns their SHA-256 if it was computed."""
     size = path.stat().st_size
-    if record.size_bytes is not None and size != record.size_bytes:
+    if published.size_bytes is not None and size != published.size_bytes:
         raise InputError(
             path,
             found=f"{size} bytes",
-            expected=f"the {record.size_bytes} bytes of {record.source}",
+            expected=f"the {published.size_bytes} bytes of {published.source}",
             remedy="Delete the file and download it again, or give another revision or the folder itself to use "
             "it as it is",
         )
-    if record.sha256 is None:
+    if published.sha256 is None:
         return None
     sha256 = _sha256(path)
-    if sha256 != record.sha256:
+    if sha256 != published.sha256:
         warnings.warn(
-            f"{path} has SHA-256 {sha256}, not {record.sha256}. The expected hash comes from third parties, not "
-            f"from the publisher; compare with {record.source} before you trust either",
+            f"{path} has SHA-256 {sha256}, not {published.sha256}. The expected hash comes from third parties, "
+            f"not from the publisher; compare with {published.source} before you trust either",
             stacklevel=2,
         )
     return sha256

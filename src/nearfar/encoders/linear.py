@@ -1,8 +1,8 @@
-"""Linear layers whose float32 products on a CPU are made by oneDNN.
+"""Linear layers whose float32 products on a CPU are computed by oneDNN.
 
-``torch.nn.functional.linear`` hands float32 products to MKL, which keeps to its AVX2 kernels on processors of
-other makers than Intel; oneDNN, which torch also carries, uses AVX-512 wherever there is one. On an AMD EPYC
-(Zen 5) that is twice the rate, forwards and backwards. On other devices and in other number types nothing changes.
+``torch.nn.functional.linear`` passes float32 products to MKL, which uses only its AVX2 kernels on processors that
+are not Intel's; oneDNN, which torch also contains, uses AVX-512 on all that have it. On an AMD EPYC (Zen 5) that
+is twice the rate, forwards and backwards. On other devices and in other number types nothing changes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 HAS_ONEDNN: bool = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""The operator is the one that torch's own compiler emits; it has no public name, so its presence is asked for."""
+"""The operator is the one that torch's own compiler emits; it has no public name, so its presence is checked."""
 
 
-def serves(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN makes this product: float32 on a CPU, run as it stands and not traced or autocast."""
+def uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN computes this product: float32 on a CPU, not traced, compiled or in autocast."""
     return (
         HAS_ONEDNN
         and bool(torch.backends.mkldnn.enabled)
@@ -64,7 +64,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in_features). Returns (..., out_features)."""
-        if not serves(x, self.weight):
+        if not uses_onednn(x, self.weight):
             return F.linear(x, self.weight, self.bias)
         out: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return out

@@ -1,9 +1,8 @@
-"""Where an encoder's weights come from, and how they are saved.
+"""Loading and saving of EAT's weights.
 
 EAT is published in two forms that name the same tensors differently: fairseq checkpoints (``.pt``) and Hugging
-Face folders (``config.json`` and ``model.safetensors``). Every form is read into the names of :class:`EAT`,
-strictly: a tensor that is missing, left over or of another shape is an error, because a half-loaded encoder still
-produces embeddings, only worse ones.
+Face folders (``config.json`` and ``model.safetensors``). Both are read strictly: a tensor that is missing, left
+over or of another shape is an error, because a half-loaded encoder still produces embeddings, only worse ones.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ POSITIONS_ATOL = 1e-4
 """The published table was computed in float32; a float64 formula differs from it by up to 5e-5."""
 
 NOT_ENCODER = ("decoder.", "_ema", "head.", "fc_norm.")
-"""The pre-training decoder, the teacher, and the classifier of a fine-tuned model: read past, never loaded."""
+"""The pre-training decoder, the teacher, and the classifier of a fine-tuned model, which are skipped."""
 
 SHIPPED = ("eat-tiny",)
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "shipped"
@@ -64,14 +63,14 @@ def load_encoder(path_or_name: str | Path, *, revision: str | None = None) -> EA
             - ``eat-tiny``, the small encoder that comes with nearfar;
             - ``eat-base`` or ``eat-large``, short for the published encoders' names on the hub;
             - ``random:tiny``, ``random:base`` or ``random:large``, optionally with ``:seed``, for a random start;
-            - a name on the Hugging Face hub, ``owner/name``; the local cache is asked before the network.
+            - a name on the Hugging Face hub, ``owner/name``; a copy in the local cache is used first.
 
             A ``config.json`` beside a file gives the sizes; without one they follow from the tensors.
         revision: branch, tag or commit on the hub, see :func:`nearfar.encoders.hub.download`; only for hub names.
 
     Raises:
-        InputError: if there is nothing of that name, it cannot be read, it asks to run code, or its tensors are
-            not those of an EAT encoder.
+        InputError: if there is no such encoder, the file cannot be read or contains code, or its tensors are not
+            those of an EAT encoder.
     """
     name = str(path_or_name)
     if name.startswith("random:"):
@@ -174,7 +173,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     """The state dict of a fairseq checkpoint, or of a bare one; nothing in the pickle is executed."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch.load has to say about odd pickles, it also raises
+            warnings.simplefilter("ignore")  # torch.load also raises what it warns of
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from None
@@ -201,7 +200,7 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def _refused(path: Path, error: pickle.UnpicklingError) -> InputError:
-    """Torch's own message advises to switch the protection off, so only its reason is kept."""
+    """Only the reason is quoted: torch's own message advises to switch the protection off."""
     reason = re.search(r"GLOBAL \S+|Unsupported operand \d+", str(error)) or ["unknown"]
     with path.open("rb") as file:
         is_pickle = file.read(1) in (b"\x80", b"P")  # a pickle, or a zip archive with one inside
@@ -265,7 +264,7 @@ def _encoder_tensors(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _infer_config(tensors: dict[str, Tensor], path: Path) -> EATConfig:
-    """Sizes from shapes. Only the number of heads leaves no trace; for the known widths it is D / 64."""
+    """Sizes from shapes. Only the number of heads cannot be inferred; for the published widths it is D / 64."""
     blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
     patch, fc1 = tensors.get("local_encoder.proj.weight"), tensors.get("blocks.0.mlp.fc1.weight")
     if not blocks or patch is None or patch.dim() != 4 or fc1 is None or fc1.dim() != 2:
@@ -274,7 +273,7 @@ def _infer_config(tensors: dict[str, Tensor], path: Path) -> EATConfig:
     if dim not in HEADS_OF_WIDTH:
         raise InputError(
             path,
-            found=f"an encoder of width {dim}, whose number of attention heads cannot be told from its tensors",
+            found=f"an encoder of width {dim}, whose number of attention heads does not follow from its tensors",
             expected=f"width {', '.join(map(str, sorted(HEADS_OF_WIDTH)))}, or a {CONFIG_FILE} beside the file",
             remedy=f'Write {path.with_name(CONFIG_FILE)} with "embed_dim", "depth" and "num_heads"',
         )
@@ -321,18 +320,18 @@ def _read_config(path: Path) -> EATConfig:
 
 
 def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:
-    """An encoder of the given sizes that holds the tensors; the fixed positions are compared and made anew."""
+    """An encoder of the given sizes that holds the tensors; the stored positions are only compared."""
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         encoder = EAT(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     table = sincos_positions(config.max_length, config.bands, config.embed_dim)
     stored = tensors.pop(POSITIONS, None)
-    wrong = [f"no {name}" for name in wanted if name not in tensors]
-    wrong += [f"an unknown {name}" for name in tensors if name not in wanted]
+    wrong = [f"no {name}" for name in shapes if name not in tensors]
+    wrong += [f"an unknown {name}" for name in tensors if name not in shapes]
     wrong += [
-        f"{name} of shape {tuple(tensor.shape)} instead of {wanted[name]}"
+        f"{name} of shape {tuple(tensor.shape)} instead of {shapes[name]}"
         for name, tensor in tensors.items()
-        if name in wanted and tuple(tensor.shape) != wanted[name]
+        if name in shapes and tuple(tensor.shape) != shapes[name]
     ]
     if stored is not None and not _same_positions(stored, table):
         wrong.append(f"{POSITIONS} other than EAT's sines and cosines")

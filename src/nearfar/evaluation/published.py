@@ -1,7 +1,7 @@
-"""What the technical report prints in its Table 1 and says about it, and what of that does not add up.
+"""Figures of the technical report's Table 1 and text, and a check that derived figures follow from the others.
 
-Everything here was read off the report. Harmonic means are computed where they are needed, from the three
-figures of each machine; the ones the report prints are kept only to be checked against them.
+All figures were read off the report. Harmonic means are computed from the three figures of each machine; those
+that the report prints serve only to be checked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nearfar.evaluation.results import MachineResult, Results
 from nearfar.metrics import QUANTITIES, MachineMetrics, Quantity, harmonic_mean
 
 ROUNDING = 0.005
-"""Percentage points by which a figure printed with two decimals may differ from the value it stands for."""
+"""Percentage points by which a figure printed with two decimals may differ from its exact value."""
 
 
 class PrintedRow(NamedTuple):
@@ -44,7 +44,7 @@ class PublishedColumn:
     claims: tuple[Claim, ...] = ()
 
     def results(self) -> Results:
-        """The column's figures as fractions; scores and means are computed from them, not taken as printed."""
+        """The column's figures as fractions; scores and means are computed from them."""
         return Results(
             tuple(
                 MachineResult(machine, "00", MachineMetrics(*(figure / 100 for figure in row[:3])))
@@ -55,9 +55,9 @@ class PublishedColumn:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """A printed figure that the figures it is made of do not give, both in percent.
+    """A printed figure that does not follow from the figures it is derived from, both in percent.
 
-    ``machine`` is None for the harmonic mean over all machines. ``where`` says where the figure is printed.
+    ``machine`` is None for the harmonic mean over all machines. ``where`` is where the report prints it.
     """
 
     column: str
@@ -124,7 +124,7 @@ PUBLISHED: tuple[PublishedColumn, ...] = (
 
 
 def check_published(columns: tuple[PublishedColumn, ...] = PUBLISHED) -> list[Discrepancy]:
-    """Every derived figure of the report that the three figures per machine do not give.
+    """Every derived figure of the report that does not follow from the three figures per machine.
 
     A figure passes if some values that round to the printed ones give a result that rounds to the printed result.
     """

@@ -1,27 +1,23 @@
-"""The report's Table 1 for any systems: a table in memory, and its four renderings.
+"""Tables of results, comparisons and decisions: as text for people, and with all digits for CSV and JSON.
 
-Rows are the machines' AUC (source), AUC (target), pAUC and score, and at the end their harmonic means; columns are
-systems. A system run with several seeds shows mean ± standard deviation over the seeds.
+The table of results has the form of the report's Table 1: rows are the machines' AUC (source), AUC (target), pAUC
+and score, and at the end their harmonic means; columns are systems. A system run with several seeds shows mean ±
+standard deviation over the seeds.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nearfar.evaluation.published import PUBLISHED, Discrepancy, PublishedColumn, check_published
-from nearfar.evaluation.results import Results, row_names
-from nearfar.evaluation.uncertainty import Intervals, Uncertainty
+from nearfar.evaluation.results import DecisionMetrics, DecisionResults, MachineDecisionResult, Results, row_names
+from nearfar.evaluation.uncertainty import Comparison, Difference, Intervals, Uncertainty
 from nearfar.metrics import QUANTITIES, Quantity
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from nearfar.rendering import TextRow, TextTable, csv_text, json_text, markdown
 
 QUANTITY_NAMES: dict[Quantity, str] = {
     "auc_source": "AUC (source)",
@@ -30,6 +26,7 @@ QUANTITY_NAMES: dict[Quantity, str] = {
     "score": "score",
 }
 ALL = "All (hmean)"
+OFFICIAL = "All (official score)"
 PUBLISHED_SUFFIX = " (published)"
 _ABSENT = "–"
 _MARK = " †"
@@ -39,8 +36,8 @@ _MARK = " †"
 class Cell:
     """One figure of the table, as a fraction: the mean over seeds, and the sample standard deviation if several.
 
-    ``interval`` is the figure's bootstrap interval, if asked for. ``mark`` is true where a note of the table
-    speaks of the figure.
+    ``interval`` is the figure's bootstrap interval, if asked for. ``mark`` is true if a note of the table refers
+    to the figure.
     """
 
     mean: float
@@ -56,7 +53,7 @@ class Cell:
 
 
 Cells = dict[Quantity, Cell]
-"""A row's figures; one that is not defined, as the AUC of a domain that the data lacks, is left out."""
+"""A row's figures; one that is not defined, such as the AUC of an absent domain, is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +64,12 @@ class Column:
     machines: dict[str, Cells]
     all_machines: Cells | None
     seeds: int | None = None
-    """Over how many seeds the cells are means; None for figures that were published."""
+    """Number of seeds that the cells are means over; None for published figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultsTable:
-    """Table 1: columns side by side, the machines in the order of the rows, and the notes beneath."""
+    """Systems side by side: their columns, the machines in the order of the rows, and the notes beneath."""
 
     columns: tuple[Column, ...]
     machines: tuple[str, ...]
@@ -86,13 +83,13 @@ def results_table(
     published: bool = True,
     intervals: Mapping[str, Uncertainty] | None = None,
 ) -> ResultsTable:
-    """Set systems side by side. What the rule of another year or an absent domain needs said becomes a note.
+    """Set systems side by side. The rule of another year and an absent domain become notes.
 
     Args:
         systems: per system its results, one per seed, all over the same machines.
-        notes: lines to put beneath, for instance that the data is simulated.
+        notes: lines beneath, for instance that the data is simulated.
         published: add the report's columns, if the test clips are those of the DCASE 2026 development set.
-        intervals: bootstrap intervals to show beside the cells of systems with a single seed.
+        intervals: bootstrap intervals beside the cells of systems with a single seed.
 
     Raises:
         ValueError: if a system has no results, its seeds do not cover the same machines, or it has several seeds
@@ -101,11 +98,11 @@ def results_table(
     columns = [_system_column(name, runs) for name, runs in systems.items()]
     columns = [_with_intervals(column, (intervals or {}).get(column.name)) for column in columns]
     machines = tuple(dict.fromkeys(machine for column in columns for machine in column.machines))
-    told = dict.fromkeys(note for runs in systems.values() for run in runs for note in run.notes)
+    of_results = [note for runs in systems.values() for run in runs for note in run.notes]
     if published and all(run.is_dcase2026_development_set for runs in systems.values() for run in runs):
         beside = [_system_column(entry.name + PUBLISHED_SUFFIX, [entry.results()]) for entry in PUBLISHED]
         columns += [replace(column, seeds=None) for column in beside]
-    return ResultsTable(tuple(columns), machines, tuple(dict.fromkeys((*notes, *told))))
+    return ResultsTable(tuple(columns), machines, tuple(dict.fromkeys((*notes, *of_results))))
 
 
 def published_table() -> ResultsTable:
@@ -122,69 +119,43 @@ def published_table() -> ResultsTable:
     return ResultsTable(columns, tuple(PUBLISHED[0].machines), tuple(map(_describe, problems)))
 
 
-def to_rich(table: ResultsTable, title: str | None = None) -> Table:
-    """The table for a terminal, the notes as its caption."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text, because a note may hold square brackets that are not markup.
-    out = Table(title=title, box=SIMPLE_HEAD, caption=Text("\n".join(table.notes)) if table.notes else None)
-    out.caption_justify, out.caption_style = "left", "default"
-    out.add_column("machine", no_wrap=True)
-    out.add_column("", no_wrap=True)
-    for column in table.columns:
-        out.add_column(column.name, justify="right")
+def to_text(table: ResultsTable, title: str = "") -> TextTable:
+    """The table for people, in percent."""
+    rows = []
     for machine, quantity, cells in _rows(table):
         is_first, is_last = quantity == QUANTITIES[0], quantity == QUANTITIES[-1]
-        out.add_row(
-            machine if is_first else "",
-            QUANTITY_NAMES[quantity],
-            *(_text(cell) for cell in cells),
-            style="bold" if is_last else None,
-            end_section=is_last,
-        )
-    return out
+        texts = (machine if is_first else "", QUANTITY_NAMES[quantity], *map(_text, cells))
+        rows.append(TextRow(texts, "strong" if is_last else "", ends_group=is_last))
+    headings = ("machine", "", *(column.name for column in table.columns))
+    return TextTable(headings, tuple(rows), (0, 1), title, table.notes, unwrapped=2)
 
 
 def to_markdown(table: ResultsTable) -> str:
-    """The table in Markdown, the notes as paragraphs after it."""
-    lines = [
-        _markdown_row(["machine", "", *(column.name for column in table.columns)]),
-        _markdown_row(["---", "---", *("---:" for _ in table.columns)]),
-    ]
-    for machine, quantity, cells in _rows(table):
-        bold = "**" if quantity == "score" else ""
-        figures = [f"{bold}{_text(cell)}{bold}" for cell in cells]
-        lines.append(
-            _markdown_row([machine if quantity == QUANTITIES[0] else "", QUANTITY_NAMES[quantity], *figures])
-        )
-    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in table.notes)
+    """:func:`to_text` in Markdown."""
+    return markdown(to_text(table))
 
 
 def to_csv(table: ResultsTable) -> str:
     """The table as CSV in percent with two decimals.
 
     A column per system, further ones for its standard deviation over seeds or its interval where it has them, and
-    the notes on every row, so that no row can be mistaken for what it is not.
+    the notes on every row.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     heads = [column.name + suffix for column in table.columns for suffix in _csv_figures(column)]
-    writer.writerow(["machine", "quantity", *heads, "notes"])
+    rows = []
     for machine, quantity, cells in _rows(table):
         figures = [
             figure
             for column, cell in zip(table.columns, cells, strict=True)
             for figure in _csv_figures(column, cell).values()
         ]
-        writer.writerow([machine, quantity, *figures, " ".join(table.notes)])
-    return out.getvalue()
+        rows.append([machine, quantity, *figures, " ".join(table.notes)])
+    return csv_text(["machine", "quantity", *heads, "notes"], rows)
 
 
 def to_json(table: ResultsTable) -> str:
     """:func:`to_tree` as text."""
-    return json.dumps(to_tree(table), indent=2, ensure_ascii=False) + "\n"
+    return json_text(to_tree(table))
 
 
 def to_tree(table: ResultsTable) -> dict[str, Any]:
@@ -282,12 +253,83 @@ def _text(cell: Cell | None) -> str:
     return _ABSENT if cell is None else cell.percent()
 
 
-def _markdown_row(fields: Sequence[str]) -> str:
-    return "| " + " | ".join(fields) + " |"
-
-
 def _plain(cells: Cells) -> dict[str, Any]:
     return {
         quantity: None if cell is None else {"mean": cell.mean, "std": cell.std, "interval": cell.interval}
         for quantity, cell in ((quantity, cells.get(quantity)) for quantity in QUANTITIES)
     }
+
+
+def comparison_to_text(comparison: Comparison, a: str, b: str) -> TextTable:
+    """A comparison for people, in points of the score; ``a`` and ``b`` are the names of the two systems."""
+    without = {f"All without {name}": difference for name, difference in comparison.without.items()}
+    rows = []
+    for name, difference in {**comparison.machines, OFFICIAL: comparison.overall, **without}.items():
+        is_total = name == OFFICIAL
+        rows.append(TextRow((name, *_points(difference)), "strong" if is_total else "", ends_group=is_total))
+    interval = f"{100 * comparison.level:.0f} % interval"
+    note = (
+        f"Stratified bootstrap over test clips, {comparison.resamples:,} resamples, the same for both systems. "
+        "It does not account for other seeds or other machines."
+    )
+    headings = ("machine", "difference", interval, f"probability that {a} is better")
+    return TextTable(headings, tuple(rows), (0,), f"{a} minus {b}, in points of the score", (note,))
+
+
+def comparison_to_tree(comparison: Comparison, a: str, b: str) -> dict[str, Any]:
+    """A comparison for JSON with all digits: fractions, not points."""
+    return {
+        "unit": "fraction",
+        "a": a,
+        "b": b,
+        "resamples": comparison.resamples,
+        "level": comparison.level,
+        "machines": {name: _difference(difference) for name, difference in comparison.machines.items()},
+        "all": _difference(comparison.overall),
+        "without": {name: _difference(difference) for name, difference in comparison.without.items()},
+    }
+
+
+def decisions_to_text(results: DecisionResults) -> TextTable:
+    """Precision, recall and F1 for people, in percent: two rows per machine, and the means."""
+    rows = []
+    for name, row in _decision_rows(results):
+        rows.append(TextRow((name, "source", *_percent(row.source))))
+        rows.append(TextRow(("", "target", *_percent(row.target)), ends_group=True))
+    rows.append(TextRow(("All", "mean", *_percent(results.arithmetic_means)), "strong"))
+    rows.append(TextRow(("", "hmean", *_percent(results.harmonic_means)), "strong"))
+    return TextTable(("machine", "decisions", "precision", "recall", "F1"), tuple(rows), (0, 1))
+
+
+def decisions_to_tree(results: DecisionResults) -> dict[str, Any]:
+    """The same for JSON, as fractions with all digits; null where the data lacks a domain."""
+    machines = {
+        name: {"source": row.source and row.source._asdict(), "target": row.target and row.target._asdict()}
+        for name, row in _decision_rows(results)
+    }
+    means = {"mean": results.arithmetic_means._asdict(), "hmean": results.harmonic_means._asdict()}
+    return {"machines": machines, "all": means}
+
+
+def _points(difference: Difference) -> tuple[str, str, str]:
+    value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
+    return f"{value:+.2f}", f"[{low:+.2f}, {high:+.2f}]", f"{difference.a_better:.3f}"
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {
+        "difference": difference.value,
+        "interval": [difference.low, difference.high],
+        "a_better": difference.a_better,
+    }
+
+
+def _decision_rows(results: DecisionResults) -> list[tuple[str, MachineDecisionResult]]:
+    names = row_names([(row.machine, row.section) for row in results.machines])
+    return list(zip(names, results.machines, strict=True))
+
+
+def _percent(metrics: DecisionMetrics | None) -> list[str]:
+    if metrics is None:
+        return [_ABSENT] * len(DecisionMetrics._fields)
+    return [f"{100 * value:.2f}" for value in metrics]

@@ -31,8 +31,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.data.clips import Clip, Domain, Label
-from nearfar.data.grammars import edition_of, parse_test_name
+from nearfar.data.clips import Clip, Domain, Label, edition_of, parse_test_name
 from nearfar.data.layouts import Layout
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores, clip_name, files_of, read_rows

@@ -86,7 +86,7 @@ def explain(log_mel: Tensor, bank: PatchBank, *, begin_s: float | None = None) -
     """Explain one clip.
 
     Args:
-        log_mel: (frames, 128) float32 as :meth:`nearfar.frontends.kaldi.KaldiFbank.log_mel` returns, without padding.
+        log_mel: (frames, 128) float32 without padding; see :meth:`nearfar.frontends.kaldi.KaldiFbank.log_mel`.
         bank: of normal clips of the same machine and view.
         begin_s: start of the clip in a longer recording, added to all times; None for a whole recording.
 

@@ -1,4 +1,5 @@
-"""Sources of features: the embedding of a trained head, pooled tokens of an encoder, or statistics of a spectrogram.
+"""Sources of features: the embedding of a trained head, pooled tokens of an encoder, or statistics of a
+spectrogram.
 
 To add one, write its settings and its extraction in a module of this package and add a line to :data:`SOURCES` in
 ``nearfar/features/__init__.py``.
@@ -225,8 +226,8 @@ class LogMelSettings(Settings):
     Padding is not used. Deviations and means keep their units; compare them by the standardised distance.
 
     Attributes:
-        lags: beside the mean, the deviation over time of differences this many frames (10 ms) apart; without any, the
-            deviation of the values themselves.
+        lags: beside the mean, the deviation over time of differences this many frames (10 ms) apart; without any,
+            the deviation of the values themselves.
         remove_level: subtract the window's mean over time and frequency from the means: its level.
         keep_bands: one part per band.
     """
@@ -269,9 +270,7 @@ LOG_MEL = Source(
     settings=LogMelSettings,
     extract=_log_mel,
     uses_encoder=False,
-    aggregation=lambda settings: (
-        "mean and deviation over time" + " per frequency band" * settings.keep_bands
-    ),
+    aggregation=lambda settings: "mean and deviation over time" + " per frequency band" * settings.keep_bands,
     pieces=_log_mel_pieces,
     assemble=_assembled_log_mel,
 )

@@ -59,22 +59,17 @@ class AdaCosLoss(AngularLoss):
         start = math.sqrt(2.0) * math.log(max(num_classes * sub_centers - 1, 2))
         self.register_buffer("scale", torch.tensor(start))
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        other_labels: Tensor | None = None,
-        mixup_lambda: Tensor | None = None,
-    ) -> Tensor:
-        """As :meth:`AngularLoss.forward`; adapts the scale first while training."""
+    def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Log-probabilities, (batch, num_classes) float32; adapts the scale while training."""
+        cosine = self.cosine(embeddings)
         if self.training:
-            self.scale.copy_(self.adapted(self.cosine(embeddings.detach()).detach(), labels))
-        return super().forward(embeddings, labels, other_labels, mixup_lambda)
+            self.scale.copy_(self.adapted(cosine.detach(), labels))
+        centres = (self.scale * cosine).log_softmax(dim=1)
+        return centres.reshape(len(cosine), -1, self.sub_centers).logsumexp(dim=2)
 
-    def per_class(self, cosine: Tensor, labels: Tensor) -> Tensor:
+    def row_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Negative logarithm of the probability of each row's class, (batch,) float32."""
-        centres = (self.scale * cosine).log_softmax(dim=1).reshape(len(cosine), -1, self.sub_centers)
-        return F.nll_loss(centres.logsumexp(dim=2), labels, reduction="none")
+        return F.nll_loss(scores, labels, reduction="none")
 
     def adapted(self, cosine: Tensor, labels: Tensor) -> Tensor:
         """The scale after a step, () float32.

@@ -40,8 +40,12 @@ class AngularLoss(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             return F.normalize(embeddings.float(), dim=1) @ F.normalize(self.centres.float(), dim=1).T
 
-    def per_class(self, cosine: Tensor, labels: Tensor) -> Tensor:
-        """Loss of each row for ``labels``, (batch,) float32, from what :meth:`cosine` returns."""
+    def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """What :meth:`row_losses` reads of each class, (batch, num_classes) float32, computed once for a batch."""
+        raise NotImplementedError
+
+    def row_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Loss of each row for ``labels``, (batch,) float32, from what :meth:`class_scores` returns."""
         raise NotImplementedError
 
     def forward(
@@ -62,8 +66,8 @@ class AngularLoss(nn.Module):
         Returns:
             float32: () for the reductions ``mean`` and ``sum``, (batch,) for ``none``.
         """
-        cosine = self.cosine(embeddings)
-        loss = self.per_class(cosine, labels)
+        scores = self.class_scores(embeddings, labels)
+        loss = self.row_losses(scores, labels)
         if other_labels is not None and mixup_lambda is not None:
-            loss = mixup_lambda * loss + (1.0 - mixup_lambda) * self.per_class(cosine, other_labels)
+            loss = mixup_lambda * loss + (1.0 - mixup_lambda) * self.row_losses(scores, other_labels)
         return loss if self.reduction == "none" else loss.mean() if self.reduction == "mean" else loss.sum()

@@ -42,7 +42,7 @@ def arcface_logits(cosine: Tensor, labels: Tensor, scale: float, margin: float) 
 
 
 class ArcFaceLoss(AngularLoss):
-    """Additive angular margin loss (ArcFace), with several centres per class if asked.
+    """Additive angular margin loss (ArcFace), with one or several centres per class.
 
     The cosine to a class is that to its nearest centre (Deng et al., "Sub-center ArcFace: Boosting Face
     Recognition by Large-Scale Noisy Web Faces", ECCV 2020). Call it as :meth:`AngularLoss.forward` describes.
@@ -86,6 +86,10 @@ class ArcFaceLoss(AngularLoss):
             return cosine
         return cosine.reshape(len(cosine), -1, self.sub_centers).amax(dim=2)
 
-    def per_class(self, cosine: Tensor, labels: Tensor) -> Tensor:
+    def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The cosines, (batch, num_classes) float32."""
+        return self.cosine(embeddings)
+
+    def row_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of :func:`arcface_logits` for each row, (batch,) float32."""
-        return F.cross_entropy(arcface_logits(cosine, labels, self.scale, self.margin), labels, reduction="none")
+        return F.cross_entropy(arcface_logits(scores, labels, self.scale, self.margin), labels, reduction="none")

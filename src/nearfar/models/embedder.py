@@ -65,7 +65,7 @@ class Embedder(nn.Module):
         return self.embed(spectrogram, samples, branch_keep=branch_keep)
 
     def embed(self, spectrogram: Tensor, samples: Tensor, *, branch_keep: Tensor | None = None) -> Tensor:
-        """As :meth:`forward`, from what the front end makes of the waveforms."""
+        """As :meth:`forward`, from the spectrograms of the front end."""
         columns = spectrogram.shape[2] // self.encoder.patch_frames
         keep = token_keep(self.encoder, self.frontend, samples, columns) if self.mask_padding else None
         (last,) = self.encoder.encode(spectrogram, token_keep=keep, branch_keep=branch_keep)
@@ -141,7 +141,7 @@ def build_embedder(encoder: Encoder, recipe: Recipe) -> Embedder:
 
 
 def start_weights(recipe: Recipe) -> str:
-    """The recipe's encoder weights; a random start without a seed of its own takes the recipe's."""
+    """The recipe's encoder weights; a random start without a seed has the recipe's."""
     weights = recipe.encoder.weights
     return f"{weights}:{recipe.seed}" if weights.startswith("random:") and weights.count(":") == 1 else weights
 

@@ -15,11 +15,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 import nearfar
 from nearfar.config import Recipe
-from nearfar.encoders import ADAPTATIONS, BaseEncoder
+from nearfar.encoders import Adaptation, BaseEncoder
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 from nearfar.models.embedder import Embedder, EmbedderWithLoss, build_embedder, start_weights
@@ -69,7 +68,7 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     embedder = model.embedder
-    adaptation = ADAPTATIONS[recipe.training.adaptation]
+    adaptation: Adaptation = recipe.training.entry("adaptation")
     embedder.encoder = adaptation.write(embedder.encoder, folder, _base(recipe, model.base_hash))
     head = {f"pooling.{key}": value for key, value in embedder.pooling.state_dict().items()}
     head |= {f"projection.{key}": value for key, value in embedder.projection.state_dict().items()}
@@ -131,7 +130,7 @@ def load_model(folder: Path, *, encoder: str | None = None) -> TrainedEmbedder:
         )
     recipe = Recipe.model_validate(card["recipe"])
     base = _base(recipe, card["base_encoder"]["hash"])
-    trained = ADAPTATIONS[recipe.training.adaptation].read(folder, base, encoder)
+    trained = recipe.training.entry("adaptation").read(folder, base, encoder)
     embedder = build_embedder(trained, recipe)
     _load_head(embedder, folder / HEAD_FILE)
     embedder.eval().requires_grad_(False)

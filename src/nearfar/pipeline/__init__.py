@@ -1,1 +1,1 @@
-"""From recordings and a recipe to features: preparation, extraction and cache, shared by runs, grids and detectors."""
+"""From recordings and a recipe to scores: what runs, grids and detectors share."""

@@ -1,9 +1,8 @@
-"""Validate a recipe against a dataset, and resolve it: before anything long begins, with all defects listed at once."""
+"""Validate a recipe against a dataset and resolve it, before anything long begins; all defects are listed at once."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,7 @@ from pathlib import Path
 from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe
 from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
-from nearfar.data.layouts import Dataset, read_dataset, require_training_clips
+from nearfar.data.layouts import Dataset, check_lengths, read_dataset, require_training_clips
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
@@ -24,7 +23,8 @@ from nearfar.views import channels_of
 logger = logging.getLogger(__name__)
 
 SHORTEST_FRACTION = 0.5
-"""Where a detector's recordings differ in length, windows are as long as the shortest, unless that is less than this
+"""Where a detector's recordings differ in length, windows are as long as the shortest, unless that is less than
+this
 fraction of the longest."""
 
 
@@ -51,18 +51,18 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
 
     Returns:
         the dataset, and the recipe with ``audio.clip_seconds`` as a number, a rule and rate of thresholds, with
-        ``training.views`` near alone where all recordings are mono and only near is scored, and with a warm-up that
-        ends before training does.
+        ``training.views`` near alone where all recordings are mono and only near is scored, and with a warm-up
+        that ends before training does.
 
     Raises:
         InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. Files
-            that cannot be read, clips of unequal length within a machine, with a missing channel or longer than the
-            recipe's clip length are found here, from their headers, and listed together.
+            that cannot be read, clips of unequal length within a machine, with a missing channel or longer than
+            the recipe's clip length are found here, from their headers, and listed together.
     """
     dataset = read_dataset(data)
     require_training_clips(dataset, [machine for machine in dataset.machines if dataset.test(machine)])
-    recipe, headers = resolve(recipe, dataset, RUN)
-    lengths = _equal_lengths(dataset, headers)
+    recipe, _ = resolve(recipe, dataset, RUN)
+    lengths = check_lengths(dataset)
     longest = max(lengths.values())
     if recipe.audio.clip_seconds == "longest":
         return dataset, recipe.with_changes(**{"audio.clip_seconds": longest})
@@ -82,7 +82,8 @@ def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
     """Resolve a recipe for a detector of normal recordings, which may differ in length.
 
     Raises:
-        InputError: as :func:`prepare_run`; also if recordings are so unequal that the length of windows is unclear.
+        InputError: as :func:`prepare_run`; also if recordings are so unequal that the length of windows is
+            unclear.
     """
     recipe, headers = resolve(recipe, dataset, DETECTOR)
     samples = [headers[clip.path].frames_at(SAMPLE_RATE_HZ) for clip in dataset.clips]
@@ -105,7 +106,7 @@ def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
             dataset.clips[samples.index(longest)].path,
             found=f"a recording of {longest / SAMPLE_RATE_HZ:g} s",
             expected=f"at most the {seconds:g} s of a clip, as this recipe trains on whole recordings",
-            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe that trains nothing, such as nearfar-best",
+            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe without training, such as nearfar-best",
         )
     return recipe
 
@@ -120,7 +121,6 @@ def resolve(recipe: Recipe, dataset: Dataset, purpose: Purpose) -> tuple[Recipe,
     recipe = _with_warmup(_with_threshold(recipe, purpose))
     _require_source(recipe)
     _require_trained_views(recipe)
-    raise_errors([header for header in dataset.headers().values() if isinstance(header, InputError)])
     headers = dataset.require_headers()
     mono = all(header.channels == 1 for header in headers.values())
     if mono and recipe.trains and recipe.scoring.views == ("near",) and recipe.training.views != ("near",):
@@ -143,8 +143,8 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
     About a millisecond of processor time per 10 s clip.
 
     Raises:
-        InputError: listing the clips with NaN, infinite or missing samples or a silent channel, of the channels that
-            the recipe uses.
+        InputError: listing the clips with NaN, infinite or missing samples or a silent channel, of the channels
+            that the recipe uses.
     """
     channels = {"train": recipe.channels, "test": channels_of(recipe.waveform_views)}
     near, far = recipe.audio.near_channel, recipe.audio.far_channel
@@ -168,7 +168,8 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
 
 
 def _with_threshold(recipe: Recipe, purpose: Purpose) -> Recipe:
-    threshold, changes = recipe.threshold, {}
+    threshold = recipe.threshold
+    changes: dict[str, object] = {}
     if threshold.rule is None:
         changes["threshold.rule"] = purpose.rule
     if threshold.false_alarm_rate is None:
@@ -270,34 +271,3 @@ def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe, purpo
         remedy = "Correct audio.near_channel and audio.far_channel"
     found = "one channel" if count == 1 else f"{count} channels"
     return InputError(clip.path, found=found, expected=expected, remedy=remedy)
-
-
-def _equal_lengths(dataset: Dataset, headers: Mapping[Path, AudioHeader]) -> dict[str, float]:
-    """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
-
-    Raises:
-        InputError: listing the clips that differ from the most common length of their machine.
-    """
-    lengths, errors = {}, []
-    for machine in dataset.machines:
-        frames = {
-            clip.path: headers[clip.path].frames_at(SAMPLE_RATE_HZ)
-            for clip in dataset.clips
-            if clip.machine == machine
-        }
-        usual, _ = Counter(frames.values()).most_common(1)[0]
-        like = next(path for path, count in frames.items() if count == usual)
-        lengths[machine] = usual / SAMPLE_RATE_HZ
-        errors += [
-            InputError(
-                path,
-                found=f"a clip of {count / SAMPLE_RATE_HZ:.6g} s ({count} samples at {SAMPLE_RATE_HZ} Hz)",
-                expected=f"{usual / SAMPLE_RATE_HZ:.6g} s ({usual} samples) like {like}, "
-                f"as clips of one machine ({machine}) have one length",
-                remedy="Cut the clips of the machine to one length, or remove this one",
-            )
-            for path, count in frames.items()
-            if count != usual
-        ]
-    raise_errors(errors)
-    return lengths

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nearfar.checkpoint import Identity, finished_steps
 from nearfar.config import Recipe
@@ -34,7 +38,9 @@ def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
         InputError: if it holds another model, or the checkpoint of another one.
     """
     if recipe.backend.is_fitted is not None:
-        fitted = [recipe.backend.is_fitted(workspace(recipe, dataset, machine, folder)) for machine in _tested(dataset)]
+        fitted = [
+            recipe.backend.is_fitted(workspace(recipe, dataset, machine, folder)) for machine in _tested(dataset)
+        ]
         return all(fitted)
     if not recipe.trains:
         return True
@@ -126,7 +132,9 @@ def _with_pseudo_labels(recipe: Recipe, clips: list[Clip]) -> list[Clip]:
 
     def features(chosen: Sequence[Clip]) -> NDArray[np.float64]:
         recordings = [Recording.of_clip(clip) for clip in chosen]
-        numbers: NDArray[np.float64] = extract(extractor, recordings).features["near"][0].flatten(1).double().numpy()
+        numbers: NDArray[np.float64] = (
+            extract(extractor, recordings).features["near"][0].flatten(1).double().numpy()
+        )
         return numbers
 
     return cluster_attributes(clips, features, recipe.training.pseudo_labels, recipe.seed)
@@ -155,5 +163,3 @@ def workspace(
 
 def _tested(dataset: Dataset) -> list[str]:
     return [machine for machine in dataset.machines if dataset.test(machine)]
-
-

@@ -21,7 +21,7 @@ def mean_std_pooling(tokens: Tensor) -> Tensor:
 
 
 def relative_deviation_pooling(tokens: Tensor, gamma: float) -> Tensor:
-    """RDP(gamma): tokens that stray from the mean weigh more.
+    """Relative deviation pooling, RDP(gamma): the farther a token is from the mean, the larger its weight.
 
     With mu the mean token and d_t = ||x_t - mu|| / max_t ||x_t - mu|| (0 where the largest is below 1e-12), the
     weights are w_t = (1 + d_t)^gamma, divided by their sum, and the result is sum_t w_t x_t. Gamma 0 is the mean.
@@ -33,9 +33,9 @@ def relative_deviation_pooling(tokens: Tensor, gamma: float) -> Tensor:
     Returns:
         (..., dim) float32.
     """
-    strays = (tokens - tokens.mean(dim=-2, keepdim=True)).norm(dim=-1)
-    largest = strays.amax(dim=-1, keepdim=True)
-    relative = torch.where(largest > EPSILON, strays / largest.clamp_min(EPSILON), torch.zeros_like(strays))
+    distances = (tokens - tokens.mean(dim=-2, keepdim=True)).norm(dim=-1)
+    largest = distances.amax(dim=-1, keepdim=True)
+    relative = torch.where(largest > EPSILON, distances / largest.clamp_min(EPSILON), torch.zeros_like(distances))
     weights = (1.0 + relative) ** gamma
     weights = weights / weights.sum(dim=-1, keepdim=True)
     return (weights.unsqueeze(-1) * tokens).sum(dim=-2)
@@ -82,14 +82,14 @@ def log_mel_statistics(log_mel: Tensor, lags: Sequence[int], *, remove_level: bo
     """Mean of a log-mel spectrogram over time, and how much it varies from frame to frame.
 
     For a band b the statistics are mean_t x_tb and, for every lag l, the population deviation over t of
-    x_(t+l)b - x_tb; without lags, that of x_tb itself. Differences over a few frames leave out the slow changes of
-    a room's noise. A lag as long as the clip gives zeros.
+    x_(t+l)b - x_tb; without lags, that of x_tb itself. Differences over a few frames are insensitive to slow
+    changes of background noise. A lag as long as the clip gives zeros.
 
     Args:
         log_mel: (frames, bands) float32 of one clip, without padding.
         lags: frames between the two values of a difference.
-        remove_level: take the mean over time and bands out of the means, which makes them blind to the gain. A
-            band that never varies holds no sound (EAT's filter 3 is empty): it does not count, and its mean is 0.
+        remove_level: subtract the mean over time and bands from the means, which makes them independent of the
+            gain. A band that never varies is empty (as EAT's filter 3): it does not count, and its mean is 0.
 
     Returns:
         (1 + max(1, lags), bands) float32.
@@ -105,6 +105,6 @@ def log_mel_statistics(log_mel: Tensor, lags: Sequence[int], *, remove_level: bo
 
 
 def _without_level(log_mel: Tensor, mean: Tensor) -> Tensor:
-    alive = (log_mel.amax(dim=0) - log_mel.amin(dim=0)) > 0
-    level = mean[alive].mean() if bool(alive.any()) else mean.new_zeros(())
-    return torch.where(alive, mean - level, torch.zeros_like(mean))
+    varies = (log_mel.amax(dim=0) - log_mel.amin(dim=0)) > 0
+    level = mean[varies].mean() if bool(varies.any()) else mean.new_zeros(())
+    return torch.where(varies, mean - level, torch.zeros_like(mean))

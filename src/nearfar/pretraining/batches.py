@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.data.audio import SAMPLE_RATE_HZ
-from nearfar.data.recordings import Recording, read_crop
+from nearfar.data.recordings import AudioFile, read_crop
 from nearfar.encoders.eat import EATConfig
 from nearfar.frontends.kaldi import padded_frame_count
 from nearfar.pretraining.model import inverse_block_masks
@@ -63,7 +63,7 @@ class Crops:
 
     def __init__(
         self,
-        recordings: Sequence[Recording],
+        recordings: Sequence[AudioFile],
         *,
         crop_seconds: float,
         batch_size: int,

@@ -232,7 +232,7 @@ class Teacher:
         fed = []
         for block in self.encoder.blocks:
             assert isinstance(block, Block)
-            x, output = block.with_fed(x)
+            x, output = block.forward_with_mlp(x)
             fed.append(output[:, 1:])
         return layer_targets(fed)
 

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity
-from nearfar.data.recordings import Recording, find_recordings, recordings_key
+from nearfar.data.recordings import AudioFile, find_recordings, recordings_key
 from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
 from nearfar.encoders.weights import WEIGHTS_FILE
@@ -123,8 +123,8 @@ def pretrain(
         progress: called after each step, on the main process.
 
     Returns:
-        The trained encoder on the CPU, of student or teacher (``recipe.export``); None on processes that are not
-        the main one.
+        The trained encoder on the CPU, of student or teacher depending on ``recipe.export``; None on the other
+        processes.
 
     Raises:
         TrainingError: if loss or gradient is not finite, or the encoder has collapsed; the checkpoint is kept.
@@ -256,7 +256,7 @@ class _PreTraining:
 @dataclass(frozen=True)
 class _Sources:
     folders: tuple[Path, ...]
-    recordings: list[Recording]
+    recordings: list[AudioFile]
     licences: tuple[str, ...]
 
 

@@ -9,15 +9,7 @@ from pathlib import Path
 
 from nearfar.ablation.grid import Skipped
 from nearfar.ablation.statistics import Ablation
-from nearfar.ablation.tables import (
-    LEFT_OUT_CAPTION,
-    cells,
-    footnote,
-    headings,
-    left_out_cells,
-    left_out_headings,
-    reasons,
-)
+from nearfar.ablation.tables import left_out_to_text, reasons, to_text
 from nearfar.charts import heat_map
 from nearfar.report.page import PageChart, PageTable, read_resource, write_page
 
@@ -57,22 +49,22 @@ def write_ablation_page(
     Raises:
         NearfarError: if the page cannot be written.
     """
-    left_out = PageTable(
-        "Leave one machine out",
-        tuple(left_out_headings(table)),
-        tuple(tuple(left_out_cells(entry)) for entry in table.left_out),
-        f"{LEFT_OUT_CAPTION}, in percent.",
-    )
+    combinations, left_out = to_text(table), left_out_to_text(table)
     page = AblationPage(
         title=title,
         description=f"{len(table.rows)} combinations against {table.reference_name}.",
         notes=tuple(notes),
         axes=len(table.axes),
         maps=tuple(heat_maps(table)),
-        left_out=left_out,
-        caption=footnote(table, len(table.rows)),
-        headings=tuple(headings(table)),
-        rows=tuple(tuple(cells(row)) for row in table.rows),
+        left_out=PageTable(
+            "Leave one machine out",
+            left_out.headings,
+            tuple(row.cells for row in left_out.rows),
+            f"{left_out.title}, in percent.",
+        ),
+        caption=combinations.notes[0],
+        headings=combinations.headings,
+        rows=tuple(row.cells for row in combinations.rows),
         skipped=tuple(reasons(skipped).items()),
     )
     return write_page(out, "ablation.html.j2", page, script=read_resource("sort.js"))

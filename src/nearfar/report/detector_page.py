@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 
 from nearfar.challenge.run import data_note
 from nearfar.charts import Points, exceedance, histogram
-from nearfar.data.clips import Clip
-from nearfar.data.layouts import Dataset
-from nearfar.detector.bank import Bank
-from nearfar.detector.normals import normal_recordings
-from nearfar.detector.routing import labels
+from nearfar.data import Clip, Dataset, read_normals
+from nearfar.detector.machine import FittedMachine
+from nearfar.detector.routing import machine_names
 from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_thresholds
 from nearfar.errors import InputError
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Candidate, Example, make_examples
 from nearfar.report.machine_charts import (
     map_chart,
+    named_thresholds,
     percent,
     percent_above,
     principal_components,
@@ -39,8 +38,7 @@ from nearfar.report.page import (
     machine_sections,
     write_page,
 )
-from nearfar.thresholds.calibration import Calibration
-from nearfar.thresholds.detectors import Threshold
+from nearfar.thresholds import Calibration, Threshold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,18 +46,14 @@ class UnitFacts:
     """One machine and section of a detector; ``recordings`` is empty where no data is given."""
 
     name: str
-    bank: Bank
+    fitted: FittedMachine
     calibration: Calibration
     thresholds: tuple[Threshold, ...]
     recordings: tuple[Clip, ...]
 
     def named_thresholds(self) -> list[tuple[str, float]]:
         """(name, score) of the thresholds that have a value."""
-        return [
-            ("threshold" if entry.domain is None else f"threshold, {entry.domain}", entry.value)
-            for entry in self.thresholds
-            if entry.value is not None
-        ]
+        return named_thresholds((entry.domain, entry.value) for entry in self.thresholds)
 
     def threshold(self, domain: str | None) -> float | None:
         """The threshold of a domain, or that of both domains."""
@@ -105,7 +99,7 @@ def _read_units(folder: Path, card: Card, data: Path | None) -> list[UnitFacts]:
     calibrations = {(entry.machine, entry.section): entry for entry in read_calibrations(folder)}
     dataset = None if data is None else _recordings(data, banks)
     units = []
-    for name, bank in zip(labels(banks), banks, strict=True):
+    for name, bank in zip(machine_names(banks), banks, strict=True):
         unit = (bank.machine, bank.section)
         if unit not in calibrations:
             raise InputError(
@@ -127,9 +121,9 @@ def _read_units(folder: Path, card: Card, data: Path | None) -> list[UnitFacts]:
     return units
 
 
-def _recordings(data: Path, banks: tuple[Bank, ...]) -> Dataset:
+def _recordings(data: Path, banks: tuple[FittedMachine, ...]) -> Dataset:
     machines = {bank.machine for bank in banks}
-    dataset = normal_recordings(data, next(iter(machines)) if len(machines) == 1 else None)
+    dataset = read_normals(data, next(iter(machines)) if len(machines) == 1 else None)
     fitted = {(bank.machine, name) for bank in banks for name in bank.recordings}
     if not any((clip.machine, clip.name) in fitted for clip in dataset.clips):
         raise InputError(
@@ -182,19 +176,19 @@ def _thresholds_table(units: list[UnitFacts]) -> PageTable:
                     entry.domain or "both",
                     "–" if entry.value is None else f"{entry.value:.4g}",
                     "–" if rate is None else f"{'at most' if entry.guaranteed else 'about'} {percent(rate)}",
-                    entry.method,
+                    entry.rule,
                     str(entry.recordings),
                     entry.remark or "–",
                 )
             )
-    columns = ("machine", "domain", "threshold", "false alarms", "method", "normal scores", "remark")
+    columns = ("machine", "domain", "threshold", "false alarms", "rule", "normal scores", "remark")
     caption = "A recording with a higher score is classified as anomalous. False alarms: the requested rate."
     return PageTable("Thresholds", columns, tuple(rows), caption, ends_in_text=True)
 
 
 def _section(facts: UnitFacts, card: Card, anchor: str) -> MachineSection:
     """Charts and examples of one machine of a detector."""
-    calibration, bank = facts.calibration, facts.bank
+    calibration, bank = facts.calibration, facts.fitted
     charts = [_histogram(facts), _false_alarms(facts)] if calibration.recordings else []
     views = tuple(calibration.recordings[0].channels) if calibration.recordings else ()
     if len(views) > 1:
@@ -208,17 +202,17 @@ def _section(facts: UnitFacts, card: Card, anchor: str) -> MachineSection:
         clip_map = principal_components({view: (rows, rows[:0]) for view, rows in features.items()})
         charts.append(map_chart(facts.name, clip_map, bank.target[bank.recording], []))
     counts = f"{len(bank.recordings)} normal recordings in {len(bank.recording)} windows"
-    values = facts.named_thresholds()
-    rows = [
-        score_row(f"{domain}, normal", calibration.scores(domain), facts.threshold(domain))
-        for domain in calibration.domains
-    ]
+    rows = []
+    for domain in calibration.domains:
+        scores, value = calibration.scores(domain), facts.threshold(domain)
+        above = None if value is None else percent_above(scores, value)
+        rows.append(score_row(f"{domain}, normal", scores, above))
     return MachineSection(
         facts.name,
         anchor,
         f"{counts}; scores for thresholds: {calibration.method}",
         tuple(charts),
-        score_table(rows, values[0][1] if len(values) == 1 else None),
+        score_table(rows, facts.named_thresholds()),
         tuple(_examples(facts, card)),
     )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nearfar.charts import spectrogram
 from nearfar.config import Recipe
-from nearfar.data.clips import Clip, View
+from nearfar.data.clips import Clip
 from nearfar.errors import InputError
 from nearfar.explain.explanation import explain
 from nearfar.explain.localisation import PatchBank, fit_patches
@@ -29,6 +29,7 @@ LONGEST_S = 60.0
 """Only the beginning of longer recordings is shown."""
 PEAK = 0.9
 """Peak amplitude that audio is scaled to, so that quiet recordings are audible."""
+_AUDIO_NAMES = {"cancelled": "near without far"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def make_examples(candidates: Sequence[Candidate], normal: Sequence[Clip], recip
     """
     if not candidates:
         return []
-    view: View = "cancelled" if "cancelled" in recipe.scoring.channels else "near"
+    view = recipe.waveform_views[0]
     thinned = normal[:: -(-len(normal) // MOST_NORMALS) or 1]
     log_mels = [log_mel for clip in thinned if (log_mel := _log_mel(_read(clip, view, recipe))) is not None]
     if len(log_mels) < 2:
@@ -79,17 +80,15 @@ def make_examples(candidates: Sequence[Candidate], normal: Sequence[Clip], recip
     return [example for example in examples if example is not None]
 
 
-def _example(candidate: Candidate, view: View, recipe: Recipe, bank: PatchBank) -> Example | None:
+def _example(candidate: Candidate, view: str, recipe: Recipe, bank: PatchBank) -> Example | None:
     clip = candidate.clip
-    names: dict[View, str] = {"near": "near", "far": "far"}
-    if view == "cancelled":
-        names["cancelled"] = "near without far"
-    waveforms = {each: waveform for each in names if (waveform := _read(clip, each, recipe)) is not None}
+    names = dict.fromkeys(("near", "far", view))
+    waveforms = {name: waveform for name in names if (waveform := _read(clip, name, recipe)) is not None}
     log_mel = _log_mel(waveforms.get(view))
-    if log_mel is None or "near" not in waveforms:
+    if log_mel is None:
         return None
     explanation = explain(log_mel, bank)
-    seconds = len(waveforms["near"]) / SAMPLE_RATE_HZ
+    seconds = len(waveforms[view]) / SAMPLE_RATE_HZ
     cut = f" (Only the first {LONGEST_S:g} s are shown.)" if seconds == LONGEST_S else ""
     title = f"Log-mel spectrogram of {clip.machine} {clip.name}, {seconds:.1f} seconds, 20 Hz to 8 kHz"
     chart = spectrogram(log_mel.numpy(), explanation.map > bank.usual_peak, title, explanation.sentence)
@@ -100,14 +99,22 @@ def _example(candidate: Candidate, view: View, recipe: Recipe, bank: PatchBank) 
         candidate.score,
         explanation.sentence + cut,
         chart.svg(),
-        tuple(Sound(names[each], audio_uri(waveform)) for each, waveform in waveforms.items()),
+        tuple(Sound(_AUDIO_NAMES.get(name, name), audio_uri(waveform)) for name, waveform in waveforms.items()),
     )
 
 
-def _read(clip: Clip, view: View, recipe: Recipe) -> NDArray[np.float32] | None:
+def _read(clip: Clip, view: str, recipe: Recipe) -> NDArray[np.float32] | None:
     """The beginning of a clip, (samples,) at 16 kHz, or None where it cannot be read."""
     try:
-        waveform = read_views(clip.path, (view,), recipe.audio, recipe.cancellation)[0]
+        audio = recipe.audio
+        waveform = read_views(
+            clip.path,
+            (view,),
+            recipe.view_settings(),
+            sample_rate_hz=audio.sample_rate_hz,
+            near=audio.near_channel,
+            far=audio.far_channel,
+        )[0]
     except InputError:
         return None
     beginning: NDArray[np.float32] = waveform[: round(LONGEST_S * SAMPLE_RATE_HZ)]

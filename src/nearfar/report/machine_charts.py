@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +24,23 @@ def percent_above(scores: ArrayLike, threshold: float) -> str:
     return percent(float(np.mean(np.asarray(scores) > threshold)))
 
 
-def score_row(name: str, scores: Numbers, threshold: float | None) -> tuple[str, ...]:
-    """A row of :func:`score_table`: one group of (clips,) scores."""
-    above = "–" if threshold is None else percent_above(scores, threshold)
-    return name, str(len(scores)), f"{np.median(scores):.2g}", f"{scores.max():.2g}", above
+def named_thresholds(values: Iterable[tuple[str | None, float | None]]) -> list[tuple[str, float]]:
+    """(name, score) for charts, of pairs of a domain, None for both, and a threshold, None where there is none."""
+    return [
+        ("threshold" if domain is None else f"threshold, {domain}", value)
+        for domain, value in values
+        if value is not None
+    ]
 
 
-def score_table(rows: Sequence[tuple[str, ...]], threshold: float | None) -> PageTable:
+def score_row(name: str, scores: Numbers, above: str | None) -> tuple[str, ...]:
+    """A row of :func:`score_table`: one group of (clips,) scores, and how many are above the threshold."""
+    return name, str(len(scores)), f"{np.median(scores):.2g}", f"{scores.max():.2g}", above or "–"
+
+
+def score_table(rows: Sequence[tuple[str, ...]], thresholds: Sequence[tuple[str, float]]) -> PageTable:
     """The scores of groups of clips as numbers."""
-    caption = "" if threshold is None else f"The threshold is {threshold:.3g}."
+    caption = f"The threshold is {thresholds[0][1]:.3g}." if len(thresholds) == 1 else ""
     columns = ("clips", "number", "median", "highest", "above threshold")
     return PageTable("Scores in numbers", columns, tuple(rows), caption)
 
@@ -95,7 +103,7 @@ def map_chart(
         groups: of test clips: (name, kind, rows), kinds as in :class:`nearfar.charts.Points`.
     """
     series: list[Points] = []
-    for number, (view, (train, test)) in enumerate(clip_map.points.items()):
+    for number, (train, test) in enumerate(clip_map.points.values()):
         parts = [
             (f"training, {domain}", f"{domain} training", train[mask])
             for domain, mask in (("source", ~target), ("target", target))
@@ -103,13 +111,14 @@ def map_chart(
         ] + [(f"test, {name}", kind, test[rows]) for name, kind, rows in groups]
         for name, kind, points in parts:
             # One legend for all views: colours are the same.
-            series.append(Points("" if number else name, kind, points[:, 0], points[:, 1], far=view == "far"))
+            series.append(Points("" if number else name, kind, points[:, 0], points[:, 1], other_view=number > 0))
     caption = (
         "Clips with similar embeddings lie close together, as far as two dimensions can show it. In brackets: the "
         "fraction of the training clips' variance."
     )
-    if len(clip_map.points) > 1 and "far" in clip_map.points:
-        caption += " Squares and + are clips of the far channel."
+    first, *others = clip_map.points
+    if others:
+        caption += f" Circles and × are from {first}, squares and + from {' and '.join(others)}."
     labels = [f"component {number} ({percent(part)})" for number, part in enumerate(clip_map.explained, start=1)]
     chart = scatter(series, f"Two principal components of {machine}", labels[0], labels[1], ticks=False)
     return PageChart("Map of clips", chart.svg(), caption)

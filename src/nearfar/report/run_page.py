@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from nearfar.challenge.run import FEATURES
 from nearfar.charts import Points, curve, exceedance, histogram, roc
 from nearfar.config import Recipe, load_recipe
-from nearfar.data.audio import AudioHeader, read_headers
+from nearfar.data import AudioHeader, Clip, Dataset, read_dataset
 from nearfar.data.channel_check import ChannelWarning, check_channels
-from nearfar.data.clips import Clip
-from nearfar.data.layouts import Dataset, read_dataset
 from nearfar.errors import InputError
-from nearfar.evaluation.metrics import Truth, hides_labels, truth_from_names
-from nearfar.evaluation.scorefiles import MachineScores, read_scores
-from nearfar.evaluation.truth_table import evaluable, read_truth_table
+from nearfar.evaluation.scorefiles import MachineScores, decision_file, read_decisions, read_scores
+from nearfar.evaluation.truth import ClipLabels, GroundTruth
 from nearfar.evaluation.uncertainty import Interval, Intervals, Uncertainty, uncertainty
-from nearfar.features.cache import EmbeddingStore
-from nearfar.features.representation import represent, waveform_views
+from nearfar.metrics import OfficialRule
+from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.extractor import build_extractor
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Candidate, Example, make_examples
 from nearfar.report.machine_charts import (
     ClipMap,
     Numbers,
     map_chart,
+    named_thresholds,
+    percent,
     percent_above,
     principal_components,
     score_row,
@@ -60,18 +60,21 @@ class MachineFacts:
     Attributes:
         scores: of the test clips.
         truth: labels and domains of the test clips, or None where they are hidden.
+        rule: of the official score of the clips' year.
         views: (clips,) scores of every view before fusion.
-        normal, normal_views: leave-one-out scores of training clips, fused and of every view.
-        threshold: None where there is none.
+        normal: leave-one-out scores of training clips.
+        thresholds: (domain, value), the domain None where both have one threshold; empty where there is none.
+        flagged: (clips,) bool, test clips classified as anomalous; None without a threshold.
         train, test: the clips, empty where the recordings cannot be found.
     """
 
     scores: MachineScores
-    truth: Truth | None
+    truth: ClipLabels | None
+    rule: OfficialRule
     views: dict[str, Numbers]
     normal: Numbers
-    normal_views: dict[str, Numbers]
-    threshold: float | None
+    thresholds: tuple[tuple[str | None, float], ...]
+    flagged: NDArray[np.bool_] | None
     train: tuple[Clip, ...]
     test: tuple[Clip, ...]
 
@@ -144,11 +147,18 @@ def read_run(run: Path, data: Path | None = None) -> RunFacts:
     by_view = _json(run / "view_scores.json")
     if not isinstance(by_view, dict) or not {"data", "machines"} <= by_view.keys():
         raise _unreadable(run / "view_scores.json", "the folder of the recordings is missing")
-    thresholds = {(row["machine"], row["section"]): row["value"] for row in _json(run / "thresholds.json")}
+    thresholds: dict[tuple[str, str], list[tuple[str | None, float]]] = {}
+    for row in _json(run / "thresholds.json"):
+        if row["value"] is not None:
+            pair = (row.get("domain"), float(row["value"]))
+            thresholds.setdefault((row["machine"], row["section"]), []).append(pair)
     results = _json(run / "results.json") if (run / "results.json").is_file() else {}
     notes = [str(note) for note in results.get("notes", [])]
     dataset = _dataset(Path(by_view["data"]), data, notes)
-    entries, truths, intervals = _evaluated(run / "scores")
+    entries = read_scores(run / "scores")
+    truth = GroundTruth.of_score_folder(run / "scores", entries)
+    labelled = truth.evaluable(entries)
+    flagged = _flagged(run / "scores", entries)
     views = {(row["machine"], row["section"]): row for row in by_view["machines"]}
     machines = []
     for entry in entries:
@@ -159,11 +169,12 @@ def read_run(run: Path, data: Path | None = None) -> RunFacts:
         machines.append(
             MachineFacts(
                 entry,
-                truths.get(key),
+                truth.labels(entry) if entry in labelled else None,
+                truth.rule,
                 {view: np.array(scores) for view, scores in row.get("views", {}).items()},
                 np.array(row.get("normal", [])),
-                {view: np.array(scores) for view, scores in row.get("normal_views", {}).items()},
-                thresholds.get(key),
+                tuple(thresholds.get(key, ())),
+                flagged.get(key),
                 tuple(clip for clip in own if clip.split == "train"),
                 tuple(clip for clip in own if clip.split == "test"),
             )
@@ -174,21 +185,23 @@ def read_run(run: Path, data: Path | None = None) -> RunFacts:
         _json(run / "environment.json"),
         _json(run / "data.json"),
         tuple(notes),
-        intervals,
+        uncertainty(labelled, truth) if labelled else None,
         tuple(machines),
         _training_curve(run / "model" / "log.jsonl"),
         None if dataset is None else _channel_warnings(dataset, recipe),
     )
 
 
-def _evaluated(
-    folder: Path,
-) -> tuple[list[MachineScores], dict[tuple[str, str], Truth], Uncertainty | None]:
-    """Scores of all machines, the truth of those that have labels, and intervals of their metrics."""
-    entries, table = read_scores(folder), read_truth_table(folder)
-    labelled = evaluable([entry for entry in entries if not hides_labels(entry, table)], table)
-    truths = {(entry.machine, entry.section): truth_from_names(entry, table) for entry in labelled}
-    return entries, truths, uncertainty(labelled, table) if labelled else None
+def _flagged(folder: Path, entries: list[MachineScores]) -> dict[tuple[str, str], NDArray[np.bool_]]:
+    """Decisions of the run by machine and section, (clips,) each in the order of the scores."""
+    names = {(entry.machine, entry.section): entry.names for entry in entries}
+    if not any((folder / decision_file(*key)).is_file() for key in names):
+        return {}
+    return {
+        (entry.machine, entry.section): entry.decisions == 1
+        for entry in read_decisions(folder)
+        if names.get((entry.machine, entry.section)) == entry.names
+    }
 
 
 def _dataset(recorded: Path, given: Path | None, notes: list[str]) -> Dataset | None:
@@ -206,12 +219,11 @@ def _dataset(recorded: Path, given: Path | None, notes: list[str]) -> Dataset | 
 
 
 def _channel_warnings(dataset: Dataset, recipe: Recipe) -> tuple[ChannelWarning, ...] | None:
-    clips = [clip for machine in dataset.machines for clip in dataset.train(machine)]
-    audio = recipe.audio
-    needed = max(audio.near_channel, audio.far_channel) + 1
-    headers = zip(clips, read_headers(clip.path for clip in clips), strict=True)
-    both = [clip for clip, header in headers if isinstance(header, AudioHeader) and header.channels >= needed]
-    return tuple(check_channels(both, near=audio.near_channel, far=audio.far_channel)) if both else None
+    near, far = recipe.audio.near_channel, recipe.audio.far_channel
+    headers = dataset.select(split="train").headers().values()
+    if not any(isinstance(header, AudioHeader) and header.channels > max(near, far) for header in headers):
+        return None
+    return tuple(check_channels(dataset, near=near, far=far))
 
 
 def _json(path: Path) -> Any:
@@ -247,25 +259,19 @@ def _training_curve(log: Path) -> tuple[Numbers, Numbers] | None:
 def _clip_map(facts: MachineFacts, run: RunFacts) -> ClipMap | None:
     """Principal components of the features of every scored view, from the run's cache or computed.
 
-    None for autoencoders and without recordings.
+    None without recordings, without the model, and for features that are not cached because they are too many.
     """
-    if run.recipe.method == "autoencoder" or not facts.train or not facts.test:
-        return None
     folder = run.folder / "model"
-    if run.recipe.training.adaptation != "none" and not (folder / "model.json").is_file():
+    if not facts.train or not facts.test or (run.recipe.trains and not (folder / "model.json").is_file()):
         return None
-    representation = represent(run.recipe, folder)
-    store, size = EmbeddingStore(folder / "embeddings"), run.recipe.scoring.batch_size
-    table: dict[str, tuple[Numbers, Numbers]] = {}
-    for view in waveform_views(run.recipe):
-        train, test = (
-            store.get(representation, clips, view, batch_size=size, device=torch.device("cpu"))
-            .reshape(len(clips), -1)
-            .astype(np.float64)
-            for clips in (facts.train, facts.test)
-        )
-        table[view] = (train, test)
-    return principal_components(table)
+    extractor, cache = build_extractor(run.recipe, folder), FeatureCache(folder / FEATURES)
+    if not extractor.source.cached:
+        return None
+    train, test = (
+        {view: rows.reshape(len(clips), -1).double().numpy() for view, rows in cache.get(extractor, clips).items()}
+        for clips in (facts.train, facts.test)
+    )
+    return principal_components({view: (train[view], test[view]) for view in train})
 
 
 # --- the page ---------------------------------------------------------------------------------------------------
@@ -331,7 +337,7 @@ def _data_table(data: list[dict[str, Any]]) -> PageTable:
                 str(count["test"]),
                 f"{machine['longest_seconds']:g} s",
                 ", ".join(map(str, machine["channels"])),
-                "; ".join(machine.get("warnings", machine.get("oddities", []))) or "–",
+                "; ".join(machine.get("warnings") or machine.get("oddities", ())) or "–",
             )
         )
     columns = ("machine", "training clips", "test clips", "length", "channels", "remarks")
@@ -355,32 +361,43 @@ def _section(facts: MachineFacts, run: RunFacts, anchor: str) -> MachineSection:
     clip_map = _clip_map(facts, run)
     if clip_map is not None:
         charts.append(_map(facts, clip_map))
-    groups = [(name, facts.scores.scores[mask]) for name, _, mask in facts.groups()]
-    if facts.normal.size:
-        groups.insert(0, ("training, normal", facts.normal))
     return MachineSection(
         facts.name,
         anchor,
         f"{facts.normal.size or len(facts.train)} normal training clips, {len(facts.scores.names)} test clips",
         tuple(charts),
-        score_table([score_row(name, scores, facts.threshold) for name, scores in groups], facts.threshold),
+        _numbers(facts),
         tuple(_examples(facts, run.recipe)),
     )
 
 
-def _thresholds(facts: MachineFacts) -> list[tuple[str, float]]:
-    return [] if facts.threshold is None else [("threshold", facts.threshold)]
+def _above(facts: MachineFacts, mask: NDArray[np.bool_]) -> str | None:
+    """How many of a group of test clips are classified as anomalous, in percent."""
+    return None if facts.flagged is None or not mask.any() else percent(float(facts.flagged[mask].mean()))
+
+
+def _training_above(facts: MachineFacts) -> str | None:
+    """How many training clips are above a threshold that both domains have, in percent."""
+    common = [value for domain, value in facts.thresholds if domain is None]
+    return percent_above(facts.normal, common[0]) if common and facts.normal.size else None
+
+
+def _numbers(facts: MachineFacts) -> PageTable:
+    rows = [score_row(name, facts.scores.scores[mask], _above(facts, mask)) for name, _, mask in facts.groups()]
+    if facts.normal.size:
+        rows.insert(0, score_row("training, normal", facts.normal, _training_above(facts)))
+    return score_table(rows, named_thresholds(facts.thresholds))
 
 
 def _histogram(facts: MachineFacts) -> PageChart:
     groups = [(name, kind, facts.scores.scores[mask]) for name, kind, mask in facts.groups()]
-    drawing = histogram(groups, f"Histogram of anomaly scores of {facts.name}", _thresholds(facts))
+    drawing = histogram(groups, f"Histogram of anomaly scores of {facts.name}", named_thresholds(facts.thresholds))
     caption = "Anomalies should lie to the right of the threshold, normal clips of both domains to the left."
     return PageChart("Scores by domain and label", drawing.svg(), caption)
 
 
-def _roc(facts: MachineFacts, truth: Truth) -> PageChart:
-    drawing = roc(truth.anomalous, truth.domains, facts.scores.scores, f"ROC curves of {facts.name}", truth.rule)
+def _roc(facts: MachineFacts, truth: ClipLabels) -> PageChart:
+    drawing = roc(truth.anomalous, truth.domains, facts.scores.scores, f"ROC curves of {facts.name}", facts.rule)
     caption = "pAUC covers the shaded strip, false-alarm rates up to 10 %. The dotted diagonal is chance."
     return PageChart("ROC", drawing.svg(), caption)
 
@@ -388,18 +405,17 @@ def _roc(facts: MachineFacts, truth: Truth) -> PageChart:
 def _false_alarms(facts: MachineFacts) -> PageChart:
     """How often training clips, normal test clips and anomalies are above every possible threshold."""
     groups = [("training clips, leave-one-out", "training", facts.normal)]
+    above = [("training clips", _training_above(facts))]
     if facts.truth is not None:
-        scores, anomalous = facts.scores.scores, facts.truth.anomalous
-        groups += [
-            ("normal test clips", "normal", scores[~anomalous]),
-            ("anomalies", "anomaly", scores[anomalous]),
-        ]
-    groups = [group for group in groups if group[2].size]
-    drawing = exceedance(groups, _thresholds(facts), f"Fraction of clips above a threshold, {facts.name}")
-    caption = "No threshold is set."
-    if facts.threshold is not None:
-        parts = [f"{percent_above(scores, facts.threshold)} of {name}" for name, _, scores in groups]
-        caption = f"Above the threshold: {', '.join(parts)}."
+        anomalous = facts.truth.anomalous
+        for name, kind, mask in (("normal test clips", "normal", ~anomalous), ("anomalies", "anomaly", anomalous)):
+            if mask.any():
+                groups.append((name, kind, facts.scores.scores[mask]))
+                above.append((name, _above(facts, mask)))
+    title = f"Fraction of clips above a threshold, {facts.name}"
+    drawing = exceedance(groups, named_thresholds(facts.thresholds), title)
+    parts = [f"{fraction} of {name}" for name, fraction in above if fraction is not None]
+    caption = f"Above the threshold: {', '.join(parts)}." if facts.thresholds else "No threshold is set."
     caption += " If more normal test clips than training clips are above it, conditions have changed."
     return PageChart("Threshold and false alarms", drawing.svg(), caption)
 
@@ -417,7 +433,7 @@ def _map(facts: MachineFacts, clip_map: ClipMap) -> PageChart:
 def _examples(facts: MachineFacts, recipe: Recipe) -> list[Example]:
     """The highest-scoring normal clips and the lowest-scoring anomalies of one machine, worst first.
 
-    None without labels or recordings; clips on the right side of the threshold are left out.
+    None without labels or recordings; clips that were classified correctly are left out.
     """
     if facts.truth is None or not facts.test or not facts.train:
         return []
@@ -429,8 +445,8 @@ def _examples(facts: MachineFacts, recipe: Recipe) -> list[Example]:
     candidates = []
     for kind, rows in (("false alarm", alarms), ("miss", misses)):
         for row in rows:
-            score, clip = float(scores[row]), by_name.get(facts.scores.names[row])
-            wrong = facts.threshold is None or (score > facts.threshold) == (kind == "false alarm")
+            clip = by_name.get(facts.scores.names[row])
+            wrong = facts.flagged is None or facts.flagged[row] == (kind == "false alarm")
             if clip is not None and wrong:
-                candidates.append(Candidate(kind, clip, str(facts.truth.domains[row]), score))
+                candidates.append(Candidate(kind, clip, str(facts.truth.domains[row]), float(scores[row])))
     return make_examples(candidates, facts.train, recipe)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from nearfar.progress import Progress, silent
 from nearfar.registry import Entry, Registry
-from nearfar.settings import Settings
 
 Scores = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -69,12 +68,12 @@ class Backend(Entry):
     Attributes:
         fit: from features of normal clips (normals, parts, dim), which of them are of the target domain (normals,)
             bool, the settings, a seed, and a workspace (None: keep nothing) to a :class:`Scorer`.
-        is_fitted: whether a workspace holds a model already; raises an InputError if it holds another one. None for
-            back-ends that keep nothing.
+        is_fitted: whether a workspace holds a model already; raises an InputError if it holds another one. None
+            for back-ends that keep nothing.
         only_lowers: whether, with these settings, another normal clip can lower scores and never raise one.
         exact_leave_one_out: whether, with these settings, ``leave_one_out`` equals a new fit without the clip.
-        leaves_out: whether ``leave_one_out`` leaves clips out at all, so that its scores are comparable with those of
-            new clips; an autoencoder gives the scores of its training clips.
+        leaves_out: whether ``leave_one_out`` leaves clips out at all, so that its scores are comparable with those
+            of new clips; an autoencoder gives the scores of its training clips.
         per_machine: whether one model serves all sections of a machine.
         source: the only source of features (``features.source``) that it can use, or None.
         fit_identity: the settings that decide the fitted model, as plain values; by default all.
@@ -129,9 +128,9 @@ def as_target(domains: Domains, clips: int) -> Tensor:
         values = np.asarray(domains)
         if values.dtype.kind in "US" and (wrong := set(values.tolist()) - {"source", "target"}):
             raise ValueError(f"expected the domains source and target, got {sorted(wrong)[0]!r}")
-        target = torch.from_numpy(np.asarray(values == "target" if values.dtype.kind in "US" else values, dtype=bool))
+        target = torch.from_numpy(
+            np.asarray(values == "target" if values.dtype.kind in "US" else values, dtype=bool)
+        )
     if target.shape != (clips,):
         raise ValueError(f"expected a domain for each of {clips} clips, got {tuple(target.shape)}")
     return target
-
-

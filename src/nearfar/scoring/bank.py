@@ -1,4 +1,5 @@
-"""The bank of one machine: normal clips and synthetic ones made of them, and what it holds when a clip is left out.
+"""The bank of one machine: normal clips and synthetic ones made of them, and what it holds when a clip is left
+out.
 
 For a clip *r* of the N that the bank was made from, left out means:
 
@@ -54,7 +55,9 @@ class NormalBank:
         return present
 
 
-def make_bank(scaling: Scaling, scaled: Tensor, target: Tensor, settings: NearestSettings, seed: int) -> NormalBank:
+def make_bank(
+    scaling: Scaling, scaled: Tensor, target: Tensor, settings: NearestSettings, seed: int
+) -> NormalBank:
     """The bank of normal clips that settings ask for.
 
     Args:
@@ -83,7 +86,9 @@ def make_bank(scaling: Scaling, scaled: Tensor, target: Tensor, settings: Neares
     parents = torch.cat([torch.stack([clips, clips], dim=1), pairs])
     of_target = torch.cat([target, torch.ones(len(pairs), dtype=torch.bool)])
     if bool(active.all()) and not len(pairs):
-        return NormalBank(scaled, of_target, parents, active, replacements)  # no copy of what is most of the memory
+        return NormalBank(
+            scaled, of_target, parents, active, replacements
+        )  # no copy of what is most of the memory
     ever = active.clone()
     ever[replacements[:, 1]] = True
     replacements[:, 1] = ever.cumsum(dim=0)[replacements[:, 1]] - 1

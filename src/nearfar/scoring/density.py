@@ -23,6 +23,7 @@ from torch import Tensor
 from nearfar.scoring.distances import EPSILON, chunks
 from nearfar.scoring.settings import Normalisation
 
+
 class DensityBank:
     """The entries of one bank and the densities around them, for one part of the features.
 

@@ -52,7 +52,8 @@ def standardised(scores: Scores, normal_scores: Scores) -> Scores:
         normal_scores: (normals,) leave-one-out scores of normal clips by the same scorer.
 
     Returns:
-        (clips,) float64; only the mean is subtracted where normal scores do not differ, nothing where there are none.
+        (clips,) float64; only the mean is subtracted where normal scores do not differ, nothing where there are
+        none.
     """
     if not normal_scores.size:
         return scores
@@ -63,8 +64,8 @@ def standardised(scores: Scores, normal_scores: Scores) -> Scores:
 def standardised_mean(scores: Mapping[str, Scores], normal_scores: Mapping[str, Scores]) -> Scores:
     """The mean over views, or members of an ensemble, of standardised scores.
 
-    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal clips: no test clip affects
-    the scaling of another.
+    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal clips: no test clip
+    affects the scaling of another.
 
     Args:
         scores: (clips,) float64 of every view.

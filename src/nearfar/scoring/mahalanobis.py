@@ -77,7 +77,8 @@ class Mahalanobis:
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a fit without it, (normals,) float64.
 
-        Exact but for the ridge, which stays that of all clips: without clip i of a domain of n, with residual r, the
+        Exact but for the ridge, which stays that of all clips: without clip i of a domain of n, with residual r,
+            the
         domain's mean moves by -r / (n - 1) and the scatter loses n / (n - 1) r r^T, which the Sherman-Morrison
         formula carries into the inverse. A domain whose only clip is left out does not count.
         """
@@ -90,7 +91,9 @@ class Mahalanobis:
         base = torch.linalg.inv(scatter / rest + self._ridge)
         pulled = self._residual @ base  # (parts, normals, dim)
         inside = 1.0 - loss * (pulled * self._residual).sum(dim=-1)
-        moved = self._residual * torch.where(own > 1, 1.0 / (own - 1.0).clamp_min(1.0), torch.zeros_like(own))[:, None]
+        moved = (
+            self._residual * torch.where(own > 1, 1.0 / (own - 1.0).clamp_min(1.0), torch.zeros_like(own))[:, None]
+        )
         columns = []
         for domain in range(len(self._count)):
             mean = self._means[:, domain, None].expand_as(self._values)

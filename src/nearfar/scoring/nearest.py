@@ -4,7 +4,8 @@ With one part, the cosine distance and one neighbour this is equation 3 of the r
 ``1 - max_n cos(E, E_n)``. With several parts, each has its own nearest normal clip and the distances are
 averaged (BEAM of public systems), unless ``shared_neighbour`` makes them choose together.
 
-With two separate domains, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of each
+With two separate domains, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of
+    each
 domain's own bank (domain-wise local density, after Wilkinghoff et al., arXiv 2509.10951), or
 ``min(S_source / m_source, S_target / m_target)``, where m is the median of the domain's own leave-one-out scores
 (domain-wise standardisation).
@@ -34,7 +35,13 @@ class _Domain:
     """
 
     def __init__(
-        self, distance: Distance, scaled: Tensor, bank: NormalBank, members: Tensor, clips: Tensor, settings: NearestSettings
+        self,
+        distance: Distance,
+        scaled: Tensor,
+        bank: NormalBank,
+        members: Tensor,
+        clips: Tensor,
+        settings: NearestSettings,
     ) -> None:
         self._distance, self._bank, self._settings = distance, bank, settings
         self.members, self.clips, self._active = members, clips, bank.active[members]
@@ -175,8 +182,8 @@ class NearestNeighbours:
             features: (clips, parts, dim) or (clips, dim) float32.
 
         Returns:
-            (clips,) float64 scores, and (clips,) int64 indices of normal clips: over all parts together, where there
-            are several. Of a synthetic clip it is the target clip that it is made of.
+            (clips,) float64 scores, and (clips,) int64 indices of normal clips: over all parts together, where
+            there are several. Of a synthetic clip it is the target clip that it is made of.
 
         Raises:
             ValueError: if the features have other sizes than the normal clips', or one is not finite (or, for the
@@ -241,14 +248,13 @@ class LocalDensity(NearestNeighbours):
         kind: ``ratio`` (D / b) or ``difference`` (D - b).
     """
 
-    def __init__(
-        self, density_neighbours: int = 4, kind: str = "ratio", *, seed: int = 0, **changes: Any
-    ) -> None:
+    def __init__(self, density_neighbours: int = 4, kind: str = "ratio", *, seed: int = 0, **changes: Any) -> None:
         super().__init__(seed=seed, normalisation=kind, density_neighbours=density_neighbours, **changes)
 
 
 class BEAM(NearestNeighbours):
-    """:class:`NearestNeighbours` over several parts (bands), each with its own nearest normal clip; the mean of these.
+    """:class:`NearestNeighbours` over several parts (bands), each with its own nearest normal clip; the mean of
+    these.
 
     Fit it on (normals, bands, dim).
     """
@@ -270,5 +276,3 @@ def _usable(medians: Tensor) -> Tensor:
     usable = medians > EPSILON
     others = medians.flip(0)
     return torch.where(usable, medians, torch.where(others > EPSILON, others, 1.0))
-
-

@@ -17,7 +17,8 @@ class NearestSettings(Settings):
     """How a clip is compared with normal clips; the defaults are equation 3 of the report.
 
     Attributes:
-        distance: ``cosine``, or ``standardised``: Euclidean, every dimension divided by its deviation over normals.
+        distance: ``cosine``, or ``standardised``: Euclidean, every dimension divided by its deviation over
+            normals.
         neighbours: K, the score is the mean distance to this many nearest normal clips.
         shared_neighbour: parts choose their nearest clips together, by mean distance, and not each its own.
         normalisation: what the density b around a normal clip does to a distance D to it: ``ratio`` D / b,
@@ -28,7 +29,8 @@ class NearestSettings(Settings):
             divides each by the domain's median leave-one-out score.
         enrichment: synthetic normals of the target domain: ``memmix`` or ``smote``.
         memmix_lambda: weight of the target clip; memmix_sources: nearest source clips that each is mixed with.
-        smote_neighbours: neighbours to draw from; smote_ratio: target clips, synthetic ones included, per source clip.
+        smote_neighbours: neighbours to draw from; smote_ratio: target clips, synthetic ones included, per source
+            clip.
         prototypes: keep this many source clips, nearest to the centres of k-means; None keeps all.
     """
 
@@ -68,7 +70,7 @@ class NearestSettings(Settings):
 
     @property
     def only_lowers(self) -> bool:
-        """Whether another normal clip can lower scores and never raise one: plain cosine distances to the nearest."""
+        """Whether another normal clip can lower scores and never raise one: plain cosine distances."""
         return (self.distance, self.normalisation, self.enrichment, self.prototypes) == (
             "cosine",
             "none",

@@ -1,14 +1,15 @@
 """Thresholds from the scores of normal recordings at a stated false-alarm rate, and the table of rules for them.
 
-``conformal``: let n scores of normal clips be given by a bank that does not hold these clips, and a new normal clip
+``conformal``: let n scores of normal clips be given by a bank that does not hold these clips, and a new normal
+    clip
 come from the same distribution. Its rank among them is uniform, so that with the p-value
 
     p = (1 + #{i : s_i >= s}) / (n + 1)
 
-the probability of p <= a is at most a, whatever the distribution (Vovk, Gammerman, Shafer, "Algorithmic Learning in
-a Random World", 2005; Bates et al., "Testing for Outliers with Conformal p-values", Annals of Statistics 2023). The
-threshold for a false-alarm rate a is the ceil((n + 1) (1 - a))-th smallest score; where that exceeds n, n scores do
-not support so small a rate.
+the probability of p <= a is at most a, whatever the distribution (Vovk, Gammerman, Shafer, "Algorithmic Learning
+in a Random World", 2005; Bates et al., "Testing for Outliers with Conformal p-values", Annals of Statistics 2023).
+The threshold for a false-alarm rate a is the ceil((n + 1) (1 - a))-th smallest score; where that exceeds n, n
+scores do not support so small a rate.
 
 ``gamma``: a quantile of a gamma distribution fitted to the scores, as the official baseline uses it.
 ``empirical``: a quantile of the scores themselves.
@@ -99,15 +100,16 @@ def conformal_threshold(calibration: ArrayLike, false_alarm_rate: float) -> floa
 
 
 def gamma_threshold(calibration: ArrayLike, false_alarm_rate: float) -> float:
-    """Quantile of a gamma distribution (shape, location, scale by maximum likelihood), as in the official baseline.
+    """Quantile of a gamma distribution (shape, location, scale by maximum likelihood), as in the official
+    baseline.
 
     Args:
         calibration: (normals,) scores of normal clips.
         false_alarm_rate: in (0, 1); the quantile is 1 minus it.
 
     Raises:
-        InputError: if the rate is not in (0, 1); the scores are fewer than two, not finite or all equal; or no gamma
-            distribution fits them.
+        InputError: if the rate is not in (0, 1); the scores are fewer than two, not finite or all equal; or no
+            gamma distribution fits them.
     """
     from scipy.stats import gamma
 
@@ -123,7 +125,8 @@ def gamma_threshold(calibration: ArrayLike, false_alarm_rate: float) -> float:
     if not np.isfinite(threshold):
         raise _no_threshold("scores that no gamma distribution fits", "a finite threshold")
     # The search for the maximum likelihood may end far off. All of n scores lie below a true quantile with
-    # probability quantile^n: where that is unlikely and happens, the fitted distribution is not that of the scores.
+    # probability quantile^n: where that is unlikely and happens, the fitted distribution is not that of the
+    # scores.
     if threshold > scores.max() and quantile**scores.size < UNLIKELY:
         raise _no_threshold("scores that the fitted gamma distribution is far from", "a fit")
     return threshold

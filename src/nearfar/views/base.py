@@ -68,7 +68,7 @@ def make_views(
     settings: ViewSettings | None = None,
     sample_rate_hz: int = 16_000,
 ) -> Waveform:
-    """Views of the channels of one recording, each (samples,) float32: (views, samples) float32, in their order."""
+    """Views, (views, samples) float32 in their order, of the channels of one recording, each (samples,)."""
     rows = []
     for name in views:
         view = VIEWS[name]

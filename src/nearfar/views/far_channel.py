@@ -1,4 +1,4 @@
-"""The views that come with nearfar: both channels as recorded, and two ways of using far against the noise in near."""
+"""The views of nearfar: both channels as recorded, and two ways of using far against the noise in near."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def require_two_signals(recorded: Mapping[Channel, Waveform], settings: Settings
             where,
             found="the same signal in the near and the far channel",
             expected="recordings of two microphones, of which one is cancelled in the other",
-            remedy="Check how it was recorded, or use a recipe that scores the near channel only, such as frozen-near",
+            remedy="Check how it was recorded, or use a recipe that scores near only, such as frozen-near",
         )
 
 

@@ -1,1 +1,1 @@
-"""Fetch the challenge's data: what there is, how it comes over the network, how it is unpacked."""
+"""Download of the challenge's data sets: catalogue, transfer, verification, unpacking."""

@@ -1,4 +1,4 @@
-"""Zip archives from strangers: what is unpacked stays inside its folder, is no link, and fits on the disk."""
+"""Safe unpacking of zip archives: nothing outside the folder, no links, no more than fits on the disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from nearfar.data.clips import AUDIO_SUFFIXES
-from nearfar.data.download.space import disk_errors, require_space
+from nearfar.data.download.transfer import disk_errors, require_space
 from nearfar.errors import InputError
 
 CHUNK_BYTES = 1 << 20
@@ -20,80 +20,79 @@ ENCRYPTED = 0x1
 
 
 def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Unpack a zip archive into a folder of its own. Nothing is written if one of its entries is refused.
+    """Unpack a zip archive into a folder. Nothing is written if one of its entries is refused.
 
     Args:
         path: the archive.
-        folder: made if needed.
-        progress: is told the bytes written and the bytes there are.
+        folder: created if needed.
+        progress: called with bytes written and in all.
 
     Raises:
         InputError: if the archive is damaged or encrypted, an entry would leave the folder, is a link or another
-            special file or comes twice, or the disk has no room.
+            special file or is repeated, or the disk is too small.
     """
     with _readable(path), zipfile.ZipFile(path) as archive:
-        places = _places(path, archive.infolist())
-        # An entry cannot give more bytes than the directory states: zipfile stops there and compares the checksum.
-        total = sum(info.file_size for info, _ in places)
-        require_space(folder, total, f"the {len(places)} entries of {path.name}")
+        targets = _targets(path, archive.infolist())
+        # An entry has no more bytes than the directory states: zipfile stops there and compares the checksum.
+        total = sum(info.file_size for info, _ in targets)
+        require_space(folder, total, f"the {len(targets)} entries of {path.name}")
         done = 0
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        for info, place in places:
-            for written in _extract(archive, info, folder / place):
+        for info, target in targets:
+            for written in _extract(archive, info, folder / target):
                 done += written
                 if progress is not None:
                     progress(done, total)
 
 
 def merge(source: Path, target: Path, origin: str) -> None:
-    """Move everything in one folder into another. A folder that is new there arrives whole, in one step.
+    """Move the content of one folder into another. A new folder is moved in one step.
 
-    A file that is there already with the same bytes stays. A clip with other bytes is never replaced; any other
-    file, such as ``attributes_00.csv`` of a machine's second archive, is put beside the first, with ``origin`` in
-    its name.
+    An existing file with the same bytes is kept. An existing clip with other bytes is never replaced; any other
+    file, such as ``attributes_00.csv`` of a machine's second archive, is moved to a name with ``origin`` added.
 
     Raises:
-        InputError: if a clip of that name and other content is there, or a file stands where a folder has to.
+        InputError: if a clip with the same name and other content exists, or a file and a folder have one name.
     """
     for entry in sorted(source.iterdir()):
-        place = target / entry.name
-        if not (place.exists() or place.is_symlink()):
-            entry.replace(place)
-        elif entry.is_dir() and place.is_dir():
-            merge(entry, place, origin)
-        elif not (entry.is_file() and place.is_file()):
-            raise _in_the_way(place, "a file where a folder has to be, or the other way round", origin)
-        elif not filecmp.cmp(entry, place, shallow=False):
+        existing = target / entry.name
+        if not (existing.exists() or existing.is_symlink()):
+            entry.replace(existing)
+        elif entry.is_dir() and existing.is_dir():
+            merge(entry, existing, origin)
+        elif not (entry.is_file() and existing.is_file()):
+            raise _conflict(existing, "a file instead of a folder, or a folder instead of a file", origin)
+        elif not filecmp.cmp(entry, existing, shallow=False):
             if entry.suffix.lower() in AUDIO_SUFFIXES:
-                raise _in_the_way(place, "a clip of that name with other content", origin)
-            entry.replace(place.with_name(f"{place.stem}.{origin}{place.suffix}"))
+                raise _conflict(existing, "a clip of that name with other content", origin)
+            entry.replace(existing.with_name(f"{existing.stem}.{origin}{existing.suffix}"))
 
 
-def _places(path: Path, entries: Iterable[zipfile.ZipInfo]) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    """Where each entry goes, relative to the folder; every one is looked at before any is written."""
-    places: list[tuple[zipfile.ZipInfo, PurePosixPath]] = []
-    seen: set[PurePosixPath] = set()
+def _targets(path: Path, entries: Iterable[zipfile.ZipInfo]) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
+    """Each entry's path relative to the folder; all entries are checked before any is written."""
+    targets: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in entries:
-        place = PurePosixPath(info.filename)
+        target = PurePosixPath(info.filename)
         objection = _objection(info) or (
-            f"{info.filename!r} twice" if place in seen and not info.is_dir() else None
+            f"{info.filename!r} twice"
+            if target in targets and not (info.is_dir() and targets[target].is_dir())
+            else None
         )
         if objection:
             raise InputError(
                 path,
                 found=f"an archive with {objection}",
-                expected="plain files and folders, each once, all below the archive's own folder",
-                remedy="Do not unpack it by other means, and ask where it came from; nothing of it was written",
+                expected="plain files and folders, each once, all inside the archive's folder",
+                remedy="Do not unpack it by other means, and check its origin; nothing of it was written",
             )
-        seen.add(place)
-        places.append((info, place))
-    return places
+        targets[target] = info
+    return [(info, target) for target, info in targets.items()]
 
 
 def _objection(info: zipfile.ZipInfo) -> str | None:
-    """Why an entry is not unpacked; None if it may be."""
-    # The name as it stands in the archive: zipfile cuts it at a zero byte and turns separators, per system.
+    """The reason to refuse an entry, or None."""
+    # The name as stored: zipfile cuts it at a zero byte and converts separators, depending on the system.
     name = info.orig_filename
     parts = re.split(r"[/\\]", name)
     kind = stat.S_IFMT(info.external_attr >> 16)
@@ -106,11 +105,11 @@ def _objection(info: zipfile.ZipInfo) -> str | None:
         "a special file": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
         "an encrypted entry": info.flag_bits & ENCRYPTED,
     }
-    return next((f"{what}: {name!r}" for what, found in objections.items() if found), None)
+    return next((f"{reason}: {name!r}" for reason, found in objections.items() if found), None)
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Iterator[int]:
-    """Write one entry; yields the bytes of each chunk."""
+    """Write one entry; yields the number of bytes of each chunk."""
     with disk_errors(target):
         (target if info.is_dir() else target.parent).mkdir(parents=True, exist_ok=True)
         if info.is_dir():
@@ -123,7 +122,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> I
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn the ways in which a zip archive can be broken into one error."""
+    """Turn the errors of reading a damaged zip archive into InputErrors."""
     try:
         yield
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
@@ -131,14 +130,14 @@ def _readable(path: Path) -> Iterator[None]:
             path,
             found=f"an archive that cannot be read ({error})",
             expected="a whole zip archive",
-            remedy="Remove it and give the same command again to fetch it anew",
+            remedy="Remove it and rerun the same command to download it again",
         ) from None
 
 
-def _in_the_way(place: Path, found: str, origin: str) -> InputError:
+def _conflict(path: Path, found: str, origin: str) -> InputError:
     return InputError(
-        place,
+        path,
         found=found,
-        expected=f"nothing, or what {origin} holds",
-        remedy="Move it away and give the same command again; it was left as it is",
+        expected=f"nothing, or the content of {origin}",
+        remedy="Move it and rerun the same command; it was not changed",
     )

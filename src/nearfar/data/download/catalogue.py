@@ -1,4 +1,4 @@
-"""The archives of DCASE 2026 Challenge Task 2: where they are, what they hold, and the md5 sum of each."""
+"""The archives of DCASE 2026 Challenge Task 2: addresses, contents and md5 sums."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Part = Literal["dev", "train", "eval"]
 
 PARTS: tuple[Part, ...] = get_args(Part)
 ZENODO = "https://zenodo.org"
-"""Where the records are; a mirror with the same paths may stand in for it."""
+"""Base of the addresses; a mirror with the same paths may replace it."""
 
 _SPLITS: dict[Part, tuple[str, ...]] = {"dev": ("train", "test"), "train": ("train",), "eval": ("test",)}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record of Zenodo: its number, what it says of its licence, and the bytes of its archives together.
+    """A record of Zenodo: its number, its licence, and the total size of its archives.
 
-    ``total_bytes`` is rounded as published, so it serves to estimate and never to verify.
+    ``total_bytes`` is rounded as published: for estimates, not for verification.
     """
 
     number: int
@@ -39,7 +39,7 @@ RECORDS: dict[Part, Record] = {
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One zip file of one machine. ``size_bytes`` is None where the publisher's figure is not known to us."""
+    """One zip file of one machine. ``size_bytes`` is None where it is not published."""
 
     part: Part
     machine: str
@@ -54,12 +54,12 @@ class Archive:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The folders of clips that the archive brings to its machine: ``train``, ``test`` or both."""
+        """The folders of clips in the archive: ``train``, ``test`` or both."""
         return _SPLITS[self.part]
 
     @property
     def about_bytes(self) -> int:
-        """The size, or an equal share of its record where the size is not known."""
+        """The size, or where it is not known the mean size of the archives of its record."""
         if self.size_bytes is not None:
             return self.size_bytes
         return self.record.total_bytes // sum(archive.part == self.part for archive in ARCHIVES)
@@ -98,27 +98,27 @@ ARCHIVES: tuple[Archive, ...] = (
 
 
 def chosen(parts: Iterable[str] = (), machines: Iterable[str] = ()) -> tuple[Archive, ...]:
-    """The archives of these parts and machines; none named means all.
+    """The archives of parts and machines; without names all of them.
 
     Raises:
-        InputError: if a part or a machine is not in the catalogue, or no archive is of both.
+        InputError: if a part or a machine is not in the catalogue.
     """
     parts, machines = tuple(parts) or PARTS, tuple(machines)
     for part in parts:
         if part not in PARTS:
-            raise InputError(part, found="no such part", expected="dev, train or eval", remedy="Choose among them")
+            raise InputError(part, found="no such part", expected="dev, train or eval", remedy="Correct the name")
     for machine in machines:
         _require_machine(machine, parts)
     return tuple(a for a in ARCHIVES if a.part in parts and (not machines or a.machine in machines))
 
 
 def _require_machine(machine: str, parts: tuple[str, ...]) -> None:
-    there = sorted({archive.machine for archive in ARCHIVES if archive.part in parts}, key=str.casefold)
-    if machine not in there:
+    available = sorted({archive.machine for archive in ARCHIVES if archive.part in parts}, key=str.casefold)
+    if machine not in available:
         elsewhere = sorted({archive.part for archive in ARCHIVES if archive.machine == machine})
         raise InputError(
-            "--machines",
+            "machines",
             found=f"{machine}, which is in {' and '.join(elsewhere)}" if elsewhere else machine,
-            expected=f"machines of {', '.join(parts)}: {', '.join(there)}",
-            remedy="Write the names as they are here, separated by commas",
+            expected=f"machines of {', '.join(parts)}: {', '.join(available)}",
+            remedy="Correct the name",
         )

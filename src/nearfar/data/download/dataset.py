@@ -1,33 +1,76 @@
-"""From archives on a server, or put there by hand, to ``<out>/<machine>/{train,test}/*.wav``.
+"""Download of the challenge's archives into ``<out>/<machine>/{train,test}/*.wav``.
 
-A hidden folder in ``out`` holds what is on its way, and a small record of each archive that has arrived. A command
-that is killed leaves nothing that looks done and is not, and goes on when it is given again.
+Each archive is downloaded (or found in ``out``), verified, unpacked beside the data, moved into the data folder
+and recorded. The hidden folder ``<out>/.download`` holds partial files and one record per finished archive. A
+killed command leaves nothing that looks finished; rerun, it resumes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
-from nearfar.data.download.arrivals import STORE, has_arrived
+from nearfar.data.clips import AUDIO_SUFFIXES
+from nearfar.data.download.archive import merge, unpack
 from nearfar.data.download.catalogue import ZENODO, Archive
-from nearfar.data.download.delivery import (
-    UNPACKED_PER_PACKED,
-    Arrival,
-    Delivery,
-    Progress,
-    StoppedError,
-    deliver,
-)
-from nearfar.data.download.space import disk_errors, require_space
-from nearfar.data.download.transfer import Patience, TransferError
+from nearfar.data.download.transfer import RetryPolicy, TransferError, disk_errors, fetch, require_space
 from nearfar.errors import InputError, NearfarError
+from nearfar.files import flush_to_disk, whole_file
+from nearfar.progress import Progress, silent
 
 CONNECTIONS = 3
-_Failures = dict[Archive, NearfarError | StoppedError]
+STORE = ".download"
+"""Folder for partial archives and records; hidden, so that it is not read as data."""
+UNPACKED_PER_PACKED = 1.4
+"""Upper bound of bytes on the disk per byte of archive: 1200 clips of 16-bit stereo over the size of their archive
+is 1.09 (fan) to 1.34 (valveEmu) in the development set."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedArchive:
+    """An archive whose clips are in the data folder, and where they came from."""
+
+    archive: Archive
+    how: Literal["downloaded", "local file", "already complete"]
+
+
+class _StoppedError(Exception):
+    """Another thread failed, or there is no network."""
+
+
+_Failures = dict[Archive, NearfarError | _StoppedError]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the threads of one download share. ``progress`` gets megabytes."""
+
+    out: Path
+    base_url: str
+    retry: RetryPolicy
+    progress: Progress
+    stop: threading.Event
+    merging: threading.Lock = field(default_factory=threading.Lock)
+
+    def reporter(self, task: str) -> Callable[[int, int], None]:
+        """Reports bytes as megabytes, and ends the thread if the job was stopped."""
+
+        def report(done: int, total: int) -> None:
+            if self.stop.is_set():
+                raise _StoppedError
+            self.progress(f"{task}, MB", -(-done // 1_000_000), max(1, -(-total // 1_000_000)))
+
+        return report
 
 
 def download(
@@ -36,47 +79,46 @@ def download(
     *,
     base_url: str = ZENODO,
     connections: int = CONNECTIONS,
-    patience: Patience | None = None,
-    progress: Progress | None = None,
-) -> tuple[Arrival, ...]:
-    """Bring archives into a data folder; what has arrived is left alone, what has begun is continued.
+    retry: RetryPolicy | None = None,
+    progress: Progress = silent,
+) -> tuple[FetchedArchive, ...]:
+    """Download archives into a data folder; finished ones are skipped and partial ones resumed.
 
-    An archive of the right name in ``out`` itself is used instead of the network, and kept.
+    An archive of the right name in ``out`` is used instead of the network, and kept.
 
     Args:
-        archives: which ones, see :func:`nearfar.data.download.catalogue.chosen`.
-        out: the data folder; made if needed.
-        base_url: what takes the place of ``https://zenodo.org``.
-        connections: archives on their way at the same time.
-        patience: with a server that drops connections or asks to wait.
-        progress: is told of every archive's megabytes, arriving and unpacked.
+        archives: see :func:`nearfar.data.download.catalogue.chosen`.
+        out: the data folder; created if needed.
+        base_url: replaces ``https://zenodo.org``.
+        connections: number of archives downloaded at the same time.
+        retry: see :class:`nearfar.data.download.transfer.RetryPolicy`.
+        progress: called with the megabytes downloaded and unpacked of every archive, from several threads.
 
     Returns:
-        What became of each archive, in the order given.
+        an entry per archive, in order.
 
     Raises:
-        InputError: if the disk has no room or cannot be written to.
-        NearfarError: if archives could not be had, or were not what they should be: what failed, and how to fetch
-            it by hand. The other archives are in place by then.
+        InputError: if the disk is too small or cannot be written to.
+        NearfarError: if archives could not be downloaded or are wrong, with instructions for downloading them by
+            hand. The other archives are complete then.
     """
     if not base_url.startswith(("http://", "https://")):
-        raise InputError("--base-url", found=base_url, expected="http://… or https://…", remedy="Correct it")
+        raise InputError("base_url", found=base_url, expected="http://… or https://…", remedy="Correct it")
     with disk_errors(out):
         (out / STORE).mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        missing = [archive for archive in archives if not has_arrived(out, archive)]
+    with _lock(out):
+        missing = [archive for archive in archives if not _is_complete(out, archive)]
         if missing:
             require_space(out, _space_bytes(missing, out, connections), f"{len(missing)} archives, unpacked")
         stop = threading.Event()
-        patience = patience or Patience(sleep=lambda seconds: _pause(stop, seconds))
-        delivery = Delivery(out, base_url, patience, progress or (lambda task, done, total: None), stop)
-        arrived, failed = _deliver_all(delivery, missing, connections)
+        job = _Job(out, base_url, retry or RetryPolicy(sleep=lambda seconds: _wait(stop, seconds)), progress, stop)
+        fetched, failed = _fetch_all(job, missing, connections)
     if failed:
-        raise NearfarError(_failure_text(failed, delivery, len(archives) - len(failed)))
-    return tuple(arrived.get(archive, Arrival(archive, "already there")) for archive in archives)
+        raise NearfarError(_failure_text(failed, job, len(archives) - len(failed)))
+    return tuple(fetched.get(archive, FetchedArchive(archive, "already complete")) for archive in archives)
 
 
-def by_hand(archives: Sequence[Archive], base_url: str = ZENODO) -> str:
+def address_list(archives: Sequence[Archive], base_url: str = ZENODO) -> str:
     """A line per archive: its address, its size where known, and its md5 sum."""
     lines = []
     for archive in archives:
@@ -85,19 +127,21 @@ def by_hand(archives: Sequence[Archive], base_url: str = ZENODO) -> str:
     return "\n".join(lines)
 
 
-def _deliver_all(
-    delivery: Delivery, archives: Sequence[Archive], connections: int
-) -> tuple[dict[Archive, Arrival], _Failures]:
-    """Every archive's arrival, or why it did not arrive."""
-    arrived: dict[Archive, Arrival] = {}
+# All archives
+
+
+def _fetch_all(
+    job: _Job, archives: Sequence[Archive], connections: int
+) -> tuple[dict[Archive, FetchedArchive], _Failures]:
+    fetched: dict[Archive, FetchedArchive] = {}
     failed: _Failures = {}
     offline = threading.Event()
 
-    def attempt(archive: Archive) -> Arrival:
-        if offline.is_set() and not (delivery.out / archive.filename).is_file():
-            raise StoppedError  # no use in waiting for every archive in turn
+    def attempt(archive: Archive) -> FetchedArchive:
+        if offline.is_set() and not (job.out / archive.filename).is_file():
+            raise _StoppedError  # without network, do not retry for every archive in turn
         try:
-            return deliver(delivery, archive)
+            return _fetch_archive(job, archive)
         except TransferError as error:
             if not error.answered:
                 offline.set()
@@ -108,35 +152,35 @@ def _deliver_all(
         try:
             for future in as_completed(futures):
                 try:
-                    arrived[futures[future]] = future.result()
-                except (NearfarError, StoppedError) as error:
+                    fetched[futures[future]] = future.result()
+                except (NearfarError, _StoppedError) as error:
                     failed[futures[future]] = error
-        except BaseException:  # interrupted by the person, or by a mistake of ours: end the other threads too
-            delivery.stop.set()
+        except BaseException:  # interrupted by the user, or a bug: end the other threads too
+            job.stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return arrived, failed
+    return fetched, failed
 
 
-def _pause(stop: threading.Event, seconds: float) -> None:
+def _wait(stop: threading.Event, seconds: float) -> None:
     if stop.wait(seconds):
-        raise StoppedError
+        raise _StoppedError
 
 
 def _space_bytes(missing: Sequence[Archive], out: Path, connections: int) -> int:
-    """What everything takes unpacked, and the archives that are on the disk at the same time."""
-    to_fetch = [archive for archive in missing if not (out / archive.filename).is_file()]
-    at_once = sum(sorted((archive.about_bytes for archive in to_fetch), reverse=True)[:connections])
+    """The size of everything unpacked, and of the archives that are on the disk at the same time."""
+    to_download = [archive for archive in missing if not (out / archive.filename).is_file()]
+    at_once = sum(sorted((archive.about_bytes for archive in to_download), reverse=True)[:connections])
     held = sum(path.stat().st_size for pattern in ("*.zip", "*.part") for path in (out / STORE).glob(pattern))
     return round(sum(archive.about_bytes for archive in missing) * UNPACKED_PER_PACKED) + max(0, at_once - held)
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep a second command out of the folder. The system frees the lock however this command ends."""
+def _lock(out: Path) -> Iterator[None]:
+    """Exclude other downloads into the folder. The system releases the lock however this process ends."""
     try:
         import fcntl
-    except ImportError:  # Windows: there a person has to see to it
+    except ImportError:  # Windows: not excluded
         yield
         return
     path = out / STORE / "lock"
@@ -148,30 +192,187 @@ def _alone(out: Path) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(
                 out,
-                found="another nearfar download at work in this folder",
+                found="another nearfar download running in this folder",
                 expected="one at a time",
-                remedy="Wait for it, or stop it and give this command again",
+                remedy="Wait for it, or stop it and rerun this command",
             ) from None
         except OSError:
             pass  # a file system without locks
         yield
 
 
-def _failure_text(failed: _Failures, delivery: Delivery, in_place: int) -> str:
-    """What is wrong with archives, what could not be fetched, and how to go on."""
-    wrong = [str(error) for error in failed.values() if not isinstance(error, TransferError | StoppedError)]
-    lost = [archive for archive, error in failed.items() if isinstance(error, TransferError | StoppedError)]
-    if not lost:
+def _failure_text(failed: _Failures, job: _Job, complete: int) -> str:
+    wrong = [str(error) for error in failed.values() if not isinstance(error, TransferError | _StoppedError)]
+    missing = [archive for archive, error in failed.items() if isinstance(error, TransferError | _StoppedError)]
+    if not missing:
         return "\n".join(wrong)
     reasons = dict.fromkeys(error.reason for error in failed.values() if isinstance(error, TransferError))
-    in_place_text = f"; {in_place} are in place" if in_place else ""
+    complete_text = f"; {complete} are complete" if complete else ""
     return "\n".join(
         [
             *wrong,
-            f"could not fetch {len(lost)} of the archives ({'; '.join(reasons)}){in_place_text}.",
-            "Give the same command again when the network is back: it goes on from what has arrived. Or fetch the "
-            f"following by hand, put them as they are into {delivery.out}, and give the same command again, which "
-            "checks and unpacks them:",
-            by_hand(lost, delivery.base_url),
+            f"could not download {len(missing)} of the archives ({'; '.join(reasons)}){complete_text}.",
+            "Rerun the same command to resume when the network is back. Or download the following by hand, copy "
+            f"them as they are into {job.out}, and rerun the same command, which verifies and unpacks them:",
+            address_list(missing, job.base_url),
         ]
     )
+
+
+# One archive
+
+
+def _fetch_archive(job: _Job, archive: Archive) -> FetchedArchive:
+    """Move one archive's clips into ``<out>/<machine>/{train,test}``. A local archive in ``out`` is used and kept.
+
+    Raises:
+        TransferError: if it cannot be downloaded.
+        InputError: if its content is wrong, or the disk is too small.
+        _StoppedError: if the job was stopped.
+    """
+    local_path = job.out / archive.filename
+    is_local = local_path.is_file()
+    path = local_path if is_local else job.out / STORE / archive.filename
+    if is_local:
+        _require_md5(local_path, archive)
+    else:
+        _fetch_verified(job, archive, path)
+    size = path.stat().st_size
+    _unpack(job, archive, path)
+    with disk_errors(path):
+        _write_record(job.out, archive, str(path) if is_local else archive.url(job.base_url), size)
+        if not is_local:
+            path.unlink()
+    return FetchedArchive(archive, "local file" if is_local else "downloaded")
+
+
+def _require_md5(path: Path, archive: Archive) -> None:
+    found = _md5(path)
+    if found != archive.md5:
+        raise InputError(
+            path,
+            found=f"md5 {found} in {path.stat().st_size} bytes",
+            expected=f"md5 {archive.md5}",
+            remedy="Download it again, or remove the file so that nearfar downloads it; it was not changed",
+        )
+
+
+def _fetch_verified(job: _Job, archive: Archive, path: Path) -> None:
+    """Download an archive to ``path``. Wrong content is removed and downloaded once more from the start."""
+    if path.is_file() and _md5(path) == archive.md5:
+        return  # a run was killed between here and the end of unpacking
+    partial = path.with_name(path.name + ".part")
+
+    def require_space_to_finish(total: int) -> None:
+        held = partial.stat().st_size if partial.exists() else 0
+        needed = max(0, total - held) + round(total * UNPACKED_PER_PACKED)
+        require_space(partial.parent, needed, f"{archive.filename} and its content")
+
+    found = ""
+    for _ in range(2):
+        fetch(
+            archive.url(job.base_url),
+            partial,
+            size_bytes=archive.size_bytes,
+            retry=job.retry,
+            on_size=require_space_to_finish,
+            progress=job.reporter(archive.filename),
+        )
+        found = _md5(partial)
+        if found == archive.md5:
+            with disk_errors(path):
+                partial.replace(path)
+            return
+        partial.unlink()
+    raise InputError(
+        archive.url(job.base_url),
+        found=f"md5 {found}, after a second download too; the file was removed",
+        expected=f"md5 {archive.md5}",
+        remedy="Try again later. If it fails again, the publisher has replaced the archive, or a proxy changes it",
+    )
+
+
+def _unpack(job: _Job, archive: Archive, path: Path) -> None:
+    """Unpack an archive beside the data and move its content into the data folder."""
+    aside = job.out / STORE / f"{path.stem}.unpacking"
+    with disk_errors(aside):
+        if aside.exists():
+            shutil.rmtree(aside)  # of a run that was killed
+    unpack(path, aside, job.reporter(f"unpacking {archive.filename}"))
+    with disk_errors(aside):  # remove files that macOS adds to archives
+        shutil.rmtree(aside / "__MACOSX", ignore_errors=True)
+        for hidden in (*aside.rglob(".DS_Store"), *aside.rglob("._*")):
+            hidden.unlink()
+    _require_layout(aside, archive, path)
+    with job.merging, disk_errors(job.out):  # archives of one machine share its folder
+        merge(aside, job.out, origin=path.stem)
+        shutil.rmtree(aside)
+
+
+def _require_layout(folder: Path, archive: Archive, path: Path) -> None:
+    """Require that the archive holds its machine's folder, no other, and clips in each of its splits."""
+    folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    empty = [split for split in archive.splits if not _count_clips(folder / archive.machine / split)["files"]]
+    if folders == [archive.machine] and not empty:
+        return
+    found = f"the folders {', '.join(folders) or '(none)'}"
+    if empty:
+        found += f", no clips in {archive.machine}/{' and '.join(empty)}"
+    raise InputError(
+        path,
+        found=found,
+        expected=" and ".join(f"{archive.machine}/{split}/*.wav" for split in archive.splits),
+        remedy="The archive is kept; unpack it by hand and arrange it as <machine>/{train,test}",
+    )
+
+
+def _md5(path: Path) -> str:
+    with disk_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+# Records of finished archives
+
+
+def _write_record(out: Path, archive: Archive, address: str, size_bytes: int) -> None:
+    """Write ``<out>/.download/<archive>.json`` atomically, after the clips are in the data folder."""
+    record = {
+        "archive": archive.filename,
+        "md5": archive.md5,
+        "size_bytes": size_bytes,
+        "from": address,
+        "licence": archive.record.licence,
+        "machine": archive.machine,
+        "clips": {split: _count_clips(out / archive.machine / split) for split in archive.splits},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with whole_file(_record_path(out, archive)) as partial:
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        flush_to_disk(partial)
+
+
+def _is_complete(out: Path, archive: Archive) -> bool:
+    """Whether this archive was recorded and at least as many clips and bytes exist as it has."""
+    try:
+        record: dict[str, Any] = json.loads(_record_path(out, archive).read_text(encoding="utf-8"))
+        same, recorded = record["md5"] == archive.md5, dict(record["clips"])
+        counts = {split: (int(count["files"]), int(count["bytes"])) for split, count in recorded.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    for split, (files, size) in counts.items():
+        existing = _count_clips(out / archive.machine / split)
+        if existing["files"] < files or existing["bytes"] < size:
+            return False
+    return same and set(recorded) == set(archive.splits)
+
+
+def _count_clips(folder: Path) -> dict[str, int]:
+    if not folder.is_dir():
+        return {"files": 0, "bytes": 0}
+    with os.scandir(folder) as entries:
+        sizes = [e.stat().st_size for e in entries if Path(e.name).suffix.lower() in AUDIO_SUFFIXES]
+    return {"files": len(sizes), "bytes": sum(sizes)}
+
+
+def _record_path(out: Path, archive: Archive) -> Path:
+    return out / STORE / f"{archive.filename}.json"

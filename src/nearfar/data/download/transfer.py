@@ -1,13 +1,16 @@
-"""One file over HTTP, however often the connection drops: ranges, retries with back-off, bounded patience."""
+"""Download of one file over HTTP, with range requests and retries, and checks of the disk it is written to."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
+import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -15,30 +18,30 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import cast
 
-from nearfar.data.download.space import disk_errors
-from nearfar.errors import NearfarError
+from nearfar.errors import InputError, NearfarError
 
 _log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 18
 STEADY_BYTES = 1 << 20
-"""A connection that got this much further before it dropped does not count against the server's patience."""
-
-WORTH_WAITING = (408, 425, 429, 500, 502, 503, 504)
-"""Answers that another attempt may change; any other refusal is final."""
+"""A connection that received this much before it dropped resets the count of failures."""
+SPARE_BYTES = 100_000_000
+"""Left free on the disk beyond what is needed."""
+RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses after which a request is repeated; all other errors are final."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to keep asking a server.
+class RetryPolicy:
+    """When to repeat a failed request.
 
     Args:
-        attempts: failures in a row, without getting further, before giving up.
-        timeout_seconds: of silence on a connection.
+        attempts: successive failures, without receiving more of the file, before giving up.
+        timeout_seconds: without data on a connection.
         first_wait_seconds: after the first failure; doubled after each further one.
         longest_wait_seconds: bound of that doubling.
-        longest_retry_after_seconds: a server that asks to wait longer than this is taken to refuse.
-        sleep: waits for so many seconds.
+        longest_retry_after_seconds: a server that asks for a longer wait is treated as a refusal.
+        sleep: waits for a number of seconds.
         now: seconds since the epoch, to which a date in Retry-After is compared.
     """
 
@@ -51,14 +54,14 @@ class Patience:
     now: Callable[[], float] = time.time
 
     def wait_seconds(self, failures: int, retry_after: float | None) -> float:
-        """The pause after so many failures in a row: what the server asked for, else the back-off."""
+        """The wait after a number of successive failures: what the server asked for, else exponential back-off."""
         if retry_after is not None:
             return retry_after
         return min(self.first_wait_seconds * 2.0 ** (failures - 1), self.longest_wait_seconds)
 
 
 class TransferError(NearfarError):
-    """A file cannot be had from a server. ``answered`` tells whether the server said anything at all."""
+    """A download failed. ``answered`` is whether the server answered at all."""
 
     def __init__(self, url: str, reason: str, *, answered: bool) -> None:
         self.url, self.reason, self.answered = url, reason, answered
@@ -66,7 +69,7 @@ class TransferError(NearfarError):
 
 
 class _AttemptError(Exception):
-    """An attempt failed in a way that another one may not."""
+    """An attempt failed; another one may succeed."""
 
     def __init__(self, reason: str, *, answered: bool = True, retry_after: float | None = None) -> None:
         self.reason, self.answered, self.retry_after = reason, answered, retry_after
@@ -78,44 +81,44 @@ def fetch(
     path: Path,
     *,
     size_bytes: int | None = None,
-    patience: Patience | None = None,
-    announce: Callable[[int], None] | None = None,
+    retry: RetryPolicy | None = None,
+    on_size: Callable[[int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Bring a file, continuing after the bytes that ``path`` already holds.
+    """Download a file, resuming after the bytes that ``path`` already holds.
 
-    A server that ignores the range starts the file anew. Nothing here tells whether the bytes are the right ones:
-    compare a checksum afterwards.
+    The file is downloaded from its start if the server ignores ranges. The content is not verified: compare a
+    checksum afterwards.
 
     Args:
         url: http or https.
-        path: the partial file; whole when this returns, kept when this raises.
+        path: the partial file; complete when this returns, kept when this raises.
         size_bytes: of the whole file, if known; an answer of another size is refused before it is written.
-        patience: how long to keep asking.
-        announce: is told the size of the whole file when it is known, before the first byte is written.
-        progress: is told the bytes there are and the bytes there will be (0 if not known).
+        retry: by default :class:`RetryPolicy` with its defaults.
+        on_size: called with the size of the whole file when it is known, before the first byte is written.
+        progress: called with bytes done and in all (0 if not known).
 
     Raises:
-        TransferError: if the server refuses, or the patience is at its end.
+        TransferError: if the server refuses, or all attempts failed.
         InputError: if the file cannot be written.
     """
-    patience = patience or Patience()
+    retry = retry or RetryPolicy()
     failures, furthest = 0, _size(path)
     while True:
         try:
-            return _receive(url, path, size_bytes, patience, announce, progress)
+            return _attempt(url, path, size_bytes, retry, on_size, progress)
         except _AttemptError as failure:
             # Measured from the furthest point ever reached, so that a server which drops and ignores ranges
-            # cannot keep this going for ever.
+            # does not cause an endless loop.
             failures = 1 if _size(path) - furthest >= STEADY_BYTES else failures + 1
             furthest = max(furthest, _size(path))
-            wait = patience.wait_seconds(failures, failure.retry_after)
+            wait = retry.wait_seconds(failures, failure.retry_after)
             reason = failure.reason
-            if wait > patience.longest_retry_after_seconds:
-                reason += f", and asks to come back in {wait / 60:.0f} minutes"
-            elif failures < patience.attempts:
-                _log.warning("%s: %s; trying again in %.0f s", url, reason, wait)
-                patience.sleep(wait)
+            if wait > retry.longest_retry_after_seconds:
+                reason += f", and asks to retry after {wait / 60:.0f} minutes"
+            elif failures < retry.attempts:
+                _log.warning("%s: %s; retrying in %.0f s", url, reason, wait)
+                retry.sleep(wait)
                 continue
             elif failures > 1:
                 reason += f" ({failures} times in a row)"
@@ -123,7 +126,7 @@ def fetch(
 
 
 def retry_after_seconds(value: str | None, now: float) -> float | None:
-    """The pause that a Retry-After header asks for, in seconds or as an HTTP date; None if it says nothing.
+    """The wait that a Retry-After header asks for, in seconds or as an HTTP date; None if it is neither.
 
     Args:
         value: of the header.
@@ -140,27 +143,64 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
 
 
-def _receive(
+def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Require free space on the disk of a folder, which need not exist yet.
+
+    Args:
+        folder: to be written to.
+        needed_bytes: to be written.
+        purpose: for the message.
+
+    Raises:
+        InputError: if less than that and :data:`SPARE_BYTES` is free.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes + SPARE_BYTES:
+        raise InputError(
+            folder,
+            found=f"{free / 1e9:.2f} GB free",
+            expected=f"{(needed_bytes + SPARE_BYTES) / 1e9:.2f} GB for {purpose}",
+            remedy="Free some space or give a folder on another disk; finished downloads are kept",
+        )
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing to ``path`` into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise InputError(
+            path,
+            found="no space left on the disk" if full else str(error),
+            expected="a writable path",
+            remedy=("Free some space" if full else "Check the folder and its permissions")
+            + " and rerun the same command to resume",
+        ) from None
+
+
+def _attempt(
     url: str,
     path: Path,
     size_bytes: int | None,
-    patience: Patience,
-    announce: Callable[[int], None] | None,
+    retry: RetryPolicy,
+    on_size: Callable[[int], None] | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """One attempt."""
     if size_bytes is not None and _size(path) > size_bytes:
         path.unlink()
     held = _size(path)
     if held == size_bytes:
         return
-    response = _ask(url, path, patience)
+    response = _request(url, path, retry)
     if response is None:
         return
     with response:
-        start, total = _agreed(response, held, size_bytes)
-        if announce is not None and total is not None:
-            announce(total)
+        start, total = _range_of(response, held, size_bytes)
+        if on_size is not None and total is not None:
+            on_size(total)
         done = start
         with disk_errors(path), path.open("ab" if start else "wb") as file:
             for chunk in _chunks(response):
@@ -175,35 +215,35 @@ def _receive(
         raise _AttemptError(f"the server sent more than {total} bytes")
 
 
-def _ask(url: str, path: Path, patience: Patience) -> HTTPResponse | None:
-    """The server's answer for the bytes after those that are there; None if there are none after those."""
+def _request(url: str, path: Path, retry: RetryPolicy) -> HTTPResponse | None:
+    """The response with the bytes after those in ``path``; None if there are no more."""
     held = _size(path)
     headers = {"User-Agent": "nearfar", **({"Range": f"bytes={held}-"} if held else {})}
     request = urllib.request.Request(url, headers=headers)
     try:
-        return cast(HTTPResponse, urllib.request.urlopen(request, timeout=patience.timeout_seconds))
+        return cast(HTTPResponse, urllib.request.urlopen(request, timeout=retry.timeout_seconds))
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and held:
                 if error.headers.get("Content-Range", "").strip() == f"bytes */{held}":
                     return None
                 path.unlink()
-                raise _AttemptError("the partial file does not fit the server's") from None
+                raise _AttemptError("the partial file does not match the server's") from None
             reason = f"the server answers {error.code} {error.reason}"
-            if error.code not in WORTH_WAITING:
+            if error.code not in RETRY_STATUSES:
                 raise TransferError(url, reason, answered=True) from None
-            pause = retry_after_seconds(error.headers.get("Retry-After"), patience.now())
-            raise _AttemptError(reason, retry_after=pause) from None
+            wait = retry_after_seconds(error.headers.get("Retry-After"), retry.now())
+            raise _AttemptError(reason, retry_after=wait) from None
     except (OSError, HTTPException) as error:
-        raise _AttemptError(_said(error), answered=False) from None
+        raise _AttemptError(_reason(error), answered=False) from None
 
 
-def _agreed(response: HTTPResponse, held: int, size_bytes: int | None) -> tuple[int, int | None]:
-    """From which byte on the answer goes, and the size of the whole file if anyone knows it."""
+def _range_of(response: HTTPResponse, held: int, size_bytes: int | None) -> tuple[int, int | None]:
+    """The first byte of the response, and the size of the whole file if known."""
     if response.status == 206:
         stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
         if stated is None or int(stated[1]) != held:
-            raise _AttemptError("the server sends another range than the one asked for")
+            raise _AttemptError("the server sends another range than requested")
         start, total = held, None if stated[2] == "*" else int(stated[2])
     else:
         length = response.headers.get("Content-Length", "")
@@ -214,19 +254,19 @@ def _agreed(response: HTTPResponse, held: int, size_bytes: int | None) -> tuple[
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """The body as it comes. A failing network is told apart from a failing disk here."""
+    """The body as it arrives. Errors of the network are separated from those of the disk here."""
     while True:
         try:
-            # read1 gives what is there: read would lose a part of a chunk when the connection drops.
+            # read1 returns what is available: read would lose a part of a chunk when the connection drops.
             chunk = response.read1(CHUNK_BYTES)
         except (OSError, HTTPException) as error:
-            raise _AttemptError(f"the connection broke: {_said(error)}") from None
+            raise _AttemptError(f"the connection broke: {_reason(error)}") from None
         if not chunk:
             return
         yield chunk
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", error)
     return f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
 

@@ -1,4 +1,4 @@
-"""What else is to be heard in a factory: dry noise sources that a room then carries to the microphones."""
+"""Background noises of a factory, dry."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def forklift(rng: np.random.Generator, samples: int) -> Signal:
 
 
 def conveyor(rng: np.random.Generator, samples: int) -> Signal:
-    """Rollers of a belt rattling one after another, over the rumble of the belt."""
+    """Rattling rollers of a belt over its rumble."""
     belt = shaft_angle(rng, samples, float(rng.uniform(6.0, 11.0)), unsteadiness=0.01)
     times = passing_times(belt, 1.0, rng, slip=0.2)
     rattle = impacts(times, rng.lognormal(0.0, 0.5, len(times)), ROLLER, samples)
@@ -47,7 +47,7 @@ def conveyor(rng: np.random.Generator, samples: int) -> Signal:
 
 
 def hammering(rng: np.random.Generator, samples: int) -> Signal:
-    """Someone works on sheet metal: irregular ringing blows over the murmur of the hall."""
+    """Hammering on sheet metal: irregular ringing impacts over background noise."""
     arm = shaft_angle(rng, samples, float(rng.uniform(1.5, 3.0)), unsteadiness=0.1)
     times = passing_times(arm, 1.0, rng, slip=0.3)
     blows = impacts(times, rng.lognormal(0.0, 0.4, len(times)), ANVIL, samples)
@@ -55,7 +55,7 @@ def hammering(rng: np.random.Generator, samples: int) -> Signal:
 
 
 def air_gun(rng: np.random.Generator, samples: int) -> Signal:
-    """Bursts of compressed air, as a worker blows chips off a part."""
+    """Bursts of compressed air."""
     trigger = np.clip(3.0 * wander(rng, samples, 2.5), -3.0, 3.0)
     opening = 1 / (1 + np.exp(-3.0 * trigger))
     jet = noise(rng, samples, (1200.0, 6000.0, 1.5, 1.0))
@@ -63,7 +63,7 @@ def air_gun(rng: np.random.Generator, samples: int) -> Signal:
 
 
 def grinder(rng: np.random.Generator, samples: int) -> Signal:
-    """An angle grinder: the whine of its gear sags as it is pressed on, and the disc scrapes."""
+    """An angle grinder: gear whine that slows under load, and scraping of the disc."""
     pressed = 0.5 + 0.5 * np.tanh(2.0 * wander(rng, samples, 1.5))
     rate_hz = float(rng.uniform(480.0, 620.0)) * (1 - 0.12 * pressed)
     whine = harmonics(np.cumsum(rate_hz) / SAMPLE_RATE_HZ, np.array([1.0, 0.6, 0.5, 0.3, 0.2]), rng)
@@ -80,4 +80,4 @@ NOISES: dict[str, Callable[[np.random.Generator, int], Signal]] = {
     "air_gun": air_gun,
     "grinder": grinder,
 }
-"""Background noises by name; each takes a generator and a number of samples and has no particular level."""
+"""Background noises by name; each takes a generator and a number of samples; levels are arbitrary."""

@@ -1,19 +1,20 @@
-"""A two-microphone factory in the DCASE 2026 layout: from a plan to WAV files.
+"""A simulated factory with two microphones in the DCASE 2026 layout, from a plan to WAV files.
 
-How loud a clip is must not tell whether the machine is healthy, so that a detector has to listen:
+Levels carry no information about faults:
 
-* the machine's sound is brought to one level at each microphone after the fault has been added;
-* signal-to-noise ratio, noise, its path, level and point of operation are drawn without regard to the label,
-  and the normal and the anomalous test clips of a domain get the same list of them in another order;
-* the RMS of the near channel is set at last to a level from that list; the far channel gets the same gain.
+* the machine's sound is scaled to one level at each microphone after the fault has been added;
+* signal-to-noise ratio, noise, its path, level and point of operation are drawn independently of the label: the
+  normal and the anomalous test clips of a domain get the same list of them in another order;
+* the near channel is scaled to an RMS from that list, the far channel with the same gain.
 
-Each clip has generators of its own, keyed by seed, machine, split, domain, label and index, so it is the same bit
-for bit whatever other machines are made and in which order.
+Each clip has its own random generators, keyed by seed, machine, split, domain, label and index, so that it is bit
+for bit the same whatever other machines are simulated.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,9 +25,7 @@ from numpy.typing import NDArray
 
 from nearfar.data.clips import Domain, Label, Split
 from nearfar.data.simulate.background import NOISES
-from nearfar.data.simulate.conditions import Fault, Operation, Trace
-from nearfar.data.simulate.machines import MACHINES
-from nearfar.data.simulate.plan import FactoryPlan
+from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace, machine_types
 from nearfar.data.simulate.rooms import PATHS, Room, build_room, carry, carry_moving
 from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, decibels, rms, stream
 from nearfar.errors import InputError
@@ -36,7 +35,7 @@ NOISES_OF_DOMAIN: dict[Domain, tuple[str, ...]] = {
     "target": ("hammering", "air_gun", "grinder"),
 }
 LEVEL_DBFS = (-38.0, -30.0)
-"""RMS of the near channel; low enough that blows of a valve stay below full scale."""
+"""RMS of the near channel; low enough that impacts of a valve stay below full scale."""
 MICROPHONE_NOISE_DB = -50.0
 """Self-noise of a microphone, relative to the machine at the near one."""
 BODY_DEVIATION = 0.04
@@ -49,9 +48,71 @@ TRUTH_COLUMNS = (
 )
 
 
+LARGEST_COUNT = 10_000
+"""As the index in a file name has four digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class FactoryPlan:
+    """The settings of a simulated factory.
+
+    Attributes:
+        machines: machine types, each once; see :func:`nearfar.data.simulate.machine_types`.
+        train_source, train_target: normal training clips of each domain and machine.
+        test_per_group: test clips of each machine in each of source/target × normal/anomaly.
+        clip_seconds: length of a clip, 1 to 60 s.
+        snr_db: range of the machine-to-noise ratio at the near microphone in decibels, drawn uniformly.
+        severity: range of the faults' severity, drawn uniformly; above 0, up to 1 (obvious).
+        seed: the same seed gives the same files, bit for bit.
+
+    Raises:
+        InputError: if a setting is outside its range.
+    """
+
+    machines: tuple[str, ...] = ("fan", "gearbox", "bearing", "slider", "valve")
+    train_source: int = 60
+    train_target: int = 10
+    test_per_group: int = 15
+    clip_seconds: float = 4.0
+    snr_db: tuple[float, float] = (8.0, 18.0)
+    severity: tuple[float, float] = (0.4, 1.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_machines()
+        for name in ("train_source", "train_target", "test_per_group"):
+            count = getattr(self, name)
+            if not 1 <= count <= LARGEST_COUNT:
+                raise _bad(name, count, f"a number of clips from 1 to {LARGEST_COUNT}")
+        if not 1 <= self.clip_seconds <= 60:
+            raise _bad("clip_seconds", self.clip_seconds, "a length from 1 to 60 s")
+        if not (all(map(math.isfinite, self.snr_db)) and -40 <= self.snr_db[0] <= self.snr_db[1] <= 60):
+            raise _bad("snr_db", self.snr_db, "a lower and an upper ratio from -40 to 60 dB")
+        if not 0 < self.severity[0] <= self.severity[1] <= 1:
+            raise _bad("severity", self.severity, "a lower and an upper severity above 0 and up to 1")
+        if self.seed < 0:
+            raise _bad("seed", self.seed, "a whole number from 0 up")
+
+    @property
+    def clips(self) -> int:
+        """Total number of clips."""
+        return len(self.machines) * (self.train_source + self.train_target + 4 * self.test_per_group)
+
+    def _check_machines(self) -> None:
+        unknown = [machine for machine in self.machines if machine not in machine_types()]
+        if unknown:
+            raise _bad("machines", ", ".join(unknown), f"machine types out of {', '.join(machine_types())}")
+        if not self.machines or len(set(self.machines)) != len(self.machines):
+            raise _bad("machines", ", ".join(self.machines) or "none", "one or more machine types, each once")
+
+
+def _bad(option: str, found: object, expected: str) -> InputError:
+    return InputError(f"simulate {option}", found=str(found), expected=expected, remedy=f"Change {option}")
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What is drawn for a clip without regard to its label."""
+    """The random properties of a clip that do not depend on its label."""
 
     operation: Operation
     snr_db: float
@@ -63,8 +124,8 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One clip to be rendered."""
+class ClipPlan:
+    """One clip to be simulated."""
 
     machine: str
     split: Split
@@ -76,34 +137,34 @@ class Shot:
 
     @property
     def key(self) -> tuple[str | int, ...]:
-        """What, with the seed, keys every random number of the clip."""
+        """The key, with the seed, of every random number of the clip."""
         return (self.machine, self.split, self.domain, self.label, self.index)
 
     @property
     def name(self) -> str:
         """The file name in the grammar of :mod:`nearfar.data.clips`."""
         attributes = self.condition.operation.attributes
-        told = "_".join(f"{key}_{value}" for key, value in attributes) if attributes else "noAttribute"
-        return f"section_00_{self.domain}_{self.split}_{self.label}_{self.index:04d}_{told}.wav"
+        text = "_".join(f"{key}_{value}" for key, value in attributes) if attributes else "noAttribute"
+        return f"section_00_{self.domain}_{self.split}_{self.label}_{self.index:04d}_{text}.wav"
 
 
 def simulate_factory(plan: FactoryPlan, out: Path, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Render a factory into an empty or new folder.
+    """Simulate a factory into an empty or new folder.
 
     Writes ``<out>/<machine>/{train,test}/*.wav`` (16 kHz, 16 bit, channel 0 near, channel 1 far),
-    ``<out>/<machine>/attributes_00.csv``, ``<out>/truth.csv`` with what was simulated in each clip (for people:
-    it tells the answers), and ``<out>/SIMULATED.md``.
+    ``<out>/<machine>/attributes_00.csv``, ``<out>/truth.csv`` with the simulated properties of each clip,
+    faults included, and ``<out>/SIMULATED.md``.
 
     Args:
-        plan: what to make.
-        out: where; nothing that is there is ever overwritten.
-        progress: called after each clip with the number of clips done and in all.
+        plan: the settings.
+        out: the folder; nothing is overwritten.
+        progress: called with the number of clips done and in all.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: if ``out`` is a file or a folder with something in it.
+        InputError: if ``out`` is a file or a folder that is not empty.
     """
     _claim(out)
     (out / "SIMULATED.md").write_text(_readme(plan), encoding="utf-8")
@@ -116,38 +177,38 @@ def simulate_factory(plan: FactoryPlan, out: Path, progress: Callable[[int, int]
                 "source": build_room(plan.seed, machine, "source"),
                 "target": build_room(plan.seed, machine, "target"),
             }
-            shots = list(plan_shots(plan, machine))
-            _write_attributes(out / machine, shots)
-            for shot in shots:
-                room = rooms[shot.domain]
-                audio, trace = render(plan, shot, room)
-                _write_wav(out / machine / shot.split / shot.name, audio)
-                truth.writerow(_truth(shot, room, trace))
+            clips = list(plan_clips(plan, machine))
+            _write_attributes(out / machine, clips)
+            for clip in clips:
+                room = rooms[clip.domain]
+                audio, trace = simulate_clip(plan, clip, room)
+                _write_wav(out / machine / clip.split / clip.name, audio)
+                truth.writerow(_truth(clip, room, trace))
                 done += 1
                 if progress is not None:
                     progress(done, plan.clips)
     return out
 
 
-def plan_shots(plan: FactoryPlan, machine: str) -> Iterator[Shot]:
+def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
     """Every clip of a machine, training clips first."""
     counts: dict[Domain, int] = {"source": plan.train_source, "target": plan.train_target}
     for domain, count in counts.items():
         conditions = _conditions(plan, machine, "train", domain, count)
         for index, condition in enumerate(conditions):
-            yield Shot(machine, "train", domain, "normal", index, condition, None)
+            yield ClipPlan(machine, "train", domain, "normal", index, condition, None)
     labels: tuple[Label, Label] = ("normal", "anomaly")
     for domain in counts:
         conditions = _conditions(plan, machine, "test", domain, plan.test_per_group)
         for label in labels:
             order = stream(plan.seed, machine, "order", domain, label).permutation(len(conditions))
             faults = _faults(plan, machine, domain, len(order)) if label == "anomaly" else [None] * len(order)
-            for index, (place, fault) in enumerate(zip(order, faults, strict=True)):
-                yield Shot(machine, "test", domain, label, index, conditions[place], fault)
+            for index, (position, fault) in enumerate(zip(order, faults, strict=True)):
+                yield ClipPlan(machine, "test", domain, label, index, conditions[position], fault)
 
 
 def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, count: int) -> list[Condition]:
-    """``count`` conditions; points of operation and noises take turns, so that each comes equally often."""
+    """``count`` conditions; points of operation and noises alternate, so that all are equally frequent."""
     operations, noises = MACHINES[machine].operations(domain), NOISES_OF_DOMAIN[domain]
     conditions = []
     for index in range(count):
@@ -167,21 +228,21 @@ def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, c
 
 
 def _faults(plan: FactoryPlan, machine: str, domain: Domain, count: int) -> list[Fault]:
-    """The machine's faults in turn, in random order, each with its severity."""
+    """Equally many of each of the machine's faults, in random order, with severities."""
     rng = stream(plan.seed, machine, "faults", domain)
     names = MACHINES[machine].faults
     return [Fault(names[turn % len(names)], float(rng.uniform(*plan.severity))) for turn in rng.permutation(count)]
 
 
-def render(plan: FactoryPlan, shot: Shot, room: Room) -> tuple[NDArray[np.int16], Trace | None]:
-    """One clip as (samples, 2) int16, and where its fault shows."""
+def simulate_clip(plan: FactoryPlan, clip: ClipPlan, room: Room) -> tuple[NDArray[np.int16], Trace | None]:
+    """One clip as (samples, 2) int16, and the region of its fault."""
     samples = round(plan.clip_seconds * SAMPLE_RATE_HZ)
-    condition = shot.condition
-    body = 1 + BODY_DEVIATION * float(stream(plan.seed, shot.machine, "body").standard_normal())
-    dry, trace = MACHINES[shot.machine].sound(
-        condition.operation, shot.fault, body, stream(plan.seed, *shot.key, "machine"), samples
+    condition = clip.condition
+    body = 1 + BODY_DEVIATION * float(stream(plan.seed, clip.machine, "body").standard_normal())
+    dry, trace = MACHINES[clip.machine].sound(
+        condition.operation, clip.fault, body, stream(plan.seed, *clip.key, "machine"), samples
     )
-    rng = stream(plan.seed, *shot.key, "noise")
+    rng = stream(plan.seed, *clip.key, "noise")
     noise = carry_moving(
         room, NOISES[condition.noise](rng, samples), condition.path, condition.noise_from, condition.noise_to
     )
@@ -195,18 +256,18 @@ def render(plan: FactoryPlan, shot: Shot, room: Room) -> tuple[NDArray[np.int16]
 def mix(
     machine: NDArray[np.float64], noise: NDArray[np.float64], far_over_near: float, snr_db: float
 ) -> NDArray[np.float64]:
-    """Machine and noise at both microphones, (2, samples), with levels that do not depend on the fault.
+    """Machine plus noise at both microphones, (2, samples), with levels that do not depend on the fault.
 
-    The machine gets RMS 1 near and ``far_over_near`` far; were it left as the room made it, a fault that moves
-    energy to frequencies which the room carries better would show in the ratio of the channels. The noise gets
-    the gain that makes the ratio of RMS at the near microphone ``snr_db`` and keeps its own ratio of near to far.
+    The machine gets RMS 1 near and ``far_over_near`` far, as a fault that changes the spectrum would otherwise
+    change the ratio of the channels. The noise is scaled to ``snr_db`` at the near microphone and keeps its ratio
+    of near to far.
     """
     level = np.array([[1.0 / rms(machine[0])], [far_over_near / rms(machine[1])]])
     return np.asarray(machine * level + noise * (decibels(-snr_db) / rms(noise[0])))
 
 
 def _claim(out: Path) -> None:
-    """Make the folder, or refuse one that holds anything."""
+    """Create the folder; refuse one that is not empty."""
     if out.exists() and not out.is_dir():
         found = "a file"
     elif out.is_dir() and any(out.iterdir()):
@@ -217,8 +278,8 @@ def _claim(out: Path) -> None:
     raise InputError(
         out,
         found=found,
-        expected="a new or empty folder, for nothing is overwritten",
-        remedy="Name another folder, or empty this one yourself",
+        expected="a new or empty folder, as nothing is overwritten",
+        remedy="Choose another folder, or empty this one",
     )
 
 
@@ -227,24 +288,24 @@ def _write_wav(path: Path, audio: NDArray[np.int16]) -> None:
     soundfile.write(path, audio, SAMPLE_RATE_HZ, subtype="PCM_16")
 
 
-def _write_attributes(folder: Path, shots: list[Shot]) -> None:
-    """``attributes_00.csv``: the file and its attributes as name and value columns, d1p, d1v, d2p, d2v..."""
+def _write_attributes(folder: Path, clips: list[ClipPlan]) -> None:
+    """Write ``attributes_00.csv``: file names, and names and values of attributes in columns d1p, d1v, d2p, ..."""
     folder.mkdir(parents=True)
-    widest = max(len(shot.condition.operation.attributes) for shot in shots)
+    widest = max(len(clip.condition.operation.attributes) for clip in clips)
     with (folder / "attributes_00.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["file_name", *(f"d{n}{part}" for n in range(1, widest + 1) for part in "pv")])
-        for shot in shots:
-            pairs = [text for pair in shot.condition.operation.attributes for text in pair]
-            table.writerow([f"{shot.machine}/{shot.split}/{shot.name}", *pairs])
+        for clip in clips:
+            pairs = [text for pair in clip.condition.operation.attributes for text in pair]
+            table.writerow([f"{clip.machine}/{clip.split}/{clip.name}", *pairs])
 
 
-def _truth(shot: Shot, room: Room, trace: Trace | None) -> list[str]:
-    """A row of the truth table; what a healthy machine lacks is left empty."""
-    condition, fault = shot.condition, shot.fault
+def _truth(clip: ClipPlan, room: Room, trace: Trace | None) -> list[str]:
+    """A row of the truth table; columns of faults are empty for a healthy machine."""
+    condition, fault = clip.condition, clip.fault
     intervals = trace.intervals_s if trace else ()
     return [
-        *(f"{shot.machine}/{shot.split}/{shot.name}", shot.machine, shot.split, shot.domain, shot.label),
+        *(f"{clip.machine}/{clip.split}/{clip.name}", clip.machine, clip.split, clip.domain, clip.label),
         *((fault.name, f"{fault.severity:.3f}") if fault else ("", "")),
         *((f"{trace.low_hz:.0f}", f"{trace.high_hz:.0f}") if trace else ("", "")),
         ";".join(f"{start:.3f}-{end:.3f}" for start, end in intervals),
@@ -259,15 +320,15 @@ def _readme(plan: FactoryPlan) -> str:
     options = "\n".join(f"- {field.name}: {getattr(plan, field.name)}" for field in fields(plan))
     return f"""# Simulated recordings
 
-Every sound in this folder was computed by `nearfar simulate`; no machine was recorded. Results on it say
-whether the software works, not how well it would do on a real machine.
+All recordings in this folder were simulated by `nearfar simulate`. Results on them show whether the software
+works, not how well it performs on real machines.
 
 The layout is that of DCASE 2026 Task 2: `<machine>/train` (normal clips), `<machine>/test`, 16 kHz, 16 bit;
 channel 0 is the near microphone, channel 1 the far one. `truth.csv` lists each clip's fault and its severity,
-the band and the intervals in which it shows (no intervals: all through the clip), noise and level. It tells
-the answers: do not feed it to a detector.
+the band and the intervals of the fault (no intervals: the whole clip), noise and level. It contains the labels: do
+not use it in a detector.
 
-Made with:
+Settings:
 
 {options}
 """

@@ -1,7 +1,7 @@
-"""The room a machine stands in: impulse responses from the machine and from paths of noise to both microphones.
+"""Simulated rooms: impulse responses from the machine and from paths of noise sources to both microphones.
 
-Rooms are shoeboxes by the image source method (Allen and Berkley, 1979) as pyroomacoustics computes it. They
-are computed once for each machine and domain; clips are then rendered by multiplying spectra.
+Rooms are shoeboxes, computed by the image source method (Allen and Berkley, 1979) of pyroomacoustics, once for
+each machine and domain.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, Signal, noise, rms, st
 NEAR_METRES = (0.4, 0.6)
 FAR_METRES = (2.5, 3.5)
 WAYPOINTS = 5
-"""Points of a noise path for which responses are computed; between them a moving source is cross-faded."""
+"""Points of a noise path with a computed response; a moving source is cross-faded between them."""
 PATHS = 2
 
 Point = NDArray[np.float64]
@@ -30,9 +30,8 @@ class Room:
 
     Attributes:
         machine: (2, taps) float64, from the machine to the near and the far microphone.
-        paths: (PATHS, WAYPOINTS, 2, taps) float64, from points of the noise's paths to both microphones.
-        far_over_near: how much of the machine arrives far, as the ratio of RMS at the far and near microphone
-            for a broadband source.
+        paths: (PATHS, WAYPOINTS, 2, taps) float64, from points of the noise paths to both microphones.
+        far_over_near: ratio of the machine's RMS at the far and the near microphone, for a broadband source.
         near_m, far_m: distances of the microphones from the machine in metres.
     """
 
@@ -59,37 +58,36 @@ def build_room(seed: int, machine: str, domain: Domain) -> Room:
     paths = [_path(rng, size, (source, near, far)) for _ in range(PATHS)]
     responses = _responses(size, reverberation_s, np.stack([source, *np.concatenate(paths)]), (near, far))
     probe = noise(rng, 2 * SAMPLE_RATE_HZ, (150.0, 4000.0, 1.0, 1.0))
-    heard = [rms(image) for image in _convolved(probe, responses[0])]
+    levels = [rms(image) for image in _convolved(probe, responses[0])]
     return Room(
         machine=responses[0],
         paths=responses[1:].reshape(PATHS, WAYPOINTS, 2, -1),
-        far_over_near=heard[1] / heard[0],
+        far_over_near=levels[1] / levels[0],
         near_m=float(np.linalg.norm(near - source)),
         far_m=float(np.linalg.norm(far - source)),
     )
 
 
 def carry(room: Room, dry: Signal) -> NDArray[np.float64]:
-    """What the microphones hear of the machine: (2, samples)."""
+    """The machine's sound at both microphones: (2, samples)."""
     return _convolved(dry, room.machine)
 
 
 def carry_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> NDArray[np.float64]:
-    """What the microphones hear of a source that moves along a path during the clip: (2, samples).
+    """The sound at both microphones of a source that moves along a path during the clip: (2, samples).
 
-    The dry signal is shared out between neighbouring waypoints with equal power, according to where the source
-    is at each moment, and each share goes through the response of its waypoint.
+    The dry signal is cross-faded with equal power between the responses of neighbouring waypoints.
 
     Args:
-        path: which path.
-        start, end: where on it the source is at first and at last; 0 is one end and 1 the other.
+        path: index of the path.
+        start, end: positions on the path at the start and the end of the clip, from 0 to 1.
     """
-    place = np.linspace(start, end, len(dry)) * (WAYPOINTS - 1)
+    position = np.linspace(start, end, len(dry)) * (WAYPOINTS - 1)
     images = np.zeros((2, len(dry)))
     for waypoint in range(WAYPOINTS):
-        share = np.cos(np.pi / 2 * np.minimum(np.abs(place - waypoint), 1.0))
-        if share.max() > 1e-9:
-            images += _convolved(share * dry, room.paths[path, waypoint])
+        gain = np.cos(np.pi / 2 * np.minimum(np.abs(position - waypoint), 1.0))
+        if gain.max() > 1e-9:
+            images += _convolved(gain * dry, room.paths[path, waypoint])
     return images
 
 
@@ -100,7 +98,7 @@ def _convolved(dry: Signal, responses: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def _around(rng: np.random.Generator, centre: Point, metres: tuple[float, float], size: Point) -> Point:
-    """A point at a distance within ``metres`` from the centre, off the walls, at about the height of a table."""
+    """A point at a distance within ``metres`` from the centre, away from the walls, at about the same height."""
     while True:
         heading, height = rng.uniform(0.0, 2 * np.pi), rng.uniform(-0.2, 0.3)
         flat = np.sqrt(max(rng.uniform(*metres) ** 2 - height**2, 0.0))
@@ -123,7 +121,7 @@ def _path(rng: np.random.Generator, size: Point, keep_off: tuple[Point, ...]) ->
 def _responses(
     size: Point, reverberation_s: float, sources: NDArray[np.float64], microphones: tuple[Point, Point]
 ) -> NDArray[np.float64]:
-    """Responses (sources, 2, taps), cut where they have died away."""
+    """Responses (sources, 2, taps), cut at the reverberation time."""
     import pyroomacoustics as pra
 
     absorption, order = pra.inverse_sabine(reverberation_s, size)
@@ -132,7 +130,7 @@ def _responses(
         room.add_source(source)
     room.add_microphone_array(np.stack(microphones, axis=1))
     threads = pra.constants.get("num_threads")
-    pra.constants.set("num_threads", 1)  # more would sum the echoes in another order on another computer
+    pra.constants.set("num_threads", 1)  # more would sum the echoes in an order that depends on the computer
     try:
         room.compute_rir()
     finally:
@@ -141,6 +139,6 @@ def _responses(
     responses = np.zeros((len(sources), 2, taps))
     for microphone, row in enumerate(room.rir):
         for source_index, response in enumerate(row):
-            kept = np.asarray(response, dtype=np.float64)[:taps]
-            responses[source_index, microphone, : len(kept)] = kept
+            cut = np.asarray(response, dtype=np.float64)[:taps]
+            responses[source_index, microphone, : len(cut)] = cut
     return responses

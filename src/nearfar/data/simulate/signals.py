@@ -1,7 +1,7 @@
-"""What machine sounds are made of: turning shafts, tones locked to them, shaped noise, ringing impacts.
+"""Building blocks of machine sounds: rotating shafts, harmonics, shaped noise, impacts with resonances.
 
-Signals are ``(samples,) float64`` at 16 kHz with no absolute level; angles are in revolutions and only grow.
-Every random number comes from a generator that :func:`stream` made, so a clip depends on its own name alone.
+Signals are ``(samples,) float64`` at 16 kHz without absolute level; angles are in revolutions and increase.
+Every random number comes from a generator of :func:`stream`, so that a clip depends only on its key.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Band = tuple[float, float, float, float]
 
 
 def stream(*key: int | str) -> np.random.Generator:
-    """A random generator that is the same for the same key, whatever else was drawn before."""
+    """A random generator seeded by a key."""
     digest = hashlib.sha256("\x1f".join(repr(part) for part in key).encode()).digest()
     return np.random.default_rng(np.random.SeedSequence(list(np.frombuffer(digest, dtype="<u4"))))
 
 
 def rms(signal: Signal) -> float:
-    """Root mean square, never below 1e-12 so that it may divide."""
+    """Root mean square, at least 1e-12, so that it can be a divisor."""
     return max(float(np.sqrt(np.mean(np.square(signal)))), 1e-12)
 
 
@@ -49,19 +49,19 @@ def decibels(value_db: float) -> float:
 
 
 def spread_db(rng: np.random.Generator, deviation_db: float) -> float:
-    """An amplitude factor that differs from clip to clip by a normal number of decibels."""
+    """A random amplitude factor, normally distributed in decibels."""
     return decibels(deviation_db * float(rng.standard_normal()))
 
 
 def wander(rng: np.random.Generator, samples: int, rate_hz: float) -> Signal:
-    """A slow random signal of mean about 0 and deviation about 1, changing about ``rate_hz`` times a second."""
+    """A slow random signal of mean 0 and deviation 1, changing about ``rate_hz`` times a second."""
     knots = int(np.ceil(samples / SAMPLE_RATE_HZ * rate_hz)) + 2
     values = rng.standard_normal(knots + 1)
     return np.asarray(np.interp(seconds(samples) * rate_hz + rng.random(), np.arange(knots + 1), values))
 
 
 def shaft_angle(rng: np.random.Generator, samples: int, rev_per_s: float, unsteadiness: float = 0.004) -> Signal:
-    """Angle in revolutions of a shaft whose speed differs a little between clips and drifts within one."""
+    """Angle in revolutions of a shaft; its speed varies between clips and drifts within one."""
     speed = rev_per_s * (1 + unsteadiness * (rng.standard_normal() + 0.5 * wander(rng, samples, 2.0)))
     return rng.random() + np.cumsum(np.maximum(speed, 0.05 * rev_per_s)) / SAMPLE_RATE_HZ
 
@@ -69,8 +69,8 @@ def shaft_angle(rng: np.random.Generator, samples: int, rev_per_s: float, unstea
 def harmonics(angle: Signal, amplitudes: Sequence[float] | Signal, rng: np.random.Generator) -> Signal:
     """Sum of tones at 1, 2, 3... times the rate of ``angle``, with random phases.
 
-    Give ``angle * teeth`` for a gear mesh, ``angle * blades`` for a blade-pass tone. Orders above the Nyquist
-    frequency are left out.
+    ``angle * teeth`` gives a gear mesh, ``angle * blades`` a blade-pass tone. Orders above the Nyquist frequency
+    are left out.
     """
     nyquist_order = 0.95 * SAMPLE_RATE_HZ / 2 / max(float(np.max(np.diff(angle))) * SAMPLE_RATE_HZ, 1e-9)
     turn = np.exp(2j * np.pi * angle)
@@ -86,7 +86,7 @@ def harmonics(angle: Signal, amplitudes: Sequence[float] | Signal, rng: np.rando
 
 
 def noise(rng: np.random.Generator, samples: int, *bands: Band) -> Signal:
-    """Gaussian noise of unit RMS with a spectrum of bands, as turbulence, friction and rolling give it."""
+    """Gaussian noise of unit RMS with a spectrum of bands: turbulence, friction, rolling."""
     length = next_fast_len(samples, real=True)
     frequency = np.maximum(rfftfreq(length, 1 / SAMPLE_RATE_HZ), 1.0)
     gain = np.zeros_like(frequency)
@@ -103,23 +103,23 @@ def once_a_turn(angle: Signal, width: float) -> Signal:
 
 
 def passing_times(angle: Signal, per_revolution: float, rng: np.random.Generator, slip: float = 0.0) -> Signal:
-    """Times in seconds at which something that happens ``per_revolution`` times a turn happens.
+    """Times in seconds of events that occur ``per_revolution`` times a turn.
 
     Args:
-        slip: deviation of the spacing as a fraction of it. The deviations add up, as those of balls that slide
-            in a rolling bearing do, so the train of impacts is not strictly periodic.
+        slip: deviation of the spacing as a fraction of it. Deviations accumulate, as those of sliding balls in a
+            rolling bearing, so that the events are not strictly periodic.
     """
     cycles = angle * per_revolution
-    count = int(1.2 * (cycles[-1] - cycles[0])) + 10  # enough even where the spacings come out short
+    count = int(1.2 * (cycles[-1] - cycles[0])) + 10  # enough for short spacings too
     spacings = np.maximum(1 + slip * rng.standard_normal(count), 0.2)
     moments = cycles[0] + rng.random() + np.cumsum(spacings) - 1
     return np.asarray(np.interp(moments, cycles, seconds(len(angle)), left=-1, right=-1))
 
 
 def impacts(times_s: Signal, strengths: Signal, modes: Modes, samples: int) -> Signal:
-    """Blows at the given times, each ringing down in the resonances of the structure it hits.
+    """Impacts at given times, each exciting the resonances of the structure.
 
-    A time between two samples is split over them; times outside the clip are left out.
+    An impact between two samples is split over them; times outside the clip are left out.
     """
     inside = (times_s >= 0) & (times_s * SAMPLE_RATE_HZ < samples - 1)
     position = times_s[inside] * SAMPLE_RATE_HZ
@@ -148,5 +148,5 @@ def convolve(signal: Signal, response: Signal) -> Signal:
 
 
 def stretched(modes: Modes, factor: float) -> Modes:
-    """The same resonances for a structure a little stiffer or lighter: every frequency times ``factor``."""
+    """The same resonances with every frequency times ``factor``, for a stiffer or lighter structure."""
     return tuple((frequency_hz * factor, decay_s, strength) for frequency_hz, decay_s, strength in modes)

@@ -1,8 +1,8 @@
 """The baselines of the challenge as a scoring back-end: an autoencoder per machine.
 
 A workspace holds, per machine, ``autoencoder_<machine>.safetensors`` (weights and covariances) and
-``autoencoder_<machine>.json``, which is written last: its presence means that the model is complete. A training that
-was killed resumes from its checkpoint.
+``autoencoder_<machine>.json``, which is written last: its presence means that the model is complete. A training
+that was killed resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -48,7 +48,12 @@ class AutoencoderScorer:
     """
 
     def __init__(
-        self, model: TrainedAutoencoder, settings: AutoencoderSettings, normals: Tensor, machine: str, seconds: float
+        self,
+        model: TrainedAutoencoder,
+        settings: AutoencoderSettings,
+        normals: Tensor,
+        machine: str,
+        seconds: float,
     ) -> None:
         self._model, self._settings, self._normals, self.seconds = model, settings, normals, seconds
         self.parameters = sum(parameter.numel() for parameter in model.network.parameters())
@@ -62,7 +67,7 @@ class AutoencoderScorer:
         return np.array([self._score(frames) for frames in as_features(features, like=None)], dtype=np.float64)
 
     def leave_one_out(self) -> Scores:
-        """(normals,) float64: the scores of the training clips. They were trained on, and are lower than of others."""
+        """(normals,) float64: the scores of the training clips themselves, which are lower than of other clips."""
         return self.score(self._normals)
 
     def _score(self, frames: Tensor) -> float:
@@ -78,8 +83,8 @@ def fit_autoencoder(
     """Train an autoencoder on log-mel frames (clips, frames, 128) of one machine, or load the workspace's.
 
     Raises:
-        InputError: if the clips are too short or too few, the workspace holds another model, or a covariance cannot
-            be inverted.
+        InputError: if the clips are too short or too few, the workspace holds another model, or a covariance
+            cannot be inverted.
         TrainingError: if a loss is not finite.
         NearfarError: if the model cannot be written.
     """

@@ -38,7 +38,7 @@ class Autoencoder(nn.Module):
         self.decoder.append(Linear(HIDDEN_DIM, VECTOR_DIM))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Reconstruct (vectors, 640) float32, in dB as :func:`nearfar.frontends.slaney.slaney_log_mel` gives it."""
+        """Reconstruct (vectors, 640) float32, in dB as :func:`nearfar.frontends.slaney_log_mel` returns."""
         reconstruction: Tensor = self.decoder(self.encoder(vectors))
         return reconstruction
 
@@ -65,7 +65,8 @@ class TrainedAutoencoder:
     Attributes:
         network: in evaluation mode.
         published: covariances as the official code computes them.
-        textbook: covariances as the name says; see :func:`nearfar.scoring.autoencoder.training.residual_covariances`.
+        textbook: covariances as the name says; see
+            :func:`nearfar.scoring.autoencoder.training.residual_covariances`.
     """
 
     network: Autoencoder

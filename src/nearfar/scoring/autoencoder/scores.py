@@ -61,8 +61,8 @@ def selective_score(residual: Tensor, inverses: Precisions, *, textbook: bool = 
 
     Harada et al. (arXiv 2303.00455) mean the Mahalanobis distance of a clip's frames to their reconstructions,
     averaged over the clip. That is ``textbook=True``, with the precisions of
-    :attr:`nearfar.scoring.autoencoder.network.TrainedAutoencoder.textbook`. The official code, which made every published
-    figure, computes something else, and so does this function by default:
+    :attr:`nearfar.scoring.autoencoder.network.TrainedAutoencoder.textbook`. The official code, which made every
+    published figure, computes something else, and so does this function by default:
 
     1. *The clip's mean residual is scored, not its frames.* The code averages the whole N×N matrix Δ Σ⁻¹ Δᵀ of a
        clip's N residual frames Δ instead of its diagonal. That is δ̄ᵀ Σ⁻¹ δ̄ with δ̄ the mean residual, so
@@ -79,9 +79,10 @@ def selective_score(residual: Tensor, inverses: Precisions, *, textbook: bool = 
        decides. (Where it is beyond that, :func:`precisions` departs from the official code.)
     7. *Without target clips the source covariance stands in for the target's.*
 
-    (2, 3 and 7 happen in :func:`nearfar.scoring.autoencoder.training.residual_covariances`. A last one concerns decisions
-    only: the official threshold is the 90th percentile of a gamma distribution fitted to values of *batches of
-    shuffled vectors*, which vary far less than clips do. nearfar takes thresholds from scores of clips.)
+    (2, 3 and 7 happen in :func:`nearfar.scoring.autoencoder.training.residual_covariances`. A last one concerns
+    decisions only: the official threshold is the 90th percentile of a gamma distribution fitted to values of
+    *batches of shuffled vectors*, which vary far less than clips do. nearfar takes thresholds from scores of
+    clips.)
 
     ``textbook`` undoes 1, 2 and 3; 4 to 7 are part of the method as described or harmless.
 

@@ -1,0 +1,381 @@
+"""Pages about runs and detectors: self-contained, consistent with the folder, and working in a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from nearfar.challenge.run import run_system
+from nearfar.charts import PALETTE
+from nearfar.cli import app
+from nearfar.config import load_recipe
+from nearfar.detector.detector import Detector
+from nearfar.errors import InputError
+from nearfar.report.detector_page import report_detector
+from nearfar.report.page import read_resource
+from nearfar.report.run_page import report_run
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def run(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    recipe = load_recipe("nearfar-best").with_changes(
+        **{"name": "<b>best</b>", "scoring.channels": ["near", "far"], "decision.quantile": 0.5}
+    )
+    assert run_system(recipe, small_factory, out, note="Made-up tones & noise.") is not None
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report_run(run, tmp_path_factory.mktemp("page") / "report.html")
+
+
+class Outline(HTMLParser):
+    """Headings, addresses, and tags that are left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headings: list[int] = []
+        self.addresses: list[str] = []
+        self.anchors: list[str] = []
+        self.ids: list[str] = []
+        self.labels: list[dict[str, str | None]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        self.addresses += [str(found[key]) for key in ("src", "href") if found.get(key)]
+        if found.get("id"):
+            self.ids.append(str(found["id"]))
+        if tag in ("audio", "svg"):
+            self.labels.append(found)
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def outline(page: Path) -> Outline:
+    outline = Outline()
+    outline.feed(page.read_text(encoding="utf-8"))
+    return outline
+
+
+def test_the_page_is_self_contained_and_well_formed(outline: Outline) -> None:
+    assert outline.open == []
+    assert outline.addresses
+    assert all(address.startswith(("data:", "#")) for address in outline.addresses)
+    assert len(set(outline.ids)) == len(outline.ids)
+    assert {a[1:] for a in outline.addresses if a.startswith("#")} <= set(outline.ids)
+    assert outline.headings[0] == 1
+    assert outline.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(outline.headings, outline.headings[1:], strict=False))
+    assert all(label.get("aria-label") or label.get("aria-labelledby") for label in outline.labels)
+
+
+def test_the_page_says_what_the_run_says(page: Path, run: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;best&lt;/b&gt;" in text
+    assert "<b>best" not in text
+    assert "Made-up tones &amp; noise." in text
+    results = json.loads((run / "results.json").read_text())["systems"][0]
+    assert f"{100 * results['all']['score']['mean']:.1f}" in text
+    for machine in ("hummer", "whiner"):
+        assert f">{machine}</h2>" in text
+    for heading in (
+        "ROC",
+        "Scores by domain and label",
+        "Threshold and false alarms",
+        "Near against far",
+        "Map of clips",
+    ):
+        assert text.count(f"<h3>{heading}</h3>") == 2
+    assert "density_neighbours" in text, "the recipe"
+    assert "processor" in text, "the environment"
+    for machine in results["machines"].values():
+        assert f"source normals, all anomalies: AUC {100 * machine['auc_source']['mean']:.1f}" in text
+
+
+def test_worst_mistakes_have_spectrograms_and_audio(page: Path, run: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    thresholds = {row["machine"]: row["value"] for row in json.loads((run / "thresholds.json").read_text())}
+    alarms = 0
+    for machine in json.loads((run / "view_scores.json").read_text())["machines"]:
+        name = f"anomaly_score_{machine['machine']}_section_00_test.csv"
+        for line in (run / "scores" / name).read_text().splitlines():
+            file, score = line.split(",")
+            alarms += "_normal_" in file and float(score) > thresholds[machine["machine"]]
+    assert alarms
+    assert text.count('class="badge false"') == min(alarms, 4)
+    assert text.count("<audio") == 2 * text.count('class="badge ')
+    assert text.count('href="data:image/png') == text.count('class="badge ')
+
+
+def test_without_recordings_the_page_says_what_is_missing(run: Path, tmp_path: Path, small_factory: Path) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(run, moved)
+    tree = json.loads((moved / "view_scores.json").read_text())
+    tree["data"] = str(tmp_path / "gone")
+    (moved / "view_scores.json").write_text(json.dumps(tree))
+    text = report_run(moved, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "The recordings are no longer in" in text
+    assert "<audio" not in text
+    assert "Map of clips" not in text
+    assert "ROC" in text
+    assert "<audio" in report_run(moved, tmp_path / "b.html", data=small_factory).read_text(encoding="utf-8")
+
+
+def test_domains_with_thresholds_of_their_own_are_shown_by_the_runs_decisions(
+    small_factory: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe("nearfar-best").with_changes(
+        **{"threshold.domains": "separate", "threshold.rule": "empirical", "threshold.false_alarm_rate": 0.5}
+    )
+    run_system(recipe, small_factory, tmp_path / "run")
+    text = report_run(tmp_path / "run", tmp_path / "report.html").read_text(encoding="utf-8")
+    thresholds = json.loads((tmp_path / "run" / "thresholds.json").read_text())
+    assert [row["domain"] for row in thresholds] == ["source", "target"] * 2
+    for row in thresholds:
+        assert f">threshold, {row['domain']} {row['value']:.3g}</text>" in text
+    decisions = dict(
+        line.split(",")
+        for line in (tmp_path / "run/scores/decision_result_hummer_section_00_test.csv").read_text().splitlines()
+    )
+    flagged = [int(decision) for name, decision in decisions.items() if "_anomaly_" in name]
+    assert f"{100 * sum(flagged) / len(flagged):.0f}\u00a0% of anomalies." in text
+
+
+def test_a_run_with_hidden_labels_has_scores_but_no_verdicts(small_factory: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_factory / "hummer", data / "hummer")
+    for number, clip in enumerate(sorted((data / "hummer" / "test").iterdir())):
+        clip.rename(clip.with_name(f"section_00_{number:04d}.wav"))
+    run_system(load_recipe("nearfar-best"), data, tmp_path / "run")
+    text = report_run(tmp_path / "run", tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="summary"' not in text
+    assert "ROC" not in text
+    assert "Threshold and false alarms" in text
+
+
+def test_the_command_writes_the_page_and_refuses_what_is_no_run(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report.html"
+    done = CliRunner().invoke(app, ["report", str(run), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert out.is_file()
+    shutil.copytree(run, tmp_path / "damaged")
+    (tmp_path / "damaged" / "view_scores.json").write_text("[]")
+    with pytest.raises(InputError, match=r"view_scores\.json.*folder of the recordings"):
+        report_run(tmp_path / "damaged", tmp_path / "x.html")
+    with pytest.raises(InputError, match=r"no recipe\.toml.*finished run"):
+        report_run(tmp_path, tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_detector_has_a_page_of_its_own(small_factory: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "data"
+    shutil.copytree(small_factory / "hummer" / "train", odd / "hummer" / "train")
+    for clip in (odd / "hummer" / "train").iterdir():
+        samples, rate = soundfile.read(clip)
+        soundfile.write(clip, samples[:, [0, 0]], rate, subtype="PCM_16")
+    near = load_recipe("nearfar-best").with_changes(**{"scoring.channels": ["near"]})
+    detector = Detector.fit(odd, near)
+    assert [warning.kind for warning in detector.channel_warnings] == ["identical"]
+    detector.save(tmp_path / "detector")
+    assert Detector.load(tmp_path / "detector").channel_warnings == detector.channel_warnings
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "detector"), "--out", str(tmp_path / "page.html")])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    outline = Outline()
+    outline.feed(text)
+    assert outline.open == []
+    assert html.escape(detector.channel_warnings[0].message, quote=False)[:40] in text
+    for heading in ("Scores of normal recordings", "Threshold and false alarms", "Map of clips", "Thresholds"):
+        assert f"<h3>{heading}</h3>" in text
+    assert f"{detector.thresholds[0].value:.4g}" in text
+
+
+@pytest.fixture(scope="module")
+def detector(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("detectors") / "both"
+    recipe = load_recipe("nearfar-best").with_changes(
+        **{
+            "scoring.channels": ["near", "far"],
+            "detection.domains": "separate",
+            "detection.false_alarm_rate": 0.34,
+        }
+    )
+    Detector.fit(small_factory, recipe).save(out)
+    return out
+
+
+def test_a_detectors_page_says_what_its_folder_says(detector: Path, small_factory: Path, tmp_path: Path) -> None:
+    text = report_detector(detector, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "A detector holds no audio" in text
+    assert "<audio" not in text
+    assert text.count("<h3>Near against far</h3>") == 2
+    thresholds = json.loads((detector / "thresholds.json").read_text())
+    assert [row["domain"] for row in thresholds] == ["source", "target"] * 2
+    for row in thresholds:
+        assert f"<td>{row['domain']}</td><td>{row['value']:.4g}</td><td>about 34\u00a0%</td>" in text
+    first = json.loads((detector / "calibration.json").read_text())[0]
+    scores = [entry["score"] for entry in first["recordings"] if entry["domain"] == "source"]
+    above = sum(score > thresholds[0]["value"] for score in scores) / len(scores)
+    assert f"Above the threshold: {100 * above:.0f}\u00a0% of normal recordings, source, " in text
+    assert f"<td>{100 * above:.0f}\u00a0%</td>" in text.split("<h3>Scores in numbers</h3>")[1].split("</table>")[0]
+
+    data = tmp_path / "data"
+    shutil.copytree(small_factory, data)
+    (data / "SIMULATED.md").touch()
+    text = report_detector(detector, tmp_path / "b.html", data=data).read_text(encoding="utf-8")
+    assert '<p class="note">Simulated data' in text
+    highest = max(first["recordings"], key=lambda entry: entry["score"])["file"]
+    assert text.split('<span class="name">')[1].startswith(highest)
+    assert text.count('class="badge highest"') == 2 * 4
+    assert text.count("<audio") == 2 * text.count('class="badge ')
+    outline = Outline()
+    outline.feed(text)
+    assert outline.open == []
+    assert all(after - before <= 1 for before, after in zip(outline.headings, outline.headings[1:], strict=False))
+
+
+def test_recordings_of_another_detector_are_refused(detector: Path, small_factory: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_factory, tmp_path / "data")
+    for clip in (tmp_path / "data").glob("*/train/*"):
+        clip.rename(clip.with_name(clip.name.replace("spd", "load")))
+    with pytest.raises(InputError, match="none of the detector's recordings"):
+        report_detector(detector, tmp_path / "page.html", data=tmp_path / "data")
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
+    style = read_resource("style.css")
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", re.findall(r":root \{(.*?)\}", style, re.DOTALL)[theme]))
+    for behind in ("paper", "card", "shade"):
+        for text in ("ink", "soft", "blue", "vermilion", "green", "purple"):
+            assert _contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+
+
+def test_charts_are_drawn_in_the_colours_of_the_style_sheet() -> None:
+    light, dark = re.findall(r":root \{(.*?)\}", read_resource("style.css"), re.DOTALL)[:2]
+    for name, colour in PALETTE.items():
+        assert f"--{name}: {colour};" in light
+        assert f"--{name}: #" in dark
+
+
+def _contrast(first: str, second: str) -> float:
+    """WCAG 2.1's contrast ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", "window-size=390,844"),
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(params=["run", "detector"])
+def shown(request: pytest.FixtureRequest, page: Path, detector: Path, small_factory: Path, tmp_path: Path) -> Path:
+    return page if request.param == "run" else report_detector(detector, tmp_path / "d.html", data=small_factory)
+
+
+def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, shown: Path) -> None:
+    browser.get(shown.as_uri())
+    assert browser.get_log("browser") == [], "no console messages, which a blocked request would be as well"
+    requested = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in requested if not name.startswith("data:")] == []
+    decode = """const done = arguments[0]; const all = [...document.querySelectorAll('svg image')];
+        Promise.all(all.map(i => { const image = new Image(); image.src = i.href.baseVal;
+        return image.decode().then(() => image.naturalWidth, () => 0); })).then(done)"""
+    widths = browser.execute_async_script(decode)
+    assert widths
+    assert all(widths)
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('svg.chart')].map(s => s.getBoundingClientRect().height)"
+    )
+    assert boxes
+    assert min(boxes) > 50
+    load = """const done = arguments[0]; const all = [...document.querySelectorAll('audio')];
+        Promise.all(all.map(a => new Promise(r => { a.oncanplaythrough = () => r(a.duration);
+        a.onerror = () => r(0); a.preload = 'auto'; a.load(); }))).then(done)"""
+    lengths = browser.execute_async_script(load)
+    assert lengths
+    assert all(0.9 < length < 1.3 for length in lengths)
+    wide = browser.execute_script(
+        "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+    assert wide <= 0, "a phone must not scroll sideways"
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(page.as_uri())
+    reached = []
+    for _ in range(12):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        script = f"const e = document.activeElement; return [e.tagName, e.className, {outline}]"
+        reached.append(browser.execute_script(script))
+    assert reached[0][:2] == ["A", "skip"]
+    assert ["DIV", "scroll summary"] in [entry[:2] for entry in reached], (
+        "what scrolls can be scrolled without a mouse"
+    )
+    assert all(style != "none" for tag, _, style in reached if tag != "AUDIO"), "players draw their own"
+    hidden = (
+        "return [...document.querySelectorAll('audio, summary, pre, .scroll')].filter(e => e.tabIndex < 0).length"
+    )
+    assert browser.execute_script(hidden) == 0
+
+
+def test_a_printed_page_holds_the_recipe(browser, page: Path) -> None:
+    browser.get(page.as_uri())
+    visible = "return getComputedStyle(document.querySelector('details'), '::details-content').contentVisibility"
+    assert browser.execute_script(visible) == "hidden"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.execute_script(visible) == "visible"
+        sounds = "return getComputedStyle(document.querySelector('.sounds')).display"
+        assert browser.execute_script(sounds) == "none"
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
