@@ -153,7 +153,11 @@ def load_grid(name_or_path: str | Path) -> Grid:
     changes = _flat(_table(where, "set", tree.get("set", {})))
     base = base.with_changes(**changes) if changes else base
     if base.backend.trains:
-        raise _bad(where, f"base = {base.name!r}, whose back-end trains a model for every combination", "a recipe with features and a scorer to vary")
+        raise _bad(
+            where,
+            f"base = {base.name!r}, whose back-end trains a model for every combination",
+            "a recipe with features and a scorer to vary",
+        )
     return Grid(where, base, axes, _against(where, tree.get("against", "base"), axes))
 
 

@@ -112,7 +112,13 @@ class Preparation:
     def _resolve(self, recipe: Recipe) -> Recipe:
         """The resolved recipe; what decides it is computed once for all recipes that share it."""
         require_head(recipe)
-        deciding = (recipe.audio, recipe.training, recipe.augmentation, recipe.scoring.views, recipe.scoring.backend)
+        deciding = (
+            recipe.audio,
+            recipe.training,
+            recipe.augmentation,
+            recipe.scoring.views,
+            recipe.scoring.backend,
+        )
         key = repr((deciding, recipe.features.source, recipe.threshold))
         if key not in self._resolved:
             try:
@@ -130,9 +136,7 @@ class Preparation:
         model = recipe.model_identity() or [recipe.encoder.identity(), recipe.fbank.identity(), recipe.seed]
         key = digest([recipe.features.source, recipe.audio.identity(), recipe.encoder.mask_padding, model])
         if key not in self._extractors:
-            plain = recipe.model_copy(
-                update={"features": type(recipe.features)(source=recipe.features.source)}
-            )
+            plain = recipe.model_copy(update={"features": type(recipe.features)(source=recipe.features.source)})
             folder = self._models / recipe.model_key() if recipe.trains else None
             if folder is not None:
                 if not folder.exists():
@@ -154,9 +158,7 @@ def passes_of(points: Iterable[ReadyPoint]) -> list[Pass]:
     return [Pass(point.extractor, view, tuple(pieces)) for point, view, pieces in found.values()]
 
 
-def extract_all(
-    passes: Sequence[Pass], groups: Groups, cache: FeatureCache, progress: Progress = silent
-) -> None:
+def extract_all(passes: Sequence[Pass], groups: Groups, cache: FeatureCache, progress: Progress = silent) -> None:
     """Make every pass over every clip, as far as it was not made before."""
     total = len(passes) * clip_count(groups)
     done = 0

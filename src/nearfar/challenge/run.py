@@ -162,9 +162,7 @@ def _training_seconds(recipe: Recipe, folder: Path) -> float:
     return 0.0 if card is None else float(card["training"].get("seconds", 0.0))
 
 
-def write_thresholds_and_decisions(
-    scored: Sequence[ScoredMachine], threshold: ThresholdTable, out: Path
-) -> None:
+def write_thresholds_and_decisions(scored: Sequence[ScoredMachine], threshold: ThresholdTable, out: Path) -> None:
     """Write ``thresholds.json`` and a decision file of every machine and section beside its scores.
 
     A machine without a threshold gets no decisions.

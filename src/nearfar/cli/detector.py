@@ -116,9 +116,7 @@ def score(
     domain: Annotated[
         str | None, typer.Option(help="source or target, if these have thresholds of their own.")
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Path of the detector's encoder, if it has moved.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Path of the detector's encoder, if it has moved.")] = None,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row per recording.")] = False,
     windows: Annotated[

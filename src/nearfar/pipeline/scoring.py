@@ -35,9 +35,10 @@ class ScoredMachine:
     Attributes:
         test: fused scores of the test clips, by name.
         views: (clips,) scores of the test clips by view, before fusion.
-        normal_views: (normals,) leave-one-out scores of the normal training clips by view; empty for a single clip.
+        normal_views: (normals,) leave-one-out scores of the normal clips by view; empty for a single one.
         calibration: the same, fused.
-        domains: of each test clip, the domain of its nearest normal clip; ``source`` where there is no nearest one.
+        domains: of each test clip, the domain of its nearest normal clip; ``source`` where there is no nearest
+            one.
     """
 
     test: MachineScores
@@ -167,10 +168,19 @@ def score_machines(
                     guaranteed=is_guaranteed(recipe),
                     recordings=normal_scores(train, normal) if normal.fused.size else (),
                 ),
-                tuple("source" if nearest is None else fitted_on[nearest[i]].domain or "source" for i in range(len(test))),
+                tuple(
+                    "source" if nearest is None else fitted_on[nearest[i]].domain or "source"
+                    for i in range(len(test))
+                ),
             )
         )
     return out, parameters, seconds
+
+
+def _nearest_domains(normals: Sequence[Clip], nearest: NDArray[np.int64] | None, count: int) -> tuple[str, ...]:
+    if nearest is None:
+        return ("source",) * count
+    return tuple(normals[index].domain or "source" for index in nearest)
 
 
 def _rows(scores: ViewScores, rows: NDArray[np.bool_] | None) -> ViewScores:
