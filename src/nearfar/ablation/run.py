@@ -1,7 +1,7 @@
 """Every combination of a grid on one data folder: extract features once, then score each.
 
-``out`` holds ``statistics/`` (pieces of features), ``points/`` (scores of every combination, in files named by a hash
-of what decides them), ``models/`` where recipes train, ``reference/`` where a recipe is the reference, and
+``out`` holds ``statistics/`` (pieces of features), ``points/`` (scores of every combination, in files named by a
+hash of what decides them), ``models/`` where recipes train, ``reference/`` where a recipe is the reference, and
 ``ablation.{json,csv,md}``. Rerun the same call to resume; with more values, only the new ones are computed.
 """
 
@@ -87,8 +87,8 @@ def ablate(
         announce: called before the extraction with a line on how much is about to be stored.
 
     Raises:
-        InputError: if the base cannot be used with this data, no test clip has a label, the features would exceed the
-            limit, or the reference does not score the same clips.
+        InputError: if the base cannot be used with this data, no test clip has a label, the features would exceed
+            the limit, or the reference does not score the same clips.
     """
     points, refused = grid.points()
     dataset, base = prepare_run(data, grid.base)  # an error of the base is one of the whole grid

@@ -33,8 +33,8 @@ def describe(recipe: Recipe, trained_on: Iterable[str], rules: Iterable[str] = (
     Args:
         recipe: the system's.
         trained_on: the machines whose training clips the system was trained on.
-        rules: the threshold rules that decisions were made with, which differ from the recipe's where its rule found
-            no threshold; by default the recipe's.
+        rules: the threshold rules that decisions were made with, which differ from the recipe's where its rule
+            found no threshold; by default the recipe's.
     """
     shares = recipe.trains and set(trained_on) & set(DEVELOPMENT_MACHINES)
     return {

@@ -19,7 +19,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     "report": ("ae-mse", "ae-mahala", "eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
     "tiny": ("ae-mse", "ae-mahala", "tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"),
 }
-"""Recipes by suite: the challenge's two baselines and the report's systems 1 to 4, in the report's order, with EAT-base
+"""Recipes by suite: the challenge's two baselines and the report's systems 1 to 4, in the report's order, with
+EAT-base
 or with a tiny encoder from a random start."""
 
 
