@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from nearfar.config import Cancellation, Detection, Features, Recipe, Scoring, load_recipe, recipe_names
+from nearfar.config import Cancellation, Detection, Features, Recipe, Scoring, list_recipes, load_recipe
 from nearfar.errors import InputError
 
 SYSTEMS = ("fusion", "lora-fusion", "near", "lora-near")
@@ -52,7 +52,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_every_system_has_a_recipe() -> None:
-    assert recipe_names() == sorted(RECIPES)
+    assert list_recipes() == sorted(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -261,7 +261,7 @@ def test_a_recipe_without_a_name_is_an_error(tmp_path: Path) -> None:
 def test_an_unknown_recipe_lists_those_there_are() -> None:
     with pytest.raises(InputError, match="no recipe of that name") as error:
         load_recipe("eat-fuson")
-    for name in recipe_names():
+    for name in list_recipes():
         assert name in str(error.value)
 
 

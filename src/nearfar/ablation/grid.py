@@ -26,7 +26,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nearfar.config import Recipe, load_recipe, recipe_names
+from nearfar.config import Recipe, list_recipes, load_recipe
 from nearfar.errors import InputError
 
 MOST_POINTS = 5_000
@@ -179,7 +179,7 @@ def _read(where: str) -> dict[str, Any]:
 
 def _beside(where: str, name: str) -> str:
     """A recipe's name as it is; a path is relative to the grid's folder."""
-    return name if name in recipe_names() else str(Path(where).parent / name)
+    return name if name in list_recipes() else str(Path(where).parent / name)
 
 
 def _axes(where: str, tree: Any) -> dict[str, dict[str, Changes]]:

@@ -1,6 +1,6 @@
 """Recipes: typed, frozen configuration, read from and written to TOML."""
 
-from nearfar.config.recipe import Recipe, load_recipe, recipe_names
+from nearfar.config.recipe import Recipe, list_recipes, load_recipe
 from nearfar.config.tables import (
     FAR_CHANNEL,
     NEAR_CHANNEL,
@@ -30,6 +30,6 @@ __all__ = [
     "Scoring",
     "ThresholdTable",
     "Training",
+    "list_recipes",
     "load_recipe",
-    "recipe_names",
 ]

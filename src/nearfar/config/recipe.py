@@ -250,7 +250,7 @@ def checked_table(name: str, kind: type[Settings], value: Any) -> Settings:
         raise PydanticCustomError("nearfar", "{expected}", context) from None
 
 
-def recipe_names() -> list[str]:
+def list_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     return packaged_names(RECIPES)
 
@@ -266,7 +266,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def _read_tree(name_or_path: str, parents: tuple[str, ...]) -> dict[str, Any]:
-    this = name_or_path if name_or_path in recipe_names() else str(Path(name_or_path).resolve())
+    this = name_or_path if name_or_path in list_recipes() else str(Path(name_or_path).resolve())
     if this in parents:
         raise InputError(
             name_or_path,
@@ -285,7 +285,7 @@ def _read_tree(name_or_path: str, parents: tuple[str, ...]) -> dict[str, Any]:
             expected="a recipe name or path",
             remedy="Correct the file",
         )
-    if parent not in recipe_names() and not Path(parent).is_absolute():
+    if parent not in list_recipes() and not Path(parent).is_absolute():
         parent = str(Path(name_or_path).parent / parent)
     return _merged(_read_tree(parent, (*parents, this)), tree)
 

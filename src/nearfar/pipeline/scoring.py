@@ -13,13 +13,16 @@ from torch import Tensor
 
 from nearfar.config import Recipe
 from nearfar.data.clips import Clip
+from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
-from nearfar.pipeline.training import workspace
 from nearfar.progress import Progress, silent
-from nearfar.scoring import MachineScorer, ViewScores
+from nearfar.scoring import MachineScorer, ViewScores, Workspace
 from nearfar.thresholds import Calibration, NormalScore, Threshold, threshold_of
+
+TENSORBOARD = "tensorboard"
+"""The folder of TensorBoard files in a model folder."""
 
 Groups = dict[tuple[str, str], tuple[tuple[Clip, ...], tuple[Clip, ...]]]
 """Training and test clips by machine and section."""
@@ -175,6 +178,27 @@ def score_machines(
             )
         )
     return out, parameters, seconds
+
+
+def workspace(
+    recipe: Recipe,
+    dataset: Dataset,
+    machine: str,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    tensorboard: bool = False,
+) -> Workspace:
+    """Where a back-end that trains keeps the model of one machine."""
+    return Workspace(
+        folder=folder,
+        name=machine,
+        identity=f"{recipe.model_key()} {clips_key(dataset.train(machine))}",
+        card={"recipe": recipe.model_dump(mode="json")},
+        source=str(dataset.root / machine),
+        progress=progress,
+        tensorboard=folder / TENSORBOARD if tensorboard else None,
+    )
 
 
 def _nearest_domains(normals: Sequence[Clip], nearest: NDArray[np.int64] | None, count: int) -> tuple[str, ...]:

@@ -19,17 +19,14 @@ from nearfar.errors import InputError
 from nearfar.models import load_start, read_card
 from nearfar.pipeline.extraction import Recording, extract
 from nearfar.pipeline.extractor import build_extractor
+from nearfar.pipeline.scoring import TENSORBOARD, workspace
 from nearfar.progress import Progress, record_writer, silent
-from nearfar.scoring import Workspace
 from nearfar.training.engine import is_main_process
 from nearfar.training.finetune import finetune
 from nearfar.training.labels import label_samples
 from nearfar.training.pseudo_labels import cluster_attributes
 
 logger = logging.getLogger(__name__)
-
-TENSORBOARD = "tensorboard"
-
 
 def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
     """Whether a model folder holds all that the recipe trains, trained on all training clips of the dataset.
@@ -138,27 +135,6 @@ def _with_pseudo_labels(recipe: Recipe, clips: list[Clip]) -> list[Clip]:
         return numbers
 
     return cluster_attributes(clips, features, recipe.training.pseudo_labels, recipe.seed)
-
-
-def workspace(
-    recipe: Recipe,
-    dataset: Dataset,
-    machine: str,
-    folder: Path,
-    *,
-    progress: Progress = silent,
-    tensorboard: bool = False,
-) -> Workspace:
-    """Where a back-end that trains keeps the model of one machine."""
-    return Workspace(
-        folder=folder,
-        name=machine,
-        identity=f"{recipe.model_key()} {clips_key(dataset.train(machine))}",
-        card={"recipe": recipe.model_dump(mode="json")},
-        source=str(dataset.root / machine),
-        progress=progress,
-        tensorboard=folder / TENSORBOARD if tensorboard else None,
-    )
 
 
 def _tested(dataset: Dataset) -> list[str]:
