@@ -45,8 +45,12 @@ def show(content: str | Text | TextTable) -> None:
 def _rich_table(table: TextTable) -> Table:
     shown = Table(box=SIMPLE_HEAD, title=table.title or None)
     for column, heading in enumerate(table.headings):
-        justify = "left" if column in table.text_columns else "right"
-        shown.add_column(heading, justify=justify, overflow="fold", no_wrap=column < table.unwrapped)
+        shown.add_column(
+            heading,
+            justify="left" if column in table.text_columns else "right",
+            overflow="fold",
+            no_wrap=column < table.unwrapped,
+        )
     for row in table.rows:
         shown.add_row(*row.cells, style=_STYLES[row.emphasis], end_section=row.ends_group)
     return shown

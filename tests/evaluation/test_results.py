@@ -89,7 +89,7 @@ def test_truth_comes_from_the_names():
     [
         (["section_00_0000.wav"], "section_00_0000.wav, an evaluation clip whose name hides domain and label"),
         (["fan.wav"], "the name 'fan.wav'"),
-        (["section_00_source_train_normal_0000_spd_1.wav"], "a name that says 'train'"),
+        (["section_00_source_train_normal_0000_spd_1.wav"], "a name with 'train'"),
         (
             ["section_00_source_test_normal_0000_spd_1.wav", "section_00_target_test_normal_0000_spd_1.wav"],
             "no anomalies",

@@ -10,8 +10,8 @@ from nearfar.challenge.run import SystemRun, data_note, run_system
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
 from nearfar.evaluation.results import Results
-from nearfar.evaluation.tables import ResultsTable, results_table, to_csv, to_json, to_markdown
-from nearfar.files import write_json, write_text
+from nearfar.evaluation.tables import ResultsTable, results_table, write_table
+from nearfar.files import write_json
 from nearfar.progress import Progress, silent
 from nearfar.training.engine import is_main_process
 
@@ -116,10 +116,8 @@ def reproduce(
 
 
 def _written_table(results: dict[str, Sequence[Results]], notes: Sequence[str], out: Path) -> ResultsTable:
-    # Machines of surrogate data may have names that the report has, too; its figures are not of this data.
     table = results_table(results, notes=notes, published=not notes)
-    for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("json", to_json(table))):
-        write_text(out / f"table.{suffix}", text)
+    write_table(table, out, "table")
     return table
 
 
