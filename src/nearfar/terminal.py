@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -45,12 +45,8 @@ def show(content: str | Text | TextTable) -> None:
 def _rich_table(table: TextTable) -> Table:
     shown = Table(box=SIMPLE_HEAD, title=table.title or None)
     for column, heading in enumerate(table.headings):
-        shown.add_column(
-            heading,
-            justify="left" if column in table.text_columns else "right",
-            overflow="fold",
-            no_wrap=column < table.unwrapped,
-        )
+        justify: JustifyMethod = "left" if column in table.text_columns else "right"
+        shown.add_column(heading, justify=justify, overflow="fold", no_wrap=column < table.unwrapped)
     for row in table.rows:
         shown.add_row(*row.cells, style=_STYLES[row.emphasis], end_section=row.ends_group)
     return shown

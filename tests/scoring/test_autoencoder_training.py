@@ -14,6 +14,7 @@ from torch import nn
 from nearfar.checkpoint import CHECKPOINT_FILE
 from nearfar.errors import InputError, TrainingError
 from nearfar.scoring.autoencoder import training as module
+from nearfar.scoring.autoencoder.backend import fit_autoencoder
 from nearfar.scoring.autoencoder.network import Autoencoder
 from nearfar.scoring.autoencoder.settings import AutoencoderSettings as Settings
 from nearfar.scoring.autoencoder.training import (
@@ -24,6 +25,7 @@ from nearfar.scoring.autoencoder.training import (
     residual_covariances,
     train_autoencoder,
 )
+from nearfar.scoring.backends import Workspace
 
 
 def clips(count: int = 12, frames: int = 24, targets: int = 3) -> list[tuple[torch.Tensor, bool]]:
@@ -217,6 +219,35 @@ def test_a_checkpoint_of_other_vectors_or_settings_is_refused(
         with pytest.raises(InputError, match="other recipe"):
             train_autoencoder(vectors, changed, seed, checkpoint=tmp_path)
     assert (tmp_path / CHECKPOINT_FILE).read_bytes() == before
+
+
+def test_the_back_end_resumes_a_machine_and_removes_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY", 1)
+    normals, target = (
+        torch.stack([log_mel[:20] for log_mel, _ in clips(count=4)]),
+        torch.tensor([0, 0, 1, 1]).bool(),
+    )
+    settings, epochs = Settings(epochs=4, batch_size=16), []
+
+    def workspace(name: str, stop_after: int | None = None) -> Workspace:
+        def progress(task: str, done: int, total: int) -> None:
+            epochs.append(done)
+            if done == stop_after:
+                raise StoppedError
+
+        return Workspace(tmp_path, name, identity="one", progress=progress)
+
+    whole = fit_autoencoder(normals, target, settings, 3, workspace("fan"))
+    with pytest.raises(StoppedError):
+        fit_autoencoder(normals, target, settings, 3, workspace("pump", stop_after=3))
+    assert (tmp_path / "training_pump" / CHECKPOINT_FILE).is_file()
+    epochs.clear()
+    resumed = fit_autoencoder(normals, target, settings, 3, workspace("pump"))
+    assert epochs == [4]
+    assert whole.leave_one_out().tolist() == resumed.leave_one_out().tolist()
+    assert not (tmp_path / "training_pump").exists()
 
 
 # --- covariances ------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Grid:
         against = self.against
         if isinstance(against, str) and against != "base" and not Path(against).is_dir():
             against = load_recipe(against)
-        if isinstance(against, Recipe) and against.method == "nearest-normal":
+        if isinstance(against, Recipe) and against.uses_encoder:
             return against.with_changes(**changes) if changes else against
         return against
 
@@ -152,8 +152,12 @@ def load_grid(name_or_path: str | Path) -> Grid:
     base = load_recipe(_beside(where, _text(where, "base", tree.get("base"))))
     changes = _flat(_table(where, "set", tree.get("set", {})))
     base = base.with_changes(**changes) if changes else base
-    if base.method != "nearest-normal":
-        raise _bad(where, f"base = {base.name!r}, an autoencoder", "a recipe with features and a scorer to vary")
+    if base.backend.trains:
+        raise _bad(
+            where,
+            f"base = {base.name!r}, whose back-end trains a model for every combination",
+            "a recipe with features and a scorer to vary",
+        )
     return Grid(where, base, axes, _against(where, tree.get("against", "base"), axes))
 
 

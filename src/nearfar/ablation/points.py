@@ -1,8 +1,7 @@
-"""The combinations of a grid on one data folder: fitted to the data, listened to together, scored one by one."""
+"""The combinations of a grid on one dataset: resolved, extracted together, scored one by one."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,45 +12,45 @@ import numpy as np
 import torch
 
 from nearfar.ablation.grid import Point, Skipped
-from nearfar.challenge.run import train_or_reuse
-from nearfar.config import Features, Recipe, Scoring
-from nearfar.data.clips import Clip, View
+from nearfar.config import Recipe
+from nearfar.config.validation import digest
 from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineScores
-from nearfar.features.piece_cache import Pass, StatisticsStore, depth_of
-from nearfar.features.pieces import pieces_of
-from nearfar.features.representation import Representation, represent, scored_features, waveform_views
+from nearfar.features import WindowBatch
 from nearfar.files import write_text
-from nearfar.models import start_weights
-from nearfar.preparation import check_recordings, prepare
+from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.extractor import Extractor, build_extractor, require_head
+from nearfar.pipeline.preparation import check_recordings, resolve_run
+from nearfar.pipeline.scoring import Groups, score_machines
+from nearfar.pipeline.training import train_or_reuse
 from nearfar.progress import Progress, silent
-from nearfar.scoring.machine import MachineScorer
+from nearfar.settings import Settings
 
-COMPUTATION = 1
-"""Rises when the same recipe and recordings come to other scores, so that old ones are not read."""
+COMPUTATION = 2
+"""Increased when the same recipe and recordings give other scores, so that old ones are not read."""
 
-Groups = dict[tuple[str, str], tuple[list[Clip], list[Clip]]]
-"""Training and test clips by machine and section."""
+BYTES = 4
+"""Of a stored number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadyPoint:
-    """A combination that the data can be listened to with; its representation's recipe is resolved."""
+    """A combination that can be computed on the data; the extractor's recipe is resolved."""
 
     values: dict[str, str]
-    representation: Representation
+    extractor: Extractor
 
     @property
     def recipe(self) -> Recipe:
         """The resolved recipe."""
-        return self.representation.recipe
+        return self.extractor.recipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPoint:
-    """A combination's scores of the test clips. ``fresh`` is false where they were there from before."""
+    """A combination's scores of the test clips. ``fresh`` is false where they were computed before."""
 
     values: dict[str, str]
     scores: tuple[MachineScores, ...]
@@ -59,118 +58,120 @@ class ScoredPoint:
     fresh: bool
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One view of all clips through one extractor, for all pieces of features that combinations need of it."""
+
+    extractor: Extractor
+    view: str
+    pieces: tuple[Settings, ...]
+
+    def clip_bytes(self) -> int:
+        """Bytes stored per clip, measured on one clip of noise."""
+        length = self.extractor.padded_samples
+        noise = 0.01 * torch.randn(1, length, generator=torch.Generator().manual_seed(0))
+        features = self.extractor(WindowBatch(noise, torch.tensor([length])), self.pieces)
+        return BYTES * sum(values.numel() for values in features)
+
+
 class Preparation:
-    """Fits recipes to a data folder and loads or trains what they listen with, each only once.
+    """Resolves recipes for a dataset and loads or trains their models, each only once.
 
     Args:
-        data: the folder, read already.
-        models: where trained models are kept, by their key.
+        dataset: what to score.
+        models: folder of trained models, by their key.
         progress: called while training.
     """
 
-    def __init__(self, data: Path, dataset: Dataset, models: Path, progress: Progress = silent) -> None:
-        self._data, self._dataset, self._models, self._progress = data, dataset, models, progress
-        self._fitted: dict[str, Recipe | InputError] = {}
-        self._representations: dict[str, Representation] = {}
+    def __init__(self, dataset: Dataset, models: Path, progress: Progress = silent) -> None:
+        self._dataset, self._models, self._progress = dataset, models, progress
+        self._resolved: dict[str, Recipe | InputError] = {}
+        self._extractors: dict[str, Extractor] = {}
 
     def ready(self, points: Sequence[Point]) -> tuple[list[ReadyPoint], list[Skipped]]:
-        """The points that can be had with this data and encoder, and the others with the reason.
+        """The points that can be computed with this data and encoder, and the others with the reason.
 
         Raises:
-            InputError: if an encoder or a trained model cannot be had at all.
+            InputError: if an encoder or a trained model cannot be loaded at all.
         """
         ready, skipped = [], []
         for point in points:
             try:
-                recipe = self._fit(point.recipe)
-                _require_head(recipe)
-                representation = replace(self._representation(recipe), recipe=recipe)
-                _require_layers(representation)
-            except _NotForThisGridError as error:
-                skipped.append(Skipped(point.values, str(error)))
+                recipe = self._resolve(point.recipe)
+            except InputError as error:
+                skipped.append(Skipped(point.values, f"{error.where}: {error.found}; expected {error.expected}"))
+                continue
+            extractor = replace(self._extractor(recipe), recipe=recipe)
+            wrong = extractor.source.check(extractor.settings, extractor.parts.depth)
+            if wrong is None:
+                ready.append(ReadyPoint(point.values, extractor))
             else:
-                ready.append(ReadyPoint(point.values, representation))
+                skipped.append(Skipped(point.values, wrong))
         return ready, skipped
 
-    def _fit(self, recipe: Recipe) -> Recipe:
-        """The resolved recipe; what decides it is looked at once however many recipes share it."""
-        deciding = (recipe.audio, recipe.training, recipe.augmentation, waveform_views(recipe))
-        key = repr(deciding)
-        if key not in self._fitted:
+    def _resolve(self, recipe: Recipe) -> Recipe:
+        """The resolved recipe; what decides it is computed once for all recipes that share it."""
+        require_head(recipe)
+        deciding = (
+            recipe.audio,
+            recipe.training,
+            recipe.augmentation,
+            recipe.scoring.views,
+            recipe.scoring.backend,
+        )
+        key = repr((deciding, recipe.features.source, recipe.threshold))
+        if key not in self._resolved:
             try:
-                self._fitted[key] = prepare(self._data, recipe)[1]
+                self._resolved[key] = resolve_run(self._dataset, recipe)
             except InputError as error:
-                self._fitted[key] = error
-        fitted = self._fitted[key]
-        if isinstance(fitted, InputError):
-            raise _NotForThisGridError(f"{fitted.where}: {fitted.found}; expected {fitted.expected}")
-        return recipe.model_copy(update={"audio": fitted.audio, "training": fitted.training})
+                self._resolved[key] = error
+        resolved = self._resolved[key]
+        if isinstance(resolved, InputError):
+            raise resolved
+        update = {name: getattr(resolved, name) for name in ("audio", "training", "threshold")}
+        return recipe.model_copy(update=update)
 
-    def _representation(self, recipe: Recipe) -> Representation:
-        """Made with the last layer, from which all others can be had."""
-        trained = recipe.training.adaptation != "none"
-        model = recipe.model_key() if trained else (start_weights(recipe), recipe.encoder, recipe.fbank)
-        source = recipe.features.source
-        key = repr((source, recipe.audio, model if trained or source == "tokens" else recipe.fbank))
-        if key not in self._representations:
-            last = recipe.model_copy(update={"features": Features(source=source)})
-            folder = self._models / recipe.model_key() if trained else None
+    def _extractor(self, recipe: Recipe) -> Extractor:
+        """Made with the default settings of the source, from which all others can be computed."""
+        model = recipe.model_identity() or [recipe.encoder.identity(), recipe.fbank.identity(), recipe.seed]
+        key = digest([recipe.features.source, recipe.audio.identity(), recipe.encoder.mask_padding, model])
+        if key not in self._extractors:
+            plain = recipe.model_copy(update={"features": type(recipe.features)(source=recipe.features.source)})
+            folder = self._models / recipe.model_key() if recipe.trains else None
             if folder is not None:
                 if not folder.exists():
-                    check_recordings(last, self._dataset, self._progress)
-                train_or_reuse(last, self._dataset, folder, progress=self._progress)
-            self._representations[key] = represent(last, folder)
-        return self._representations[key]
-
-
-class _NotForThisGridError(Exception):
-    """Why a combination is left out."""
-
-
-def _require_head(recipe: Recipe) -> None:
-    if recipe.training.adaptation == "none" and recipe.features.source == "embedding":
-        raise _NotForThisGridError("features.source = 'embedding' in a recipe that trains nothing")
-    if recipe.training.adaptation == "none" and recipe.features.pooling == "asp":
-        raise _NotForThisGridError("features.pooling = 'asp' in a recipe that trains nothing")
-
-
-def _require_layers(representation: Representation) -> None:
-    features, depth = representation.recipe.features, depth_of(representation)
-    if features.source == "tokens" and max(features.layers or (1,)) > depth:
-        layers = ", ".join(map(str, features.layers or ()))
-        raise _NotForThisGridError(f"features.layers = {layers}; expected layers from 1 to {depth}")
+                    check_recordings(plain, self._dataset, self._progress)
+                train_or_reuse(plain, self._dataset, folder, progress=self._progress)
+            self._extractors[key] = build_extractor(plain, folder)
+        return self._extractors[key]
 
 
 def passes_of(points: Iterable[ReadyPoint]) -> list[Pass]:
-    """One pass per encoder (or front end) and view, with every piece that any of the points wants of it."""
-    found: dict[str, tuple[ReadyPoint, View, dict[Features, None]]] = {}
+    """One pass per extractor and view, with every piece that any of the points needs of it."""
+    found: dict[str, tuple[ReadyPoint, str, dict[Settings, None]]] = {}
     for point in points:
-        recipe = point.recipe
-        wanted = dict.fromkeys(pieces_of(recipe.features, depth_of(point.representation)))
-        for view in waveform_views(recipe):
-            cancellation = recipe.cancellation if view == "cancelled" else None
-            key = repr(
-                (point.representation.weights_hash, recipe.features.source, recipe.audio, view, cancellation)
-            )
-            found.setdefault(key, (point, view, {}))[2].update(wanted)
-    return [Pass(point.representation, view, tuple(pieces)) for point, view, pieces in found.values()]
+        recipe, extractor = point.recipe, point.extractor
+        pieces = dict.fromkeys(extractor.source.pieces(extractor.settings, extractor.parts.depth))
+        for view in recipe.waveform_views:
+            key = digest([extractor.weights_hash, recipe.features.source, recipe.view_identity(view)])
+            found.setdefault(key, (point, view, {}))[2].update(pieces)
+    return [Pass(point.extractor, view, tuple(pieces)) for point, view, pieces in found.values()]
 
 
-def listen(passes: Sequence[Pass], groups: Groups, store: StatisticsStore, progress: Progress = silent) -> None:
+def extract_all(passes: Sequence[Pass], groups: Groups, cache: FeatureCache, progress: Progress = silent) -> None:
     """Make every pass over every clip, as far as it was not made before."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     total = len(passes) * clip_count(groups)
     done = 0
 
     def advance(clips: int) -> None:
         nonlocal done
         done += clips
-        progress("listening", done, total)
+        progress("extracting features", done, total)
 
     for which in passes:
         for train, test in groups.values():
             for clips in (train, test):
-                store.listen(which, clips, device, advance)
+                cache.fill(which.extractor, clips, (which.view,), which.pieces, advance)
 
 
 def clip_count(groups: Groups) -> int:
@@ -179,52 +180,48 @@ def clip_count(groups: Groups) -> int:
 
 
 def score_points(
-    points: Sequence[ReadyPoint], groups: Groups, store: StatisticsStore, folder: Path, progress: Progress = silent
+    points: Sequence[ReadyPoint],
+    dataset: Dataset,
+    groups: Groups,
+    cache: FeatureCache,
+    folder: Path,
+    progress: Progress = silent,
 ) -> tuple[list[ScoredPoint], list[Skipped]]:
     """Score every point, one file each in ``folder``; the same recipe under several names is scored once."""
     recordings = clips_key(clip for train, test in groups.values() for clip in (*train, *test))
     scored, skipped = [], []
-    known: dict[str, ScoredPoint] = {}
-    for place, point in enumerate(points, start=1):
+    by_key: dict[str, ScoredPoint] = {}
+    for done, point in enumerate(points, start=1):
         key = _key(point, recordings)
-        if key not in known:
+        if key not in by_key:
             try:
-                known[key] = _score(point, key, groups, store, folder / f"{key}.json")
+                by_key[key] = _score(point, key, dataset, groups, cache, folder / f"{key}.json")
             except ValueError as error:  # features that a distance is not defined for
                 skipped.append(Skipped(point.values, str(error)))
-        if key in known:
-            scored.append(replace(known[key], values=point.values))
-        progress("scoring combinations", place, len(points))
+        if key in by_key:
+            scored.append(replace(by_key[key], values=point.values))
+        progress("scoring combinations", done, len(points))
     return scored, skipped
 
 
-def _score(point: ReadyPoint, key: str, groups: Groups, store: StatisticsStore, file: Path) -> ScoredPoint:
+def _score(
+    point: ReadyPoint, key: str, dataset: Dataset, groups: Groups, cache: FeatureCache, file: Path
+) -> ScoredPoint:
     if (before := _read(file, groups)) is not None:
         return ScoredPoint(point.values, before, key, fresh=False)
-    recipe = point.recipe
-
-    def features(clips: Sequence[Clip]) -> dict[str, torch.Tensor]:
-        made = {
-            view: store.get(point.representation, recipe.features, clips, view) for view in waveform_views(recipe)
-        }
-        return scored_features(made, recipe)
-
-    entries = []
-    for (machine, section), (train, test) in groups.items():
-        target = torch.tensor([clip.domain == "target" for clip in train])
-        scorer = MachineScorer(features(train), target, recipe.scoring, recipe.seed)
-        names = tuple(clip.name for clip in test)
-        entries.append(MachineScores(machine, section, names, scorer.score(features(test)).fused))
+    found, _, _ = score_machines(
+        point.recipe, dataset, groups, lambda clips: cache.get(point.extractor, clips), leave_one_out=False
+    )
+    entries = tuple(entry.test for entry in found)
     machines = [
         {"machine": entry.machine, "section": entry.section, "scores": entry.scores.tolist()} for entry in entries
     ]
-    tree = {"recipe": recipe.model_dump(mode="json", exclude={"autoencoder"}), "machines": machines}
-    write_text(file, json.dumps(tree) + "\n")
-    return ScoredPoint(point.values, tuple(entries), key, fresh=True)
+    write_text(file, json.dumps({"recipe": point.recipe.model_dump(mode="json"), "machines": machines}) + "\n")
+    return ScoredPoint(point.values, entries, key, fresh=True)
 
 
 def _read(file: Path, groups: Groups) -> tuple[MachineScores, ...] | None:
-    """Scores from before; None where there are none, or the file is damaged."""
+    """Scores of an earlier call; None where there are none, or the file is damaged."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["machines"]
         entries = []
@@ -239,34 +236,17 @@ def _read(file: Path, groups: Groups) -> tuple[MachineScores, ...] | None:
 
 
 def _key(point: ReadyPoint, recordings: str) -> str:
-    """What the scores depend on, in 32 hexadecimal digits: no key of the recipe that is not read enters."""
-    recipe, views = point.recipe, waveform_views(point.recipe)
+    """What the scores depend on: keys of the recipe that have no effect do not enter."""
+    recipe, extractor = point.recipe, point.extractor
+    pieces = extractor.source.pieces(extractor.settings, extractor.parts.depth)
     tree: dict[str, Any] = {
         "computation": COMPUTATION,
         "recordings": recordings,
-        "weights": point.representation.weights_hash,
-        "seed": recipe.seed,
-        "audio": recipe.audio.model_dump(mode="json"),
-        "cancellation": recipe.cancellation.model_dump(mode="json") if "cancelled" in views else None,
-        "pieces": [
-            piece.model_dump(mode="json") for piece in pieces_of(recipe.features, depth_of(point.representation))
-        ],
-        "keep_bands": recipe.features.keep_bands and recipe.features.source != "embedding",
-        "scoring": _scoring_read(recipe.scoring),
+        "weights": extractor.weights_hash,
+        "views": [recipe.view_identity(view) for view in recipe.waveform_views],
+        "source": recipe.features.source,
+        "pieces": [piece.identity() for piece in pieces],
+        "keep_bands": getattr(extractor.settings, "keep_bands", False),
+        "scoring": recipe.scoring_identity(),
     }
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _scoring_read(scoring: Scoring) -> dict[str, Any]:
-    tree = scoring.model_dump(mode="json")
-    unread = {"batch_size"}
-    for kind in ("memmix", "smote"):
-        if scoring.enrichment != kind:
-            unread |= {key for key in tree if key.startswith(f"{kind}_")}
-    if scoring.normalisation == "none":
-        unread.add("density_neighbours")
-    if scoring.normalisation == "none" or scoring.domains == "pooled":
-        unread.add("target_density_neighbours")
-    if "residual" not in scoring.channels:
-        unread.add("residual_alpha")
-    return {key: value for key, value in tree.items() if key not in unread}
+    return digest(tree)

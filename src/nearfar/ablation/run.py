@@ -1,8 +1,8 @@
-"""Every combination of a grid on one data folder: listen once, then score each.
+"""Every combination of a grid on one data folder: extract features once, then score each.
 
-``out`` holds ``statistics/`` (pieces of features), ``points/`` (scores of every combination, named by what decides
-them), ``models/`` where recipes train, ``reference/`` where a recipe is the reference, and
-``ablation.{json,csv,md}``. Killed and run again, it goes on; with more values, it computes what is new.
+``out`` holds ``statistics/`` (pieces of features), ``points/`` (scores of every combination, in files named by a hash
+of what decides them), ``models/`` where recipes train, ``reference/`` where a recipe is the reference, and
+``ablation.{json,csv,md}``. Rerun the same call to resume; with more values, only the new ones are computed.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ import numpy as np
 
 from nearfar.ablation.grid import Grid, Point, Skipped
 from nearfar.ablation.points import (
-    Groups,
+    Pass,
     Preparation,
     ScoredPoint,
     clip_count,
-    listen,
+    extract_all,
     passes_of,
     score_points,
 )
 from nearfar.ablation.statistics import RESAMPLES, Ablation, ablation
 from nearfar.ablation.tables import to_csv, to_json, to_markdown
-from nearfar.challenge.run import data_note, machine_groups, run_system
+from nearfar.challenge.run import data_note, run_system
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import MachineScores, read_scores
 from nearfar.evaluation.truth import GroundTruth
-from nearfar.features.piece_cache import Pass, StatisticsStore
 from nearfar.files import write_text
-from nearfar.preparation import prepare
+from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.preparation import prepare_run
+from nearfar.pipeline.scoring import Groups, tested_groups
 from nearfar.progress import Progress, silent
 
 CACHE_GIGABYTES = 10.0
-"""Room that pieces of features may take on disk, unless the caller says otherwise."""
+"""Default limit of the features on disk."""
 
-Say = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +50,8 @@ class AblationRun:
     Attributes:
         table: rows, reference and leave-one-machine-out.
         skipped: combinations without a row, and why.
-        notes: what tables must say of the data.
-        computed, found: how many different combinations were scored now, and were there from before.
+        notes: lines about the data for the tables.
+        computed, found: how many different combinations this call scored, and how many an earlier one had scored.
     """
 
     table: Ablation
@@ -69,43 +70,43 @@ def ablate(
     resamples: int = RESAMPLES,
     note: str | None = None,
     progress: Progress = silent,
-    say: Say = lambda _: None,
+    announce: Announce = lambda _: None,
 ) -> AblationRun:
     """Score every combination of a grid and write the tables into ``out``.
 
-    Machines whose test clips do not tell their labels are left out.
+    Machines whose test clips hide their labels are left out.
 
     Args:
-        grid: what varies.
+        grid: base recipe and axes.
         data: a folder of recordings.
-        out: what is there of the same combinations and recordings is used again.
-        cache_gigabytes: refuse to begin if the pieces of features could take more on disk.
+        out: output folder; results of the same combinations and recordings in it are reused.
+        cache_gigabytes: limit of the features on disk.
         resamples: of the paired bootstrap.
         note: a line for the tables; by default :func:`nearfar.challenge.run.data_note`.
         progress: called during long steps.
-        say: called before listening with a line on how much is about to be stored.
+        announce: called before the extraction with a line on how much is about to be stored.
 
     Raises:
-        InputError: if the base cannot be used with this data, no test clip tells its label, the pieces would take
-            too much room, or the reference does not score the same clips.
+        InputError: if the base cannot be used with this data, no test clip has a label, the features would exceed the
+            limit, or the reference does not score the same clips.
     """
     points, refused = grid.points()
-    dataset, base = prepare(data, grid.base)  # an error of the base is one of the whole grid
+    dataset, base = prepare_run(data, grid.base)  # an error of the base is one of the whole grid
     truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
     groups = _labelled_groups(dataset, truth)
     everything = [Point({}, base), *points]
-    ready, unfit = Preparation(data, dataset, out / "models", progress).ready(everything)
+    ready, unfit = Preparation(dataset, out / "models", progress).ready(everything)
     _require_base(unfit)
-    store = StatisticsStore(out / "statistics", base.scoring.batch_size)
+    cache = FeatureCache(out / "statistics")
     passes = passes_of(ready)
-    say(_room(passes, groups, cache_gigabytes, store.folder))
-    listen(passes, groups, store, progress)
-    scored, unscorable = score_points(ready, groups, store, out / "points", progress)
+    announce(_room(passes, groups, cache_gigabytes, out / "statistics"))
+    extract_all(passes, groups, cache, progress)
+    scored, unscorable = score_points(ready, dataset, groups, cache, out / "points", progress)
     _require_base(unscorable)
     name, reference = _reference(grid, scored, data, out / "reference", progress)
-    known = [entry for entry in reference if (entry.machine, entry.section) in groups]
+    compared = [entry for entry in reference if (entry.machine, entry.section) in groups]
     rows = [(point.values, point.scores) for point in scored[1:]]
-    table = ablation(rows, name, known, truth, resamples=resamples)
+    table = ablation(rows, name, compared, truth, resamples=resamples)
     line = note or data_note(data)
     fresh = {point.key: point.fresh for point in scored}
     computed = sum(fresh.values())
@@ -123,8 +124,8 @@ def write_tables(run: AblationRun, out: Path) -> None:
 
 
 def _labelled_groups(dataset: Dataset, truth: GroundTruth) -> Groups:
-    """The machines that can be evaluated, found before anything long begins."""
-    groups = machine_groups(dataset)
+    """The machines that can be evaluated."""
+    groups = tested_groups(dataset)
     entries = [
         MachineScores(*key, tuple(clip.name for clip in test), np.zeros(len(test)))
         for key, (_, test) in groups.items()
@@ -135,7 +136,7 @@ def _labelled_groups(dataset: Dataset, truth: GroundTruth) -> Groups:
             dataset.root,
             found="test clips that hide their labels, or are all normal or all anomalous",
             expected="normal and anomalous test clips",
-            remedy="Give a development set",
+            remedy="Use a development set",
         )
     evaluate_scores(labelled, truth)
     return {key: groups[key] for key in ((entry.machine, entry.section) for entry in labelled)}
@@ -158,7 +159,7 @@ def _room(passes: Sequence[Pass], groups: Groups, gigabytes: float, folder: Path
             folder,
             found=f"{size / 1e9:.1f} GB of statistics to store",
             expected=f"at most {gigabytes:g} GB",
-            remedy="Give more with --cache-gb, or take layers or poolings out of the grid",
+            remedy="Allow more (cache_gigabytes), or remove layers or poolings from the grid",
         )
     several = "passes" if len(passes) > 1 else "pass"
     return f"{len(passes)} {several} over {clips} clips; at most {size / 1e6:.1f} MB of statistics in {folder}."
@@ -175,9 +176,10 @@ def _reference(
     if grid.against == "base":
         return grid.base.name, scored[0].scores
     if isinstance(grid.against, str):
-        place = Path(grid.against)
-        if place.is_dir():
-            return place.name, read_scores(place / "scores" if (place / "scores").is_dir() else place)
+        folder_of = Path(grid.against)
+        if folder_of.is_dir():
+            scores = folder_of / "scores"
+            return folder_of.name, read_scores(scores if scores.is_dir() else folder_of)
     if len(recipes := grid.recipes()) > 1:
         recipe = recipes[1]
         run = run_system(recipe, data, folder / recipe.name, progress=progress)

@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 from nearfar.challenge.reproduce import Reproduction, reproduce, suite_recipes
-from nearfar.config import load_recipe
-from nearfar.config import FbankNormalisation
+from nearfar.config import FbankNormalisation, load_recipe
 from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.errors import InputError
 from nearfar.progress import Progress, silent

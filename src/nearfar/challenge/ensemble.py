@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.challenge.run import write_results
-from nearfar.config import Decision, load_recipe
+from nearfar.challenge.run import write_results, write_thresholds_and_decisions, write_view_scores
+from nearfar.config import ThresholdTable, load_recipe
 from nearfar.environment import environment
 from nearfar.errors import InputError
 from nearfar.evaluation.results import Results
 from nearfar.evaluation.scorefiles import MachineScores, read_scores
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.files import write_json
+from nearfar.pipeline.scoring import ScoredMachine
 from nearfar.scoring.fusion import standardised
-from nearfar.thresholds.runs import ScoredMachine, decide_system, write_view_scores
+from nearfar.thresholds import Calibration, NormalScore
 
 FILE = "ensemble.json"
 
@@ -42,17 +43,19 @@ class Member:
         folder: of the run.
         scores: of its test clips.
         normal: (clips,) leave-one-out scores of normal training clips, by machine and section.
-        data: where its recordings were.
+        normal_clips: their names and domains, by machine and section.
+        data: the folder of its recordings.
         description: its recipe as plain values, or its own members.
-        decision: how it decides.
+        threshold: its settings of thresholds.
     """
 
     folder: Path
     scores: tuple[MachineScores, ...]
     normal: dict[tuple[str, str], Numbers]
+    normal_clips: dict[tuple[str, str], list[tuple[str, str]]]
     data: Path
     description: dict[str, Any]
-    decision: Decision
+    threshold: ThresholdTable
 
 
 def read_member(folder: Path) -> Member:
@@ -65,6 +68,13 @@ def read_member(folder: Path) -> Member:
         tree = json.loads((folder / "view_scores.json").read_text(encoding="utf-8"))
         normal = {
             (row["machine"], row["section"]): np.array(row["normal"], dtype=np.float64) for row in tree["machines"]
+        }
+        normal_clips = {
+            (row["machine"], row["section"]): [
+                (name, domain if domain == "target" else "source")
+                for name, domain in zip(row["normal_names"], row["normal_domains"], strict=True)
+            ]
+            for row in tree["machines"]
         }
         data = Path(tree["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,9 +94,11 @@ def read_member(folder: Path) -> Member:
         )
     if (folder / FILE).is_file():
         described = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Member(folder, scores, normal, data, described, Decision.model_validate(described["decision"]))
+        threshold = ThresholdTable.model_validate(described["threshold"])
+        return Member(folder, scores, normal, normal_clips, data, described, threshold)
     recipe = load_recipe(folder / "recipe.toml")
-    return Member(folder, scores, normal, data, recipe.model_dump(mode="json"), recipe.decision)
+    described = recipe.model_dump(mode="json")
+    return Member(folder, scores, normal, normal_clips, data, described, recipe.threshold)
 
 
 def ensemble(
@@ -109,7 +121,7 @@ def ensemble(
     """
     shares = _shares(runs, weights)
     if out.resolve() in {run.resolve() for run in runs}:
-        raise InputError("--out", found=f"{out}, one of the runs", expected="another folder", remedy="Correct it")
+        raise InputError("out", found=f"{out}, one of the runs", expected="another folder", remedy="Correct it")
     members = [read_member(run) for run in runs]
     names = _names(runs)
     scored = [_fused(entries, members, names, shares) for entries in _aligned(members)]
@@ -118,7 +130,7 @@ def ensemble(
     notes = [note] if note else list(dict.fromkeys(text for member in members for text in _notes(member.folder)))
     line = " ".join(notes) or None
     results = write_results(out.name, [entry.test for entry in scored], out, truth, note=line)
-    decide_system(scored, first.decision, out)
+    write_thresholds_and_decisions(scored, first.threshold, out)
     write_view_scores(scored, first.data, out)
     write_json(
         out / FILE,
@@ -127,7 +139,7 @@ def ensemble(
                 {"name": name, "run": str(member.folder), "weight": share, "recipe": member.description}
                 for name, member, share in zip(names, members, shares, strict=True)
             ],
-            "decision": first.decision.model_dump(mode="json"),
+            "threshold": first.threshold.model_dump(mode="json"),
         },
     )
     write_json(out / "environment.json", environment())
@@ -137,7 +149,7 @@ def ensemble(
 def _shares(runs: Sequence[Path], weights: Sequence[float] | None) -> list[float]:
     if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
         raise InputError(
-            "RUN",
+            "runs",
             found="a run twice" if len(runs) > 1 else f"{len(runs)}",
             expected="two runs or more, each once",
             remedy="Give their folders",
@@ -145,7 +157,7 @@ def _shares(runs: Sequence[Path], weights: Sequence[float] | None) -> list[float
     given = [1.0] * len(runs) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(runs) or not all(np.isfinite(weight) and weight > 0 for weight in given):
         raise InputError(
-            "--weights",
+            "weights",
             found=", ".join(f"{weight:g}" for weight in given),
             expected=f"{len(runs)} positive numbers, one for each run",
             remedy="Correct it, or leave it out to weigh all alike",
@@ -197,16 +209,29 @@ def _fused(
     key = (entries[0].machine, entries[0].section)
     normals = [member.normal[key] for member in members]
     test = [standardised(entry.scores, normal) for entry, normal in zip(entries, normals, strict=True)]
-    alone = [standardised(normal, normal) for normal in normals]
+    normal = [standardised(scores, scores) for scores in normals]
     fused, training = (
         np.sum([share * values for share, values in zip(shares, each, strict=True)], axis=0)
-        for each in (test, alone)
+        for each in (test, normal)
+    )
+    recordings = tuple(
+        NormalScore(
+            file=name,
+            domain="target" if domain == "target" else "source",
+            score=float(training[index]),
+            channels={member: float(values[index]) for member, values in zip(names, normal, strict=True)},
+        )
+        for index, (name, domain) in enumerate(members[0].normal_clips[key])
+    )
+    calibration = Calibration(
+        machine=key[0], section=key[1], method="leave-one-out", guaranteed=False, recordings=recordings
     )
     return ScoredMachine(
         MachineScores(*key, entries[0].names, fused),
-        training,
         dict(zip(names, test, strict=True)),
-        dict(zip(names, alone, strict=True)),
+        dict(zip(names, normal, strict=True)),
+        calibration,
+        ("source",) * len(entries[0].names),
     )
 
 

@@ -19,8 +19,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     "report": ("ae-mse", "ae-mahala", "eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
     "tiny": ("ae-mse", "ae-mahala", "tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"),
 }
-"""Recipes by suite, the challenge's two baselines and the report's systems 1 to 4, in the report's order: the
-report's own, and the same with a tiny encoder from scratch."""
+"""Recipes by suite: the challenge's two baselines and the report's systems 1 to 4, in the report's order, with EAT-base
+or with a tiny encoder from a random start."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def suite_recipes(suite: str, systems: Sequence[str] | None = None) -> list[Reci
         InputError: if there is no such suite, or a name is not in it.
     """
     if suite not in SUITES:
-        raise InputError("--suite", found=suite, expected=f"one of {', '.join(SUITES)}", remedy="Choose one")
+        raise InputError("suite", found=suite, expected=f"one of {', '.join(SUITES)}", remedy="Choose one")
     names = SUITES[suite]
     for system in systems or ():
         if system not in names:
             raise InputError(
-                "--systems",
+                "systems",
                 found=f"{system!r}, which is not in the suite {suite}",
                 expected=f"some of {', '.join(names)}, comma-separated",
                 remedy="Correct it, or choose another suite",
@@ -59,7 +59,7 @@ def reproduce(
     data: Path,
     out: Path,
     *,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     note: str | None = None,
     remarks: Mapping[str, str] | None = None,
     progress: Progress = silent,
@@ -68,39 +68,41 @@ def reproduce(
 
     ``out`` gets ``table.{md,csv,json}``, ``timing.json``, ``models/<autoencoder, full or lora>_<key>/`` and, per
     seed (in ``seed_N/`` where there are several), ``<system>/`` as :func:`nearfar.challenge.run.run_system` writes
-    it. Killed and run again, it goes on where it stopped; with more seeds, it trains those that are new.
+    it. A killed call resumes when it is repeated; with more seeds, only the new ones are trained.
 
     Args:
         recipes: the systems.
         data: a folder of recordings.
-        out: where to.
-        seeds: each once.
+        out: output folder.
+        seeds: each once, for all systems; None: every recipe's own, such as the baselines' 13711.
         note: a line for all tables; by default :func:`nearfar.challenge.run.data_note`.
-        remarks: by recipe name, what must be said beside the results of that system, too.
+        remarks: by recipe name, a further line for the tables of that system.
         progress: called during long steps.
 
     Returns:
         the table and the runs, or None on the helper processes of a distributed launch.
     """
-    if len(set(seeds)) != len(seeds):
+    if seeds is not None and len(set(seeds)) != len(seeds):
         raise InputError(
-            "--seeds", found=f"{', '.join(map(str, seeds))}", expected="each seed once", remedy="Take repeats out"
+            "seeds", found=f"{', '.join(map(str, seeds))}", expected="each seed once", remedy="Remove the repeats"
         )
     note, remarks = note or data_note(data), remarks or {}
     runs: dict[str, list[SystemRun]] = {recipe.name: [] for recipe in recipes}
-    for seed in seeds:
-        place = out / f"seed_{seed}" if len(seeds) > 1 else out
+    several = seeds is not None and len(seeds) > 1
+    for seed in seeds or (None,):
+        parent = out / f"seed_{seed}" if several else out
         for recipe in recipes:
-            seeded = recipe.with_changes(seed=seed)
-            kind = "autoencoder" if recipe.method == "autoencoder" else recipe.training.adaptation
-            model = out / "models" / f"{kind}_{seeded.model_key()}"  # the seed is in the key
+            seeded = recipe if seed is None else recipe.with_changes(seed=seed)
+            model = out / "models" / f"{seeded.model_kind()}_{seeded.model_key()}"  # the seed is in the key
 
-            def named(task: str, done: int, total: int, name: str = recipe.name, seed: int = seed) -> None:
-                progress(f"{name}, seed {seed}: {task}" if len(seeds) > 1 else f"{name}: {task}", done, total)
+            name = f"{recipe.name}, seed {seed}" if several else recipe.name
 
-            said = " ".join(filter(None, (note, remarks.get(recipe.name)))) or None
-            run = run_system(seeded, data, place / recipe.name, model_folder=model, note=said, progress=named)
-            if run is not None:  # a helper process goes on as well: the next model needs it
+            def named(task: str, done: int, total: int, name: str = name) -> None:
+                progress(f"{name}: {task}", done, total)
+
+            line = " ".join(filter(None, (note, remarks.get(recipe.name)))) or None
+            run = run_system(seeded, data, parent / recipe.name, model_folder=model, note=line, progress=named)
+            if run is not None:  # helper processes continue as well: the next model needs them
                 runs[recipe.name].append(run)
     if not is_main_process():
         return None
@@ -109,9 +111,10 @@ def reproduce(
         out / "timing.json", {name: [_timing(run) for run in of_seeds] for name, of_seeds in finished.items()}
     )
     results: dict[str, Sequence[Results]] = {name: _results(of_seeds) for name, of_seeds in finished.items()}
-    if any(len(of_seeds) < len(seeds) for of_seeds in results.values()):
+    if any(len(of_seeds) < len(seeds or (None,)) for of_seeds in results.values()):
         return Reproduction(None, finished)
     notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
+<<<<<<< HEAD
     return Reproduction(_written_table(results, notes, out), finished)
 
 
@@ -119,6 +122,11 @@ def _written_table(results: dict[str, Sequence[Results]], notes: Sequence[str], 
     table = results_table(results, notes=notes, published=not notes)
     write_table(table, out, "table")
     return table
+=======
+    table = results_table(results, notes=notes)
+    write_table(table, out, "table")
+    return Reproduction(table, finished)
+>>>>>>> main
 
 
 def _results(runs: Sequence[SystemRun]) -> list[Results]:

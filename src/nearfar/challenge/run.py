@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.charts import machine_figure
-from nearfar.config import Recipe
+from nearfar.config import Recipe, ThresholdTable
 from nearfar.data.clips import Clip
 from nearfar.data.summary import summarise
 from nearfar.environment import environment, peak_memory_bytes
@@ -141,7 +141,7 @@ def run_system(
         write_json(out / "environment.json", made_with | facts)
         write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
     truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
-    write_thresholds_and_decisions(scored, recipe, out)
+    write_thresholds_and_decisions(scored, recipe.threshold, out)
     write_view_scores(scored, dataset.root, out)
     results = write_results(recipe.name, scores, out, truth, note=note)
     return SystemRun(recipe, scores, results, timing)
@@ -162,12 +162,11 @@ def _training_seconds(recipe: Recipe, folder: Path) -> float:
     return 0.0 if card is None else float(card["training"].get("seconds", 0.0))
 
 
-def write_thresholds_and_decisions(scored: Sequence[ScoredMachine], recipe: Recipe, out: Path) -> None:
+def write_thresholds_and_decisions(scored: Sequence[ScoredMachine], threshold: ThresholdTable, out: Path) -> None:
     """Write ``thresholds.json`` and a decision file of every machine and section beside its scores.
 
     A machine without a threshold gets no decisions.
     """
-    threshold = recipe.threshold
     assert threshold.rule is not None, "a recipe is resolved before it is used"
     assert threshold.false_alarm_rate is not None
     thresholds = usable_thresholds(
@@ -199,9 +198,11 @@ def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) ->
             "machine": entry.test.machine,
             "section": entry.test.section,
             "names": list(entry.test.names),
-            "views": {view: values.tolist() for view, values in entry.scores.views.items()},
-            "normal": entry.normal.fused.tolist(),
-            "normal_views": {view: values.tolist() for view, values in entry.normal.views.items()},
+            "views": {view: values.tolist() for view, values in entry.views.items()},
+            "normal": entry.calibration.scores().tolist(),
+            "normal_names": [one.file for one in entry.calibration.recordings],
+            "normal_domains": [one.domain for one in entry.calibration.recordings],
+            "normal_views": {view: values.tolist() for view, values in entry.normal_views.items()},
         }
         for entry in scored
     ]

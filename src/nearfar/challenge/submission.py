@@ -80,6 +80,7 @@ def write_submission(
         authors=authors,
         parameters=_read_json(run / "environment.json").get("total_parameters"),
         trained_on=_trained_on(run),
+        rules=[entry["rule"] for entry in _read_json(run / "thresholds.json") if entry.get("rule")],
         development=results,
         name=name,
         abbreviation=abbreviation,
@@ -93,7 +94,7 @@ def write_submission(
 
 def _require(label: str, authors: Sequence[Author], folder: Path) -> None:
     if not LABEL.fullmatch(label):
-        raise InputError("--label", found=label, expected=LABEL_FORM, remedy="Correct it")
+        raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
     if not authors:
         raise InputError(
             "authors", found="none", expected="at least one", remedy="Give --authors FILE or --author"
@@ -150,7 +151,7 @@ def _is_hidden(entry: MachineScores) -> bool:
 def _results_of(run: Path, recipe: Recipe) -> dict[str, MachineMetrics]:
     """The results of a development run by machine, from ``results.json``."""
     other = _recipe_of(run)
-    if _system_key(other) != _system_key(recipe):
+    if other.system_identity() != recipe.system_identity():
         raise InputError(
             run,
             found=f"results of another system ({other.name})",
@@ -170,12 +171,6 @@ def _results_of(run: Path, recipe: Recipe) -> dict[str, MachineMetrics]:
             expected="what nearfar run writes",
             remedy="Run the recipe on the development set again",
         ) from None
-
-
-def _system_key(recipe: Recipe) -> tuple[Any, ...]:
-    """Equal where two recipes make the same system, but for the seed and the length to which clips are padded."""
-    alike = recipe.with_changes(**{"seed": 0, "audio.clip_seconds": "longest", "scoring.batch_size": 1})
-    return alike.model_key(), alike.features, alike.cancellation, alike.scoring, alike.autoencoder
 
 
 def _trained_on(run: Path) -> list[str]:

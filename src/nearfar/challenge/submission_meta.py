@@ -67,7 +67,7 @@ def parse_author(text: str, **affiliation: str | None) -> Author:
     """
     match = _AUTHOR.fullmatch(text)
     if match is None:
-        raise InputError("--author", found=text, expected="First Last <address@host>", remedy="Write it so")
+        raise InputError("author", found=text, expected="First Last <address@host>", remedy="Write it so")
     return Author(firstname=match[1], lastname=match[2], email=match[3], **affiliation)
 
 
@@ -78,6 +78,7 @@ def metadata(
     authors: Iterable[Author],
     parameters: int | None,
     trained_on: Iterable[str],
+    rules: Iterable[str] = (),
     development: Mapping[str, MachineMetrics] | None = None,
     name: str | None = None,
     abbreviation: str | None = None,
@@ -91,6 +92,7 @@ def metadata(
         authors: at least one.
         parameters: how many the system has.
         trained_on: the machines whose training clips the system was trained on.
+        rules: the threshold rules that the decisions were made with.
         development: results on the development set as fractions, by machine; None leaves them null.
         name, abbreviation: what to call the system; by default as the recipe does.
         source_code: an address, if it is public.
@@ -103,7 +105,7 @@ def metadata(
             "authors": _authors(list(authors)),
         },
         "system": {
-            "description": describe(recipe, trained_on),
+            "description": describe(recipe, trained_on, rules),
             "complexity": {"total_parameters": parameters},
             "external_datasets": external_datasets(recipe),
             "source_code": source_code,

@@ -45,7 +45,7 @@ def ablate(
             resamples=resamples,
             note=note,
             progress=progress,
-            say=lambda line: print(line, file=sys.stderr),
+            announce=lambda line: print(line, file=sys.stderr),
         )
     title = f"{Path(grid).stem} on {data.resolve().name}"
     write_ablation_page(run.table, out / "ablation.html", title=title, skipped=run.skipped, notes=run.notes)

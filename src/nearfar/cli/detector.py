@@ -1,4 +1,4 @@
-"""Commands that fit a detector to a machine of one's own, score recordings with it and set its thresholds."""
+"""Commands that fit a detector, score recordings with it and change its thresholds."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ from nearfar.cli.options import (
 from nearfar.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from nearfar.config import Recipe
-    from nearfar.detector.scores import Score
-    from nearfar.thresholds.calibration import Calibration
-    from nearfar.thresholds.detectors import Threshold
+    from nearfar.detector.results import Score
+    from nearfar.thresholds import Calibration, Threshold
 
 DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that nearfar fit wrote.")]
-TargetFarOption = Annotated[
+RateOption = Annotated[
     float | None,
-    typer.Option("--target-far", metavar="RATE", help="Share of normal recordings that may be called anomalous."),
+    typer.Option(
+        "--false-alarm-rate", metavar="RATE", help="Fraction of normal recordings that may be called anomalous."
+    ),
 ]
-MethodOption = Annotated[
+OldRateOption = Annotated[float | None, typer.Option("--target-far", hidden=True)]
+RuleOption = Annotated[
     str | None,
-    typer.Option(help="conformal (a bound), gamma (a fitted distribution) or empirical (the scores' quantile)."),
+    typer.Option(
+        "--rule",
+        "--method",
+        help="conformal (a bound), gamma (a fitted distribution) or empirical (a quantile of the scores).",
+    ),
 ]
 
 
@@ -44,7 +50,7 @@ def fit(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="Normal recordings: <machine>/normal/*.wav, a challenge's folder, or plain files.",
+            help="Normal recordings: <machine>/normal/*.wav, a folder of the challenge, or plain files.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder to make; must be new or empty.")],
@@ -54,13 +60,14 @@ def fit(
     ] = None,
     encoder: EncoderOption = None,
     machine: Annotated[
-        str | None, typer.Option(help="Only this machine; of plain files, what to call the machine.")
+        str | None, typer.Option(help="Only this machine; of plain files, the name to give the machine.")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Hear recordings in windows of this length; default: their own length.")
+        float | None, typer.Option(help="Length of the windows that recordings are cut into; default: their own.")
     ] = None,
-    target_far: TargetFarOption = None,
-    method: MethodOption = None,
+    false_alarm_rate: RateOption = None,
+    target_far: OldRateOption = None,
+    rule: RuleOption = None,
     model: Annotated[
         Path | None,
         typer.Option(help="Model folder of a recipe that trains, also that of a run on the same data."),
@@ -68,12 +75,11 @@ def fit(
     near: NearOption = None,
     far: FarOption = None,
     settings: SetOption = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a detector there.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite an existing detector.")] = False,
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
-    from nearfar.detector.detector import Detector
-    from nearfar.detector.normals import starting_recipe
+    from nearfar.detector.detector import Detector, starting_recipe
     from nearfar.detector.store import require_free
     from nearfar.terminal import progress_bars, show, thresholds_table
 
@@ -84,35 +90,33 @@ def fit(
     chosen = EncoderAtHand(encoder, settings, recipe)(chosen, *filter(None, folders))
     given = {
         "audio.clip_seconds": seconds,
-        "detection.false_alarm_rate": target_far,
-        "detection.threshold": method,
+        "threshold.false_alarm_rate": target_far if false_alarm_rate is None else false_alarm_rate,
+        "threshold.rule": rule,
     }
     chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
     with progress_bars() as progress:
         detector = Detector.fit(dataset, chosen, model=model or _model_beside(chosen, out), progress=progress)
         detector.save(out, replace=replace)
     show(thresholds_table(detector.thresholds))
-    _say_remarks(detector.thresholds)
+    _print_remarks(detector.thresholds)
     show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
 
 
 def _model_beside(recipe: Recipe, out: Path) -> Path | None:
-    """Where a recipe that trains does so: beside the detector, so that the same command goes on from there."""
-    return None if recipe.training.adaptation == "none" else out.with_name(f"{out.name}-training")
+    """The model folder of a recipe that trains: beside the detector, so that the same command resumes there."""
+    return out.with_name(f"{out.name}-training") if recipe.trains or recipe.backend.trains else None
 
 
 def score(
     detector: DetectorArgument,
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Recordings, or folders of them.")],
     machine: Annotated[
-        str | None, typer.Option(help="Whose recordings they are; by default the folder they lie in says it.")
+        str | None, typer.Option(help="Machine of the recordings; by default the folder they lie in decides.")
     ] = None,
     domain: Annotated[
         str | None, typer.Option(help="source or target, if these have thresholds of their own.")
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Where the detector's encoder is, if no longer where it was.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Path of the detector's encoder, if it has moved.")] = None,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row per recording.")] = False,
     windows: Annotated[
@@ -122,17 +126,17 @@ def score(
         bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if a recording is anomalous.")
     ] = False,
 ) -> None:
-    """Score recordings: how far each is from normal, whether that is anomalous, and where it departs."""
+    """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
-    from nearfar.detector.listing import recordings_in
+    from nearfar.detector.routing import recordings_in
     from nearfar.terminal import progress_bars, scores_table, show
 
     if as_json and as_csv:
-        raise InputError("nearfar score", found="--json and --csv", expected="one of them", remedy="Leave one out")
+        raise InputError("nearfar score", found="--json and --csv", expected="one of them", remedy="Omit one")
     listed = recordings_in(files)
     loaded = Detector.load(detector, encoder=encoder)
     with progress_bars() as progress:
-        scores = loaded.score(listed, machine, domain=domain, progress=progress)
+        scores = list(loaded.score_many(listed, machine, domain=domain, progress=progress))
     if as_json:
         print(json.dumps([entry.to_json() for entry in scores], indent=1, ensure_ascii=False))
     elif as_csv:
@@ -152,8 +156,8 @@ def _exit_by(scores: list[Score], detector: Path) -> None:
         raise InputError(
             detector,
             found=f"no threshold for {undecided[0]}",
-            expected="one, to tell what is anomalous",
-            remedy="Fit it on more normal recordings, or give one with nearfar threshold --value",
+            expected="a threshold, by which recordings are called anomalous",
+            remedy="Fit it on more normal recordings, or set one with nearfar threshold --value",
         )
     if any(entry.anomalous for entry in scores):
         raise typer.Exit(1)
@@ -162,72 +166,74 @@ def _exit_by(scores: list[Score], detector: Path) -> None:
 def _print_csv(scores: list[Score], windows: bool) -> None:
     import csv
 
-    from nearfar.detector.scores import csv_rows
+    from nearfar.detector.results import csv_rows
 
     csv.writer(sys.stdout, lineterminator="\n").writerows(csv_rows(scores, windows=windows))
 
 
 def threshold(
     detector: DetectorArgument,
-    target_far: TargetFarOption = None,
+    false_alarm_rate: RateOption = None,
+    target_far: OldRateOption = None,
     machine: Annotated[str | None, typer.Option(help="Only this machine's.")] = None,
-    method: MethodOption = None,
+    rule: RuleOption = None,
     domains: Annotated[
         str | None, typer.Option(help="pooled (one threshold for both domains) or separate (one for each).")
     ] = None,
     value: Annotated[
-        float | None, typer.Option(help="A threshold of your own instead, for --machine or a single one.")
+        float | None, typer.Option(help="A number to use instead, for --machine or a single machine.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a detector's thresholds, or find others from its normal scores without fitting it again."""
     from nearfar.detector.store import read_calibrations, read_card, read_thresholds, write_thresholds
+    from nearfar.pipeline.preparation import DETECTOR
     from nearfar.terminal import show, thresholds_table
-    from nearfar.thresholds.detectors import changed_thresholds
+    from nearfar.thresholds import changed_thresholds
 
-    detection = read_card(detector).recipe.detection
+    fitted = read_card(detector).recipe.threshold
     calibrations, thresholds = read_calibrations(detector), read_thresholds(detector)
-    change = _change(target_far, method or detection.threshold, value, len(calibrations), machine)
+    rate = target_far if false_alarm_rate is None else false_alarm_rate
+    change = _change(rate, rule or fitted.rule or DETECTOR.rule, value, len(calibrations), machine)
     if change is not None:
         thresholds = changed_thresholds(
-            calibrations, thresholds, change, machine=machine, domains=domains or detection.domains
+            calibrations, thresholds, change, machine=machine, domains=domains or fitted.domains
         )
         write_thresholds(detector, thresholds)
-    elif method is not None or domains is not None or machine is not None:
+    elif rule is not None or domains is not None or machine is not None:
         raise InputError(
             "nearfar threshold",
-            found="neither --target-far nor --value",
-            expected="the false-alarm rate of the new thresholds, such as --target-far 0.01",
+            found="neither --false-alarm-rate nor --value",
+            expected="the false-alarm rate of the new thresholds, such as --false-alarm-rate 0.01",
             remedy="Add it",
         )
     if as_json:
         print(json.dumps([entry.model_dump(mode="json") for entry in thresholds], indent=1, ensure_ascii=False))
     else:
         show(thresholds_table(thresholds))
-        _say_remarks(thresholds)
+        _print_remarks(thresholds)
 
 
 def _change(
-    rate: float | None, method: str, value: float | None, banks: int, machine: str | None
+    rate: float | None, rule: str, value: float | None, machines: int, machine: str | None
 ) -> Callable[[Calibration, str | None], Threshold] | None:
-    from nearfar.thresholds.detectors import find_threshold, given_threshold, known_method
+    from nearfar.thresholds import find_threshold, given_threshold
 
     if value is not None:
-        if rate is not None or (machine is None and banks > 1):
+        if rate is not None or (machine is None and machines > 1):
             raise InputError(
                 "--value",
-                found="--target-far as well" if rate is not None else "several machines",
+                found="--false-alarm-rate as well" if rate is not None else "several machines",
                 expected="a threshold for one machine",
-                remedy="Leave one out" if rate is not None else "Name the machine with --machine",
+                remedy="Omit one" if rate is not None else "Name the machine with --machine",
             )
-        return lambda entry, domain: given_threshold(entry, domain, value)
+        return lambda entry, domain: given_threshold(entry, value, domain)
     if rate is None:
         return None
-    chosen = known_method(method)
-    return lambda entry, domain: find_threshold(entry, domain, chosen, rate)
+    return lambda entry, domain: find_threshold(entry, rule, rate, domain)
 
 
-def _say_remarks(thresholds: tuple[Threshold, ...]) -> None:
+def _print_remarks(thresholds: Iterable[Threshold]) -> None:
     for entry in thresholds:
         if entry.remark is not None:
             print(f"nearfar: {entry.machine}: {entry.remark}", file=sys.stderr)

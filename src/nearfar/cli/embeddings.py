@@ -25,7 +25,7 @@ def embed(
 ) -> None:
     """Write one embedding per file with a plain encoder, without any training."""
     from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
-    from nearfar.features.embed_files import embed_files
+    from nearfar.pipeline.embedding import embed_files
     from nearfar.terminal import progress_bars, show
 
     with progress_bars() as progress:

@@ -110,10 +110,9 @@ def _say(why: str) -> None:
 
 
 def _hears_with_encoder(recipe: Recipe | PretrainRecipe) -> bool:
-    from nearfar.challenge.description import uses_encoder
     from nearfar.config import Recipe
 
-    return not isinstance(recipe, Recipe) or uses_encoder(recipe)
+    return not isinstance(recipe, Recipe) or recipe.uses_encoder
 
 
 def _names_encoder(path: Path) -> bool:

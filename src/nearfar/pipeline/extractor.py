@@ -89,7 +89,12 @@ def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extract
         return Extractor(recipe, EncoderParts(), recipe.features.source, 0)
     encoder = load_start(recipe).eval().requires_grad_(False)
     frontend = recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std)
-    constants: tuple[object, ...] = (encoder_hash(encoder), recipe.fbank.mean, recipe.fbank.std, recipe.encoder.mask_padding)
+    constants: tuple[object, ...] = (
+        encoder_hash(encoder),
+        recipe.fbank.mean,
+        recipe.fbank.std,
+        recipe.encoder.mask_padding,
+    )
     if recipe.encoder.family != next(iter(ENCODERS)):
         constants = (*constants, recipe.encoder.family)
     identity = hashlib.sha256(repr(constants).encode()).hexdigest()

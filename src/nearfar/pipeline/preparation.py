@@ -60,12 +60,17 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
             the recipe's clip length are found here, from their headers, and listed together.
     """
     dataset = read_dataset(data)
+    return dataset, resolve_run(dataset, recipe)
+
+
+def resolve_run(dataset: Dataset, recipe: Recipe) -> Recipe:
+    """The recipe of a challenge system, resolved for a dataset; see :func:`prepare_run`."""
     require_training_clips(dataset, [machine for machine in dataset.machines if dataset.test(machine)])
     recipe, _ = resolve(recipe, dataset, RUN)
     lengths = check_lengths(dataset)
     longest = max(lengths.values())
     if recipe.audio.clip_seconds == "longest":
-        return dataset, recipe.with_changes(**{"audio.clip_seconds": longest})
+        return recipe.with_changes(**{"audio.clip_seconds": longest})
     if longest > recipe.audio.clip_seconds:
         machine = max(lengths, key=lambda name: lengths[name])
         clip = next(clip for clip in dataset.clips if clip.machine == machine)
@@ -75,7 +80,7 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
             expected=f"at most the recipe's {recipe.audio.clip_seconds:g} s",
             remedy=f'Set audio.clip_seconds to {longest:g} or more or to "longest", or cut the clips',
         )
-    return dataset, recipe
+    return recipe
 
 
 def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:

@@ -34,28 +34,18 @@ class ScoredMachine:
 
     Attributes:
         test: fused scores of the test clips, by name.
-        scores: the same with the scores of every view.
-        normal: leave-one-out scores of the normal training clips ``train``; empty for a single one.
-        leaves_out: whether these scores are of a bank without the clip, and thresholds can be a bound.
+        views: (clips,) scores of the test clips by view, before fusion.
+        normal_views: (normals,) leave-one-out scores of the normal clips by view; empty for a single one.
+        calibration: the same, fused.
+        domains: of each test clip, the domain of its nearest normal clip; ``source`` where there is no nearest
+            one.
     """
 
     test: MachineScores
-    scores: ViewScores
-    normal: ViewScores
-    train: tuple[Clip, ...]
-    guaranteed: bool = False
-
-    @property
-    def calibration(self) -> Calibration:
-        """The normal scores, for thresholds."""
-        entries = normal_scores(self.train, self.normal) if self.normal.fused.size else ()
-        return Calibration(
-            machine=self.test.machine,
-            section=self.test.section,
-            method="leave-one-out",
-            guaranteed=self.guaranteed,
-            recordings=entries,
-        )
+    views: dict[str, NDArray[np.float64]]
+    normal_views: dict[str, NDArray[np.float64]]
+    calibration: Calibration
+    domains: tuple[str, ...]
 
     def decide(self, thresholds: Iterable[Threshold]) -> MachineDecisions | None:
         """Decisions on the test clips: anomalous where the score is above the threshold; None without a threshold.
@@ -63,10 +53,7 @@ class ScoredMachine:
         Where domains have thresholds of their own, a clip's is that of the domain of its nearest normal clip.
         """
         machine, section = self.test.machine, self.test.section
-        domains = ["source"] * len(self.test.names)
-        if self.scores.nearest is not None:
-            domains = [self.train[index].domain or "source" for index in self.scores.nearest]
-        found = [threshold_of(thresholds, machine, section, domain) for domain in domains]
+        found = [threshold_of(thresholds, machine, section, domain) for domain in self.domains]
         values = [None if entry is None else entry.value for entry in found]
         if None in values:
             return None
@@ -131,6 +118,7 @@ def score_machines(
     *,
     progress: Progress = silent,
     tensorboard: bool = False,
+    leave_one_out: bool = True,
 ) -> tuple[list[ScoredMachine], int, float]:
     """Score the test clips of every machine and section, and the normal training clips without themselves.
 
@@ -141,6 +129,7 @@ def score_machines(
         features: of clips, by scored view.
         folder: where back-ends that train keep their models.
         progress, tensorboard: of that training.
+        leave_one_out: whether the normal clips are scored as well, for thresholds.
 
     Returns:
         the scores, and the number of trained scalars and the seconds of training of the back-ends.
@@ -164,9 +153,34 @@ def score_machines(
                 seconds += getattr(one, "seconds", 0.0)
         scored = scorer.score(features(test))
         rows = np.array([clip.section == section for clip in fitted_on]) if backend.per_machine else None
-        entry = MachineScores(machine, section, tuple(clip.name for clip in test), scored.fused)
-        out.append(ScoredMachine(entry, scored, _rows(scorer.normal, rows), tuple(train), is_guaranteed(recipe)))
+        normal = _rows(scorer.normal, rows) if leave_one_out else ViewScores(np.empty(0), {})
+        names = tuple(clip.name for clip in test)
+        nearest = scored.nearest
+        out.append(
+            ScoredMachine(
+                MachineScores(machine, section, names, scored.fused),
+                scored.views,
+                normal.views,
+                Calibration(
+                    machine=machine,
+                    section=section,
+                    method="leave-one-out",
+                    guaranteed=is_guaranteed(recipe),
+                    recordings=normal_scores(train, normal) if normal.fused.size else (),
+                ),
+                tuple(
+                    "source" if nearest is None else fitted_on[nearest[i]].domain or "source"
+                    for i in range(len(test))
+                ),
+            )
+        )
     return out, parameters, seconds
+
+
+def _nearest_domains(normals: Sequence[Clip], nearest: NDArray[np.int64] | None, count: int) -> tuple[str, ...]:
+    if nearest is None:
+        return ("source",) * count
+    return tuple(normals[index].domain or "source" for index in nearest)
 
 
 def _rows(scores: ViewScores, rows: NDArray[np.bool_] | None) -> ViewScores:

@@ -116,7 +116,7 @@ def train_or_reuse(
 
 
 def _with_pseudo_labels(recipe: Recipe, clips: list[Clip]) -> list[Clip]:
-    """Clips of machines without attributes get clusters of log-mel statistics of the near channel as attributes."""
+    """Clips of machines without attributes get clusters of near log-mel statistics as attributes."""
     plain = recipe.with_changes(
         **{
             "training.adaptation": "none",

@@ -79,6 +79,32 @@ class NearestSettings(Settings):
         ) and self.domains != "standardised"
 
     @property
+    def normalisation_words(self) -> str | None:
+        """The normalisation, for the description of a submission."""
+        words = {
+            "none": None,
+            "ratio": "distance as ratio to the density of normal clips",
+            "difference": "distance as difference from the density of normal clips",
+            "varmin": "distance as variance-minimising share of the density of normal clips",
+        }
+        return words[self.normalisation]
+
+    @property
+    def enrichment_words(self) -> str | None:
+        """The enrichment, for the description of a submission."""
+        return {"none": None, "memmix": "MemMixup", "smote": "SMOTE"}[self.enrichment]
+
+    @property
+    def domain_words(self) -> str | None:
+        """The handling of domains, for the description of a submission."""
+        words = {
+            "pooled": None,
+            "separate": "bank of each domain, smaller distance",
+            "standardised": "bank of each domain, smaller distance in units of the domain's median",
+        }
+        return words[self.domains]
+
+    @property
     def exact_leave_one_out(self) -> bool:
         """Whether ``leave_one_out`` equals a new fit without the clip; the scaling of ``standardised`` is kept."""
         return self.distance == "cosine"

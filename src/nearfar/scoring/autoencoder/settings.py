@@ -28,6 +28,11 @@ class AutoencoderSettings(Settings):
     textbook: bool = False
 
     @property
+    def domain_words(self) -> str | None:
+        """The handling of domains, for the description of a submission."""
+        return "covariance of each domain, smaller distance" if self.score == "mahala" else None
+
+    @property
     def method(self) -> str:
         """The words of a submission file for the score."""
         return "AE, selective Mahalanobis distance" if self.score == "mahala" else "AE"

@@ -1,0 +1,137 @@
+"""Embeddings of files by a plain encoder, without any training, written to one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from nearfar.data.audio import read_waveform, zero_pad
+from nearfar.data.clips import Channel
+from nearfar.data.prefetch import prefetched
+from nearfar.encoders import ENCODERS
+from nearfar.errors import InputError, NearfarError
+from nearfar.features import EncoderParts, WindowBatch
+from nearfar.features.sources import TOKENS, TokenSettings
+from nearfar.files import whole_file
+from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from nearfar.pooling import POOLINGS
+from nearfar.registry import one_of
+
+_USUAL_MEAN, _USUAL_STD = -4.268, 4.569
+
+
+def embed_files(
+    files: Sequence[Path],
+    encoder: str,
+    out: Path,
+    *,
+    family: str = "eat",
+    channel: str = "near",
+    pooling: str = "mean",
+    clip_seconds: float | None = None,
+    near: int = 0,
+    far: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[int, int]:
+    """Embed recordings and write the embeddings.
+
+    Args:
+        files: recordings; one channel suffices for ``near``.
+        encoder: as the family's loader takes it; see :func:`nearfar.load_encoder`.
+        out: ``.npy`` gets the (files, D) float32 array, ``.safetensors`` the same as ``embeddings``, with the
+            file names, one per line, under ``files`` in its metadata.
+        family: of encoders.
+        channel: ``near`` or ``far``.
+        pooling: a name in :data:`nearfar.pooling.POOLINGS` that needs no training, such as ``cls`` or ``mean``.
+        clip_seconds: zero-pad every clip to this length; None keeps each clip's own.
+        near, far: the files' channels, from 0, that are the near and the far microphone.
+        progress: called with finished and all files.
+
+    Returns:
+        the shape (files, D).
+
+    Raises:
+        InputError: if an argument, a recording or the encoder cannot be used.
+    """
+    _require_choices(channel, pooling, out)
+    if not files:
+        raise InputError("files", found="none", expected="one recording or more", remedy="Name them")
+    entry = ENCODERS[family]
+    model = entry.load(encoder, None).eval().requires_grad_(False)
+    longest = None if model.longest_samples is None else model.longest_samples / SAMPLE_RATE_HZ
+    if clip_seconds is not None and not (clip_seconds > 0 and (longest is None or clip_seconds <= longest)):
+        raise InputError(
+            "clip_seconds",
+            found=f"{clip_seconds:g}",
+            expected=f"more than 0 and at most {longest:g}, where the encoder's table of positions ends",
+            remedy="Choose another length, or omit it",
+        )
+    parts = EncoderParts(entry.frontend(_USUAL_MEAN, _USUAL_STD), model)
+    settings = TokenSettings(pooling=pooling)
+    chosen: Channel = "near" if channel == "near" else "far"
+
+    def load(path: Path) -> tuple[NDArray[np.float32], int]:
+        waveform = read_waveform(path, (chosen,), near=near, far=far)[0]
+        return _padded(waveform, path, clip_seconds, longest), len(waveform)
+
+    rows = []
+    for waveform, samples in prefetched(load, files, threads=1, ahead=4):
+        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([samples]))
+        with torch.inference_mode():
+            (features,) = TOKENS.extract(batch, parts, [settings])
+        rows.append(features.flatten().numpy())
+        if progress is not None:
+            progress(len(rows), len(files))
+    embeddings: NDArray[np.float32] = np.stack(rows)
+    _write(out, embeddings, {"files": "\n".join(map(str, files)), "pooling": pooling})
+    return embeddings.shape[0], embeddings.shape[1]
+
+
+def _padded(
+    waveform: NDArray[np.float32], path: Path, clip_seconds: float | None, longest: float | None
+) -> NDArray[np.float32]:
+    """(samples,) padded to ``clip_seconds``, or else at least to one frame."""
+    seconds = len(waveform) / SAMPLE_RATE_HZ
+    limit = clip_seconds or longest
+    if limit is not None and seconds > limit:
+        raise InputError(
+            path,
+            found=f"a clip of {seconds:g} s",
+            expected=f"at most {limit:g} s",
+            remedy="Cut it into shorter clips"
+            if clip_seconds is None
+            else "Set a longer clip_seconds, or cut the clip",
+        )
+    return zero_pad(waveform, max(round((clip_seconds or seconds) * SAMPLE_RATE_HZ), FRAME_SAMPLES), path)
+
+
+def _write(out: Path, embeddings: NDArray[np.float32], metadata: dict[str, str]) -> None:
+    try:
+        with whole_file(out) as partial_file:
+            if out.suffix == ".npy":
+                np.save(partial_file, embeddings)
+            else:
+                save_file({"embeddings": embeddings}, partial_file, metadata)
+    except (OSError, SafetensorError) as error:
+        raise NearfarError(f"{out}: cannot write it ({error}). Free some space or choose another file.") from None
+
+
+def _require_choices(channel: str, pooling: str, out: Path) -> None:
+    if channel not in get_args(Channel):
+        raise InputError(
+            "channel", found=repr(channel), expected=one_of(get_args(Channel), channel), remedy="Choose one"
+        )
+    untrained = [name for name, entry in POOLINGS.items() if not entry.trained]
+    if pooling not in untrained:
+        raise InputError("pooling", found=repr(pooling), expected=one_of(untrained, pooling), remedy="Choose one")
+    if out.suffix not in {".npy", ".safetensors"}:
+        raise InputError(
+            out, found=f"the ending {out.suffix!r}", expected=".npy or .safetensors", remedy="Rename it"
+        )
