@@ -114,19 +114,9 @@ def reproduce(
     if any(len(of_seeds) < len(seeds or (None,)) for of_seeds in results.values()):
         return Reproduction(None, finished)
     notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
-<<<<<<< HEAD
-    return Reproduction(_written_table(results, notes, out), finished)
-
-
-def _written_table(results: dict[str, Sequence[Results]], notes: Sequence[str], out: Path) -> ResultsTable:
-    table = results_table(results, notes=notes, published=not notes)
-    write_table(table, out, "table")
-    return table
-=======
     table = results_table(results, notes=notes)
     write_table(table, out, "table")
     return Reproduction(table, finished)
->>>>>>> main
 
 
 def _results(runs: Sequence[SystemRun]) -> list[Results]:
