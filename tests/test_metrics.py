@@ -83,6 +83,8 @@ def test_harmonic_means():
     assert official_score(machines) == expected
     assert official_score(np.array(machines)) == expected
     assert official_score(np.ravel(machines)) == expected
+    with pytest.raises(ValueError, match="no values"):
+        official_score([])
 
 
 @pytest.mark.parametrize(

@@ -164,14 +164,25 @@ def official_score(values: Iterable[Iterable[float] | float]) -> float:
     """Official score of 2022 to 2026: the harmonic mean of AUC (source), AUC (target) and pAUC of all machines.
 
     Args:
-        values: (machines, 3) or flat, fractions.
+        values: fractions, three per machine or flat.
+
+    Raises:
+        ValueError: if there are none.
     """
-    return harmonic_mean(np.ravel(np.array([*values], dtype=np.float64)))
+    return harmonic_mean(
+        number for value in values for number in (value if isinstance(value, Iterable) else (value,))
+    )
 
 
 def harmonic_mean(values: Iterable[float]) -> float:
-    """Harmonic mean of values clamped from below at the float epsilon, as the official evaluator does."""
+    """Harmonic mean of values clamped from below at the float epsilon, as the official evaluator does.
+
+    Raises:
+        ValueError: if there are none.
+    """
     clamped = np.maximum(np.fromiter(values, dtype=np.float64), _EPSILON)
+    if not clamped.size:
+        raise ValueError("no values")
     return float(clamped.size / np.sum(1 / clamped))
 
 

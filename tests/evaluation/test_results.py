@@ -1,18 +1,25 @@
-"""Results: the official baseline's published scores, and entries that cannot be evaluated."""
+"""Results: the official baseline's scores, precision, recall and F1, and entries that cannot be evaluated."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from nearfar.errors import InputError
-from nearfar.evaluation.results import evaluate_scores
-from nearfar.evaluation.scorefiles import MachineScores, read_scores
-from nearfar.evaluation.truth import GroundTruth
+from nearfar.evaluation.results import evaluate_decisions, evaluate_scores, precision_recall_f1
+from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores, read_scores
+from nearfar.evaluation.tables import decisions_to_text, decisions_to_tree
+from nearfar.evaluation.truth import GroundTruth, TrueClip
 from nearfar.metrics import MachineMetrics, harmonic_mean, machine_metrics
 
 
 def evaluate_by_name(entries):
     return evaluate_scores(entries, GroundTruth.from_names(entries))
+
+
+def decisions_by_name(entries):
+    return evaluate_decisions(entries, GroundTruth.from_names(entries))
 
 
 RERUNS = {
@@ -89,7 +96,7 @@ def test_truth_comes_from_the_names():
     [
         (["section_00_0000.wav"], "section_00_0000.wav, an evaluation clip whose name hides domain and label"),
         (["fan.wav"], "the name 'fan.wav'"),
-        (["section_00_source_train_normal_0000_spd_1.wav"], "a name that says 'train'"),
+        (["section_00_source_train_normal_0000_spd_1.wav"], "a name with 'train'"),
         (
             ["section_00_source_test_normal_0000_spd_1.wav", "section_00_target_test_normal_0000_spd_1.wav"],
             "no anomalies",
@@ -120,3 +127,73 @@ def test_the_three_metrics_of_a_machine():
         rows = (domains == domain) | (labels == 1)
         assert area == pytest.approx(roc_auc_score(labels[rows], scores[rows]), abs=1e-12)
     assert both == pytest.approx(roc_auc_score(labels, scores, max_fpr=0.1), abs=1e-12)
+
+
+# --- decisions -------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50))
+def test_agrees_with_scikit_learn(clips):
+    labels, decisions = np.array(clips).T
+    expected = precision_recall_fscore_support(
+        labels, decisions, pos_label=True, average="binary", zero_division=0
+    )
+    assert precision_recall_f1(labels, decisions) == pytest.approx(expected[:3], abs=1e-12)
+
+
+def test_each_domain_is_judged_on_its_own_clips():
+    names, decisions = [], []
+    for domain, calls in (("source", {"normal": (0, 0, 1), "anomaly": (1, 1, 0)}), ("target", {"normal": (1, 1)})):
+        for label, called in calls.items():
+            names += [
+                f"section_00_{domain}_test_{label}_{index:04d}_noAttribute.wav" for index in range(len(called))
+            ]
+            decisions += called
+    results = decisions_by_name([MachineDecisions("fan", "00", tuple(names), np.array(decisions))])
+    (row,) = results.machines
+    assert (row.machine, row.section) == ("fan", "00")
+    assert row.source == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert row.target == (0, 0, 0)
+    assert results.arithmetic_means == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert max(results.harmonic_means) < 1e-15
+
+
+def test_means_run_over_both_domains_of_all_machines():
+    def entry(machine, source, target):
+        names = [
+            f"section_00_{d}_test_anomaly_{i:04d}_noAttribute.wav" for d in ("source", "target") for i in range(2)
+        ]
+        return MachineDecisions(machine, "00", tuple(names), np.array([*source, *target]))
+
+    results = decisions_by_name([entry("fan", (1, 1), (1, 0)), entry("pump", (1, 0), (1, 1))])
+    assert results.arithmetic_means.recall == pytest.approx(0.75)  # 1, 1/2, 1/2, 1
+    assert results.harmonic_means.recall == pytest.approx(4 / (1 + 2 + 2 + 1))
+    assert results.arithmetic_means.precision == 1
+
+
+def test_what_cannot_be_judged():
+    with pytest.raises(InputError):
+        evaluate_decisions([], GroundTruth({}))
+    with pytest.raises(InputError, match="hides domain and label"):
+        decisions_by_name([MachineDecisions("fan", "00", ("section_00_0000.wav",), np.array([1]))])
+    with pytest.raises(ValueError, match="not of one length"):
+        precision_recall_f1([0, 1], [1])
+
+
+def test_decisions_on_a_single_domain():
+    clips = {
+        "normal/1": TrueClip("normal", "source", "normal/1.wav"),
+        "worn/1": TrueClip("anomaly", "source", "worn/1.wav"),
+    }
+    decided = MachineDecisions("b", "00", ("normal/1.wav", "worn/1.wav"), np.array([1, 1]))
+    results = evaluate_decisions([decided], GroundTruth({("b", "00"): clips}, "own"))
+    assert results.machines[0].target is None
+    assert results.harmonic_means == results.machines[0].source == pytest.approx((0.5, 1.0, 2 / 3))
+    assert decisions_to_tree(results)["machines"]["b"]["target"] is None
+    rows = [row.cells for row in decisions_to_text(results).rows]
+    assert rows == [
+        ("b", "source", "50.00", "100.00", "66.67"),
+        ("", "target", "–", "–", "–"),
+        ("All", "mean", "50.00", "100.00", "66.67"),
+        ("", "hmean", "50.00", "100.00", "66.67"),
+    ]

@@ -45,7 +45,7 @@ def cells(text):
 
 
 def test_one_seed_in_markdown():
-    rows = cells(to_markdown(results_table({"eat-near": [PUMP_A]}, published=False)))
+    rows = cells(to_markdown(results_table({"eat-near": [PUMP_A]})))
     assert rows[0][2:] == ["eat-near"]
     assert rows[2:] == [
         ["pump", "AUC (source)", "50.00"],
@@ -64,7 +64,7 @@ def test_one_seed_in_markdown():
 
 
 def test_seeds_give_mean_and_sample_deviation_of_each_cell():
-    table = results_table({"eat-near": [PUMP_A, PUMP_B], "eat-fusion": [PUMP_A]}, published=False)
+    table = results_table({"eat-near": [PUMP_A, PUMP_B], "eat-fusion": [PUMP_A]})
     rows = {(row[0], row[1]): row[2:] for row in cells(to_markdown(table))[2:]}
     assert rows["pump", "AUC (source)"] == ["55.00 ± 7.07", "50.00"]
     assert rows["pump", "pAUC"] == ["60.00 ± 0.00", "60.00"]
@@ -88,14 +88,13 @@ def test_published_columns_stand_beside_the_development_set_only():
     for runs in ([results_of(*machines)], [recognised, results_of(*machines)]):
         table = results_table({"eat-near": runs})
         assert [column.name for column in table.columns] == ["eat-near"], "machines of these names are not enough"
-    assert len(results_table({"eat-near": [recognised]}, published=False).columns) == 1
 
 
 def test_sections_of_one_machine_have_rows_of_their_own():
     results = Results(
         tuple(MachineResult("fan", section, MachineMetrics(0.5, 0.5, 0.5)) for section in ("00", "01"))
     )
-    assert results_table({"eat-near": [results]}, published=False).machines == ("fan 00", "fan 01")
+    assert results_table({"eat-near": [results]}).machines == ("fan 00", "fan 01")
 
 
 def test_the_note_is_in_every_rendering(capsys):
@@ -109,7 +108,7 @@ def test_the_note_is_in_every_rendering(capsys):
 
 
 def test_csv_gives_percent_and_its_spread():
-    table = results_table({"eat-near": [PUMP_A, PUMP_B], "eat-fusion": [PUMP_A]}, published=False)
+    table = results_table({"eat-near": [PUMP_A, PUMP_B], "eat-fusion": [PUMP_A]})
     rows = {(row["machine"], row["quantity"]): row for row in csv.DictReader(io.StringIO(to_csv(table)))}
     assert len(rows) == 12
     row = rows["pump", "auc_source"]
@@ -118,7 +117,7 @@ def test_csv_gives_percent_and_its_spread():
 
 
 def test_json_gives_all_digits():
-    tree = json.loads(to_json(results_table({"eat-near": [PUMP_A, PUMP_B]}, published=False)))
+    tree = json.loads(to_json(results_table({"eat-near": [PUMP_A, PUMP_B]})))
     assert tree["unit"] == "fraction"
     (system,) = tree["systems"]
     assert (system["name"], system["seeds"]) == ("eat-near", 2)
@@ -134,7 +133,7 @@ def test_intervals_stand_beside_the_cells():
 
     spread = Uncertainty({"pump": interval(0.5), "fan": interval(0.8)}, interval(0.6), 100, 0.95)
     systems = {"eat-near": [PUMP_A], "eat-fusion": [PUMP_B]}
-    table = results_table(systems, published=False, intervals={"eat-near": spread})
+    table = results_table(systems, intervals={"eat-near": spread})
     rows = {(row[0], row[1]): row[2:] for row in cells(to_markdown(table))}
     assert rows["pump", "AUC (source)"] == ["50.00 [40.00, 60.00]", "60.00"]
     assert rows["All (hmean)", "score"][0] == "63.18 [50.00, 70.00]"
@@ -153,7 +152,7 @@ def test_intervals_stand_beside_the_cells():
 
 
 def test_terminal_shows_the_same_figures(capsys):
-    table = results_table({"eat-near": [PUMP_A, PUMP_B]}, published=False)
+    table = results_table({"eat-near": [PUMP_A, PUMP_B]})
     show(to_text(table, title="Table 1"))
     shown = capsys.readouterr().out
     assert "Table 1" in shown

@@ -1,7 +1,8 @@
-"""The table of an ablation: every combination's scores, how it differs from a reference, what choosing is worth.
+"""Statistics of an ablation: the scores of every combination, differences from a reference, leave-one-machine-out.
 
-A choice among hundreds looks better than it is on the machines that it was made on. Leaving one machine out says
-by how much: the best combination by the official score of the *other* machines is looked at on the one left out.
+The best of hundreds of combinations is biased upwards on the machines that it was chosen on. Leave-one-machine-out
+measures by how much: the best combination by the official score of the *other* machines is scored on the one left
+out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from nearfar.evaluation.truth import GroundTruth
 from nearfar.evaluation.uncertainty import Comparison, compare_all
 
 RESAMPLES = 2_000
-"""Bootstrap resamples of each of what may be hundreds of comparisons."""
+"""Bootstrap resamples of each comparison, of which there may be hundreds."""
 
 _AT_ONCE = 50
 
@@ -31,7 +32,7 @@ class AblationRow:
         machines: score by row name, the harmonic mean of the machine's three metrics.
         without: the official score when that machine is left out.
         difference: this minus the reference on the same clips.
-        rank: 1 is the highest official score; equal scores share the better rank.
+        rank: 1 is the highest official score; equal scores have the same, better rank.
         ranks_without: the same of the official score without that machine.
     """
 
@@ -46,14 +47,14 @@ class AblationRow:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """The choice that is made without one machine, seen on that machine.
+    """The combination chosen on the other machines, scored on the machine left out.
 
     Attributes:
         machine: the one left out.
-        chosen: the first row with the highest official score of the others.
+        chosen: the values of the first row with the highest official score on the others.
         score: of that row on the machine left out.
         best: the highest score of any row on it.
-        reference: the reference's.
+        reference: the reference's score on it.
         rank: of the chosen row among all on the machine left out.
     """
 
@@ -67,7 +68,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ablation:
-    """All rows, the best first, and what the choice among them is worth. ``left_out`` is empty for one machine."""
+    """All rows, the best first, and leave-one-machine-out, which is empty for one machine."""
 
     axes: tuple[str, ...]
     reference_name: str
@@ -85,11 +86,11 @@ def ablation(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Ablation:
-    """Evaluate combinations and set them against a reference.
+    """Evaluate combinations and compare them with a reference.
 
     Args:
         points: values by axis, and scores of the same test clips for every combination.
-        reference_name: what to call the reference.
+        reference_name: the name of the reference in tables.
         reference: its scores of these clips.
         truth: labels and domains of the clips.
         resamples: of the paired bootstrap.
@@ -112,14 +113,14 @@ def ablation(
     rows = [
         AblationRow(
             values,
-            results[place],
-            machines[place],
-            without[place],
-            comparisons[place],
-            _rank(totals, place),
-            {name: _rank([row[name] for row in without], place) for name in without[place]},
+            results[index],
+            machines[index],
+            without[index],
+            comparisons[index],
+            _rank(totals, index),
+            {name: _rank([row[name] for row in without], index) for name in without[index]},
         )
-        for place, (values, _) in enumerate(points)
+        for index, (values, _) in enumerate(points)
     ]
     rows.sort(key=lambda row: row.rank)
     baseline = evaluate_scores(reference, truth)
@@ -135,15 +136,15 @@ def _by_name(results: Results, names: Sequence[str]) -> dict[str, float]:
 
 
 def _without(results: Results, names: Sequence[str]) -> dict[str, float]:
-    """The official score without each row; none where there is one row only."""
+    """The official score without each row; empty if there is only one."""
     if len(names) < 2:
         return {}
     rows = results.machines
-    return {name: Results((*rows[:place], *rows[place + 1 :])).official_score for place, name in enumerate(names)}
+    return {name: Results((*rows[:index], *rows[index + 1 :])).official_score for index, name in enumerate(names)}
 
 
-def _rank(values: Sequence[float], place: int) -> int:
-    return 1 + sum(value > values[place] for value in values)
+def _rank(values: Sequence[float], index: int) -> int:
+    return 1 + sum(value > values[index] for value in values)
 
 
 def _left_out(machine: str, rows: Sequence[AblationRow], reference: float) -> LeftOut:

@@ -78,5 +78,5 @@ def ensemble(
 
     shares = None if weights is None else numbers("--weights", weights)
     results, notes = fuse_runs(runs, out, weights=shares, note=note)
-    table = None if results is None else results_table({out.name: [results]}, notes=notes, published=not notes)
+    table = None if results is None else results_table({out.name: [results]}, notes=notes)
     print_table(table, as_json, out)

@@ -54,7 +54,6 @@ def evaluate(
     table = results_table(
         {_name(scores): [results]},
         notes=notes,
-        published=not notes,
         intervals={_name(scores): uncertainty(entries, labels)} if intervals else None,
     )
     print_table(table, as_json, decisions=evaluate_decisions(decisions, labels) if decisions else None)

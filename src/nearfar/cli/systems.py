@@ -53,11 +53,7 @@ def run(
     if finished is None:
         return
     notes, results = [note] if note else [], finished.results
-    table = (
-        None
-        if results is None
-        else results_table({finished.recipe.name: [results]}, notes=notes, published=not notes)
-    )
+    table = None if results is None else results_table({finished.recipe.name: [results]}, notes=notes)
     print_table(table, as_json, out)
 
 

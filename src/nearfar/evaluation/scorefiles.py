@@ -216,7 +216,7 @@ def read_rows(path: Path, expected: str) -> tuple[tuple[str, ...], list[str]]:
 
     Raises:
         InputError: if the file is empty or not text, a row has not two fields, or the first field is empty or
-            stands in two rows.
+            in two rows.
     """
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))

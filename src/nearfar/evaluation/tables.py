@@ -82,15 +82,15 @@ def results_table(
     systems: Mapping[str, Sequence[Results]],
     *,
     notes: Sequence[str] = (),
-    published: bool = True,
     intervals: Mapping[str, Uncertainty] | None = None,
 ) -> ResultsTable:
-    """Set systems side by side. The rule of another year and an absent domain become notes.
+    """Set systems side by side, with the report's columns if the clips are the DCASE 2026 development set.
+
+    The rule of another year and an absent domain become notes.
 
     Args:
         systems: per system its results, one per seed, all over the same machines.
         notes: lines beneath, for instance that the data is simulated.
-        published: add the report's columns, if the test clips are those of the DCASE 2026 development set.
         intervals: bootstrap intervals beside the cells of systems with a single seed.
 
     Raises:
@@ -101,7 +101,7 @@ def results_table(
     columns = [_with_intervals(column, (intervals or {}).get(column.name)) for column in columns]
     machines = tuple(dict.fromkeys(machine for column in columns for machine in column.machines))
     of_results = [note for runs in systems.values() for run in runs for note in run.notes]
-    if published and all(run.is_dcase2026_development_set for runs in systems.values() for run in runs):
+    if all(run.is_dcase2026_development_set for runs in systems.values() for run in runs):
         beside = [_system_column(entry.name + PUBLISHED_SUFFIX, [entry.results()]) for entry in PUBLISHED]
         columns += [replace(column, seeds=None) for column in beside]
     return ResultsTable(tuple(columns), machines, tuple(dict.fromkeys((*notes, *of_results))))
