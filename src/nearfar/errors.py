@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 MOST_LISTED = 10
@@ -52,3 +53,17 @@ def raise_errors(errors: Sequence[InputError]) -> None:
 
 class TrainingError(NearfarError):
     """Training cannot continue, for instance because the loss is no longer finite."""
+
+
+def one_of(names: Iterable[str], given: object = None) -> str:
+    """``'mean', 'rdp' or 'cls'``, and which of them a misspelt name probably means."""
+    names = list(names)
+    quoted = [repr(name) for name in names]
+    listed = " or ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))
+    return listed + did_you_mean(given, names)
+
+
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """``", did you mean 'rdp'?"`` where one of the names is close to a given one, else an empty string."""
+    close = difflib.get_close_matches(str(given), list(names), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -9,12 +9,10 @@ its own and add one line to the table beside it::
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from nearfar.errors import InputError
+from nearfar.errors import InputError, one_of
 from nearfar.settings import Settings
 
 
@@ -69,17 +67,3 @@ class Registry(dict[str, EntryT], Generic[EntryT]):
             expected=one_of(self, name),
             remedy="Correct the name",
         )
-
-
-def one_of(names: Iterable[str], given: object = None) -> str:
-    """``'mean', 'rdp' or 'cls'``, and which of them a misspelt name probably means."""
-    names = list(names)
-    quoted = [repr(name) for name in names]
-    listed = " or ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))
-    return listed + did_you_mean(given, names)
-
-
-def did_you_mean(given: object, names: Iterable[str]) -> str:
-    """``", did you mean 'rdp'?"`` where one of the names is close to a given one, else an empty string."""
-    close = difflib.get_close_matches(str(given), list(names), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from nearfar.errors import did_you_mean, one_of
+
 if TYPE_CHECKING:
     from nearfar.registry import Entry, Registry
 
@@ -153,23 +155,17 @@ def refusal(key: str, found: Any, expected: str) -> PydanticCustomError:
 
 def bad_choice(field: str, name: object, table: Mapping[str, Entry]) -> PydanticCustomError:
     """The error about a name that is not in a table of choices."""
-    from nearfar.registry import one_of
-
     return refusal(field, name, one_of(table, name))
 
 
 def unknown_key(key: str, keys: set[str]) -> PydanticCustomError:
     """The error about a key that a table lacks."""
-    from nearfar.registry import did_you_mean
-
     expected = f"a key of the recipe{did_you_mean(key, keys)}"
     return PydanticCustomError("nearfar", "{expected}", {"key": key, "unknown": True, "expected": expected})
 
 
 def reason(error: Any) -> str:
     """What a value should have been, in plain words, from one of pydantic's errors."""
-    from nearfar.registry import did_you_mean
-
     context = error.get("ctx") or {}
     kind = error["type"]
     if kind == "literal_error":

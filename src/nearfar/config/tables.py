@@ -12,10 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from nearfar.encoders import ADAPTATIONS, ENCODERS
+from nearfar.errors import one_of
 from nearfar.features import SOURCES
 from nearfar.losses import LOSSES
 from nearfar.pooling import TRAINED_POOLINGS
-from nearfar.registry import Registry, one_of
+from nearfar.registry import Registry
 from nearfar.scoring import BACKENDS, FUSIONS
 from nearfar.settings import ChoiceTable, Fraction, Names, NotNegative, PositiveFloat, PositiveInt, Rate, Settings
 from nearfar.thresholds import RULES

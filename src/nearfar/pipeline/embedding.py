@@ -16,13 +16,12 @@ from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
 from nearfar.data.prefetch import prefetched
 from nearfar.encoders import ENCODERS
-from nearfar.errors import InputError, NearfarError
+from nearfar.errors import InputError, NearfarError, one_of
 from nearfar.features import EncoderParts, WindowBatch
 from nearfar.features.sources import TOKENS, TokenSettings
 from nearfar.files import whole_file
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pooling import POOLINGS
-from nearfar.registry import one_of
 
 _USUAL_MEAN, _USUAL_STD = -4.268, 4.569
 

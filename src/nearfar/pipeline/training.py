@@ -28,6 +28,7 @@ from nearfar.training.pseudo_labels import cluster_attributes
 
 logger = logging.getLogger(__name__)
 
+
 def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
     """Whether a model folder holds all that the recipe trains, trained on all training clips of the dataset.
 
