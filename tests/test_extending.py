@@ -1,8 +1,8 @@
-"""The examples of docs/extending.md: each is registered as it stands there, makes a result, and is removed again."""
+"""The examples of docs/extending.md: each is registered as it stands there, used, and removed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ FITTED: dict[str, tuple[str, dict[str, Any]]] = {
     "Threshold rule": ("nearfar-best", {"threshold.rule": "normal"}),
     "Encoder family": ("frozen-eat", {"encoder.family": "conv", "encoder.weights": "random:conv"}),
 }
-"""By heading: a recipe and changes with which a detector is fitted and tells a tone of another pitch."""
+"""By heading: a recipe and changes with which a detector is fitted that finds a tone of another pitch."""
 TRAINED: dict[str, dict[str, Any]] = {
     "Encoder family": {"encoder.family": "conv", "encoder.weights": "random:conv"},
     "Loss": {"head.loss": "cosine", "head.temperature": 0.2},
@@ -143,7 +143,10 @@ def test_settings_of_an_example_are_part_of_the_identity_only_where_it_is_chosen
 ) -> None:
     register(heading)
     name, changes = FITTED.get(heading) or ("tiny-near", TRAINED[heading])
-    identity: Callable[[Recipe], Any] = lambda recipe: (recipe.model_identity(), recipe.system_identity())
+
+    def identity(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+        return recipe.model_identity(), recipe.system_identity()
+
     chosen, plain = load_recipe(name).with_changes(**changes), load_recipe(name)
     assert identity(chosen.with_changes(**{key: other})) != identity(chosen)
     assert identity(plain.with_changes(**{key: other})) == identity(plain)
