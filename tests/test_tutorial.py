@@ -58,7 +58,7 @@ def test_every_command_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.Monke
             continue
         for line in text.replace(*SMALLER).splitlines():
             # 25 recordings do not support what 70 do, and one threshold says so.
-            code = run_line(line.replace("--target-far 0.02", "--target-far 0.1"), monkeypatch)
+            code = run_line(line.replace("--false-alarm-rate 0.02", "--false-alarm-rate 0.1"), monkeypatch)
             assert code == 0, line
             ran += 1
     assert ran > 15
