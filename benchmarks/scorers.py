@@ -5,8 +5,8 @@
 Timed for every scorer: ``score`` of 200 clips, that is scaling the features, all distances, rescaling them by the
 bank's densities, and the minimum over both domains. The densities themselves are computed once, when the scorer is
 fitted; the times of fitting and of leave-one-out scores of the 2,000 clips are printed as well. The matrix
-products: 8 of (200, 768) by (768, 2000) in single precision, written into allocated memory. Both are timed in turn,
-ten times; the medians are compared. Target: domain-wise local density takes at most twice the matrix products.
+products: 8 of (200, 768) by (768, 2000) in single precision, written into allocated memory. Both are timed in
+turn, ten times; the medians are compared. Target: domain-wise local density takes at most twice the products.
 """
 
 from __future__ import annotations
