@@ -122,7 +122,7 @@ def _evaluation_machines(run: Path) -> tuple[list[MachineScores], list[MachineDe
             run,
             found="only clips whose names say their label",
             expected="a run on evaluation data, whose clips are named section_00_0000.wav",
-            remedy="Run the system on the evaluation data, and pass a run on the development set beside it (development)",
+            remedy="Run the system on evaluation data, and pass this run beside it (development)",
         )
     decided = {(entry.machine, entry.section): entry for entry in map(_as_wav, read_decisions(run / "scores"))}
     for entry in scores:

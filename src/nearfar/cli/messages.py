@@ -59,7 +59,7 @@ class Command(TyperCommand):
                 raise
             print_error(
                 f"{error.filename or 'a file'}: found {error.strerror or error}; expected to read or write it. "
-                "Check permissions and free space, and rerun the same command; it uses the files that are complete."
+                "Check permissions and free space, and rerun the same command; complete files are used again."
             )
         raise typer.Exit(USAGE_ERROR)
 
@@ -105,8 +105,6 @@ def _keys_in_flags(text: str, flags: Mapping[str, str]) -> str:
 
 
 def _flag(parameter: Any) -> str:
-    """The long flag of an option, or what help shows of an argument."""
-    flag: str = (
-        max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.human_readable_name
-    )
-    return flag
+    """The long flag of an option, or the name that help shows of an argument."""
+    is_option = parameter.param_type_name == "option"
+    return str(max(parameter.opts, key=len) if is_option else parameter.metavar or parameter.name.upper()).rstrip(".")

@@ -80,7 +80,7 @@ def embed(
     encoder: EncoderOption = None,
     channel: Annotated[str, typer.Option(help="near or far.")] = "near",
     pooling: Annotated[
-        str, typer.Option(help="Pooling of the tokens without training: cls, mean, max, gem or rdp.")
+        str, typer.Option(help="Pooling of the tokens without training: mean, mean-std, rdp or cls.")
     ] = "mean",
     seconds: Annotated[
         float | None, typer.Option(help="Zero-pad every clip to this length; default: the length of each clip.")
