@@ -1,4 +1,4 @@
-"""Every command once, as a person types it: what it prints, what it exits with."""
+"""Every command once: its output and its exit code."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.command import Nearfar
 import nearfar
 from nearfar import cli
 from nearfar.challenge import demo
-from nearfar.challenge import run as run_module
 from nearfar.data.simulate import FactoryPlan
+from nearfar.pipeline import training as training_module
 
 SHORT = [
     text
@@ -107,9 +107,9 @@ def test_data_checks_channels_where_asked(nearfar_command: Nearfar, small_factor
         samples, rate_hz = sf.read(path)
         samples[:, 1] = 0.0
         sf.write(path, samples, rate_hz)
-    told = nearfar_command("data", factory, "--check-channels")
-    assert told.code == 0
-    assert "warning hummer: In 2 of 10 recordings that were checked, such as section_00_target" in told.out
+    found = nearfar_command("data", factory, "--check-channels")
+    assert found.code == 0
+    assert "warning hummer: In 2 of 10 recordings that were checked, such as section_00_target" in found.out
     (warning,) = json.loads(nearfar_command("data", factory, "--check-channels", "--json").out)["channel_warnings"]
     assert (warning["kind"], warning["machine"], len(warning["files"])) == ("dead", "hummer", 2)
     (warning,) = json.loads(
@@ -130,7 +130,7 @@ def test_names_with_brackets_are_printed_as_they_are(
     assert "warning [bold]factory: files that are not read (1), such as notes[1].txt" in finished.out
 
 
-def test_simulate_makes_what_was_asked_for(nearfar_command: Nearfar, tmp_path: Path) -> None:
+def test_simulate_follows_its_options(nearfar_command: Nearfar, tmp_path: Path) -> None:
     options = "--machines fan,valve --train-source 2 --train-target 1 --test 1 --seconds 1 --snr-db 0,3 --seed 5"
     made = nearfar_command("simulate", tmp_path / "factory", *options.split())
     assert made.code == 0, made.err
@@ -146,14 +146,14 @@ def test_simulate_makes_what_was_asked_for(nearfar_command: Nearfar, tmp_path: P
 def test_run_prints_a_table_and_then_json(
     nearfar_command: Nearfar, run_folder: Path, small_factory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "finetune", None)  # what was trained is used again
+    monkeypatch.setattr(training_module, "finetune", None)  # the trained model is used
     arguments = ["run", "tiny-near", "--data", small_factory, "--out", run_folder, *SHORT]
     table = nearfar_command(*arguments, "--note", "a note for every table")
     assert table.code == 0, table.err
     assert "tiny-near" in table.out
     assert "a note for every table" in table.out
     assert f"Everything is in {run_folder}." in table.out
-    assert "embedding clips: 36/36" in table.err
+    assert "extracting features: 36/36" in table.err
     tree = json.loads(nearfar_command(*arguments, "--json").out)
     assert [system["name"] for system in tree["systems"]] == ["tiny-near"]
     assert tree == json.loads((run_folder / "results.json").read_text())
@@ -170,13 +170,13 @@ def test_run_shares_a_model_and_takes_options(
     assert "training" not in shared.err
     other = nearfar_command(
         *("run", "tiny-fusion", "--data", small_factory, "--out", tmp_path / "other", "--seed", "7"),
-        *("--encoder", "random:tiny:9", "--set", 'scoring.channels=["far"]', "--tensorboard", *SHORT),
+        *("--encoder", "random:tiny:9", "--set", 'scoring.views=["far"]', "--tensorboard", *SHORT),
     )
     assert other.code == 0, other.err
     card = json.loads((tmp_path / "other" / "model" / "model.json").read_text())
     assert card["recipe"]["seed"] == 7
     assert card["recipe"]["encoder"]["weights"] == "random:tiny:9"
-    assert card["recipe"]["scoring"]["channels"] == ["far"]
+    assert card["recipe"]["scoring"]["views"] == ["far"]
     assert card["recipe"]["training"]["steps"] == 2
     assert list((tmp_path / "other" / "model" / "tensorboard").iterdir())
 
@@ -227,7 +227,7 @@ def test_demo_says_that_its_data_is_simulated(
     assert list((tmp_path / "results" / "tiny-near" / "figures").glob("*.png"))
 
 
-def test_demo_leaves_recordings_alone_that_it_did_not_make(
+def test_demo_does_not_overwrite_other_recordings(
     nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(small_factory, tmp_path / "factory")
@@ -294,7 +294,8 @@ def test_settings_that_do_not_fit_are_refused(setting: str, nearfar_command: Nea
 
 
 ARGUMENTS = {
-    "an unknown suite": (["reproduce", "--suite", "other"], "--suite: found other; expected one of report, tiny"),
+    "an unknown suite": (["reproduce", "--suite", "other"], "--suite: found 'other'; expected 'report' or 'tiny'"),
+    "a misspelt suite": (["reproduce", "--suite", "tinny"], "did you mean 'tiny'?"),
     "an unknown system": (["reproduce", "--suite", "tiny", "--systems", "x"], "--systems: found 'x'"),
     "seeds that are no numbers": (["reproduce", "--seeds", "0,a"], "--seeds: found 0,a; expected whole numbers"),
     "an unknown recipe": (["run", "x"], "x: found no recipe of that name"),
@@ -331,13 +332,13 @@ def test_interrupt_says_that_nothing_is_lost(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "finetune", interrupted)
+    monkeypatch.setattr(training_module, "finetune", interrupted)
     finished = nearfar_command("run", "tiny-near", "--data", small_factory, "--out", tmp_path)
     assert finished.code == 130
-    assert "stopped; what was written is kept" in finished.err
+    assert "stopped; rerun the same command to resume" in finished.err
 
 
-def test_a_place_that_cannot_be_written_is_named(
+def test_a_path_that_cannot_be_written_is_named(
     nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -356,7 +357,7 @@ def test_a_full_disk_anywhere_is_no_traceback(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "log.jsonl"))
 
-    monkeypatch.setattr(run_module, "finetune", full)
+    monkeypatch.setattr(training_module, "finetune", full)
     finished = nearfar_command("run", "tiny-near", "--data", small_factory, "--out", tmp_path)
     assert finished.code == 2
     assert finished.err.splitlines()[-1].startswith(

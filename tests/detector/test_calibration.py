@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from nearfar.config import Recipe
 from nearfar.detector.machine import fit_machine, hold_out, left_out_scores, most_anomalous
 from nearfar.pipeline.scoring import is_guaranteed
@@ -110,7 +111,7 @@ def test_which_scores_a_growing_bank_can_only_lower(plain, changes, falls) -> No
 
 
 def measured_rate(recipe: Recipe, make_extracted, make_clips, rate: float, trials: int, count: int = 39) -> float:
-    """The fraction of new normal recordings, drawn as the normal ones, that is called anomalous, over detectors."""
+    """The fraction of new normal recordings, drawn as the normal ones, that detectors call anomalous."""
     random = np.random.default_rng(0)
     called = []
     for trial in range(trials):
