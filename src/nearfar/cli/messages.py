@@ -106,5 +106,6 @@ def _keys_in_flags(text: str, flags: Mapping[str, str]) -> str:
 
 def _flag(parameter: Any) -> str:
     """The long flag of an option, or the name that help shows of an argument."""
-    is_option = parameter.param_type_name == "option"
-    return str(max(parameter.opts, key=len) if is_option else parameter.metavar or parameter.name.upper()).rstrip(".")
+    if parameter.param_type_name == "option":
+        return str(max(parameter.opts, key=len))
+    return str(parameter.metavar or parameter.name.upper()).rstrip(".")
