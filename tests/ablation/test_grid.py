@@ -80,7 +80,6 @@ def test_a_point_can_be_what_the_others_are_held_against(tmp_path: Path) -> None
         ('base = "nearfar-best"\n[axes]\nview = ["near"]', r"axes.view = \['near'\]; expected a table"),
         ('base = "nearfar-best"\naxis = 3\n[axes]\nseed = [1]', "unknown key axis"),
         ('base = "no-such"\n[axes]\nseed = [1]', "no recipe of that name"),
-        ('base = "ae-mse"\n[axes]\nseed = [1]', "an autoencoder"),
         ('base = "nearfar-best"\nagainst = { seed = 7 }\n[axes]\nseed = [1]', "seed among 1"),
         (
             'base = "nearfar-best"\n[axes]\nseed = [' + ",".join(map(str, range(5001))) + "]",
