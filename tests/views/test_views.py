@@ -115,7 +115,9 @@ def test_the_sample_rate_reaches_the_search_for_a_delay() -> None:
     settings = {"cancelled": Cancellation(window_samples=64, hop_samples=32, delay_search_ms=3.0)}
     left = {}
     for rate in (8_000, 16_000):  # 40 samples are 5 ms of one and 2.5 ms of the other
-        left[rate] = float(np.square(make_views({"near": near, "far": far}, ("cancelled",), settings, rate)).mean())
+        left[rate] = float(
+            np.square(make_views({"near": near, "far": far}, ("cancelled",), settings, rate)).mean()
+        )
     assert left[16_000] < 0.1 * left[8_000]
 
 
