@@ -198,13 +198,14 @@ def message_of(recipe: Recipe, key: str, value: object) -> str | None:
     """The message by which a value is refused, without the value itself; None where it fits."""
     try:
         recipe.with_changes(**{key: value})
-    except InputError as error:
-        assert str(error).startswith(f"recipe {recipe.name}: found ")
-        assert str(error).endswith("See the reference of recipe keys in docs/reference.md and correct it.")
-        found, expected = error.found, error.expected
-        assert found.startswith((f"{key} = ", f"{key}.", f"no {key}.")), str(error)
-        return f"{found.partition(' = ')[0]}; expected {expected}"
-    return None
+    except InputError as raised:
+        error = raised
+    else:
+        return None
+    assert str(error).startswith(f"recipe {recipe.name}: found ")
+    assert str(error).endswith("See the reference of recipe keys in docs/reference.md and correct it.")
+    assert error.found.startswith((f"{key} = ", f"{key}.", f"no {key}.")), str(error)
+    return f"{error.found.partition(' = ')[0]}; expected {error.expected}"
 
 
 VALUES = st.recursive(

@@ -87,7 +87,7 @@ class ChoiceTable(Settings):
         return self
 
     def _entries(self) -> list[tuple[bool, Entry]]:
-        """Whether an entry is chosen, and the entry; chosen ones first, since a key that several have is theirs."""
+        """Entries, and whether each is chosen; chosen ones first, since a key that several have is theirs."""
         entries = [
             (name in self.chosen(field), entry)
             for field, table in self.choices().items()
