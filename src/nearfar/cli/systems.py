@@ -67,7 +67,10 @@ def reproduce(
         str | None, typer.Option(help="Only these of the suite, comma-separated: eat-near,eat-fusion")
     ] = None,
     encoder: EncoderOption = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, comma-separated; several give mean ± deviation.")] = "0",
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Seeds, comma-separated; several give mean ± deviation. By default each recipe's own."),
+    ] = None,
     settings: SetOption = None,
     near: NearOption = None,
     far: FarOption = None,
@@ -88,7 +91,7 @@ def reproduce(
             recipes,
             data,
             out,
-            seeds=whole_numbers("--seeds", seeds),
+            seeds=None if seeds is None else whole_numbers("--seeds", seeds),
             note=note,
             remarks={recipe.name: NOTE for recipe in recipes if noted(None, recipe)},
             progress=progress,

@@ -201,12 +201,6 @@ def workspace(
     )
 
 
-def _nearest_domains(normals: Sequence[Clip], nearest: NDArray[np.int64] | None, count: int) -> tuple[str, ...]:
-    if nearest is None:
-        return ("source",) * count
-    return tuple(normals[index].domain or "source" for index in nearest)
-
-
 def _rows(scores: ViewScores, rows: NDArray[np.bool_] | None) -> ViewScores:
     if rows is None or not scores.fused.size:
         return scores
