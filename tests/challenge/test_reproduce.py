@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nearfar.challenge import run as run_module
+from nearfar.pipeline import training as training_module
 from nearfar.challenge.reproduce import SUITES, Reproduction, reproduce, suite_recipes
 from nearfar.config import Recipe
 from nearfar.errors import InputError
@@ -44,7 +45,7 @@ def interrupted(small_factory: Path, recipes: list[Recipe], tmp_path_factory: py
     """
     out = tmp_path_factory.mktemp("reproduction")
     began: list[tuple[str, int]] = []
-    finetune = run_module.finetune
+    finetune = training_module.finetune
 
     def watched(recipe: Recipe, *args: object, **kwargs: object) -> bool:
         began.append((recipe.training.adaptation, recipe.seed))
@@ -55,7 +56,7 @@ def interrupted(small_factory: Path, recipes: list[Recipe], tmp_path_factory: py
             raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "finetune", watched)
+        patch.setattr(training_module, "finetune", watched)
         patch.setattr(run_module, "machine_figure", lambda *_: None)  # sixteen figures would take longest of all
         with pytest.raises(StoppedError):
             reproduce(recipes, small_factory, out, seeds=SEEDS, progress=stop)
@@ -81,14 +82,14 @@ def test_suites_are_the_report_s_systems() -> None:
         assert keys[f"{short}-fusion"] == keys[f"{short}-near"]
         assert keys[f"{short}-lora-fusion"] == keys[f"{short}-lora-near"]
         assert keys[f"{short}-fusion"] != keys[f"{short}-lora-fusion"]
-        assert by_name[f"{short}-lora-near"].scoring.channels == ("near",)
-        assert by_name[f"{short}-lora-fusion"].scoring.channels == ("near", "far")
+        assert by_name[f"{short}-lora-near"].scoring.views == ("near",)
+        assert by_name[f"{short}-lora-fusion"].scoring.views == ("near", "far")
 
 
 def test_unknown_suite_and_system_are_refused() -> None:
-    with pytest.raises(InputError, match="--suite: found other; expected one of report, tiny"):
+    with pytest.raises(InputError, match="suite: found other; expected one of report, tiny"):
         suite_recipes("other")
-    with pytest.raises(InputError, match=r"--systems: found 'eat-near'.*not in the suite tiny"):
+    with pytest.raises(InputError, match=r"systems: found 'eat-near'.*not in the suite tiny"):
         suite_recipes("tiny", ["eat-near"])
 
 
@@ -98,13 +99,13 @@ def test_two_models_are_trained_for_four_systems(interrupted) -> None:
         ("full", 0),
         ("lora", 0),
         ("stopped", 0),
-        ("lora", 0),  # goes on from its checkpoint; the full model of seed 0 is used again
+        ("lora", 0),  # resumes from its checkpoint; the full model of seed 0 is reused
         ("full", 3),
         ("lora", 3),
     ]
 
 
-def test_interrupted_training_went_on(interrupted) -> None:
+def test_interrupted_training_was_resumed(interrupted) -> None:
     _, out, _ = interrupted
     models = sorted((out / "models").glob("lora_*"))
     assert len(models) == len(SEEDS)
@@ -118,7 +119,7 @@ def test_seeds_added_later_train_only_their_own_models(
 ) -> None:
     _, out, _ = interrupted
     monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
-    monkeypatch.setattr(run_module, "finetune", lambda *_, **__: pytest.fail("nothing is left to train"))
+    monkeypatch.setattr(training_module, "finetune", lambda *_, **__: pytest.fail("nothing is left to train"))
     shutil.copytree(out / "models", tmp_path / "models")
     (recipe,) = (recipe for recipe in recipes if recipe.name == "tiny-near")
     one = reproduce([recipe], small_factory, tmp_path, seeds=(3,))

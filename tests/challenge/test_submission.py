@@ -118,7 +118,7 @@ def describe(name, **changes):
 
 
 def test_the_description_follows_the_recipe():
-    fusion = describe("eat-lora-fusion", **{"decision.quantile": 0.95, "augmentation.mixup_probability": 0.5})
+    fusion = describe("eat-lora-fusion", **{"threshold.false_alarm_rate": 0.05, "augmentation.mixup_probability": 0.5})
     said = fusion["description"]
     assert said["machine_learning_method"] == "EAT (LoRA), ArcFace, k-NN"
     assert said["aggregation_method"] == "attentive statistics pooling, average of near and far scores"
@@ -129,7 +129,7 @@ def test_the_description_follows_the_recipe():
     assert [entry["name"] for entry in fusion["external_datasets"]][1] == "AudioSet"
     assert fusion["external_datasets"][0]["url"].endswith("worstchan/EAT-base_epoch30_pretrain")
 
-    near = describe("tiny-near", **{"decision.threshold": "empirical"})
+    near = describe("tiny-near", **{"threshold.rule": "empirical"})
     assert near["description"]["aggregation_method"] == "attentive statistics pooling"
     assert near["description"]["ensemble_method_subsystem_count"] is None
     assert near["description"]["data_augmentation"] == "time shift"
@@ -166,7 +166,7 @@ def test_a_system_without_an_encoder_claims_none():
 
 def test_a_frozen_encoder_is_not_said_to_be_trained():
     frozen = {"training.adaptation": "none", "features.source": "tokens", "features.pooling": "rdp"}
-    scoring = {"scoring.channels": ["near", "residual"], "scoring.fusion": "standardised"}
+    scoring = {"scoring.views": ["near", "residual"], "scoring.fusion": "standardised"}
     more = {"scoring.domains": "separate", "scoring.enrichment": "memmix"}
     system = describe("eat-near", **frozen, **scoring, **more)
     said = system["description"]
