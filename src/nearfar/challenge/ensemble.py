@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from nearfar.challenge.run import write_results, write_thresholds_and_decisions, write_view_scores
 from nearfar.config import ThresholdTable, load_recipe
+from nearfar.config.renamed import modernised
 from nearfar.environment import environment
 from nearfar.errors import InputError
 from nearfar.evaluation.results import Results
 from nearfar.evaluation.scorefiles import MachineScores, read_scores
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.files import write_json
+from nearfar.pipeline.preparation import RUN
 from nearfar.pipeline.scoring import ScoredMachine
 from nearfar.scoring.fusion import standardised
 from nearfar.thresholds import Calibration, NormalScore
@@ -88,11 +90,11 @@ def read_member(folder: Path) -> Member:
         )
     if (folder / FILE).is_file():
         described = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        threshold = ThresholdTable.model_validate(described["threshold"])
+        threshold = RUN.completed(ThresholdTable.model_validate(modernised(described)["threshold"]))
         return Member(folder, scores, normal, normal_clips, data, described, threshold)
     recipe = load_recipe(folder / "recipe.toml")
     described = recipe.model_dump(mode="json")
-    return Member(folder, scores, normal, normal_clips, data, described, recipe.threshold)
+    return Member(folder, scores, normal, normal_clips, data, described, RUN.completed(recipe.threshold))
 
 
 def _normal_clips(row: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe
+from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe, ThresholdTable
 from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
 from nearfar.data.layouts import Dataset, machine_lengths, read_dataset, require_training_clips
@@ -42,6 +42,11 @@ class Purpose:
     false_alarm_rate: float
     near_only: str
     equal_lengths: bool
+
+    def completed(self, threshold: ThresholdTable) -> ThresholdTable:
+        """Settings of thresholds with a rule and a rate."""
+        defaults = {"rule": self.rule, "false_alarm_rate": self.false_alarm_rate}
+        return ThresholdTable.model_validate(defaults | threshold.model_dump(exclude_none=True))
 
 
 RUN = Purpose("gamma", 0.1, "tiny-near or ae-mse", equal_lengths=True)
@@ -126,7 +131,7 @@ def resolve(recipe: Recipe, dataset: Dataset, purpose: Purpose) -> tuple[Recipe,
             channels or are too short, and where the purpose asks for equal lengths, those of another length.
     """
     require_head(recipe)
-    recipe = _with_warmup(_with_threshold(recipe, purpose))
+    recipe = _with_warmup(recipe.with_changes(threshold=purpose.completed(recipe.threshold).model_dump()))
     _require_source(recipe)
     _require_trained_views(recipe)
     read = dataset.headers()
@@ -177,16 +182,6 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
             errors.append(error)
         progress("checking clips", done, len(clips))
     raise_errors(errors)
-
-
-def _with_threshold(recipe: Recipe, purpose: Purpose) -> Recipe:
-    threshold = recipe.threshold
-    changes: dict[str, object] = {}
-    if threshold.rule is None:
-        changes["threshold.rule"] = purpose.rule
-    if threshold.false_alarm_rate is None:
-        changes["threshold.false_alarm_rate"] = purpose.false_alarm_rate
-    return recipe.with_changes(**changes) if changes else recipe
 
 
 def _with_warmup(recipe: Recipe) -> Recipe:
