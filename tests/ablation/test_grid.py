@@ -18,8 +18,8 @@ scoring.batch_size = 4
 "scoring.normalisation" = ["none", "varmin"]
 scoring.domains = ["pooled", "standardised"]
 [axes.view]
-near = { "scoring.views" = ["near"] }
-short = { "scoring.views" = ["cancelled"], cancellation = { window_samples = 1024, hop_samples = 512 } }
+near = { "scoring.channels" = ["near"] }
+short = { "scoring.channels" = ["cancelled"], cancellation = { window_samples = 1024, hop_samples = 512 } }
 """
 
 
@@ -63,7 +63,7 @@ def test_paths_are_relative_to_the_grid(tmp_path: Path) -> None:
 
 def test_a_point_can_be_what_the_others_are_held_against(tmp_path: Path) -> None:
     against = 'base = "nearfar-best"\nagainst = { view = "near", scoring.neighbours = 4 }\n'
-    axes = '[axes]\n"scoring.neighbours" = [1, 4]\n[axes.view]\nnear = { "scoring.views" = ["near"] }\n'
+    axes = '[axes]\n"scoring.neighbours" = [1, 4]\n[axes.view]\nnear = { "scoring.channels" = ["near"] }\n'
     assert load_grid(written(tmp_path, against + axes)).against == {"scoring.neighbours": "4", "view": "near"}
 
 
@@ -80,7 +80,6 @@ def test_a_point_can_be_what_the_others_are_held_against(tmp_path: Path) -> None
         ('base = "nearfar-best"\n[axes]\nview = ["near"]', r"axes.view = \['near'\]; expected a table"),
         ('base = "nearfar-best"\naxis = 3\n[axes]\nseed = [1]', "unknown key axis"),
         ('base = "no-such"\n[axes]\nseed = [1]', "no recipe of that name"),
-        ('base = "ae-mse"\n[axes]\nseed = [1]', "trains a model for every combination"),
         ('base = "nearfar-best"\nagainst = { seed = 7 }\n[axes]\nseed = [1]', "seed among 1"),
         (
             'base = "nearfar-best"\n[axes]\nseed = [' + ",".join(map(str, range(5001))) + "]",

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.config import Recipe, list_recipes, load_recipe
+from nearfar.config.recipe import own_tables
 from nearfar.errors import InputError
 
 MOST_POINTS = 5_000
@@ -152,12 +153,6 @@ def load_grid(name_or_path: str | Path) -> Grid:
     base = load_recipe(_beside(where, _text(where, "base", tree.get("base"))))
     changes = _flat(_table(where, "set", tree.get("set", {})))
     base = base.with_changes(**changes) if changes else base
-    if base.backend.trains:
-        raise _bad(
-            where,
-            f"base = {base.name!r}, whose back-end trains a model for every combination",
-            "a recipe with features and a scorer to vary",
-        )
     return Grid(where, base, axes, _against(where, tree.get("against", "base"), axes))
 
 
@@ -183,7 +178,7 @@ def _beside(where: str, name: str) -> str:
 
 
 def _axes(where: str, tree: Any) -> dict[str, dict[str, Changes]]:
-    tables = set(Recipe.model_fields)
+    tables = {*Recipe.model_fields, *own_tables()}
     axes: dict[str, dict[str, Changes]] = {}
     for name, value in _table(where, "axes", tree).items():
         if name.partition(".")[0] in tables:

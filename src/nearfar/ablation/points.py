@@ -151,6 +151,8 @@ def passes_of(points: Iterable[ReadyPoint]) -> list[Pass]:
     found: dict[str, tuple[ReadyPoint, str, dict[Settings, None]]] = {}
     for point in points:
         recipe, extractor = point.recipe, point.extractor
+        if not extractor.source.cached:
+            continue
         pieces = dict.fromkeys(extractor.source.pieces(extractor.settings, extractor.parts.depth))
         for view in recipe.waveform_views:
             key = digest([extractor.weights_hash, recipe.features.source, recipe.view_identity(view)])
@@ -185,9 +187,13 @@ def score_points(
     groups: Groups,
     cache: FeatureCache,
     folder: Path,
+    models: Path,
     progress: Progress = silent,
 ) -> tuple[list[ScoredPoint], list[Skipped]]:
-    """Score every point, one file each in ``folder``; the same recipe under several names is scored once."""
+    """Score every point, one file each in ``folder``; the same recipe under several names is scored once.
+
+    Back-ends that train keep their models in ``models``, in a folder for each model key.
+    """
     recordings = clips_key(clip for train, test in groups.values() for clip in (*train, *test))
     scored, skipped = [], []
     by_key: dict[str, ScoredPoint] = {}
@@ -195,7 +201,8 @@ def score_points(
         key = _key(point, recordings)
         if key not in by_key:
             try:
-                by_key[key] = _score(point, key, dataset, groups, cache, folder / f"{key}.json")
+                file, kept = folder / f"{key}.json", models / point.recipe.model_key()
+                by_key[key] = _score(point, key, dataset, groups, cache, file, kept)
             except ValueError as error:  # features that a distance is not defined for
                 skipped.append(Skipped(point.values, str(error)))
         if key in by_key:
@@ -205,12 +212,17 @@ def score_points(
 
 
 def _score(
-    point: ReadyPoint, key: str, dataset: Dataset, groups: Groups, cache: FeatureCache, file: Path
+    point: ReadyPoint, key: str, dataset: Dataset, groups: Groups, cache: FeatureCache, file: Path, models: Path
 ) -> ScoredPoint:
     if (before := _read(file, groups)) is not None:
         return ScoredPoint(point.values, before, key, fresh=False)
     found, _, _ = score_machines(
-        point.recipe, dataset, groups, lambda clips: cache.get(point.extractor, clips), leave_one_out=False
+        point.recipe,
+        dataset,
+        groups,
+        lambda clips: cache.get(point.extractor, clips),
+        models,
+        leave_one_out=False,
     )
     entries = tuple(entry.test for entry in found)
     machines = [
@@ -246,7 +258,7 @@ def _key(point: ReadyPoint, recordings: str) -> str:
         "views": [recipe.view_identity(view) for view in recipe.waveform_views],
         "source": recipe.features.source,
         "pieces": [piece.identity() for piece in pieces],
-        "keep_bands": getattr(extractor.settings, "keep_bands", False),
+        "settings": extractor.settings.identity(),
         "scoring": recipe.scoring_identity(),
     }
     return digest(tree)

@@ -101,7 +101,7 @@ def ablate(
     passes = passes_of(ready)
     announce(_room(passes, groups, cache_gigabytes, out / "statistics"))
     extract_all(passes, groups, cache, progress)
-    scored, unscorable = score_points(ready, dataset, groups, cache, out / "points", progress)
+    scored, unscorable = score_points(ready, dataset, groups, cache, out / "points", out / "models", progress)
     _require_base(unscorable)
     name, reference = _reference(grid, scored, data, out / "reference", progress)
     compared = [entry for entry in reference if (entry.machine, entry.section) in groups]

@@ -158,7 +158,6 @@ def score_machines(
         rows = np.array([clip.section == section for clip in fitted_on]) if backend.per_machine else None
         normal = _rows(scorer.normal, rows) if leave_one_out else ViewScores(np.empty(0), {})
         names = tuple(clip.name for clip in test)
-        nearest = scored.nearest
         out.append(
             ScoredMachine(
                 MachineScores(machine, section, names, scored.fused),
@@ -171,10 +170,7 @@ def score_machines(
                     guaranteed=is_guaranteed(recipe),
                     recordings=normal_scores(train, normal) if normal.fused.size else (),
                 ),
-                tuple(
-                    "source" if nearest is None else fitted_on[nearest[i]].domain or "source"
-                    for i in range(len(test))
-                ),
+                _nearest_domains(fitted_on, scored.nearest, len(test)),
             )
         )
     return out, parameters, seconds
