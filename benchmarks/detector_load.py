@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import torch
+from nearfar.detector.bank import Bank
 
 import nearfar
 from nearfar.config import load_recipe
-from nearfar.detector.bank import Bank
 
 MACHINES, CLIPS, FITTED, SECONDS, RATE_HZ = 4, 700, 10, 10.0, 16_000
 LIMIT_S, SIZE_MB = 3.0, 100

@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 
 import torch
+from nearfar.scoring.scorer import fit_scorer
 
 from nearfar.config import Scoring
-from nearfar.scoring.scorer import fit_scorer
 
 THREADS, ROUNDS = 1, 10
 QUERIES, NORMALS, OF_TARGET, PARTS, DIM = 200, 2000, 20, 8, 768

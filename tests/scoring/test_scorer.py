@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from nearfar.scoring.scorer import fit_scorer
 from sklearn.cluster import KMeans
 
 from nearfar.config import Scoring
 from nearfar.scoring import distances, neighbours
 from nearfar.scoring import scorer as scorer_module
-from nearfar.scoring.scorer import fit_scorer
 
 
 def features(clips: int, parts: int = 1, dim: int = 5, seed: int = 0) -> torch.Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from nearfar.thresholds.conformal import conformal_threshold, p_values
 
 from nearfar.errors import InputError
-from nearfar.thresholds.conformal import conformal_threshold, p_values
 
 
 def test_p_values_by_hand():

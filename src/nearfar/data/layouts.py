@@ -233,7 +233,7 @@ def check_lengths(dataset: Dataset, sample_rate_hz: int = SAMPLE_RATE_HZ) -> dic
 def machine_lengths(
     dataset: Dataset, headers: Mapping[Path, AudioHeader], sample_rate_hz: int = SAMPLE_RATE_HZ
 ) -> tuple[dict[str, float], list[InputError]]:
-    """The most common length of each machine's clips, in seconds, and an error for every clip of another length."""
+    """The usual length of each machine's clips, in seconds, and an error for every clip of another length."""
     lengths, errors = {}, []
     for machine in dataset.machines:
         paths = [clip.path for clip in dataset.clips if clip.machine == machine]

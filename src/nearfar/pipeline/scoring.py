@@ -18,7 +18,7 @@ from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
 from nearfar.progress import Progress, silent
-from nearfar.scoring import MachineScorer, ViewScores, Workspace
+from nearfar.scoring import FUSIONS, MachineScorer, ViewScores, Workspace
 from nearfar.thresholds import Calibration, NormalScore, Threshold, threshold_of
 
 TENSORBOARD = "tensorboard"
@@ -72,7 +72,7 @@ def is_guaranteed(recipe: Recipe) -> bool:
         not recipe.trains
         and backend.leaves_out
         and backend.only_lowers(recipe.backend_settings())
-        and recipe.scoring.fusion == "mean"
+        and not FUSIONS[recipe.scoring.fusion].uses_normals
     )
 
 
@@ -195,6 +195,12 @@ def workspace(
         progress=progress,
         tensorboard=folder / TENSORBOARD if tensorboard else None,
     )
+
+
+def _nearest_domains(normals: Sequence[Clip], nearest: NDArray[np.int64] | None, count: int) -> tuple[str, ...]:
+    if nearest is None:
+        return ("source",) * count
+    return tuple(normals[index].domain or "source" for index in nearest)
 
 
 def _rows(scores: ViewScores, rows: NDArray[np.bool_] | None) -> ViewScores:
