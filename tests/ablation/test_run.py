@@ -208,7 +208,7 @@ def test_memory_is_bounded_by_a_chunk_of_clips(
 
 def test_a_base_that_does_not_work_is_an_error(small_factory: Path, grid: Grid, tmp_path: Path) -> None:
     base = grid.base.with_changes(**{"features.source": "embedding"})
-    with pytest.raises(InputError, match="features.source: found 'embedding' in a recipe that trains nothing"):
+    with pytest.raises(InputError, match=r"features\.source: found 'embedding' in a recipe that trains nothing"):
         ablate(replace(grid, base=base), small_factory, tmp_path)
 
 

@@ -63,7 +63,7 @@ def written_earlier(run: Path, to: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A run, the same as written by an earlier version, and one of another view; labels of a machine are hidden."""
+    """A run, the same as written by an earlier version, and one of another view; a machine hides labels."""
     root = tmp_path_factory.mktemp("runs")
     shutil.copytree(small_factory, root / "data")
     for number, path in enumerate(sorted((root / "data" / "whiner" / "test").iterdir())):

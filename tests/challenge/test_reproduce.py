@@ -227,10 +227,13 @@ def test_the_command_line_leaves_seeds_to_the_recipes(
     assert given == [None, (0,), (1, 2)]
 
 
-def test_a_killed_autoencoder_resumes_within_its_machine(small_factory: Path, tmp_path: Path) -> None:
+def test_a_killed_autoencoder_resumes_within_its_machine(
+    small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped in the second epoch of the second machine; the result is that of a run that was never stopped."""
     recipe = suite_recipes("tiny", ["ae-mse"])[0].with_changes(**QUICK_AUTOENCODER)
     epochs: list[tuple[str, int]] = []
+    monkeypatch.setattr("nearfar.scoring.autoencoder.training.CHECKPOINT_EVERY", 1)
 
     def stop(task: str, done: int, total: int) -> None:
         if "training" in task:

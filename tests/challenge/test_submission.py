@@ -623,7 +623,7 @@ def test_from_recordings_to_a_package(nearfar, small_factory, small_recipe, tmp_
 
 
 def test_pooled_tokens_of_a_trained_head_can_be_submitted(nearfar, small_factory, small_recipe, tmp_path):
-    """Tokens with the head's own pooling, from recordings to a checked package; the gamma rule cannot be fitted."""
+    """Tokens with the head's own pooling, from recordings to a checked package; no gamma fits."""
     hidden = shutil.copytree(small_factory, tmp_path / "hidden")
     shutil.rmtree(hidden / "whiner")
     for number, clip in enumerate(sorted((hidden / "hummer" / "test").iterdir())):
