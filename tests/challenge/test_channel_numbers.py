@@ -65,7 +65,7 @@ def scores_of(run) -> np.ndarray:
     return np.concatenate([entry.scores for entry in run.scores])
 
 
-@pytest.mark.parametrize("name", ["small", "ae-mse"])
+@pytest.mark.parametrize("name", [pytest.param("small", marks=pytest.mark.slow), "ae-mse"])
 def test_an_array_scores_as_the_two_channels_do(
     name: str, small_recipe: Recipe, small_factory: Path, array: Path, tmp_path: Path
 ) -> None:
