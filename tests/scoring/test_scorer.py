@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from nearfar.scoring.scorer import fit_scorer
 from sklearn.cluster import KMeans
 
-from nearfar.config import Scoring
-from nearfar.scoring import distances, neighbours
-from nearfar.scoring import scorer as scorer_module
+from nearfar.scoring import NearestNeighbours, density, distances, nearest
+from nearfar.scoring.settings import NearestSettings
+
+
+def fitted(bank: torch.Tensor, target: torch.Tensor, seed: int = 0, **settings: object) -> NearestNeighbours:
+    return NearestNeighbours(seed=seed, **settings).fit(bank, target)
 
 
 def features(clips: int, parts: int = 1, dim: int = 5, seed: int = 0) -> torch.Tensor:
@@ -39,7 +41,7 @@ class Entry:
 class Naive:
     """The scorer's definition on the clips of one machine, with nothing kept from one bank to the next."""
 
-    def __init__(self, bank: torch.Tensor, target: torch.Tensor, scoring: Scoring, seed: int = 0) -> None:
+    def __init__(self, bank: torch.Tensor, target: torch.Tensor, scoring: NearestSettings, seed: int = 0) -> None:
         self.clips, self.target, self.scoring, self.seed = bank.double().numpy(), target.numpy(), scoring, seed
         self.mean, self.deviation = self.clips.mean(axis=0), self.clips.std(axis=0)
         self.vectors = [self.scaled(clip) for clip in self.clips]
@@ -150,12 +152,12 @@ class Naive:
         return float(np.median(alone)) if alone else None
 
 
-def agrees(bank: torch.Tensor, target: torch.Tensor, scoring: Scoring, rtol: float = 1e-5) -> None:
+def agrees(bank: torch.Tensor, target: torch.Tensor, scoring: NearestSettings, rtol: float = 1e-5) -> None:
     """Scores of new clips and leave-one-out scores are those of the definition."""
     queries = features(5, bank.shape[1], bank.shape[2], seed=1)
-    scorer, naive = fit_scorer(bank, target, scoring), Naive(bank, target, scoring)
+    scorer, naive = NearestNeighbours(scoring).fit(bank, target), Naive(bank, target, scoring)
     expected = [naive.score(query) for query in queries.double().numpy()]
-    np.testing.assert_allclose(scorer.score(queries)[0], expected, atol=1e-6, rtol=rtol)
+    np.testing.assert_allclose(scorer.score(queries), expected, atol=1e-6, rtol=rtol)
     alone = [naive.score(clip, left_out) for left_out, clip in enumerate(naive.clips)]
     np.testing.assert_allclose(scorer.leave_one_out(), alone, atol=1e-6, rtol=rtol)
 
@@ -184,19 +186,19 @@ def named(settings: dict[str, object]) -> str:
 def pieces(request, monkeypatch):
     """With lists of neighbours so short that they run out, and a few clips at a time, nothing changes."""
     monkeypatch.setattr(distances, "ELEMENTS", request.param[0])
-    monkeypatch.setattr(neighbours, "SPARE", request.param[1])
+    monkeypatch.setattr(density, "SPARE", request.param[1])
 
 
 @pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("settings", BACK_ENDS, ids=named)
 def test_scores_and_leave_one_out_are_those_of_the_definition(settings):
-    agrees(features(14, 2), targets(14, 5), Scoring(target_density_neighbours=3, **settings))
+    agrees(features(14, 2), targets(14, 5), NearestSettings(target_density_neighbours=3, **settings))
 
 
 @pytest.mark.parametrize("settings", BACK_ENDS, ids=named)
 @pytest.mark.parametrize(("clips", "of_target"), [(9, 0), (7, 1), (7, 2), (5, 5), (2, 0), (2, 1), (3, 1)])
 def test_domains_of_few_clips(settings, clips, of_target):
-    agrees(features(clips, 1), targets(clips, of_target), Scoring(**settings))
+    agrees(features(clips, 1), targets(clips, of_target), NearestSettings(**settings))
 
 
 @pytest.mark.usefixtures("pieces")
@@ -212,54 +214,54 @@ def test_domains_of_few_clips(settings, clips, of_target):
     ids=named,
 )
 def test_banks_of_made_up_and_selected_clips(bank, settings):
-    agrees(features(11, 2), targets(11, 3), Scoring(density_neighbours=3, **bank, **settings))
+    agrees(features(11, 2), targets(11, 3), NearestSettings(density_neighbours=3, **bank, **settings))
 
 
 @pytest.mark.parametrize("distance", ["cosine", "standardised"])
 @pytest.mark.parametrize("settings", [*BACK_ENDS[::3], {"domains": "standardised", "neighbours": 2}], ids=named)
 def test_parts_that_choose_together(distance, settings):
-    scoring = Scoring(distance=distance, shared_neighbour=True, **settings)
+    scoring = NearestSettings(distance=distance, shared_neighbour=True, **settings)
     agrees(features(10, 3), targets(10, 4), scoring)
 
 
 @pytest.mark.parametrize("settings", [*BACK_ENDS[::3], *BANKS], ids=named)
 def test_the_standardised_distance(settings):
-    agrees(features(10, 2), targets(10, 3), Scoring(distance="standardised", **settings))
+    agrees(features(10, 2), targets(10, 3), NearestSettings(distance="standardised", **settings))
 
 
 @pytest.mark.parametrize("normalisation", ["none", "ratio", "difference"])
-def test_embeddings_that_point_much_the_same_way_are_told_apart(normalisation):
+def test_embeddings_that_point_much_the_same_way_differ(normalisation):
     """Cosine distances of 1e-6: in single precision, 1 - u @ v is no better than a tenth of that."""
     bank = torch.ones(12, 1, 64) + 1e-3 * features(12, dim=64)
-    scoring, none = Scoring(normalisation=normalisation), targets(12, 0)
+    scoring, none = NearestSettings(normalisation=normalisation), targets(12, 0)
     naive = Naive(bank, none, scoring)
     alone = [naive.score(clip, left_out) for left_out, clip in enumerate(naive.clips)]
     scale = 1.0 if normalisation == "ratio" else 1e-6
     np.testing.assert_allclose(
-        fit_scorer(bank, none, scoring).leave_one_out(), alone, rtol=1e-3, atol=1e-3 * scale
+        NearestNeighbours(scoring).fit(bank, none).leave_one_out(), alone, rtol=1e-3, atol=1e-3 * scale
     )
     queries = bank + 2e-4 * features(12, dim=64, seed=3)
     expected = [naive.score(query) for query in queries.double().numpy()]
     np.testing.assert_allclose(
-        fit_scorer(bank, none, scoring).score(queries)[0], expected, rtol=1e-3, atol=1e-3 * scale
+        NearestNeighbours(scoring).fit(bank, none).score(queries), expected, rtol=1e-3, atol=1e-3 * scale
     )
 
 
 def test_the_report_s_score_is_one_minus_the_highest_cosine():
     bank, queries = features(40), features(9, seed=2)
-    scores, nearest = fit_scorer(bank, targets(40, 4), Scoring()).score(queries)
+    scores, which = fitted(bank, targets(40, 4)).score_and_nearest(queries)
     similarity = torch.nn.functional.cosine_similarity(queries, bank[:, 0], dim=2)
     np.testing.assert_allclose(scores, 1 - similarity.amax(dim=1).numpy(), atol=1e-6)
-    np.testing.assert_array_equal(nearest, similarity.argmax(dim=1).numpy())
+    np.testing.assert_array_equal(which, similarity.argmax(dim=1).numpy())
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_lengths_of_embeddings_do_not_matter(scale):
     bank, none = features(6), targets(6, 0)
-    scores, nearest = fit_scorer(scale * bank, none, Scoring()).score(bank)
+    scores, which = fitted(scale * bank, none).score_and_nearest(bank)
     np.testing.assert_allclose(scores, 0, atol=1e-6)
-    assert nearest.tolist() == list(range(6))
-    opposite = fit_scorer(bank[:1], none[:1], Scoring()).score(-3 * bank[:1])[0]
+    assert which.tolist() == list(range(6))
+    opposite = fitted(bank[:1], none[:1]).score(-3 * bank[:1])
     assert opposite == pytest.approx([2.0])
 
 
@@ -267,35 +269,35 @@ def test_parts_choose_for_themselves_or_together():
     bank = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
     query = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
     none = torch.zeros(2, dtype=torch.bool)
-    assert fit_scorer(bank, none, Scoring()).score(query)[0] == pytest.approx([0.0])
-    assert fit_scorer(bank, none, Scoring(shared_neighbour=True)).score(query)[0] == pytest.approx([0.5])
+    assert fitted(bank, none).score(query) == pytest.approx([0.0])
+    assert fitted(bank, none, shared_neighbour=True).score(query) == pytest.approx([0.5])
 
 
 def test_the_standardised_distance_by_hand():
     bank = torch.tensor([[[0.0, 0.0, 7.0]], [[2.0, 20.0, 7.0]]])  # deviations 1, 10 and none
     query = torch.tensor([[[3.0, 20.0, 9.0]]])
-    scorer = fit_scorer(bank, torch.zeros(2, dtype=torch.bool), Scoring(distance="standardised"))
-    scores, nearest = scorer.score(query)
+    scorer = fitted(bank, torch.zeros(2, dtype=torch.bool), distance="standardised")
+    scores, which = scorer.score_and_nearest(query)
     assert scores == pytest.approx([np.sqrt(1.0 / 3.0)])
-    assert nearest.tolist() == [1]
+    assert which.tolist() == [1]
     assert scorer.leave_one_out() == pytest.approx([np.sqrt(8 / 3)] * 2)
 
 
 def test_memmix_by_hand():
     bank = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
-    scoring = Scoring(enrichment="memmix", memmix_lambda=0.6)
-    scorer = fit_scorer(bank, torch.tensor([False, True]), scoring)
+    scoring = NearestSettings(enrichment="memmix", memmix_lambda=0.6)
+    scorer = NearestNeighbours(scoring).fit(bank, torch.tensor([False, True]))
     mixed = torch.tensor([[[0.4, 0.6]]])
-    scores, nearest = scorer.score(mixed)
+    scores, which = scorer.score_and_nearest(mixed)
     assert scores == pytest.approx([0.0], abs=1e-6)
-    assert nearest.tolist() == [1]  # the target clip that it was made from
-    assert fit_scorer(bank, torch.tensor([False, True]), Scoring()).score(mixed)[0][0] > 0.1
+    assert which.tolist() == [1]  # the target clip that it was made from
+    assert fitted(bank, torch.tensor([False, True])).score(mixed)[0] > 0.1
 
 
 def test_smote_lies_between_target_clips_and_reaches_the_ratio():
     bank, target = features(30, 1), targets(30, 4)
-    scoring = Scoring(enrichment="smote", smote_ratio=0.5, distance="standardised")
-    made = fit_scorer(bank, target, scoring).bank
+    scoring = NearestSettings(enrichment="smote", smote_ratio=0.5, distance="standardised")
+    made = NearestNeighbours(scoring).fit(bank, target).bank
     assert len(made.entries) == 26 + 13
     first, second = (made.entries[made.parents[30:, side]] for side in (0, 1))
     assert bool(made.target[made.parents[30:]].all())
@@ -303,31 +305,31 @@ def test_smote_lies_between_target_clips_and_reaches_the_ratio():
     torch.testing.assert_close(
         (made.entries[30:] - first).norm(dim=2) + (made.entries[30:] - second).norm(dim=2), way
     )
-    assert torch.equal(fit_scorer(bank, target, scoring).bank.entries, made.entries)
-    assert not torch.equal(fit_scorer(bank, target, scoring, seed=1).bank.entries, made.entries)
+    assert torch.equal(NearestNeighbours(scoring).fit(bank, target).bank.entries, made.entries)
+    assert not torch.equal(NearestNeighbours(scoring, seed=1).fit(bank, target).bank.entries, made.entries)
 
 
 @pytest.mark.parametrize("of_target", [0, 1, 6])
 def test_smote_makes_none_up_of_fewer_than_two_or_where_there_are_enough(of_target):
     bank, target = features(16), targets(16, of_target)
-    plain, smote = fit_scorer(bank, target, Scoring()), fit_scorer(bank, target, Scoring(enrichment="smote"))
+    plain, smote = fitted(bank, target), fitted(bank, target, enrichment="smote")
     np.testing.assert_array_equal(smote.leave_one_out(), plain.leave_one_out())
     assert len(smote.bank.entries) == 16
 
 
 def test_prototypes_are_real_clips_and_keep_the_target_domain():
     bank, target = features(30, 1), targets(30, 4)
-    made = fit_scorer(bank, target, Scoring(prototypes=5)).bank
-    kept = made.entries[made.now]
+    made = fitted(bank, target, prototypes=5).bank
+    kept = made.entries[made.active]
     assert len(kept) == 5 + 4
-    distances, nearest = fit_scorer(bank, target, Scoring()).score(kept)
-    assert distances == pytest.approx(np.zeros(9), abs=1e-6)
-    assert set(range(26, 30)) <= set(nearest.tolist())
+    found, which = fitted(bank, target).score_and_nearest(kept)
+    assert found == pytest.approx(np.zeros(9), abs=1e-6)
+    assert set(range(26, 30)) <= set(which.tolist())
 
 
 def test_more_prototypes_than_source_clips_keep_all_of_them():
     bank, target = features(12), targets(12, 4)
-    plain, all_kept = fit_scorer(bank, target, Scoring()), fit_scorer(bank, target, Scoring(prototypes=8))
+    plain, all_kept = fitted(bank, target), fitted(bank, target, prototypes=8)
     np.testing.assert_array_equal(all_kept.leave_one_out(), plain.leave_one_out())
 
 
@@ -337,29 +339,29 @@ TWINS = [*BACK_ENDS, *BANKS, {"distance": "standardised"}, {"distance": "standar
 @pytest.mark.parametrize("settings", TWINS, ids=named)
 def test_scores_of_banks_of_twins_are_finite(settings):
     bank = features(6).repeat(2, 1, 1)
-    scorer = fit_scorer(bank, targets(12, 6), Scoring(density_neighbours=1, **settings))
+    scorer = fitted(bank, targets(12, 6), density_neighbours=1, **settings)
     assert np.isfinite(scorer.leave_one_out()).all()
-    assert np.isfinite(scorer.score(features(3, seed=3))[0]).all()
+    assert np.isfinite(scorer.score(features(3, seed=3))).all()
 
 
 @pytest.mark.parametrize("distance", ["cosine", "standardised"])
 def test_a_clip_is_at_no_distance_from_its_twin(distance):
     bank = 3.0 + features(6, 2, 300).repeat(2, 1, 1)
-    scorer = fit_scorer(bank, targets(12, 0), Scoring(distance=distance))
+    scorer = fitted(bank, targets(12, 0), distance=distance)
     np.testing.assert_array_equal(scorer.leave_one_out(), 0.0)
-    np.testing.assert_array_equal(scorer.score(bank)[0], 0.0)
+    np.testing.assert_array_equal(scorer.score(bank), 0.0)
 
 
 @pytest.mark.parametrize("settings", TWINS, ids=named)
 @pytest.mark.parametrize("of_target", [0, 1])
 def test_a_bank_of_one_clip_scores_plain_distances(settings, of_target):
     bank, queries = features(1, 2), features(4, 2, seed=1)
-    scoring = Scoring(**settings)
-    plain = Scoring(distance=scoring.distance)
-    expected = fit_scorer(bank, targets(1, of_target), plain).score(queries)[0]
-    scores, nearest = fit_scorer(bank, targets(1, of_target), scoring).score(queries)
+    scoring = NearestSettings(**settings)
+    plain = NearestSettings(distance=scoring.distance)
+    expected = NearestNeighbours(plain).fit(bank, targets(1, of_target)).score(queries)
+    scores, which = NearestNeighbours(scoring).fit(bank, targets(1, of_target)).score_and_nearest(queries)
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
-    assert nearest.tolist() == [0] * 4
+    assert which.tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("settings", [*BACK_ENDS[::3], *BANKS], ids=named)
@@ -367,32 +369,32 @@ def test_matrices_of_distances_keep_to_the_bound(settings, monkeypatch):
     made: list[int] = []
 
     def watched(*arguments):
-        found = distances.between(*arguments)
+        found = distances.pairwise_distance(*arguments)
         made.append(found.numel())
         return found
 
     monkeypatch.setattr(distances, "ELEMENTS", 600)
-    monkeypatch.setattr(scorer_module, "between", watched)
-    scorer = fit_scorer(features(60, 2), targets(60, 10), Scoring(**settings))
+    monkeypatch.setattr(nearest, "pairwise_distance", watched)
+    scorer = fitted(features(60, 2), targets(60, 10), **settings)
     scorer.leave_one_out()
     scorer.score(features(90, 2, seed=1))
     assert 100 < max(made) <= max(600, len(scorer.bank.entries))  # one row at least
 
 
 def test_no_clips_have_no_scores():
-    scores, nearest = fit_scorer(features(3), targets(3, 1), Scoring()).score(features(0))
-    assert (scores.shape, scores.dtype, nearest.shape, nearest.dtype) == ((0,), np.float64, (0,), np.int64)
+    scores, which = fitted(features(3), targets(3, 1)).score_and_nearest(features(0))
+    assert (scores.shape, scores.dtype, which.shape, which.dtype) == ((0,), np.float64, (0,), np.int64)
 
 
 def test_bad_features_are_refused():
     with pytest.raises(ValueError, match="normals >= 1"):
-        fit_scorer(features(0), targets(0, 0), Scoring())
+        fitted(features(0), targets(0, 0))
     with pytest.raises(ValueError, match="no direction"):
-        fit_scorer(torch.zeros(3, 1, 2), targets(3, 0), Scoring())
+        fitted(torch.zeros(3, 1, 2), targets(3, 0))
     with pytest.raises(ValueError, match="not finite"):
-        fit_scorer(torch.full((3, 1, 2), torch.nan), targets(3, 0), Scoring(distance="standardised"))
-    scorer = fit_scorer(features(3), targets(3, 0), Scoring())
+        fitted(torch.full((3, 1, 2), torch.nan), targets(3, 0), distance="standardised")
+    scorer = fitted(features(3), targets(3, 0))
     with pytest.raises(ValueError, match=r"expected features of \(clips, 1, 5\)"):
         scorer.score(features(3, dim=4))
-    with pytest.raises(ValueError, match="no others"):
-        fit_scorer(features(1), targets(1, 0), Scoring()).leave_one_out()
+    with pytest.raises(ValueError, match="two normal clips or more"):
+        fitted(features(1), targets(1, 0)).leave_one_out()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nearfar.thresholds.conformal import conformal_threshold, p_values
 
 from nearfar.errors import InputError
+from nearfar.thresholds import conformal_threshold, p_values
 
 
 def test_p_values_by_hand():
@@ -38,12 +38,12 @@ def test_the_false_alarm_rate_of_held_out_normals_is_inside_the_guarantee(rate):
 
 
 def test_rates_that_the_clips_do_not_support_are_refused():
-    with pytest.raises(InputError, match=r"0\.01 with 50 normal clips.*0\.0196.*give 99 normal clips"):
+    with pytest.raises(InputError, match=r"0\.01 with 50 normal clips.*0\.0196.*record 99 normal clips"):
         conformal_threshold(np.arange(50), 0.01)
     assert conformal_threshold(np.arange(99), 0.01) == 98
     with pytest.raises(InputError, match="between 0 and 1"):
         conformal_threshold([1.0], 1.0)
-    with pytest.raises(InputError, match="found none"):
+    with pytest.raises(InputError, match="found 0 scores of normal clips"):
         conformal_threshold([], 0.1)
     with pytest.raises(InputError, match="not finite"):
         conformal_threshold([1.0, np.nan], 0.5)

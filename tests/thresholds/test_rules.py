@@ -5,48 +5,49 @@ import pytest
 from scipy.stats import gamma
 
 from nearfar.errors import InputError
-from nearfar.thresholds.rules import THRESHOLDS, empirical_threshold, gamma_threshold
+from nearfar.thresholds import RULES, empirical_threshold, gamma_threshold
 
 
 def test_gamma_threshold_is_the_officials():
     scores = np.random.default_rng(0).gamma(4.0, 2.0, size=500) + 1.0
     shape, location, scale = gamma.fit(scores)
-    assert gamma_threshold(scores) == gamma.ppf(0.9, shape, location, scale)
+    assert gamma_threshold(scores, 0.1) == gamma.ppf(0.9, shape, location, scale)
 
 
-@pytest.mark.parametrize("kind", sorted(THRESHOLDS))
+@pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99])
-def test_a_threshold_lets_its_share_of_new_normal_clips_pass(kind, quantile):
+def test_a_threshold_lets_its_share_of_new_normal_clips_pass(rule, quantile):
     rng = np.random.default_rng(1)
-    threshold = THRESHOLDS[kind](rng.gamma(3.0, 0.5, size=4000), quantile)
+    threshold = RULES[rule].find(rng.gamma(3.0, 0.5, size=4000), 1 - quantile)
     assert np.mean(rng.gamma(3.0, 0.5, size=50_000) <= threshold) == pytest.approx(quantile, abs=0.02)
 
 
 def test_empirical_threshold_by_hand():
-    assert empirical_threshold([0.0, 1.0, 2.0, 3.0, 4.0, 10.0], 0.9) == 7.0  # halfway from 4 to 10
-    assert empirical_threshold([5.0, 5.0]) == 5.0
+    assert empirical_threshold([0.0, 1.0, 2.0, 3.0, 4.0, 10.0], 0.1) == pytest.approx(7.0)  # halfway from 4 to 10
+    assert empirical_threshold([5.0, 5.0], 0.1) == 5.0
 
 
-@pytest.mark.parametrize("kind", sorted(THRESHOLDS))
+@pytest.mark.parametrize("rule", sorted(RULES))
 @pytest.mark.parametrize(
-    ("scores", "quantile"), [([1.0], 0.9), ([1.0, np.nan], 0.9), ([1.0, 2.0], 1.0), ([[1.0, 2.0]], 0.9)]
+    ("scores", "rate"),
+    [([], 0.5), ([1.0, np.nan], 0.5), ([1.0, 2.0], 0.0), ([1.0, 2.0], 1.0), ([[1.0, 2.0]], 0.5)],
 )
-def test_no_threshold_without_scores_to_take_it_from(kind, scores, quantile):
+def test_no_threshold_without_scores_to_take_it_from(rule, scores, rate):
     with pytest.raises(InputError):
-        THRESHOLDS[kind](scores, quantile)
+        RULES[rule].find(scores, rate)
 
 
 def test_scores_of_clips_against_themselves_have_no_gamma():
-    """Every clip is its own nearest neighbour: all scores are 0, and the message says what to do."""
-    with pytest.raises(InputError, match="Score each training clip against the others"):
-        gamma_threshold(np.zeros(100))
+    """Every clip is its own nearest neighbour: all scores are 0, which no gamma distribution fits."""
+    with pytest.raises(InputError, match="scores that are all equal"):
+        gamma_threshold(np.zeros(100), 0.1)
 
 
 @pytest.mark.parametrize("spread", [1e-12, 1e-6, 1e6])
 def test_a_gamma_is_finite_or_refused(spread):
     scores = 1.0 + spread * np.random.default_rng(2).uniform(size=50)
     try:
-        threshold = gamma_threshold(scores)
+        threshold = gamma_threshold(scores, 0.1)
     except InputError:
         return
     assert np.isfinite(threshold)
@@ -56,6 +57,6 @@ def test_a_gamma_distribution_far_from_the_scores_is_refused(monkeypatch):
     scores = np.random.default_rng(3).gamma(4.0, 0.01, size=36)
     monkeypatch.setattr("scipy.stats.gamma.fit", lambda values: (4.0, 0.0, 0.1))  # ten times too wide
     with pytest.raises(InputError, match="far from"):
-        gamma_threshold(scores)
+        gamma_threshold(scores, 0.1)
     few = scores[:20]  # 0.9 to the power of 20 is 0.12: that none lies above says nothing yet
-    assert gamma_threshold(few) > few.max()
+    assert gamma_threshold(few, 0.1) > few.max()

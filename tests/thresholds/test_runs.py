@@ -1,105 +1,129 @@
-"""Thresholds come from normal training clips alone, each scored against the others."""
+"""Thresholds of runs come from normal training clips alone, each scored against the others."""
+
+from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from nearfar.features.cache import EmbeddingStore
-from nearfar.features.representation import represent
-from nearfar.thresholds.runs import ScoredMachine, decide_system, find_threshold
+from numpy.typing import ArrayLike
 from scipy.stats import gamma
 from torch.nn import functional as F
 
-from nearfar.challenge.run import run_system
-from nearfar.config import Decision, Scoring
+from nearfar.challenge.run import run_system, write_thresholds_and_decisions
+from nearfar.config import Recipe, ThresholdTable
 from nearfar.data.layouts import read_dataset
 from nearfar.evaluation.scorefiles import MachineScores, read_decisions, read_scores
 from nearfar.models import load_model
-from nearfar.scoring.machine import MachineScorer
-
-
-def scored(training, test=(0.0, 1.0)):
-    names = tuple(f"section_00_{index:04d}.wav" for index in range(len(test)))
-    return ScoredMachine(MachineScores("fan", "00", names, np.array(test)), np.array(training, dtype=float))
-
+from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.extractor import build_extractor
+from nearfar.pipeline.scoring import ScoredMachine
+from nearfar.scoring import MachineScorer, ScoringPlan
+from nearfar.scoring.settings import NearestSettings
+from nearfar.thresholds import Calibration, NormalScore
 
 GAMMA = np.random.default_rng(0).gamma(4.0, 0.1, size=200)
 
 
-@pytest.mark.parametrize("quantile", [0.5, 0.9])
-def test_the_recipe_chooses_the_threshold(quantile):
-    fitted = find_threshold(scored(GAMMA), Decision(quantile=quantile))
-    assert (fitted.kind, fitted.quantile, fitted.training_clips, fitted.remark) == ("gamma", quantile, 200, None)
-    assert fitted.value == gamma.ppf(quantile, *gamma.fit(GAMMA))
-    empirical = find_threshold(scored(GAMMA), Decision(threshold="empirical", quantile=quantile))
-    assert (empirical.kind, empirical.value) == ("empirical", np.quantile(GAMMA, quantile))
+def scored(training: ArrayLike, test: Sequence[float] = (0.0, 1.0)) -> ScoredMachine:
+    names = tuple(f"section_00_{index:04d}.wav" for index in range(len(test)))
+    normals = tuple(
+        NormalScore(file=f"{index}.wav", domain="source", score=score, channels={})
+        for index, score in enumerate(np.asarray(training, dtype=float).tolist())
+    )
+    calibration = Calibration(
+        machine="fan", section="00", method="leave-one-out", guaranteed=False, recordings=normals
+    )
+    scores = MachineScores("fan", "00", names, np.array(test))
+    return ScoredMachine(scores, {}, {}, calibration, ("source",) * len(test))
 
 
-def test_scores_that_no_gamma_fits_take_the_empirical_threshold_and_say_so(tmp_path, caplog):
+def decided(entry: ScoredMachine, folder: Path, **threshold: object) -> dict[str, object]:
+    """What is written about the threshold of one machine."""
+    table = ThresholdTable.model_validate({"rule": "gamma", "false_alarm_rate": 0.1} | threshold)
+    write_thresholds_and_decisions([entry], table, folder)
+    (written,) = json.loads((folder / "thresholds.json").read_text())
+    return dict(written)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.1])
+def test_the_recipe_chooses_the_threshold(rate: float, tmp_path: Path) -> None:
+    fitted = decided(scored(GAMMA), tmp_path, false_alarm_rate=rate)
+    assert (fitted["rule"], fitted["false_alarm_rate"], fitted["recordings"]) == ("gamma", rate, 200)
+    assert fitted["remark"] is None
+    assert fitted["value"] == gamma.ppf(1 - rate, *gamma.fit(GAMMA))
+    empirical = decided(scored(GAMMA), tmp_path, rule="empirical", false_alarm_rate=rate)
+    assert (empirical["rule"], empirical["value"]) == ("empirical", np.quantile(GAMMA, 1 - rate))
+    conformal = decided(scored(GAMMA), tmp_path, rule="conformal", false_alarm_rate=rate)
+    assert conformal["value"] == np.sort(GAMMA)[int(np.ceil(201 * (1 - rate))) - 1]
+
+
+def test_scores_that_no_gamma_fits_take_the_empirical_threshold_with_a_remark(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
-        (decided,) = decide_system([scored([0.5] * 10, test=(0.4, 0.5, 0.6))], Decision(), tmp_path)
-    assert decided.decisions.tolist() == [0, 0, 1]
-    (threshold,) = json.loads((tmp_path / "thresholds.json").read_text())
-    assert (threshold["kind"], threshold["value"]) == ("empirical", 0.5)
-    assert threshold["remark"].startswith("no gamma threshold (training scores that are all the same)")
+        threshold = decided(scored([0.5] * 10, test=(0.4, 0.5, 0.6)), tmp_path)
+    (decisions,) = read_decisions(tmp_path / "scores")
+    assert decisions.decisions.tolist() == [0, 0, 1]
+    assert (threshold["rule"], threshold["value"]) == ("empirical", 0.5)
+    assert str(threshold["remark"]).startswith("no gamma threshold (scores that are all equal)")
     assert "fan section 00: no gamma threshold" in caplog.text
 
 
-def test_a_single_training_clip_gives_no_decisions(tmp_path):
+def test_a_single_training_clip_gives_no_decisions(tmp_path: Path) -> None:
     old = tmp_path / "scores" / "decision_result_fan_section_00_test.csv"
     old.parent.mkdir()
     old.write_text("section_00_0000.wav,1\n")
-    one = {"near": torch.ones(1, 1, 4)}
-    alone = MachineScorer(one, torch.zeros(1, dtype=torch.bool), Scoring(channels=("near",))).normal.fused
+    one, plan = {"near": torch.ones(1, 1, 4)}, ScoringPlan("nearest-neighbours", NearestSettings(), "mean")
+    alone = MachineScorer(one, torch.zeros(1, dtype=torch.bool), plan).normal.fused
     assert alone.shape == (0,)
-    assert decide_system([scored(alone)], Decision(), tmp_path) == ()
-    (threshold,) = json.loads((tmp_path / "thresholds.json").read_text())
+    threshold = decided(scored(alone), tmp_path)
     assert threshold["value"] is None
-    assert threshold["remark"].endswith("no decisions")
+    assert str(threshold["remark"]).startswith("no threshold")
     assert not old.exists(), "a decision of an earlier run must not pass for one of this"
 
 
 @pytest.fixture(scope="module")
-def run(small_factory, small_recipe, tmp_path_factory):
+def run(small_factory: Path, small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    recipe = small_recipe.with_changes(**{"decision.threshold": "empirical", "training.steps": 2})
+    recipe = small_recipe.with_changes(**{"threshold.rule": "empirical", "training.steps": 2})
     assert run_system(recipe, small_factory, out) is not None
     return out
 
 
-def test_a_run_decides_by_scores_of_training_clips_against_the_others(run, small_factory, small_recipe):
-    """Both channels scored one by one without the clip itself, then averaged as the test scores are."""
+def test_a_run_decides_by_scores_of_training_clips_against_the_others(run: Path, small_factory: Path) -> None:
+    """Both views scored one by one without the clip itself, then averaged as the test scores are."""
     model, dataset = load_model(run / "model"), read_dataset(small_factory)
-    representation = represent(model.recipe, run / "model")
-    store = EmbeddingStore(run / "model" / "embeddings")
+    extractor, cache = build_extractor(model.recipe, run / "model"), FeatureCache(run / "model" / "embeddings")
     thresholds = {entry["machine"]: entry for entry in json.loads((run / "thresholds.json").read_text())}
     decisions = {entry.machine: entry for entry in read_decisions(run / "scores")}
     scores = {entry.machine: entry for entry in read_scores(run / "scores")}
     assert set(thresholds) == {"hummer", "whiner"} == set(decisions)
     for machine, threshold in thresholds.items():
-        clips, of_channels = dataset.train(machine), []
-        for channel in ("near", "far"):
-            embeddings = store.get(representation, clips, channel, batch_size=8, device=torch.device("cpu"))[:, 0]
-            unit = F.normalize(torch.from_numpy(embeddings).double(), dim=1)
+        of_views = []
+        for features in cache.get(extractor, dataset.train(machine)).values():
+            unit = F.normalize(features[:, 0].double(), dim=1)
             similar = (unit @ unit.T).fill_diagonal_(-1)
-            of_channels.append(1 - similar.max(dim=1).values.numpy())
-        assert threshold["training_clips"] == 10
-        assert threshold["value"] == pytest.approx(np.quantile(np.mean(of_channels, axis=0), 0.9), abs=1e-6)
+            of_views.append(1 - similar.max(dim=1).values.numpy())
+        assert threshold["recordings"] == 10
+        assert threshold["value"] == pytest.approx(np.quantile(np.mean(of_views, axis=0), 0.9), abs=1e-6)
         called = (scores[machine].scores > threshold["value"]).astype(int)
         assert decisions[machine].names == scores[machine].names
         assert decisions[machine].decisions.tolist() == called.tolist()
 
 
-def test_a_run_counts_the_parameters_of_what_it_scores_with(run):
+def test_a_run_counts_the_parameters_of_what_it_scores_with(run: Path) -> None:
     environment = json.loads((run / "environment.json").read_text())
     model = load_model(run / "model")
     assert environment["total_parameters"] == sum(p.numel() for p in model.embedder.parameters()) > 0
     assert {"nearfar", "torch", "command"} <= set(environment)
 
 
-def test_decisions_do_not_decide_which_model_is_trained(small_recipe):
-    other = small_recipe.with_changes(**{"decision.threshold": "empirical", "decision.quantile": 0.95})
+def test_thresholds_do_not_decide_which_model_is_trained(small_recipe: Recipe) -> None:
+    other = small_recipe.with_changes(**{"threshold.rule": "empirical", "threshold.false_alarm_rate": 0.05})
     assert other != small_recipe
     assert other.model_key() == small_recipe.model_key()

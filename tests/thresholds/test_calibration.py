@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nearfar.thresholds.detectors import (
+from scipy.stats import gamma
+
+from nearfar.errors import InputError
+from nearfar.thresholds import (
+    Calibration,
+    NormalScore,
+    Threshold,
     changed_thresholds,
     domains_of,
     find_threshold,
@@ -12,10 +18,6 @@ from nearfar.thresholds.detectors import (
     threshold_of,
     usable_threshold,
 )
-from scipy.stats import gamma
-
-from nearfar.errors import InputError
-from nearfar.thresholds.calibration import Calibration, NormalScore
 
 
 def calibration(scores, machine: str = "fan", target: int = 0, guaranteed: bool = True) -> Calibration:
@@ -32,36 +34,38 @@ def calibration(scores, machine: str = "fan", target: int = 0, guaranteed: bool 
     )
 
 
-def test_three_methods_against_their_definitions() -> None:
+def test_three_rules_against_their_definitions() -> None:
     scores = np.random.default_rng(0).gamma(3.0, size=99)
     normal = calibration(scores.tolist())
     conformal, fitted, empirical = (
-        find_threshold(normal, None, method, 0.1) for method in ("conformal", "gamma", "empirical")
+        find_threshold(normal, rule, 0.1) for rule in ("conformal", "gamma", "empirical")
     )
     assert conformal.value == np.sort(scores)[89]  # the ceil(100 * 0.9) = 90th smallest
     assert fitted.value == pytest.approx(gamma.ppf(0.9, *gamma.fit(scores)))
     assert empirical.value == pytest.approx(np.quantile(scores, 0.9))
     assert (conformal.guaranteed, fitted.guaranteed, empirical.guaranteed) == (True, False, False)
-    assert not find_threshold(calibration(scores.tolist(), guaranteed=False), None, "conformal", 0.1).guaranteed
+    assert not find_threshold(calibration(scores.tolist(), guaranteed=False), "conformal", 0.1).guaranteed
 
 
 def test_a_rate_that_is_finer_than_the_scores_is_refused_or_becomes_the_finest() -> None:
     normal = calibration([float(x) for x in range(24)])
-    with pytest.raises(InputError, match=r"0\.01 with 24 normal clips.*at least .* = 0\.04.*give 99 normal clips"):
-        find_threshold(normal, None, "conformal", 0.01)
-    second_best = usable_threshold(normal, None, "conformal", 0.01)
+    with pytest.raises(
+        InputError, match=r"0\.01 with 24 normal clips.*at least .* = 0\.04.*record 99 normal clips"
+    ):
+        find_threshold(normal, "conformal", 0.01)
+    second_best = usable_threshold(normal, "conformal", 0.01)
     assert (second_best.value, second_best.false_alarm_rate) == (23.0, 0.04)
     assert second_best.guaranteed
-    assert second_best.remark == "24 normal recordings support no false-alarm rate below 0.04, which it is now"
-    assert find_threshold(normal, None, "gamma", 0.01).value > 23
+    assert second_best.remark == "24 normal recordings support no false-alarm rate below 0.04; that rate is used"
+    assert find_threshold(normal, "gamma", 0.01).value > 23
 
 
 def test_without_enough_scores_there_is_the_next_best_or_none() -> None:
-    alike = usable_threshold(calibration([2.0, 2.0, 2.0]), None, "gamma", 0.1)
-    assert (alike.method, alike.value) == ("empirical", 2.0)
+    alike = usable_threshold(calibration([2.0, 2.0, 2.0]), "gamma", 0.1)
+    assert (alike.rule, alike.value) == ("empirical", 2.0)
     assert "no gamma threshold" in alike.remark
-    for method in ("conformal", "gamma", "empirical"):
-        none = usable_threshold(calibration([]), None, method, 0.1)
+    for rule in ("conformal", "gamma", "empirical"):
+        none = usable_threshold(calibration([]), rule, 0.1)
         assert (none.value, none.recordings, none.guaranteed) == (None, 0, False)
         assert none.remark == "no threshold (0 normal recordings that could be scored)"
 
@@ -71,32 +75,38 @@ def test_domains_are_pooled_or_apart_and_a_domain_without_scores_stays_pooled() 
     assert domains_of(normal, "pooled") == (None,)
     assert domains_of(normal, "separate") == ("source", "target")
     assert domains_of(calibration([1.0, 2.0]), "separate") == (None,)
-    with pytest.raises(InputError, match="--domains: found both"):
+    with pytest.raises(InputError, match="domains: found 'both'"):
         domains_of(normal, "both")
-    target = find_threshold(normal, "target", "conformal", 0.5)
+    target = find_threshold(normal, "conformal", 0.5, "target")
     assert (target.value, target.recordings, target.domain) == (20.0, 2, "target")
-    source = find_threshold(normal, "source", "conformal", 0.5)
+    source = find_threshold(normal, "conformal", 0.5, "source")
     assert threshold_of([source, target], "fan", "00", "target") == target
     assert threshold_of([source, target], "fan", "00", "source") == source
     assert threshold_of([source, target], "pump", "00", "source") is None
-    pooled = find_threshold(normal, None, "conformal", 0.5)
+    pooled = find_threshold(normal, "conformal", 0.5)
     assert threshold_of([pooled], "fan", "00", "target") == pooled
 
 
 def test_the_thresholds_of_one_machine_change_alone() -> None:
     normals = [calibration([1.0, 2.0, 3.0]), calibration([4.0, 5.0, 6.0], "pump")]
-    old = [usable_threshold(entry, None, "conformal", 0.25) for entry in normals]
+    old = [usable_threshold(entry, "conformal", 0.25) for entry in normals]
     new = changed_thresholds(
-        normals, old, lambda entry, domain: given_threshold(entry, domain, 7.5), machine="pump"
+        normals, old, lambda entry, domain: given_threshold(entry, 7.5, domain), machine="pump"
     )
-    assert [(t.machine, t.value, t.method, t.false_alarm_rate) for t in new] == [
+    assert [(t.machine, t.value, t.rule, t.false_alarm_rate) for t in new] == [
         ("fan", 3.0, "conformal", 0.25),
         ("pump", 7.5, "given", None),
     ]
     assert (
-        changed_thresholds(normals, new, lambda entry, d: find_threshold(entry, d, "empirical", 0.5))[1].value == 5
+        changed_thresholds(normals, new, lambda entry, d: find_threshold(entry, "empirical", 0.5, d))[1].value == 5
     )
-    with pytest.raises(InputError, match="--machine: found lathe; expected one of fan, pump"):
+    with pytest.raises(InputError, match="machine: found 'lathe'; expected one of fan, pump"):
         changed_thresholds(
-            normals, old, lambda entry, d: find_threshold(entry, d, "empirical", 0.5), machine="lathe"
+            normals, old, lambda entry, d: find_threshold(entry, "empirical", 0.5, d), machine="lathe"
         )
+
+
+def test_files_of_earlier_versions_name_the_rule_method() -> None:
+    threshold = find_threshold(calibration([1.0, 2.0, 3.0]), "conformal", 0.25)
+    old = {("method" if key == "rule" else key): value for key, value in threshold.model_dump().items()}
+    assert Threshold.model_validate(old) == threshold
