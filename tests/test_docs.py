@@ -211,7 +211,9 @@ def test_every_command_stands_in_the_reference() -> None:
 # --- links ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "name", ["README.md", *(str(file.relative_to(ROOT)) for file in (ROOT / "docs").rglob("*.md"))]
+)
 def test_links_to_files_lead_somewhere(name: str) -> None:
     folder = (ROOT / name).parent
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page(name)):
