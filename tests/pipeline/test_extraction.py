@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from nearfar.features.window_starts import LEFT_OVER, window_starts
 
 
