@@ -260,9 +260,9 @@ def test_evaluate_gives_the_published_scores(
 
 def test_evaluate_prints_what_run_printed(nearfar_command: Nearfar, run_folder: Path) -> None:
     finished = nearfar_command("evaluate", "--scores", run_folder / "scores", "--json")
-    own, known = json.loads(finished.out), json.loads((run_folder / "results.json").read_text())
-    assert own["systems"][0]["machines"] == known["systems"][0]["machines"]
-    assert own["systems"][0]["all"] == known["systems"][0]["all"]
+    own, of_run = json.loads(finished.out), json.loads((run_folder / "results.json").read_text())
+    assert own["systems"][0]["machines"] == of_run["systems"][0]["machines"]
+    assert own["systems"][0]["all"] == of_run["systems"][0]["all"]
     table = nearfar_command("evaluate", "--scores", run_folder / "scores", "--note", "the same again")
     assert table.code == 0
     assert "the same again" in table.out

@@ -158,8 +158,8 @@ def test_only_systems_with_the_encoder_are_noted(small_factory: Path, tmp_path: 
     remarks = {recipe.name: NOTE for recipe in recipes if noted(None, recipe)}
     reproduce(recipes, small_factory, tmp_path, note="Made up.", remarks=remarks)
     notes = {
-        name: json.loads((tmp_path / place).read_text())["notes"]
-        for name, place in (
+        name: json.loads((tmp_path / file).read_text())["notes"]
+        for name, file in (
             ("own", "nearfar-best/results.json"),
             ("eat", "frozen-eat/results.json"),
             ("all", "table.json"),

@@ -161,8 +161,8 @@ def test_a_long_recording_is_cut_into_windows_and_judged_by_the_most_anomalous(o
     whole = np.concatenate([*parts, parts[0][:, :8000]], axis=1)
     row = detector.score(whole)
     assert [(w.begin_s, w.end_s) for w in row.windows] == [(0, 1), (1, 2), (2, 3), (2.5, 3.5)]
-    alone = [detector.score(part).score for part in (*parts, whole[:, -16_000:])]
-    np.testing.assert_allclose([w.score for w in row.windows], alone, rtol=1e-5)
+    separate = [detector.score(part).score for part in (*parts, whole[:, -16_000:])]
+    np.testing.assert_allclose([w.score for w in row.windows], separate, rtol=1e-5)
     assert row.score == row.windows[1].score == max(w.score for w in row.windows)
     assert row.anomalous
     assert 1.0 <= row.departure.begin_s < row.departure.end_s <= 2.0
