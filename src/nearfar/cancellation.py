@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy import fft
 
-from nearfar.settings import NotNegative, PositiveFloat, PositiveInt, Settings
+from nearfar.settings import NotNegative, PositiveFloat, PositiveInt, Settings, refusal
 
 __all__ = ["Cancellation", "best_delay", "cancel"]
 
@@ -59,9 +59,13 @@ class Cancellation(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Cancellation:
         if self.window_samples % self.hop_samples or self.window_samples < 2 * self.hop_samples:
-            raise ValueError("window_samples must be a multiple of hop_samples, at least twice it")
+            raise refusal(
+                "window_samples",
+                self.window_samples,
+                f"a multiple of hop_samples ({self.hop_samples}), at least twice it",
+            )
         if self.taps > 1 and (self.smooth_frames is not None or self.smooth_bins or self.gain_limit is not None):
-            raise ValueError("more than one of taps goes with neither smooth_frames, smooth_bins nor gain_limit")
+            raise refusal("taps", self.taps, "1, as smooth_frames, smooth_bins or gain_limit is set")
         return self
 
 

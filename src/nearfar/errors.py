@@ -65,5 +65,5 @@ def one_of(names: Iterable[str], given: object = None) -> str:
 
 def did_you_mean(given: object, names: Iterable[str]) -> str:
     """``", did you mean 'rdp'?"`` where one of the names is close to a given one, else an empty string."""
-    close = difflib.get_close_matches(str(given), list(names), n=1)
+    close = difflib.get_close_matches(given, list(names), n=1) if isinstance(given, str) else []
     return f", did you mean {close[0]!r}?" if close else ""

@@ -76,18 +76,24 @@ class ChoiceTable(Settings):
             if key not in keys_of(type(self)):
                 raise unknown_key(key, keys_of(type(self)))
         owned: set[str] = set()
-        for field, table in self.choices().items():
-            entries = sorted(table.items(), key=lambda item: item[0] not in self.chosen(field))
-            for name, entry in entries:  # chosen ones first: a key that several entries have is theirs
-                kind = inline_settings(entry)
-                given = {key: extras[key] for key in keys_of(kind) - owned if key in extras}
-                chosen = name in self.chosen(field)
-                if given or chosen:
-                    settings = checked(kind, given)
-                    filled = settings.model_dump()
-                    extras.update(filled if chosen else {key: filled[key] for key in given})
-                    owned |= set(filled) if chosen else set(given)
+        for chosen, entry in self._entries():
+            kind = inline_settings(entry)
+            free = keys_of(kind) - owned
+            given = {key: value for key, value in extras.items() if key in free}
+            if given or chosen:
+                filled = checked(kind, given).model_dump()
+                extras.update(filled if chosen else {key: filled[key] for key in given})
+                owned |= set(filled) if chosen else set(given)
         return self
+
+    def _entries(self) -> list[tuple[bool, Entry]]:
+        """Entries, and whether each is chosen; chosen ones first, since a key that several have is theirs."""
+        entries = [
+            (name in self.chosen(field), entry)
+            for field, table in self.choices().items()
+            for name, entry in table.items()
+        ]
+        return sorted(entries, key=lambda item: not item[0])
 
     def chosen(self, field: str) -> tuple[str, ...]:
         """The name or names that a field of :meth:`choices` holds; none where it is not set."""
@@ -142,15 +148,21 @@ def checked(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
     except ValidationError as error:
         first, *others = error.errors()
         if first["type"] == "nearfar":
-            raise PydanticCustomError("nearfar", "{expected}", first["ctx"]) from None
-        key = ".".join(str(part) for part in first["loc"][:1])
+            raise key_error(first["ctx"]) from None
+        key = str(first["loc"][0]) if first["loc"] else ""
         reasons = [reason(each) for each in (first, *others) if each["loc"][:1] == first["loc"][:1]]
-        raise refusal(key, first["input"], " or ".join(dict.fromkeys(reasons))) from None
+        raise refusal(key, values.get(key, first["input"]), " or ".join(dict.fromkeys(reasons))) from None
 
 
 def refusal(key: str, found: Any, expected: str) -> PydanticCustomError:
     """The error about one key of a table, to be raised inside a validator."""
-    return PydanticCustomError("nearfar", "{expected}", {"key": key, "found": repr(found), "expected": expected})
+    return key_error({"key": key, "found": repr(found), "expected": expected})
+
+
+def key_error(context: Mapping[str, Any]) -> PydanticCustomError:
+    """The error about ``key``, with ``expected`` and either ``found`` or ``unknown``."""
+    words = "the unknown key {key}" if context.get("unknown") else "{key} = {found}"
+    return PydanticCustomError("nearfar", f"found {words}; expected {{expected}}", dict(context))
 
 
 def bad_choice(field: str, name: object, table: Mapping[str, Entry]) -> PydanticCustomError:
@@ -161,7 +173,7 @@ def bad_choice(field: str, name: object, table: Mapping[str, Entry]) -> Pydantic
 def unknown_key(key: str, keys: set[str]) -> PydanticCustomError:
     """The error about a key that a table lacks."""
     expected = f"a key of the recipe{did_you_mean(key, keys)}"
-    return PydanticCustomError("nearfar", "{expected}", {"key": key, "unknown": True, "expected": expected})
+    return key_error({"key": key, "unknown": True, "expected": expected})
 
 
 def reason(error: Any) -> str:

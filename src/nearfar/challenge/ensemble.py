@@ -78,7 +78,7 @@ def read_member(folder: Path) -> Member:
             folder,
             found=f"no view_scores.json that can be read ({type(error).__name__})",
             expected="the folder of a finished run",
-            remedy="Give the --out folder of nearfar run, or run the same command again to finish it",
+            remedy="Give the output folder of nearfar run, or rerun its command to finish it",
         ) from None
     scores = tuple(read_scores(folder / "scores"))
     if missing := {(entry.machine, entry.section) for entry in scores} - normal.keys():

@@ -96,9 +96,7 @@ def _require(label: str, authors: Sequence[Author], folder: Path) -> None:
     if not LABEL.fullmatch(label):
         raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
     if not authors:
-        raise InputError(
-            "authors", found="none", expected="at least one", remedy="Give --authors FILE or --author"
-        )
+        raise InputError("authors", found="none", expected="at least one", remedy="Name one")
     if folder.exists():
         raise InputError(
             folder,
@@ -124,7 +122,7 @@ def _evaluation_machines(run: Path) -> tuple[list[MachineScores], list[MachineDe
             run,
             found="only clips whose names say their label",
             expected="a run on evaluation data, whose clips are named section_00_0000.wav",
-            remedy="Run the system on the evaluation data; give this run as --dev if it is on the development set",
+            remedy="Run the system on evaluation data, and pass this run beside it (development)",
         )
     decided = {(entry.machine, entry.section): entry for entry in map(_as_wav, read_decisions(run / "scores"))}
     for entry in scores:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from nearfar.config.renamed import modernised
 from nearfar.config.tables import (
@@ -31,7 +32,7 @@ from nearfar.encoders import ADAPTATIONS
 from nearfar.errors import InputError
 from nearfar.registry import Entry
 from nearfar.scoring import BACKENDS, Backend, ScoringPlan
-from nearfar.settings import Settings, checked, unknown_key
+from nearfar.settings import Settings, checked, key_error, refusal, unknown_key
 from nearfar.views import VIEWS, channels_of, required_waveforms
 
 RECIPES = "recipes"
@@ -230,10 +231,6 @@ def own_tables() -> dict[str, type[Settings]]:
 
 def checked_table(name: str, kind: type[Settings], value: Any) -> Settings:
     """A table of the root from plain values, with errors that name its keys."""
-    from pydantic_core import PydanticCustomError
-
-    from nearfar.settings import refusal
-
     if isinstance(value, Settings):
         value = value.model_dump()
     if not isinstance(value, Mapping):
@@ -241,13 +238,13 @@ def checked_table(name: str, kind: type[Settings], value: Any) -> Settings:
     for key in value:
         if key not in kind.model_fields:
             error = unknown_key(key, set(kind.model_fields))
-            raise PydanticCustomError("nearfar", "{expected}", {**(error.context or {}), "key": f"{name}.{key}"})
+            raise key_error({**(error.context or {}), "key": f"{name}.{key}"})
     try:
         return checked(kind, value)
     except PydanticCustomError as error:
         context = dict(error.context or {})
         context["key"] = ".".join(filter(None, (name, str(context.get("key", "")))))
-        raise PydanticCustomError("nearfar", "{expected}", context) from None
+        raise key_error(context) from None
 
 
 def list_recipes() -> list[str]:

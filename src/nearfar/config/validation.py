@@ -11,9 +11,10 @@ from typing import Any, Self, TypeVar
 
 import tomli_w
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from nearfar.errors import InputError
-from nearfar.settings import Settings, reason
+from nearfar.errors import InputError, did_you_mean
+from nearfar.settings import Settings, keys_of, reason
 
 _REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
 
@@ -64,7 +65,7 @@ def validated(kind: type[RecipeT], tree: dict[str, Any], where: str) -> RecipeT:
     except ValidationError as error:
         first, *others = error.errors()
         context = first.get("ctx") or {}
-        key = _dotted_key(first["loc"], tree)
+        key = _dotted_key(first, tree)
         if first["type"] == "nearfar":
             key = ".".join(filter(None, (key, context["key"])))
             if context.get("unknown"):
@@ -73,9 +74,10 @@ def validated(kind: type[RecipeT], tree: dict[str, Any], where: str) -> RecipeT:
                 where, found=f"{key} = {context['found']}", expected=context["expected"], remedy=_REMEDY
             ) from None
         if first["type"] == "extra_forbidden":
-            raise _unknown_key(where, key, "a key of the recipe") from None
+            close = did_you_mean(first["loc"][-1], keys_of(_table_kind(kind, first["loc"][:-1])))
+            raise _unknown_key(where, key, f"a key of the recipe{close}") from None
         # A value that may be of several kinds has an error for each of them.
-        reasons = [reason(each) for each in (first, *others) if _dotted_key(each["loc"], tree) == key]
+        reasons = [reason(each) for each in (first, *others) if _dotted_key(each, tree) == key]
         raise InputError(
             where,
             found=f"no {key}" if first["type"] == "missing" else f"{key or 'a recipe'} = {first['input']!r}",
@@ -120,12 +122,23 @@ def read_toml(name_or_path: str, folder: str, kind: str) -> dict[str, Any]:
         ) from None
 
 
-def _dotted_key(location: tuple[int | str, ...], tree: dict[str, Any]) -> str:
+def _table_kind(kind: type[Settings], location: tuple[int | str, ...]) -> type[Settings]:
+    """The class of the table at a location below a recipe."""
+    for part in location:
+        inner = kind.model_fields[str(part)].annotation
+        assert isinstance(inner, type)
+        kind = inner
+    return kind
+
+
+def _dotted_key(error: ErrorDetails, tree: dict[str, Any]) -> str:
     """``training.steps``, without what pydantic adds to name the kind of value that it tried."""
     parts: list[str] = []
     node: Any = tree
-    for part in location:
+    for part in error["loc"]:
         if isinstance(node, dict):
+            if part not in node and error["type"] != "missing":
+                break
             node = node.get(str(part))
         elif not isinstance(part, int):
             break

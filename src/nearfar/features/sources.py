@@ -22,7 +22,7 @@ from nearfar.frontends.kaldi import MEL_BINS, PATCH_FRAMES
 from nearfar.frontends.slaney import slaney_log_mel
 from nearfar.pooling import POOLINGS, Pooling, log_mel_statistics
 from nearfar.registry import Entry, Registry
-from nearfar.settings import ChoiceTable, PositiveInt, Settings, each_once
+from nearfar.settings import ChoiceTable, PositiveInt, Settings, each_once, refusal
 
 BANDS = MEL_BINS // PATCH_FRAMES
 """Frequency bands within which log-mel statistics are kept apart, each 16 mel bins."""
@@ -125,9 +125,10 @@ class TokenSettings(ChoiceTable):
     def _fits(self) -> TokenSettings:
         pooling = POOLINGS[self.pooling]
         if self.keep_bands and not pooling.within_bands:
-            raise ValueError(f"keep_bands goes with another pooling: {self.pooling} has no frequency bands")
+            raise refusal("keep_bands", True, f"false, as pooling = {self.pooling!r} has no frequency bands")
         if pooling.trained and self.layers is not None:
-            raise ValueError(f"pooling = {self.pooling!r} was trained on the tokens of the last block: no layers")
+            expected = f"none, as pooling = {self.pooling!r} was trained on the tokens of the last block"
+            raise refusal("layers", list(self.layers), expected)
         return self
 
 

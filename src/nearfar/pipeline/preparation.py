@@ -1,4 +1,4 @@
-"""Validate a recipe against a dataset and resolve it before long computations; all defects are listed at once."""
+"""Validate a recipe against a dataset and resolve it before long steps; all defects are listed at once."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
             dataset.clips[samples.index(longest)].path,
             found=f"a recording of {longest / SAMPLE_RATE_HZ:g} s",
             expected=f"at most the {seconds:g} s of a clip, as this recipe trains on whole recordings",
-            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe that trains nothing: nearfar-best",
+            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe that does not train (nearfar-best)",
         )
     return recipe
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from nearfar.settings import Fraction, PositiveFloat, PositiveInt, Settings
+from nearfar.settings import Fraction, PositiveFloat, PositiveInt, Settings, refusal
 
 Distance = Literal["cosine", "standardised"]
 Normalisation = Literal["none", "ratio", "difference", "varmin"]
@@ -51,7 +51,11 @@ class NearestSettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> NearestSettings:
         if self.domains == "standardised" and self.normalisation != "none":
-            raise ValueError("domains = 'standardised' goes with normalisation = 'none'")
+            raise refusal(
+                "domains",
+                self.domains,
+                "'pooled' or 'separate', as 'standardised' goes with normalisation = 'none'",
+            )
         return self
 
     def identity(self) -> dict[str, Any]:

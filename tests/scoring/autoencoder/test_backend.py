@@ -1,9 +1,10 @@
-"""The baselines from recordings to tables: trained once, used again, resumed by machine, refused where unfit."""
+"""The baselines from recordings to tables: trained once, reused, resumed by machine, refused where unfit."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import librosa
@@ -17,9 +18,15 @@ from nearfar.challenge.reproduce import reproduce, suite_recipes
 from nearfar.challenge.run import run_system
 from nearfar.cli import app
 from nearfar.config import Recipe, load_recipe
+from nearfar.data.clips import Clip
 from nearfar.data.layouts import read_dataset
 from nearfar.errors import InputError, NearfarError
-from nearfar.scoring.autoencoder import system as baseline
+from nearfar.pipeline import scoring
+from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.extractor import build_extractor
+from nearfar.pipeline.preparation import resolve_run
+from nearfar.pipeline.training import is_trained
+from nearfar.scoring.autoencoder import backend as module
 from nearfar.scoring.autoencoder.network import load_autoencoder
 
 QUICK = {"autoencoder.epochs": 3, "autoencoder.batch_size": 64}
@@ -36,6 +43,10 @@ def trained(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for kind in ("mse", "mahala"):
         run_system(quick(f"ae-{kind}"), small_factory, place / kind, model_folder=place / "model")
     return place
+
+
+def resolved(recipe: Recipe, data: Path) -> Recipe:
+    return resolve_run(read_dataset(data), recipe)
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -64,7 +75,7 @@ def test_a_run_writes_what_every_system_writes(trained: Path) -> None:
         names = {path.name for path in (trained / kind).iterdir()}
         assert {"recipe.toml", "environment.json", "results.md", "thresholds.json", "figures", "scores"} <= names
         thresholds = json.loads((trained / kind / "thresholds.json").read_text())
-        assert {entry["training_clips"] for entry in thresholds} == {10}
+        assert {entry["recordings"] for entry in thresholds} == {10}
         assert json.loads((trained / kind / "environment.json").read_text())["total_parameters"] == 2 * 267_928
 
 
@@ -112,10 +123,12 @@ def test_scores_equal_those_worked_out_by_hand(small_factory: Path, trained: Pat
 
 
 def test_a_domain_with_too_few_recordings_is_named(
-    small_factory: Path, trained: Path, caplog: pytest.LogCaptureFixture
+    small_factory: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    baseline.score_system(quick("ae-mahala"), read_dataset(small_factory), trained / "model")
-    assert "hummer: too few target recordings for a covariance of their residuals; the source" in caplog.text
+    run_system(quick("ae-mahala"), small_factory, tmp_path, model_folder=trained / "model")
+    assert (
+        "hummer: too few target recordings for a covariance of their residuals; that of the source" in caplog.text
+    )
 
 
 def test_the_textbook_form_uses_the_same_model_and_scores_otherwise(
@@ -129,7 +142,7 @@ def test_the_textbook_form_uses_the_same_model_and_scores_otherwise(
     assert all(textbook[name] > published[name] for name in published)
 
 
-def test_only_the_near_channel_is_heard(small_factory: Path, trained: Path, tmp_path: Path) -> None:
+def test_only_the_near_channel_is_read(small_factory: Path, trained: Path, tmp_path: Path) -> None:
     data = copied(small_factory, tmp_path / "data")
     for path in data.rglob("*.wav"):
         samples, rate = sf.read(path, dtype="int16")
@@ -138,10 +151,10 @@ def test_only_the_near_channel_is_heard(small_factory: Path, trained: Path, tmp_
     assert scores_of(tmp_path / "run") == scores_of(trained / "mse")
 
 
-# --- used again, resumed, refused -------------------------------------------------------------------------------
+# --- reused, resumed, refused -------------------------------------------------------------------------------
 
 
-def test_a_killed_training_goes_on_with_the_next_machine(
+def test_a_killed_training_resumes_with_the_machine_that_is_not_trained(
     small_factory: Path, trained: Path, tmp_path: Path
 ) -> None:
     class KilledError(Exception):
@@ -197,7 +210,7 @@ def test_a_card_that_cannot_be_read_is_refused(
     model = copied(trained / "model", tmp_path / "model")
     (model / "autoencoder_whiner.json").write_text(text)
     with pytest.raises(InputError, match=r"whiner\.json: found a model card that cannot be read"):
-        baseline.is_trained(quick(), read_dataset(small_factory), model)
+        is_trained(resolved(quick(), small_factory), read_dataset(small_factory), model)
 
 
 def test_a_machine_without_test_clips_is_not_trained(small_factory: Path, tmp_path: Path) -> None:
@@ -210,13 +223,17 @@ def test_a_machine_without_test_clips_is_not_trained(small_factory: Path, tmp_pa
     ]
 
 
-@pytest.mark.parametrize("table", ["training", "scoring"])
-def test_the_far_channel_is_refused(small_factory: Path, tmp_path: Path, table: str) -> None:
-    recipe = quick().with_changes(**{"training.channels": ["near", "far"]})
-    if table == "scoring":
-        recipe = recipe.with_changes(**{"training.channels": ["far"], "scoring.channels": ["far"]})
-    with pytest.raises(InputError, match=r"training\.channels: found .*autoencoder"):
-        run_system(recipe, small_factory, tmp_path)
+@pytest.mark.parametrize("views", [["near", "far"], ["far"], ["cancelled"]], ids="-".join)
+def test_other_views_than_near_are_refused(small_factory: Path, tmp_path: Path, views: list[str]) -> None:
+    with pytest.raises(InputError, match=r"scoring\.views: found .*'autoencoder'; expected \[\"near\"\]"):
+        run_system(quick(**{"scoring.views": views}), small_factory, tmp_path)
+
+
+def test_other_features_than_its_front_end_s_are_refused(small_factory: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"features\.source: found 'log-mel' with .*'autoencoder'; expected 'slaney'"
+    ):
+        run_system(quick(**{"features.source": "log-mel"}), small_factory, tmp_path)
 
 
 def test_a_clip_shorter_than_a_vector_is_refused(small_factory: Path, tmp_path: Path) -> None:
@@ -224,7 +241,7 @@ def test_a_clip_shorter_than_a_vector_is_refused(small_factory: Path, tmp_path: 
     for path in (data / "hummer").rglob("*.wav"):
         samples, rate = sf.read(path, dtype="int16")
         sf.write(path, samples[:2_000], rate, subtype="PCM_16")
-    with pytest.raises(InputError, match="found a clip of 4 frames; expected at least 5"):
+    with pytest.raises(InputError, match=r"hummer: found clips of 4 frames; expected at least 5"):
         run_system(quick(), data, tmp_path / "run")
 
 
@@ -234,38 +251,100 @@ def test_a_singular_covariance_is_named(
     def singular(covariances: object) -> None:
         raise ValueError("the covariances of the residuals are singular")
 
-    monkeypatch.setattr(baseline, "precisions", singular)
+    monkeypatch.setattr(module, "precisions", singular)
     with pytest.raises(InputError, match=r"hummer: found .*too few or too alike .*residuals are singular"):
         run_system(quick("ae-mahala"), small_factory, tmp_path, model_folder=trained / "model")
 
 
-def test_training_in_a_launch_of_several_processes_is_refused_and_use_is_not(
-    small_factory: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_helper_processes_of_a_distributed_launch_train_and_write_nothing(
+    small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Two:
-        num_processes = 2
-
-    monkeypatch.setattr(baseline, "PartialState", Two)
-    dataset = read_dataset(small_factory)
-    with pytest.raises(InputError, match="a launch of 2 processes"):
-        baseline.train_or_reuse(quick(), dataset, tmp_path)
-    assert baseline.train_or_reuse(quick(), dataset, trained / "model")
+    for where in ("nearfar.pipeline.training", "nearfar.challenge.run"):
+        monkeypatch.setattr(f"{where}.is_main_process", lambda: False)
+    assert run_system(quick(), small_factory, tmp_path / "run") is None
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk_is_named_and_what_is_whole_is_kept(
     small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = baseline.save_autoencoder
+    save = module.save_autoencoder
 
     def full(path: Path, model: object) -> None:
         if "whiner" in path.name:
             raise OSError(28, "No space left on device")
         save(path, model)
 
-    monkeypatch.setattr(baseline, "save_autoencoder", full)
+    monkeypatch.setattr(module, "save_autoencoder", full)
     with pytest.raises(NearfarError, match=r"cannot write the model of whiner .*No space left"):
         run_system(quick(), small_factory, tmp_path)
     assert sorted(times(tmp_path / "model")) == ["autoencoder_hummer.json", "autoencoder_hummer.safetensors"]
+
+
+# --- one model per machine, scores by section -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_sections(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The machine hummer, with half of its clips in another section."""
+    root = tmp_path_factory.mktemp("sections")
+    for path in sorted((small_factory / "hummer").rglob("*.wav")):
+        section = "01" if int(path.name.split("_")[5]) % 2 else "00"
+        to = root / "hummer" / path.parent.name / path.name.replace("section_00", f"section_{section}")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    return root
+
+
+def test_sections_of_a_machine_share_a_model_and_have_thresholds_of_their_own(
+    two_sections: Path, tmp_path: Path
+) -> None:
+    run_system(quick(), two_sections, tmp_path)
+    assert sorted(times(tmp_path / "model")) == ["autoencoder_hummer.json", "autoencoder_hummer.safetensors"]
+    card = json.loads((tmp_path / "model" / "autoencoder_hummer.json").read_text())
+    assert card["training"]["clips"] == 10, "of both sections"
+    assert json.loads((tmp_path / "environment.json").read_text())["total_parameters"] == 267_928
+    scores = scores_of(tmp_path)
+    assert len(scores) == 8
+    model = tmp_path / "model" / "autoencoder_hummer.safetensors"
+    for name, score in scores.items():
+        assert score == pytest.approx(by_hand(two_sections / "hummer" / "test" / name, model)[0], rel=2e-3)
+    thresholds = {entry["section"]: entry for entry in json.loads((tmp_path / "thresholds.json").read_text())}
+    assert {section: entry["recordings"] for section, entry in thresholds.items()} == {"00": 5, "01": 5}
+
+
+def test_thresholds_come_from_the_scores_of_the_section_s_training_clips(
+    two_sections: Path, tmp_path: Path
+) -> None:
+    run_system(quick(**{"threshold.rule": "empirical"}), two_sections, tmp_path)
+    model = tmp_path / "model" / "autoencoder_hummer.safetensors"
+    found = json.loads((tmp_path / "thresholds.json").read_text())
+    assert [entry["section"] for entry in found] == ["00", "01"]
+    for entry in found:
+        clips = sorted((two_sections / "hummer" / "train").glob(f"section_{entry['section']}_*"))
+        expected = np.quantile([by_hand(clip, model)[0] for clip in clips], 0.9)
+        assert entry["value"] == pytest.approx(expected, rel=2e-3)
+        assert not entry["guaranteed"], "training clips are scored by a model that was trained on them"
+
+
+def test_a_section_alone_is_scored_with_the_model_of_all_sections(two_sections: Path, tmp_path: Path) -> None:
+    dataset, recipe = read_dataset(two_sections), resolved(quick(), two_sections)
+    features = clip_features(recipe)
+    both, parameters, seconds = scoring.score_machines(
+        recipe, dataset, scoring.tested_groups(dataset), features, tmp_path
+    )
+    assert (parameters, seconds > 0) == (267_928, True)
+    assert is_trained(recipe, dataset, tmp_path)
+    groups = {key: pair for key, pair in scoring.tested_groups(dataset).items() if key[1] == "01"}
+    (alone,), _, again = scoring.score_machines(recipe, dataset, groups, features, tmp_path)
+    assert again == pytest.approx(seconds, abs=1e-3), "loaded, and not trained again"
+    np.testing.assert_array_equal(alone.test.scores, both[1].test.scores)
+    np.testing.assert_array_equal(alone.calibration.scores(), both[1].calibration.scores())
+
+
+def clip_features(recipe: Recipe) -> Callable[[Sequence[Clip]], dict[str, torch.Tensor]]:
+    extractor, cache = build_extractor(recipe), FeatureCache(None)
+    return lambda clips: cache.get(extractor, clips)
 
 
 # --- in the table -----------------------------------------------------------------------------------------------
@@ -283,9 +362,9 @@ def test_systems_can_be_left_out_and_keep_their_order() -> None:
         "eat-fusion",
         "eat-near",
     ]
-    with pytest.raises(InputError, match=r"--systems: found 'tiny-near', which is not in the suite report"):
+    with pytest.raises(InputError, match=r"systems: found 'tiny-near', which is not in the suite report"):
         suite_recipes("report", ["tiny-near"])
-    with pytest.raises(InputError, match="--suite: found small"):
+    with pytest.raises(InputError, match="^suite: found small"):
         suite_recipes("small")
 
 
