@@ -238,4 +238,4 @@ def test_the_command(finished, grid: Grid, small_factory: Path) -> None:
     assert tree == json.loads((out / "ablation.json").read_text())
     assert "skipped 4: features.layers = [99]" in done.stderr
     done = CliRunner().invoke(app, ["ablate", grid.where, *options], catch_exceptions=False)
-    assert "0 combinations scored, 9 found from before" in done.stdout
+    assert "0 combinations computed, 9 read from earlier runs" in done.stdout

@@ -89,7 +89,7 @@ def test_suites_are_the_report_s_systems() -> None:
 
 
 def test_unknown_suite_and_system_are_refused() -> None:
-    with pytest.raises(InputError, match="suite: found other; expected one of report, tiny"):
+    with pytest.raises(InputError, match="suite: found 'other'; expected 'report' or 'tiny'"):
         suite_recipes("other")
     with pytest.raises(InputError, match=r"systems: found 'eat-near'.*not in the suite tiny"):
         suite_recipes("tiny", ["eat-near"])
