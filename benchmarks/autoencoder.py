@@ -2,8 +2,8 @@
 
 python benchmarks/autoencoder.py
 
-Seconds are processor time of one thread, which what else the machine does disturbs least. Also measures what a
-challenge machine, 1,000 clips of 10 s, takes for its 100 epochs.
+Seconds are processor time of one thread, which other work on the machine disturbs least. The time of a challenge
+machine, 1,000 clips of 10 s, for its 100 epochs is measured as well.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from nearfar.config import Autoencoder as Settings
 from nearfar.frontends.slaney import slaney_log_mel
 from nearfar.scoring.autoencoder.network import Autoencoder, stacked
+from nearfar.scoring.autoencoder.settings import AutoencoderSettings
 from nearfar.scoring.autoencoder.training import Vectors, gather_vectors, train_autoencoder
 
 CLIPS, FRAMES, ROUNDS, BATCH = 40, 313, 5, 256
@@ -28,7 +28,7 @@ MACHINE_CLIPS, EPOCHS, CLIP_SAMPLES = 1_000, 100, 160_000
 
 
 class SingleVectors(Dataset[Tensor]):
-    """(vectors, 640) in memory, handed out one by one."""
+    """(vectors, 640) in memory, returned one by one."""
 
     def __init__(self, log_mels: list[Tensor]) -> None:
         self.vectors = torch.cat([stacked(log_mel) for log_mel in log_mels])
@@ -51,7 +51,7 @@ def plain_network() -> nn.Module:
 
 
 def plain_epoch(loader: DataLoader[Tensor]) -> None:
-    """One epoch as it is usually written, with Adam as it comes."""
+    """One epoch as it is usually written, with plain Adam."""
     network = plain_network()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     for batch in loader:
@@ -62,11 +62,11 @@ def plain_epoch(loader: DataLoader[Tensor]) -> None:
 
 
 def nearfar_epoch_seconds(vectors: Vectors, validation_fraction: float = 0.0) -> float:
-    """One epoch more, without what a training does once, such as the covariances."""
+    """Seconds of one further epoch, without work done once per training, such as the covariances."""
     one, three = (
         processor_seconds(
             lambda epochs=epochs: train_autoencoder(
-                vectors, Settings(epochs=epochs, validation_fraction=validation_fraction), seed=0
+                vectors, AutoencoderSettings(epochs=epochs, validation_fraction=validation_fraction), seed=0
             )
         )
         for epochs in (1, 3)
@@ -75,7 +75,7 @@ def nearfar_epoch_seconds(vectors: Vectors, validation_fraction: float = 0.0) ->
 
 
 def nearfar_batches(vectors: Vectors) -> None:
-    """The batches of an epoch, as training takes them."""
+    """The batches of an epoch, as training makes them."""
     for index in torch.split(torch.randperm(len(vectors)), BATCH):
         vectors.rows(index)
 

@@ -1,11 +1,11 @@
-"""A second, plain implementation of the challenge's baselines: tells a mistake in the first from luck of seeds.
+"""A second, plain implementation of the challenge's baselines, to separate a mistake in the first from chance.
 
 python benchmarks/autoencoder_second.py DATA --official SCORES --seeds 0,1,2
 
 Written from the same description with other tools and nothing of nearfar: librosa's mel spectrogram, torch's
 DataLoader over single vectors, its linear layers, plain Adam and global seeds; the Mahalanobis score by the whole
 N x N matrix. SCORES holds mse/ and mahala/ with anomaly_score_<machine>_section_00_test.csv of the official code.
-Prints AUC of source and target, pAUC and the rank correlation of clip scores with the official ones.
+Prints the AUC of source and target, pAUC and the rank correlation of clip scores with the official ones.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What cancelling far in near costs, against the Fourier transforms that it cannot do without.
+"""Time of cancelling far in near, relative to the Fourier transforms that it needs.
 
     python benchmarks/cancellation.py
 
 One 16 s clip. Passes: two short-time transforms (cut, window, transform) and one inverse (transform, window, add
-up), which is what cannot be left out. Beside them, the Fourier transforms alone on frames that lie ready. All are
-timed in turn in this process, and ratios are those of the shortest times.
+up), all of them necessary. Beside them, the Fourier transforms alone on prepared frames. All are timed in turn in
+this process; ratios are those of the shortest times.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import time
 import numpy as np
 from scipy import fft
 
-from nearfar.cancellation import cancel, istft, stft
-from nearfar.config import Cancellation
+from nearfar.cancellation import Cancellation, cancel, istft, stft
 
 SECONDS, ROUNDS, LIMIT = 16, 60, 1.5
 
@@ -40,15 +39,15 @@ def main() -> None:
         for _ in range(ROUNDS):
             began = time.perf_counter()
             cancel(near, far, settings)
-            between = time.perf_counter()
+            cancelled = time.perf_counter()
             stft(near, window, hop)
             stft(far, window, hop)
             istft(spectra, len(near), window, hop)
             passed = time.perf_counter()
             fft.rfft(frames, axis=-1)
             fft.irfft(spectra, window, axis=-1)
-            whole.append(between - began)
-            passes.append(passed - between)
+            whole.append(cancelled - began)
+            passes.append(passed - cancelled)
             bare.append(time.perf_counter() - passed)
         result[name] = round(min(whole) / min(passes), 2)
         print(

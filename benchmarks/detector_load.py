@@ -23,7 +23,7 @@ import torch
 
 import nearfar
 from nearfar.config import load_recipe
-from nearfar.detector.bank import Bank
+from nearfar.detector.machine import FittedMachine
 
 MACHINES, CLIPS, FITTED, SECONDS, RATE_HZ = 4, 700, 10, 10.0, 16_000
 LIMIT_S, SIZE_MB = 3.0, 100
@@ -33,7 +33,7 @@ RECIPE = {
     "features.layers": [2, 3, 4],
     "features.pooling": "mean-std",
     "features.keep_bands": True,
-    "scoring.channels": ["near"],
+    "scoring.views": ["near"],
 }
 SCORE = """
 import sys, time
@@ -41,21 +41,21 @@ began = time.perf_counter()
 import nearfar
 detector = nearfar.Detector.load(sys.argv[1])
 loaded = time.perf_counter()
-(record,) = detector.score(sys.argv[2], "machine 2")
+detector.score(sys.argv[2], "machine 2")
 print(loaded - began, time.perf_counter() - loaded)
 """
 
 
-def many(bank: Bank, random: np.random.Generator) -> Bank:
-    """A bank of CLIPS normal recordings, those that were heard with a little noise."""
+def many(fitted: FittedMachine, random: np.random.Generator) -> FittedMachine:
+    """A machine with CLIPS normal recordings: the fitted ones with a little noise."""
     chosen = torch.arange(CLIPS) % FITTED
     features = {
         view: values[chosen] + 0.1 * torch.from_numpy(random.standard_normal((CLIPS, *values.shape[1:]))).float()
-        for view, values in bank.features.items()
+        for view, values in fitted.features.items()
     }
     names = tuple(f"{clip:04d}.wav" for clip in range(CLIPS))
     return replace(
-        bank,
+        fitted,
         recordings=names,
         files=names,
         target=np.zeros(CLIPS, np.bool_),
@@ -70,14 +70,14 @@ def main() -> None:
         root = Path(folder)
         random = np.random.default_rng(0)
         for machine in range(MACHINES):
-            place = root / "data" / f"machine {machine}" / "normal"
-            place.mkdir(parents=True)
+            normal = root / "data" / f"machine {machine}" / "normal"
+            normal.mkdir(parents=True)
             for clip in range(FITTED):
                 sound = 0.1 * random.standard_normal((round(SECONDS * RATE_HZ), 2))
-                sf.write(place / f"{clip:04d}.wav", sound, RATE_HZ, subtype="PCM_16")
+                sf.write(normal / f"{clip:04d}.wav", sound, RATE_HZ, subtype="PCM_16")
         detector = nearfar.Detector.fit(root / "data", load_recipe("tiny-near").with_changes(**RECIPE))
-        detector = replace(detector, banks=tuple(many(bank, random) for bank in detector.banks))
-        detector.save(root / "detector")
+        machines = tuple(many(fitted, random) for fitted in detector._fitted.machines)
+        nearfar.Detector(replace(detector._fitted, machines=machines)).save(root / "detector")
         size = sum(path.stat().st_size for path in (root / "detector").rglob("*") if path.is_file()) / 1e6
         clip = root / "data" / "machine 2" / "normal" / "0000.wav"
         times = []
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def children_seconds() -> float:
-    """Processor time of the processes that this one has started, which tells more on a busy machine."""
+    """Processor time of the processes that this one has started, which a busy machine disturbs least."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

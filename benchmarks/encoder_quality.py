@@ -1,14 +1,14 @@
-"""How good a frozen encoder is: a linear probe on ESC-10, and nearest neighbours on recordings of machines.
+"""Quality of a frozen encoder: a linear probe on ESC-10, and nearest neighbours on recordings of machines.
 
     python benchmarks/encoder_quality.py --encoders eat-tiny,random:tiny:0 --esc10 ESC10 --machines DIR
 
 ESC-10 is a folder with a folder of recordings per class; the first digit of a file's name is its fold. The
 probe is multinomial logistic regression (scikit-learn, C = 1) on standardised features: the mean of the
 encoder's patch tokens, or, under the name ``log-mel``, the mean and the deviation over time of each of the 128
-log-mel bands. Machines are in the challenge's layout and heard by the recipe ``frozen-eat``: tokens of a view (the
-near channel), averaged over time within each of 8 bands, are compared with those of the normal training clips by
-the cosine. The score is the challenge's; of the first encoder less each other one and less the mean of them all, a
-paired bootstrap over test clips gives 95 % intervals.
+log-mel bands. Machines are in the challenge's layout and scored by the recipe ``frozen-eat``: tokens of a view
+(the near channel), averaged over time within each of 8 bands, are compared with those of the normal training clips
+by the cosine. The score is the challenge's; a paired bootstrap over test clips gives 95 % intervals of the first
+encoder minus each other one and minus their mean.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def machine_scores(name: str, std: float, data: Path, layers: tuple[int, ...] | 
             "encoder.weights": name,
             "fbank.std": std,
             "features.layers": layers,
-            "scoring.channels": [view],
+            "scoring.views": [view],
         }
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +92,7 @@ def machine_scores(name: str, std: float, data: Path, layers: tuple[int, ...] | 
 
 
 def print_differences(runs: dict[str, SystemRun]) -> None:
-    """Of the first run less each other one, and less all of them."""
+    """Print the first run minus each other one, and minus their mean."""
     first, *others = runs
     truth = GroundTruth.from_names(runs[first].scores)
     rows = {name: [runs[name].scores] for name in others}

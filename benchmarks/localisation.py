@@ -4,9 +4,9 @@
     python benchmarks/localisation.py --seeds 10,11 --encoder eat_tiny.safetensors
 
 A cell is inside a fault where its 160 ms meet an interval of the fault and at least half of its band, on the mel
-scale, lies in the fault's. *Chance* is the share of cells that are inside. *Normal clips* is where the top cells
-of normal test clips of the same machine and domain would hit by the same rule: a map that always points to one
-band is not better than them, whatever its rate. One standard error of a rate over 540 clips is about 2 points.
+scale, lies in the fault's. *Chance* is the fraction of cells that are inside. *Normal clips* is the rate at which
+the top cells of normal test clips of the same machine and domain would be inside: a map that always points to one
+band has no better rate. One standard error of a rate over 540 clips is about 2 points.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.config import Audio, Cancellation
+from nearfar.cancellation import Cancellation
 from nearfar.data.simulate import FactoryPlan, machine_types, simulate_factory
 from nearfar.encoders.eat import EAT
 from nearfar.encoders.weights import load_encoder
@@ -44,8 +44,7 @@ from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.views import read_views
 
 VIEWS = ("near", "far", "cancelled")
-CANCELLATION = Cancellation(window_samples=8192, hop_samples=2048, gain_limit=1.0)
-AUDIO = Audio(clip_seconds="longest")
+SETTINGS = {"cancelled": Cancellation(window_samples=8192, hop_samples=2048, gain_limit=1.0)}
 FBANK = KaldiFbank()
 
 
@@ -92,7 +91,7 @@ def read_factory(root: Path) -> dict[str, list[Clip]]:
     machines = defaultdict(list)
     with (root / "truth.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            waveforms = torch.from_numpy(read_views(root / row["file_name"], VIEWS, AUDIO, CANCELLATION))
+            waveforms = torch.from_numpy(read_views(root / row["file_name"], VIEWS, SETTINGS))
             log_mels = FBANK.log_mel(waveforms)
             inside = truth(row, log_mels.shape[1] // 16) if row["fault"] else None
             machines[row["machine"]].append(
@@ -133,18 +132,18 @@ def tokens_of(encoder: EAT, layer: int) -> Callable[[Clip], Tensor]:
 
 def ways(encoder: EAT, name: str) -> Iterator[Way]:
     chosen = of_view("near")
-    yield Way("near: mean and deviation, level taken out", chosen)
+    yield Way("near: mean and deviation, level removed", chosen)
     yield Way("not smoothed", chosen, not_smoothed)
     yield Way("standard score per band instead of ratio", chosen, standardised)
-    yield Way("level left in", of_view("near", with_level))
+    yield Way("level not removed", of_view("near", with_level))
     yield Way("mean alone", of_view("near", lambda log_mel: patch_features(log_mel)[..., :16]))
     yield Way("all 256 values", of_view("near", lambda log_mel: cut_patches(log_mel - log_mel.mean()).flatten(2)))
     yield Way("of far", of_view("far"))
     yield Way("of cancelled", of_view("cancelled"))
     depth = encoder.config.depth
     for layer in sorted({-1, 0, depth // 2, depth - 1}):
-        place = "before the first block" if layer < 0 else f"after block {layer + 1} of {depth}"
-        yield Way(f"tokens of {name} {place}", tokens_of(encoder, layer))
+        position = "before the first block" if layer < 0 else f"after block {layer + 1} of {depth}"
+        yield Way(f"tokens of {name} {position}", tokens_of(encoder, layer))
 
 
 @dataclass(frozen=True)

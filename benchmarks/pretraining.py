@@ -3,7 +3,7 @@
     python benchmarks/pretraining.py [--size base] [--clips 4] [--clones 16] [--rounds 3]
 
 The plain step computes the same targets and the same two losses from the same masks, but feeds all 512 tokens of
-every view to the student (a mask token stands at hidden cells) and lets the teacher see every view's clip anew.
+every view to the student (with a mask token at masked cells) and computes the teacher once per view.
 That the targets are equal is checked. The plain student's predictions are another model's (it attends to mask
 tokens), so its losses are of the same definition and not of the same value.
 Targets: the step 2.5 times as fast; waiting below 5 % of the steps' time.
@@ -98,7 +98,7 @@ def steps(size: str, clips: int, clones: int, rounds: int) -> dict[str, float]:
 
 
 def waiting(size: str, clips: int, clones: int, count: int) -> float:
-    """Share of the steps' time spent waiting, the first step left out, on 44.1 kHz stereo FLAC files of 30 s."""
+    """Fraction of the steps' time spent waiting, without the first step, on 44.1 kHz stereo FLAC files of 30 s."""
     changes = {
         "encoder": {"weights": f"random:{size}"},
         "masking": {"clones": clones},
@@ -136,8 +136,8 @@ def main() -> None:
     result |= steps(given.size, given.clips, given.clones, given.rounds)
     print(f"plain step    {result['seconds_plain']:7.3f} s")
     print(f"nearfar       {result['seconds_nearfar']:7.3f} s, {result['speedup']} times as fast (target 2.5)")
-    result["wait_share"] = round(waiting(given.size, given.clips, given.clones, 3 * given.rounds), 4)
-    print(f"waiting       {100 * result['wait_share']:.2f} % of the steps' time (target below 5)")
+    result["wait_fraction"] = round(waiting(given.size, given.clips, given.clones, 3 * given.rounds), 4)
+    print(f"waiting       {100 * result['wait_fraction']:.2f} % of the steps' time (target below 5)")
     print(json.dumps(result))
 
 

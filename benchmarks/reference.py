@@ -68,7 +68,7 @@ def plain_fbank(waveform: Tensor, mean: float = -4.268, std: float = 4.569) -> T
 def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each piece of work in each of several rounds, after one round that does not count.
 
-    Taking turns makes what else the machine does fall on all of them alike.
+    Taking turns spreads other work on the machine over all of them alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):

@@ -1,9 +1,9 @@
-"""How large the report page of a challenge-sized run is, and how long it takes.
+"""Size and time of the report page of a run as large as the challenge.
 
     python benchmarks/report_page.py
 
-Seven machines of 100 training and 200 test clips of 10 s, two channels of made-up sound (some files stand under
-several names, so that little has to be made). The run itself is not timed.
+Seven machines of 100 training and 200 test clips of 10 s, two channels of made-up sound (most files are links, so
+that few have to be made). The run itself is not timed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import soundfile
 
 from nearfar.challenge.run import run_system
 from nearfar.config import load_recipe
-from nearfar.report.page import report_run
+from nearfar.report.run_page import report_run
 
 MACHINES, TRAIN_SOURCE, TRAIN_TARGET, TEST, SECONDS, DISTINCT = 7, 90, 10, 50, 10.0, 6
 LIMIT_MB, LIMIT_SECONDS = 15.0, 60.0
 
 
 def make_clip(path: Path, tone_hz: float, seed: int) -> None:
-    """A hum with harmonics in pink-like noise; far hears less of it."""
+    """A hum with harmonics in pink-like noise, quieter in the far channel."""
     random = np.random.default_rng(seed)
     time_s = np.arange(round(SECONDS * 16_000)) / 16_000
     hum = sum(np.sin(2 * np.pi * tone_hz * k * time_s) / k for k in range(1, 6))
@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_data(root / "data")
-        recipe = load_recipe("nearfar-best").with_changes(**{"scoring.channels": ["near", "far"]})
+        recipe = load_recipe("nearfar-best").with_changes(**{"scoring.views": ["near", "far"]})
         run_system(recipe, root / "data", root / "run", note="Made-up sound.")
         began = time.perf_counter()
         page = report_run(root / "run", root / "report.html")

@@ -2,12 +2,11 @@
 
     python benchmarks/scorers.py
 
-Timed of every scorer: ``Scorer.score`` of 200 clips, that is scaling the features, all distances, rescaling them
-by the bank's densities, and the lowest of both domains with the clip it belongs to. The densities themselves are
-computed once, when the scorer is fitted; fitting and leave-one-out scores of the 2,000 clips are printed beside.
-The matrix products: 8 of (200, 768) by (768, 2000) in single precision, written into memory that is there already.
-Both are timed in turn, ten times over; the medians are compared. Target: domain-wise local density takes at most
-twice the matrix products.
+Timed for every scorer: ``score`` of 200 clips, that is scaling the features, all distances, rescaling them by the
+bank's densities, and the minimum over both domains. The densities themselves are computed once, when the scorer is
+fitted; the times of fitting and of leave-one-out scores of the 2,000 clips are printed as well. The matrix
+products: 8 of (200, 768) by (768, 2000) in single precision, written into allocated memory. Both are timed in
+turn, ten times; the medians are compared. Target: domain-wise local density takes at most twice the products.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from nearfar.config import Scoring
-from nearfar.scoring.scorer import fit_scorer
+from nearfar.scoring import NearestNeighbours
 
 THREADS, ROUNDS = 1, 10
 QUERIES, NORMALS, OF_TARGET, PARTS, DIM = 200, 2000, 20, 8, 768
@@ -61,19 +59,19 @@ def main() -> None:
     figures = {}
     for name, settings in SCORERS.items():
         began = time.perf_counter()
-        scorer = fit_scorer(bank, target, Scoring(**settings))
+        scorer = NearestNeighbours(**settings).fit(bank, target)
         fitted = time.perf_counter() - began
         products()
         scorer.score(queries)  # once for warmth
         pairs = [(seconds(products), seconds(lambda: scorer.score(queries))) for _ in range(ROUNDS)]  # noqa: B023
         bare, scored = (statistics.median(column) for column in zip(*pairs, strict=True))
-        alone = seconds(scorer.leave_one_out)
+        leave_one_out = seconds(scorer.leave_one_out)
         figures[name] = {
             "products": bare,
             "score": scored,
             "ratio": scored / bare,
             "fit": fitted,
-            "leave_one_out": alone,
+            "leave_one_out": leave_one_out,
         }
         print(name, json.dumps({key: round(value, 3) for key, value in figures[name].items()}), flush=True)
     ratio = figures["domain-wise local density"]["ratio"]

@@ -55,7 +55,7 @@ def main() -> None:
     print(f"with saving the model       {seconds:6.1f} s")
     print(
         json.dumps(
-            {"peak_gb": round(peak, 2), "share_of_limit": round(peak / LIMIT_GB, 3), "seconds": round(seconds)}
+            {"peak_gb": round(peak, 2), "fraction_of_limit": round(peak / LIMIT_GB, 3), "seconds": round(seconds)}
         )
     )
 

@@ -1,20 +1,33 @@
-"""The shape of the package: imports flow one way, heavy libraries wait, public names are the listed ones."""
+"""The shape of the package: layers of imports, when heavy libraries are imported, public names, sizes, choices."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import json
 import pkgutil
 import re
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import nearfar
+from nearfar.encoders import ADAPTATIONS, ENCODERS
+from nearfar.features import SOURCES
+from nearfar.losses import LOSSES
+from nearfar.pooling import POOLINGS, TRAINED_POOLINGS
+from nearfar.scoring import BACKENDS, FUSIONS
+from nearfar.thresholds import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "nearfar"
 HEAVY = ("torch", "matplotlib", "peft", "pyroomacoustics", "sklearn", "transformers", "scipy", "accelerate")
 
 
@@ -28,7 +41,7 @@ def layers() -> list[str]:
     return list(contract["layers"])
 
 
-# --- imports flow one way ---------------------------------------------------------------------------------------
+# --- layers -----------------------------------------------------------------------------------------------------
 
 
 def lint_imports(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,15 +49,15 @@ def lint_imports(*arguments: str) -> subprocess.CompletedProcess[str]:
     return run("-c", code, "--no-cache", *arguments)
 
 
-def test_imports_flow_one_way() -> None:
+def test_a_package_imports_only_from_lower_layers() -> None:
     done = lint_imports()
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"[1-9]\d* kept, 0 broken", done.stdout)
 
 
-def test_the_check_would_find_an_import_against_the_flow(tmp_path: Path) -> None:
+def test_the_check_finds_an_import_from_a_higher_layer(tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
-    upside_down = json.dumps(["nearfar.errors", "nearfar.config"])
+    upside_down = json.dumps(["nearfar.errors", "nearfar.files"])
     settings.write_text(
         '[tool.importlinter]\nroot_package = "nearfar"\n'
         f'[[tool.importlinter.contracts]]\nname = "upside down"\ntype = "layers"\nlayers = {upside_down}\n',
@@ -52,21 +65,25 @@ def test_the_check_would_find_an_import_against_the_flow(tmp_path: Path) -> None
     )
     done = lint_imports("--config", str(settings))
     assert done.returncode == 1
-    assert "nearfar.config -> nearfar.errors" in done.stdout
+    assert "nearfar.files -> nearfar.errors" in done.stdout
 
 
-def test_every_room_has_its_place_in_the_flow() -> None:
-    rooms = {f"nearfar.{module.name}" for module in pkgutil.iter_modules(nearfar.__path__)}
-    assert rooms - {"nearfar.__main__"} == set(layers())
+def test_every_package_and_module_has_a_layer() -> None:
+    found = {f"nearfar.{module.name}" for module in pkgutil.iter_modules(nearfar.__path__)}
+    assert found - {"nearfar.__main__"} == set(layers())
+    assert len(layers()) == len(set(layers()))
 
 
-def test_the_flow_runs_from_errors_to_the_command_line() -> None:
-    data_flow = ["errors", "config", "data", "models", "training", "scoring", "evaluation", "systems", "cli"]
+def test_layers_are_in_the_order_of_the_data() -> None:
+    flow = [
+        "errors", "settings", "data", "views", "frontends", "encoders", "scoring", "features", "config", "models",
+        "training", "pipeline", "challenge", "detector", "report", "cli",
+    ]  # fmt: skip
     named = [layer.removeprefix("nearfar.") for layer in reversed(layers())]
-    assert [room for room in named if room in data_flow] == data_flow
+    assert [name for name in named if name in flow] == flow
 
 
-# --- heavy libraries wait until they are needed -----------------------------------------------------------------
+# --- heavy libraries are imported when they are needed ----------------------------------------------------------
 
 
 def imported_by(code: str) -> set[str]:
@@ -84,59 +101,163 @@ def imported_by(code: str) -> set[str]:
     [
         "import nearfar; nearfar.__version__",
         "import nearfar.errors",
-        "import nearfar.config; nearfar.config.load_recipe('eat-fusion').model_key()",
-        # What the `nearfar` command does, with the exit caught.
+        # The `nearfar` command, with the exit caught.
         "import sys; sys.argv = ['nearfar', '--help']\nfrom nearfar.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code",
     ],
-    ids=["nearfar", "errors", "config", "help"],
+    ids=["nearfar", "errors", "help"],
 )
-def test_what_answers_at_once_imports_nothing_heavy(code: str) -> None:
+def test_a_bare_import_and_the_help_import_nothing_heavy(code: str) -> None:
     imported = imported_by(code)
     assert "nearfar" in imported
     assert not imported & set(HEAVY)
 
 
-def test_the_import_report_sees_a_heavy_import() -> None:
+def test_the_report_of_imports_shows_a_heavy_one() -> None:
     assert "torch" in imported_by("import nearfar; nearfar.load_encoder")
 
 
-def test_scoring_and_training_modules_leave_the_rarely_needed_libraries_for_later() -> None:
-    modules = ("models.folder", "training.batches", "scoring.embeddings", "scoring.scorer")
-    code = "; ".join(f"import nearfar.{module}" for module in modules)
-    assert not imported_by(code) & {"matplotlib", "peft", "pyroomacoustics", "sklearn", "transformers"}
+LATER = {"accelerate", "peft", "matplotlib", "sklearn", "pyroomacoustics", "transformers"}
 
 
-# --- the public names -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("module", "later"),
+    [
+        ("nearfar.data", {"torch", "scipy"} | LATER),
+        ("nearfar.metrics", {"torch"} | LATER),
+        ("nearfar.detector", LATER),
+        ("nearfar.training.batches", LATER),
+    ],
+)
+def test_rarely_needed_libraries_are_imported_later(module: str, later: set[str]) -> None:
+    assert not imported_by(f"import {module}") & later
 
 
-def test_exported_names_are_the_listed_ones() -> None:
+# --- public names -----------------------------------------------------------------------------------------------
+
+PUBLIC = {
+    "nearfar": [
+        "Detector", "NearfarError", "Recipe", "Score", "__version__", "list_recipes", "load_encoder",
+        "load_recipe",
+    ],
+    "nearfar.cancellation": ["Cancellation", "best_delay", "cancel"],
+    "nearfar.data": [
+        "AudioHeader", "Clip", "Dataset", "read_dataset", "read_header", "read_normals", "read_waveform",
+    ],
+    "nearfar.encoders": [
+        "ADAPTATIONS", "EAT", "ENCODERS", "Adaptation", "BaseEncoder", "EATConfig", "Encoder", "EncoderFamily",
+        "LoraSettings", "Tokens", "build_encoder", "encoder_hash", "load_encoder", "parameter_count",
+        "save_encoder", "stochastic_depth", "token_keep",
+    ],
+    "nearfar.frontends": ["Frontend", "KaldiFbank", "SlaneyLogMel", "slaney_log_mel"],
+    "nearfar.losses": ["LOSSES", "AdaCosLoss", "AdaCosSettings", "ArcFaceLoss", "ArcFaceSettings", "Loss"],
+    "nearfar.metrics": [
+        "auc", "auc_source_target", "bootstrap_interval", "harmonic_mean", "official_score", "partial_auc",
+        "roc_curve",
+    ],
+    "nearfar.pooling": [
+        "POOLINGS", "TRAINED_POOLINGS", "AttentiveStatisticsPooling", "AttentiveStatisticsSettings",
+        "MeanPooling", "MeanStdPooling", "Pooling", "RelativeDeviationPooling", "RelativeDeviationSettings",
+        "TrainedPooling", "attentive_statistics", "log_mel_statistics", "mean_pooling", "mean_std_pooling",
+        "relative_deviation_pooling",
+    ],
+    "nearfar.scoring": [
+        "BACKENDS", "BEAM", "FUSIONS", "Backend", "Fusion", "LocalDensity", "MachineScorer", "Mahalanobis",
+        "NearestNeighbours", "Scorer", "ScoringPlan", "VarMin", "ViewScores", "Workspace",
+    ],
+    "nearfar.thresholds": [
+        "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold", "changed_thresholds",
+        "conformal_threshold", "domains_of", "empirical_threshold", "find_threshold", "gamma_threshold",
+        "given_threshold", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
+    ],
+    "nearfar.views": [
+        "VIEWS", "View", "channels_of", "combined_features", "make_views", "read_views", "required_waveforms",
+    ],
+}  # fmt: skip
+"""All public names, by module. A change here is a change of the public interface."""
+
+MODULES = [name.removeprefix("nearfar.") for name in PUBLIC if name != "nearfar"]
+
+
+def public_objects() -> Iterator[tuple[str, object]]:
+    """Public classes and functions, and the public methods and properties of the classes, by dotted name."""
+    for module, names in PUBLIC.items():
+        for name in names:
+            found = getattr(importlib.import_module(module), name)
+            if not inspect.isclass(found) and not inspect.isfunction(found):
+                continue
+            yield f"{module}.{name}", found
+            for member, value in vars(found).items() if inspect.isclass(found) else ():
+                plain = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+                plain = plain.fget if isinstance(plain, property) else plain
+                # A function that is the default of a field has another name than the field.
+                if inspect.isfunction(plain) and plain.__name__ == member and not member.startswith("_"):
+                    yield f"{module}.{name}.{member}", plain
+
+
+OBJECTS = dict(public_objects())
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_the_listed_ones(module: str) -> None:
+    found = importlib.import_module(module)
+    assert sorted(found.__all__) == sorted(PUBLIC[module])
     space: dict[str, object] = {}
-    exec("from nearfar import *", space)
-    assert space.keys() - {"__builtins__"} == set(nearfar.__all__)
-    assert nearfar.__all__ == ["Detector", "__version__", "load_encoder"]
+    exec(f"from {module} import *", space)
+    assert space.keys() - {"__builtins__"} == set(found.__all__)
+    assert found.__doc__
 
 
-def test_no_other_object_of_the_package_is_public_by_accident() -> None:
-    own = {name for name, value in vars(nearfar).items() if getattr(value, "__module__", "").startswith("nearfar")}
-    assert {name for name in own if not name.startswith("_")} <= set(nearfar.__all__)
+def test_the_package_lists_its_names_and_modules() -> None:
+    assert dir(nearfar) == sorted([*PUBLIC["nearfar"], *MODULES])
+    for name in MODULES:
+        assert isinstance(getattr(nearfar, name), ModuleType)
+    space: dict[str, object] = {}
+    exec("import nearfar\nloss = nearfar.losses.ArcFaceLoss", space)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_public_names_of_the_package_are_those_of_its_modules() -> None:
+    from nearfar.config import Recipe, list_recipes, load_recipe
+    from nearfar.detector import Detector, Score
+    from nearfar.encoders import load_encoder
+    from nearfar.errors import NearfarError
+
+    found = (Detector, NearfarError, Recipe, Score, list_recipes, load_encoder, load_recipe)
+    assert found == tuple(getattr(nearfar, name) for name in PUBLIC["nearfar"] if name != "__version__")
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_public_object_has_a_docstring(name: str) -> None:
+    found = OBJECTS[name]
+    doc = found.__doc__ if inspect.isclass(found) else inspect.getdoc(found)
+    if not doc and name.count(".") == 3:  # a method that a base class or protocol documents
+        owner = OBJECTS[name.rpartition(".")[0]]
+        doc = inspect.getdoc(getattr(owner, name.rpartition(".")[2]))
+    assert doc, f"{name} has no docstring"
+    assert not doc.startswith(f"{name.rpartition('.')[2]}("), f"{name} has only the docstring of a dataclass"
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_public_object_is_annotated_in_full(name: str) -> None:
+    found = OBJECTS[name]
+    if inspect.isclass(found):
+        found = vars(found).get("__init__")
+        if not inspect.isfunction(found) or not found.__module__.startswith("nearfar"):
+            return
+    signature = inspect.signature(found)
+    bare = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.annotation is inspect.Parameter.empty and parameter.name not in ("self", "cls")
+    ]
+    assert not bare, f"{name}: {bare}"
+    is_init = found.__name__ == "__init__"
+    assert is_init or signature.return_annotation is not inspect.Signature.empty, f"{name}: no return type"
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"'nearfar' has no attribute 'load_decoder'"):
         nearfar.load_decoder  # noqa: B018
-
-
-def test_the_public_encoder_loader_is_the_one_of_the_models() -> None:
-    from nearfar.encoders import load_encoder
-
-    assert nearfar.load_encoder is load_encoder
-
-
-def test_the_public_detector_is_the_one_of_its_room() -> None:
-    from nearfar.detector.detector import Detector
-
-    assert nearfar.Detector is Detector
 
 
 def test_the_package_is_typed_and_its_version_is_the_distributions() -> None:
@@ -145,16 +266,111 @@ def test_the_package_is_typed_and_its_version_is_the_distributions() -> None:
     assert nearfar.__version__ == project["version"]
 
 
-# --- house style that a machine can check -----------------------------------------------------------------------
+# --- sizes and names --------------------------------------------------------------------------------------------
+
+MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 700, 60
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of every module, by path from ``src/nearfar``."""
+    files = sorted(SOURCE.rglob("*.py"))
+    assert files
+    return {file.relative_to(SOURCE).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+TREES = trees()
+
+
+def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring and signature, which lists the options of a command."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_modules_and_functions_are_of_readable_length() -> None:
+    long_modules = {
+        name: lines
+        for name in TREES
+        if (lines := len((SOURCE / name).read_text(encoding="utf-8").splitlines())) > MOST_LINES_OF_A_MODULE
+    }
+    assert long_modules == {}
+    long_functions = {
+        f"{name}:{node.name}": lines
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := body_lines(node)) > MOST_LINES_OF_A_FUNCTION
+    }
+    assert long_functions == {}
+
+
+def test_a_class_name_has_one_meaning_in_the_package() -> None:
+    classes = defaultdict(list)
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes[node.name].append(name)
+    assert {name: files for name, files in classes.items() if len(files) > 1} == {}
+
+
+def test_no_module_has_a_name_without_meaning() -> None:
     names = {module.name.rpartition(".")[2] for module in pkgutil.walk_packages(nearfar.__path__, "nearfar.")}
     assert not names & {"utils", "util", "helpers", "common", "misc", "manager"}
 
 
-def test_every_module_can_be_read_in_one_sitting() -> None:
-    files = list((ROOT / "src" / "nearfar").rglob("*.py"))
-    lengths = {str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
-    assert lengths
-    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
+# --- choices are made in their tables ---------------------------------------------------------------------------
+
+TABLES = {
+    "adaptation": ADAPTATIONS,
+    "backend": BACKENDS,
+    "family": ENCODERS,
+    "fusion": FUSIONS,
+    "loss": LOSSES,
+    "method": BACKENDS,
+    "pooling": {**POOLINGS, **TRAINED_POOLINGS},
+    "rule": RULES,
+    "source": SOURCES,
+}
+"""Entries by the field of a recipe, or the variable, that names one."""
+
+ELSEWHERE = {
+    "config/renamed.py": "reads the keys of earlier versions",
+}
+"""Modules that compare choices with names all the same, and why."""
+
+
+def compared_choices(tree: ast.AST) -> list[str]:
+    """Comparisons of a choice with the name of an entry of its table: ``recipe.features.source == "tokens"``."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        fields = {side.attr for side in sides if isinstance(side, ast.Attribute)}
+        fields |= {side.id for side in sides if isinstance(side, ast.Name)}
+        literals = {part.value for side in sides for part in ast.walk(side) if isinstance(part, ast.Constant)}
+        found += [
+            ast.unparse(node)
+            for field in fields & TABLES.keys()
+            if any(isinstance(value, str) and value in TABLES[field] for value in literals)
+        ]
+    return found
+
+
+def test_code_compares_no_choice_with_a_name() -> None:
+    """What differs between the entries of a table is written in the entries."""
+    compared = {name: found for name, tree in TREES.items() if (found := compared_choices(tree))}
+    assert compared.keys() == ELSEWHERE.keys(), compared
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'recipe.training.adaptation != "none"',
+        'recipe.scoring.backend == "autoencoder"',
+        'settings.pooling in ("asp", "cls")',
+        'rule == "gamma"',
+    ],
+)
+def test_the_check_finds_a_comparison(code: str) -> None:
+    assert compared_choices(ast.parse(code)) == [code.replace('"', "'")]

@@ -1,4 +1,4 @@
-"""Bad input from end to end: exit code 2, one message with file, found, expected and remedy, and nothing lost."""
+"""Bad input from end to end: exit code 2, one message with file, found, expected and remedy, no file lost."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def nothing_there(factory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Case:
-    """How to spoil the data (giving the place that must be named), and what the message must say."""
+    """How to spoil the data (returning the path that must be named), and parts of the message."""
 
     spoil: Callable[[Path], Path]
     found: str
@@ -160,8 +160,8 @@ class Case:
     options: tuple[str, ...] = ()
 
 
-SEEN_FIRST = {
-    "mono": Case(mono, "one channel", "two: near microphone first", "Give two-channel recordings"),
+FOUND_FIRST = {
+    "mono": Case(mono, "one channel", "two: near microphone first", "Use two-channel recordings"),
     "0 bytes": Case(zero_bytes, "a file of 0 bytes", "a WAV or FLAC recording", "Copy or record it again"),
     "truncated": Case(truncated, "a truncated WAV file with 31978 bytes of sound", "64000", "Copy"),
     "other length": Case(
@@ -180,7 +180,7 @@ SEEN_FIRST = {
         anomalous_training_clip, "an anomalous clip in the training folder", "section_", "."
     ),
     "empty train folder": Case(
-        empty_train_folder, "a training folder without WAV", "normal recordings", "Put the training clips there"
+        empty_train_folder, "a training folder without WAV", "normal recordings", "Copy the training clips there"
     ),
     "no training clips": Case(
         no_train_folder,
@@ -192,13 +192,15 @@ SEEN_FIRST = {
 }
 
 
-@pytest.mark.parametrize("what", SEEN_FIRST)
-def test_is_seen_before_anything_is_written(what: str, nearfar_run: Nearfar, factory: Path, earlier: Path) -> None:
-    case = SEEN_FIRST[what]
-    place = case.spoil(factory)
+@pytest.mark.parametrize("what", FOUND_FIRST)
+def test_is_found_before_anything_is_written(
+    what: str, nearfar_run: Nearfar, factory: Path, earlier: Path
+) -> None:
+    case = FOUND_FIRST[what]
+    path = case.spoil(factory)
     before = contents(earlier)
     message = message_of(nearfar_run("tiny-fusion", "--data", factory, "--out", earlier, *case.options))
-    assert message.startswith(f"nearfar: {place}: found ")
+    assert message.startswith(f"nearfar: {path}: found ")
     found, expected_and_remedy = message.split("; expected ", 1)
     assert case.found in found
     assert case.expected in expected_and_remedy
@@ -221,7 +223,7 @@ def silent_far(sound: np.ndarray) -> np.ndarray:
     return sound
 
 
-SEEN_WHEN_READ = {
+FOUND_WHEN_READ = {
     "NaN": (
         nan,
         "1 NaN or infinite samples in the near channel, the first at 0.500 s",
@@ -244,11 +246,11 @@ SEEN_WHEN_READ = {
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("what", SEEN_WHEN_READ)
-def test_is_seen_when_it_is_read(
+@pytest.mark.parametrize("what", FOUND_WHEN_READ)
+def test_is_found_when_it_is_read(
     what: str, split: str, nearfar_run: Nearfar, factory: Path, earlier: Path, tmp_path: Path
 ) -> None:
-    change, found, expected, remedy = SEEN_WHEN_READ[what]
+    change, found, expected, remedy = FOUND_WHEN_READ[what]
     path = clip(factory, split=split)
     replace(path, change(sound_of(path)), "FLOAT")
     # Other training clips make another model; a test clip is scored with the model that is there.
@@ -269,7 +271,7 @@ def test_near_system_does_not_mind_a_silent_far_channel(
 ) -> None:
     path = clip(factory)
     replace(path, silent_far(sound_of(path)))
-    channels = ("--set", 'training.channels=["near"]', "--set", 'scoring.channels=["near"]')
+    channels = ("--set", 'training.views=["near"]', "--set", 'scoring.views=["near"]')
     finished = nearfar_run("tiny-near", "--data", factory, "--out", tmp_path / "out", *channels)
     assert finished.code == 0, finished.err
 
@@ -368,7 +370,7 @@ def test_damaged_model_folder(name: str, nearfar_run: Nearfar, small_factory: Pa
     assert {key for key in before if before[key] != after[key]} <= {"environment.json", "data.json"}
 
 
-def test_full_disk_keeps_the_checkpoint_and_the_next_run_goes_on(
+def test_full_disk_keeps_the_checkpoint_and_the_next_run_resumes(
     nearfar_run: Nearfar, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -427,17 +429,17 @@ def test_model_that_breaks_off_while_it_is_written(
     assert not (tmp_path / "model" / "model.json").exists()
 
 
-def test_embeddings_that_break_off_while_they_are_written(
+def test_features_that_break_off_while_they_are_written(
     nearfar_run: Nearfar, factory: Path, earlier: Path, no_file_beyond: Callable[[int], None]
 ) -> None:
-    for path in (factory / "hummer" / "test").iterdir():  # another list of clips, hence other embeddings
+    for path in (factory / "hummer" / "test").iterdir():  # another list of clips, hence other features
         path.unlink()
         break
     before = contents(earlier)
     no_file_beyond(5_000)
     message = message_of(nearfar_run("tiny-fusion", "--data", factory, "--out", earlier))
     assert f"{earlier / 'model' / 'embeddings'}/" in message
-    assert "cannot write the embeddings" in message
+    assert "cannot write the features" in message
     after = contents(earlier)
     assert before.keys() == after.keys(), "nothing half-written is left"
     assert {key for key in before if before[key] != after[key]} <= {"environment.json", "data.json"}

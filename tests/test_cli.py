@@ -1,25 +1,34 @@
-"""Every command once, as a person types it: what it prints, what it exits with."""
+"""Every command once: its output and its exit code."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile as sf
+import typer
 from safetensors.numpy import load_file
 from tests.command import Nearfar
 
 import nearfar
 from nearfar import cli
 from nearfar.challenge import demo
-from nearfar.challenge import run as run_module
+from nearfar.challenge.reproduce import SUITES
+from nearfar.cli.messages import in_flags
 from nearfar.data.simulate import FactoryPlan
+from nearfar.errors import InputError, MultipleInputError, NearfarError
+from nearfar.pipeline import training as training_module
+from nearfar.pooling import POOLINGS
+from nearfar.thresholds import RULES
 
 SHORT = [
     text
@@ -48,9 +57,9 @@ def test_version(nearfar_command: Nearfar) -> None:
 def test_help_lists_the_commands(nearfar_command: Nearfar) -> None:
     finished = nearfar_command("--help")
     assert finished.code == 0
-    for command in ("data", "simulate", "run", "reproduce", "demo", "evaluate", "embed"):
-        assert f" {command} " in finished.out
-        assert nearfar_command(command, "--help").code == 0
+    for command in all_commands():
+        assert f" {command.partition(' ')[0]} " in finished.out
+        assert nearfar_command(*command.split(), "--help").code == 0
 
 
 def test_help_and_errors_of_the_installed_command() -> None:
@@ -107,9 +116,9 @@ def test_data_checks_channels_where_asked(nearfar_command: Nearfar, small_factor
         samples, rate_hz = sf.read(path)
         samples[:, 1] = 0.0
         sf.write(path, samples, rate_hz)
-    told = nearfar_command("data", factory, "--check-channels")
-    assert told.code == 0
-    assert "warning hummer: In 2 of 10 recordings that were checked, such as section_00_target" in told.out
+    found = nearfar_command("data", factory, "--check-channels")
+    assert found.code == 0
+    assert "warning hummer: In 2 of 10 recordings that were checked, such as section_00_target" in found.out
     (warning,) = json.loads(nearfar_command("data", factory, "--check-channels", "--json").out)["channel_warnings"]
     assert (warning["kind"], warning["machine"], len(warning["files"])) == ("dead", "hummer", 2)
     (warning,) = json.loads(
@@ -130,7 +139,7 @@ def test_names_with_brackets_are_printed_as_they_are(
     assert "warning [bold]factory: files that are not read (1), such as notes[1].txt" in finished.out
 
 
-def test_simulate_makes_what_was_asked_for(nearfar_command: Nearfar, tmp_path: Path) -> None:
+def test_simulate_follows_its_options(nearfar_command: Nearfar, tmp_path: Path) -> None:
     options = "--machines fan,valve --train-source 2 --train-target 1 --test 1 --seconds 1 --snr-db 0,3 --seed 5"
     made = nearfar_command("simulate", tmp_path / "factory", *options.split())
     assert made.code == 0, made.err
@@ -146,14 +155,14 @@ def test_simulate_makes_what_was_asked_for(nearfar_command: Nearfar, tmp_path: P
 def test_run_prints_a_table_and_then_json(
     nearfar_command: Nearfar, run_folder: Path, small_factory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "finetune", None)  # what was trained is used again
+    monkeypatch.setattr(training_module, "finetune", None)  # the trained model is used
     arguments = ["run", "tiny-near", "--data", small_factory, "--out", run_folder, *SHORT]
     table = nearfar_command(*arguments, "--note", "a note for every table")
     assert table.code == 0, table.err
     assert "tiny-near" in table.out
     assert "a note for every table" in table.out
     assert f"Everything is in {run_folder}." in table.out
-    assert "embedding clips: 36/36" in table.err
+    assert "extracting features: 36/36" in table.err
     tree = json.loads(nearfar_command(*arguments, "--json").out)
     assert [system["name"] for system in tree["systems"]] == ["tiny-near"]
     assert tree == json.loads((run_folder / "results.json").read_text())
@@ -170,13 +179,13 @@ def test_run_shares_a_model_and_takes_options(
     assert "training" not in shared.err
     other = nearfar_command(
         *("run", "tiny-fusion", "--data", small_factory, "--out", tmp_path / "other", "--seed", "7"),
-        *("--encoder", "random:tiny:9", "--set", 'scoring.channels=["far"]', "--tensorboard", *SHORT),
+        *("--encoder", "random:tiny:9", "--set", 'scoring.views=["far"]', "--tensorboard", *SHORT),
     )
     assert other.code == 0, other.err
     card = json.loads((tmp_path / "other" / "model" / "model.json").read_text())
     assert card["recipe"]["seed"] == 7
     assert card["recipe"]["encoder"]["weights"] == "random:tiny:9"
-    assert card["recipe"]["scoring"]["channels"] == ["far"]
+    assert card["recipe"]["scoring"]["views"] == ["far"]
     assert card["recipe"]["training"]["steps"] == 2
     assert list((tmp_path / "other" / "model" / "tensorboard").iterdir())
 
@@ -227,7 +236,7 @@ def test_demo_says_that_its_data_is_simulated(
     assert list((tmp_path / "results" / "tiny-near" / "figures").glob("*.png"))
 
 
-def test_demo_leaves_recordings_alone_that_it_did_not_make(
+def test_demo_does_not_overwrite_other_recordings(
     nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(small_factory, tmp_path / "factory")
@@ -251,9 +260,9 @@ def test_evaluate_gives_the_published_scores(
 
 def test_evaluate_prints_what_run_printed(nearfar_command: Nearfar, run_folder: Path) -> None:
     finished = nearfar_command("evaluate", "--scores", run_folder / "scores", "--json")
-    own, known = json.loads(finished.out), json.loads((run_folder / "results.json").read_text())
-    assert own["systems"][0]["machines"] == known["systems"][0]["machines"]
-    assert own["systems"][0]["all"] == known["systems"][0]["all"]
+    own, of_run = json.loads(finished.out), json.loads((run_folder / "results.json").read_text())
+    assert own["systems"][0]["machines"] == of_run["systems"][0]["machines"]
+    assert own["systems"][0]["all"] == of_run["systems"][0]["all"]
     table = nearfar_command("evaluate", "--scores", run_folder / "scores", "--note", "the same again")
     assert table.code == 0
     assert "the same again" in table.out
@@ -294,7 +303,8 @@ def test_settings_that_do_not_fit_are_refused(setting: str, nearfar_command: Nea
 
 
 ARGUMENTS = {
-    "an unknown suite": (["reproduce", "--suite", "other"], "--suite: found other; expected one of report, tiny"),
+    "an unknown suite": (["reproduce", "--suite", "other"], "--suite: found 'other'; expected 'report' or 'tiny'"),
+    "a misspelt suite": (["reproduce", "--suite", "tinny"], "did you mean 'tiny'?"),
     "an unknown system": (["reproduce", "--suite", "tiny", "--systems", "x"], "--systems: found 'x'"),
     "seeds that are no numbers": (["reproduce", "--seeds", "0,a"], "--seeds: found 0,a; expected whole numbers"),
     "an unknown recipe": (["run", "x"], "x: found no recipe of that name"),
@@ -331,13 +341,13 @@ def test_interrupt_says_that_nothing_is_lost(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "finetune", interrupted)
+    monkeypatch.setattr(training_module, "finetune", interrupted)
     finished = nearfar_command("run", "tiny-near", "--data", small_factory, "--out", tmp_path)
     assert finished.code == 130
-    assert "stopped; what was written is kept" in finished.err
+    assert "stopped; rerun the same command to resume" in finished.err
 
 
-def test_a_place_that_cannot_be_written_is_named(
+def test_a_path_that_cannot_be_written_is_named(
     nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -356,9 +366,102 @@ def test_a_full_disk_anywhere_is_no_traceback(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "log.jsonl"))
 
-    monkeypatch.setattr(run_module, "finetune", full)
+    monkeypatch.setattr(training_module, "finetune", full)
     finished = nearfar_command("run", "tiny-near", "--data", small_factory, "--out", tmp_path)
     assert finished.code == 2
     assert finished.err.splitlines()[-1].startswith(
         f"nearfar: {tmp_path / 'log.jsonl'}: found No space left on device"
     )
+
+
+# --- help and flags ---------------------------------------------------------------------------------------------
+
+
+def all_commands() -> dict[str, Any]:
+    group = typer.main.get_command(cli.app)
+    commands = {name: command for name, command in group.commands.items() if name != "download"}
+    return commands | {f"download {name}": entry for name, entry in group.commands["download"].commands.items()}
+
+
+def test_help_groups_the_commands_with_the_common_ones_first(nearfar_command: Nearfar) -> None:
+    out = nearfar_command("--help").out
+    headings = ("Your machine", "Challenge", "Data and weights", "Research")
+    order = [out.index(f" {heading} ") for heading in headings]
+    assert order == sorted(order)
+    first = out[order[0] : order[1]]
+    assert all(re.search(rf"^\W+{name} ", first, re.MULTILINE) for name in ("fit", "score", "threshold", "report"))
+    panels = {command.rich_help_panel for command in typer.main.get_command(cli.app).commands.values()}
+    assert panels == set(headings)
+
+
+def test_every_command_and_option_has_a_help_text_in_plain_words() -> None:
+    for name, command in all_commands().items():
+        texts = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+        hidden = [getattr(parameter, "hidden", False) for parameter in command.params]
+        assert command.help, name
+        for text, is_hidden in zip(texts[1:], hidden, strict=True):
+            assert text or is_hidden, name
+        for text in filter(None, texts):
+            assert not re.search(r"\b(hears?|heard|listens?|tells?|told|places?|puts?|goes on)\b", text), text
+
+
+def test_choices_in_help_are_those_of_the_tables() -> None:
+    """They are written by hand, so that help does not import the tables."""
+    options = {
+        name: {entry.name: entry.help for entry in command.params} for name, command in all_commands().items()
+    }
+    for command in ("fit", "threshold"):
+        assert all(rule in options[command]["rule"] for rule in RULES)
+    assert all(name in options["reproduce"]["suite"] for name in SUITES)
+    untrained = [name for name, entry in POOLINGS.items() if not entry.trained]
+    assert re.findall(r"[a-z-]+", options["embed"]["pooling"].partition(":")[2].replace(" or ", " ")) == untrained
+
+
+def test_flags_of_earlier_versions_are_accepted_and_not_shown(
+    nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "detector"
+    fitted = nearfar_command("fit", small_factory, "--out", out, "--target-far=0.25", "--method", "empirical")
+    assert fitted.code == 0, fitted.err
+    thresholds = json.loads((out / "thresholds.json").read_text())
+    assert {(entry["rule"], entry["false_alarm_rate"]) for entry in thresholds} == {("empirical", 0.25)}
+    assert "show no fault" in nearfar_command("data", small_factory, "--listen").out
+    for command in ("fit", "threshold", "data"):
+        shown = nearfar_command(command, "--help").out
+        assert not any(flag in shown for flag in ("--target-far", "--method", "--listen"))
+    assert nearfar_command("score", out, small_factory, "--method", "gamma").code == 2
+
+
+def test_errors_name_flags_in_place_of_arguments() -> None:
+    flags = {
+        "machine": "--machine",
+        "false_alarm_rate": "--false-alarm-rate",
+        "near": "--near",
+        "replace": "--replace",
+    }
+    argument = InputError("machine", found="2 (machine)", expected="1", remedy="Name it (machine), not it (other)")
+    assert in_flags(argument, flags, set()) == (
+        "--machine: found 2 (machine); expected 1. Name it (--machine), not it (other)."
+    )
+    key = InputError("r.toml", found="audio.near_channel = 7", expected="1", remedy="Set audio.near_channel")
+    assert in_flags(key, flags, {"near"}) == "r.toml: found --near = 7; expected 1. Set --near."
+    assert in_flags(key, flags, set()) == "r.toml: found audio.near_channel = 7; expected 1. Set --near."
+    assert in_flags(key, {}, set()) == str(key)
+    assert in_flags(NearfarError("Overwrite it (replace=True)."), flags, set()) == "Overwrite it (--replace)."
+    several = MultipleInputError([argument, *[key] * 12])
+    lines = in_flags(several, flags, set()).split("\n")
+    assert lines[:2] == [in_flags(argument, flags, set()), in_flags(key, flags, set())]
+    assert lines[-1] == "and 3 more"
+    assert len(lines) == 11
+
+
+def test_library_errors_name_no_flags() -> None:
+    """The command line words them; whole command lines in documents may have flags."""
+    root = Path(nearfar.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        if root / "cli" in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg in ("found", "expected", "remedy"):
+                text = ast.unparse(node.value)
+                assert not re.search(r"(?<![\w-])--[a-z]", text) or "pip download" in text, f"{path}: {text}"

@@ -1,4 +1,4 @@
-"""The commands that fit, score with and adjust a detector, as a person types them."""
+"""The commands that fit a detector, score with it and change its thresholds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def made(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "detector"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            sys, "argv", ["nearfar", "fit", str(small_factory), "--out", str(out), "--target-far", "0.1"]
+            sys, "argv", ["nearfar", "fit", str(small_factory), "--out", str(out), "--false-alarm-rate", "0.1"]
         )
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -35,7 +35,7 @@ def fault(factory: Path) -> Path:
 
 def test_fit_says_what_it_made(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
     out = tmp_path / "detector"
-    finished = nearfar_command("fit", small_factory / "hummer", "--out", out, "--target-far", "0.01")
+    finished = nearfar_command("fit", small_factory / "hummer", "--out", out, "--false-alarm-rate", "0.01")
     assert finished.code == 0
     assert "hummer" in finished.out
     assert f"nearfar score {out} FILES" in finished.out
@@ -54,18 +54,18 @@ def test_a_detector_of_plain_mono_files(nearfar_command: Nearfar, tmp_path: Path
     for index in range(6):
         sf.write(tmp_path / "pump 7" / f"{index}.wav", 0.1 * random.normal(size=8000), 8000)
     out = tmp_path / "detector"
-    finished = nearfar_command("fit", tmp_path / "pump 7", "--out", out, "--seconds", "0.5", "--method", "gamma")
+    finished = nearfar_command("fit", tmp_path / "pump 7", "--out", out, "--seconds", "0.5", "--rule", "gamma")
     assert finished.code == 0, finished.err
     card = json.loads((out / "detector.json").read_text())
     assert card["recipe"]["name"] == "frozen-near"
     assert card["clip"]["seconds"] == 0.5
     (threshold,) = json.loads((out / "thresholds.json").read_text())
-    assert (threshold["machine"], threshold["method"]) == ("pump 7", "gamma")
+    assert (threshold["machine"], threshold["rule"]) == ("pump 7", "gamma")
     (row,) = json.loads(nearfar_command("score", out, tmp_path / "pump 7" / "3.wav", "--json").out)
     assert [window["nearest"] for window in row["windows"]] == ["3.wav", "3.wav"]
 
 
-def test_a_recipe_that_trains_goes_on_where_it_stopped(
+def test_a_recipe_that_trains_resumes_beside_the_detector(
     nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
 ) -> None:
     settings = [f"--set=training.{text}" for text in ("steps=2", "batch_size=4", "warmup_steps=1")]
@@ -82,7 +82,7 @@ def test_scores_as_a_table(nearfar_command: Nearfar, small_factory: Path, made: 
     assert finished.code == 0
     for text in ("threshold", "margin", "nearest normal", "departs most", "anomalous", "Hz", "hummer"):
         assert text in finished.out
-    assert f"{fault(small_factory)}: " in finished.out  # and what is different there
+    assert f"{fault(small_factory)}: " in finished.out  # and the sentence on the departure
 
 
 def test_scores_as_json_and_csv_agree(nearfar_command: Nearfar, small_factory: Path, made: Path) -> None:
@@ -98,7 +98,7 @@ def test_scores_as_json_and_csv_agree(nearfar_command: Nearfar, small_factory: P
         assert cells["nearest"] == row["nearest"]
         assert cells["departs"] == row["departure"]["sentence"]
         assert float(cells["departs_low_hz"]) == row["departure"]["low_hz"]
-        assert float(cells["score_cancelled"]) == row["channels"]["cancelled"]
+        assert float(cells["score_cancelled"]) == row["views"]["cancelled"]
         assert float(cells["end_s"]) == 1.0
 
 
@@ -116,7 +116,7 @@ def test_csv_of_windows(nearfar_command: Nearfar, small_factory: Path, made: Pat
     assert [row["threshold"] for row in windows] == ["", ""]
 
 
-def test_exit_codes_tell_anomalies(nearfar_command: Nearfar, small_factory: Path, made: Path) -> None:
+def test_the_exit_code_of_anomalies(nearfar_command: Nearfar, small_factory: Path, made: Path) -> None:
     normal = sorted((small_factory / "hummer" / "train").glob("*.wav"))[:2]
     assert nearfar_command("score", made, *normal, "--fail-on-anomaly").code == 0
     assert nearfar_command("score", made, *normal, fault(small_factory), "--fail-on-anomaly").code == 1
@@ -136,13 +136,13 @@ def test_thresholds_change_without_fitting(
     assert "about 10 %" in shown.out
     before = (detector / "thresholds.json").read_bytes()
 
-    too_fine = nearfar_command("threshold", detector, "--target-far", "0.01")
+    too_fine = nearfar_command("threshold", detector, "--false-alarm-rate", "0.01")
     assert too_fine.code == 2
     assert "found 0.01 with 10 normal clips to calibrate on; expected at least" in too_fine.err
     assert (detector / "thresholds.json").read_bytes() == before
 
-    changed = nearfar_command("threshold", detector, "--target-far", "0.01", "--method", "gamma", "--json")
-    assert [(t["machine"], t["method"], t["false_alarm_rate"]) for t in json.loads(changed.out)] == [
+    changed = nearfar_command("threshold", detector, "--false-alarm-rate", "0.01", "--rule", "gamma", "--json")
+    assert [(t["machine"], t["rule"], t["false_alarm_rate"]) for t in json.loads(changed.out)] == [
         ("hummer", "gamma", 0.01),
         ("whiner", "gamma", 0.01),
     ]
@@ -150,13 +150,15 @@ def test_thresholds_change_without_fitting(
     (row,) = json.loads(nearfar_command("score", detector, fault(small_factory), "--json").out)
     assert (row["threshold"], row["anomalous"]) == (1e9, False)
     both = json.loads((detector / "thresholds.json").read_text())
-    assert [t["method"] for t in both] == ["given", "gamma"]
-    apart = nearfar_command("threshold", detector, "--target-far", "0.4", "--domains", "separate", "--json")
-    assert [t["domain"] for t in json.loads(apart.out)] == ["source", "target"] * 2
+    assert [t["rule"] for t in both] == ["given", "gamma"]
+    separate = nearfar_command(
+        "threshold", detector, "--false-alarm-rate", "0.4", "--domains", "separate", "--json"
+    )
+    assert [t["domain"] for t in json.loads(separate.out)] == ["source", "target"] * 2
     assert {p.name: p.read_bytes() for p in detector.iterdir() if p.name != "thresholds.json"} == others
 
 
-# --- what is wrong is said --------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------
 
 
 def noise(path: Path, channels: int, value: float | None = None) -> Path:
@@ -177,8 +179,8 @@ def test_bad_recordings_are_named(nearfar_command: Nearfar, made: Path, tmp_path
         noise(tmp_path / "mono.wav", 1): "mono.wav: found 1 channel (mono); expected at least 2",
         noise(tmp_path / "nan.wav", 2, np.nan): "nan.wav: found 1 NaN or infinite samples in the near channel",
     }
-    for place, message in cases.items():
-        finished = nearfar_command("score", made, place, "--machine", "hummer")
+    for path, message in cases.items():
+        finished = nearfar_command("score", made, path, "--machine", "hummer")
         assert (finished.code, finished.out) == (2, "")
         assert message in finished.err
         assert "Traceback" not in finished.err
@@ -188,27 +190,30 @@ def test_unknown_machines_are_refused(nearfar_command: Nearfar, small_factory: P
     files = (made, fault(small_factory))
     unknown = nearfar_command("score", *files, "--machine", "lathe")
     assert unknown.code == 2
-    assert "--machine: found lathe; expected one of hummer, whiner" in unknown.err
-    assert nearfar_command("threshold", made, "--target-far", "0.2", "--machine", "lathe").code == 2
+    assert "--machine: found 'lathe'; expected one of hummer, whiner" in unknown.err
+    assert nearfar_command("threshold", made, "--false-alarm-rate", "0.2", "--machine", "lathe").code == 2
     missing = nearfar_command("fit", small_factory, "--out", made.with_name("x"), "--machine", "lathe")
     assert "found no normal recordings of lathe; expected those of hummer, whiner" in missing.err
 
 
-def test_a_file_that_does_not_say_its_machine(nearfar_command: Nearfar, made: Path, tmp_path: Path) -> None:
+def test_a_file_outside_the_folder_of_a_machine(nearfar_command: Nearfar, made: Path, tmp_path: Path) -> None:
     finished = nearfar_command("score", made, noise(tmp_path / "monday.wav", 2))
     assert finished.code == 2
-    assert "found a recording that does not say of which machine it is" in finished.err
+    assert "found a recording that could be of several machines" in finished.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--target-far", "2"), "false-alarm rate: found 2"),
-        (("--target-far", "0.2", "--method", "guess"), "--method: found guess; expected one of conformal, gamma"),
-        (("--method", "gamma"), "found neither --target-far nor --value"),
+        (("--false-alarm-rate", "2"), "--false-alarm-rate: found 2"),
+        (
+            ("--false-alarm-rate", "0.2", "--rule", "gama"),
+            "--rule: found 'gama'; expected 'conformal', 'gamma' or 'empirical', did you mean 'gamma'?",
+        ),
+        (("--rule", "gamma"), "found neither --false-alarm-rate nor --value"),
         (("--value", "1"), "--value: found several machines"),
-        (("--value", "1", "--target-far", "0.1"), "--value: found --target-far as well"),
-        (("--target-far", "0.2", "--domains", "both"), "--domains: found both"),
+        (("--value", "1", "--false-alarm-rate", "0.1"), "--value: found --false-alarm-rate as well"),
+        (("--false-alarm-rate", "0.2", "--domains", "both"), "--domains: found 'both'"),
     ],
 )
 def test_bad_thresholds_are_refused(nearfar_command: Nearfar, made: Path, arguments, message: str) -> None:
@@ -227,10 +232,14 @@ def test_bad_fits_are_refused_before_anything_is_written(
     for arguments, message in (
         ((tmp_path / "nowhere",), "found no such folder"),
         ((tmp_path / "empty",), "none of them a machine's folder"),
-        ((small_factory, "--recipe", "ae-mse"), "found a system of the challenge's autoencoders"),
+        ((small_factory, "--recipe", "ae-mse"), "calibration.method: found 'leave-one-out' with scoring.backend"),
         ((small_factory, "--recipe", "no-such"), "found no recipe of that name"),
-        ((small_factory, "--target-far", "1.5"), "found detection.false_alarm_rate = 1.5"),
-        ((small_factory, "--method", "guess"), "found detection.threshold = 'guess'"),
+        ((small_factory, "--false-alarm-rate", "1.5"), "found --false-alarm-rate = 1.5"),
+        (
+            (small_factory, "--rule", "gama"),
+            "found --rule = 'gama'; expected 'conformal', 'gamma' or 'empirical', did you mean",
+        ),
+        ((small_factory, "--set", "threshold.rule=gama"), "found threshold.rule = 'gama'"),
         ((small_factory, "--far", "3"), "expected at least 4"),
         ((small_factory, "--recipe", "tiny-near", "--seconds", "0.5"), "trains on whole recordings"),
     ):

@@ -1,4 +1,4 @@
-"""Which encoder commands take where none is named, and that they say so once."""
+"""The encoder that commands use where none is named, and the note about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.test_cli import SHORT
 from nearfar import Detector
 from nearfar.ablation.grid import load_grid
 from nearfar.challenge.reproduce import reproduce
-from nearfar.cli.encoders import EAT_BASE, NOTE, EncoderAtHand, noted
+from nearfar.cli.encoders import EAT_BASE, NOTE, DefaultEncoder, noted
 from nearfar.config import load_recipe
 from nearfar.pretraining.recipe import load_pretrain_recipe
 
@@ -24,24 +24,24 @@ def no_eat_base(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_eat_base")
-def test_a_recipe_of_eat_base_gets_eat_tiny_and_it_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    at_hand = EncoderAtHand(None)
-    recipes = [at_hand(load_recipe(name)) for name in ("eat-near", "eat-lora-fusion", "frozen-eat")]
+def test_a_recipe_of_eat_base_gets_eat_tiny_with_one_note(capsys: pytest.CaptureFixture[str]) -> None:
+    with_default = DefaultEncoder(None)
+    recipes = [with_default(load_recipe(name)) for name in ("eat-near", "eat-lora-fusion", "frozen-eat")]
     assert [recipe.encoder.weights for recipe in recipes] == ["eat-tiny"] * 3
-    adapted = at_hand(load_pretrain_recipe("adapt"))
+    adapted = with_default(load_pretrain_recipe("adapt"))
     assert adapted.encoder.weights == "eat-tiny"
-    assert adapted.description.endswith(NOTE), "the model card says it"
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("nearfar download eat-base") == 1
+    assert adapted.description.endswith(NOTE), "the model card has it"
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("nearfar download eat-base") == 1
     assert noted(None, *recipes) == NOTE
     assert noted("Surrogate data.", *recipes) == f"Surrogate data. {NOTE}"
 
 
 @pytest.mark.usefixtures("no_eat_base")
 @pytest.mark.parametrize("system", ["nearfar-best", "ae-mse", "tiny-near"])
-def test_recipes_without_eat_base_are_left_alone(system: str, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = EncoderAtHand(None)(load_recipe(system))
+def test_recipes_without_eat_base_are_not_changed(system: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = DefaultEncoder(None)(load_recipe(system))
     assert recipe == load_recipe(system)
     assert noted(None, recipe) is None
     assert capsys.readouterr().err == ""
@@ -51,11 +51,11 @@ def test_recipes_without_eat_base_are_left_alone(system: str, capsys: pytest.Cap
 @pytest.mark.parametrize(
     "setting", [f"encoder.weights={EAT_BASE}", f'encoder = {{weights = "{EAT_BASE}"}}', "encoder.revision=abc"]
 )
-def test_an_encoder_that_is_named_is_taken_even_where_it_is_not_at_hand(setting: str) -> None:
+def test_a_named_encoder_is_used_even_if_it_is_not_downloaded(setting: str) -> None:
     recipe = load_recipe("eat-near")
-    assert EncoderAtHand(EAT_BASE)(recipe) == recipe
-    assert EncoderAtHand(None, ["seed=3", setting])(recipe) == recipe
-    assert EncoderAtHand(None, ["seed=3", "encoder.drop_path=0.0"])(recipe) != recipe
+    assert DefaultEncoder(EAT_BASE)(recipe) == recipe
+    assert DefaultEncoder(None, ["seed=3", setting])(recipe) == recipe
+    assert DefaultEncoder(None, ["seed=3", "encoder.drop_path=0.0"])(recipe) != recipe
 
 
 @pytest.mark.usefixtures("no_eat_base")
@@ -64,50 +64,50 @@ def test_a_recipe_file_may_name_eat_base_itself(tmp_path: Path) -> None:
         mine = tmp_path / "mine.toml"
         mine.write_text(f'extends = "eat-near"\nname = "mine"\n{text}')
         recipe = load_recipe(mine)
-        assert (EncoderAtHand(None, None, mine)(recipe) == recipe) == stays
+        assert (DefaultEncoder(None, None, mine)(recipe) == recipe) == stays
 
 
-def test_eat_base_is_taken_where_it_was_downloaded(
+def test_eat_base_is_used_where_it_was_downloaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("nearfar.encoders.hub.is_cached", lambda name: name == EAT_BASE)
-    recipe = EncoderAtHand(None)(load_recipe("eat-near"))
+    recipe = DefaultEncoder(None)(load_recipe("eat-near"))
     assert recipe == load_recipe("eat-near")
     assert noted("Surrogate data.", recipe) == "Surrogate data."
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("begun", "cached"), [(EAT_BASE, False), ("eat-tiny", True)])
+@pytest.mark.parametrize(("started", "cached"), [(EAT_BASE, False), ("eat-tiny", True)])
 @pytest.mark.parametrize("kind", ["run", "model"])
-def test_what_was_begun_goes_on_with_its_encoder(
-    begun: str, cached: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_unfinished_work_is_resumed_with_its_encoder(
+    started: str, cached: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nearfar.encoders.hub.is_cached", lambda name: cached)
     recipe = load_recipe("eat-near")
-    made = recipe.with_changes(**{"encoder.weights": begun})
+    made = recipe.with_changes(**{"encoder.weights": started})
     if kind == "run":
         (tmp_path / "recipe.toml").write_text(made.to_toml())
     else:
         (tmp_path / "model.json").write_text(json.dumps({"recipe": made.model_dump(mode="json")}))
-    at_hand = EncoderAtHand(None)
-    assert at_hand(recipe, tmp_path / "none", tmp_path).encoder.weights == begun
-    assert at_hand(recipe, tmp_path / "none").encoder.weights == (EAT_BASE if cached else "eat-tiny")
+    with_default = DefaultEncoder(None)
+    assert with_default(recipe, tmp_path / "none", tmp_path).encoder.weights == started
+    assert with_default(recipe, tmp_path / "none").encoder.weights == (EAT_BASE if cached else "eat-tiny")
 
 
 @pytest.mark.parametrize("text", ["[encoder", "encoder = 3", '[encoder]\nweights = "random:tiny"'])
 @pytest.mark.usefixtures("no_eat_base")
-def test_what_cannot_be_read_or_was_begun_with_something_else_decides_nothing(text: str, tmp_path: Path) -> None:
+def test_unreadable_files_and_other_encoders_are_ignored(text: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(text)
     (tmp_path / "model.json").write_text("[]")
-    assert EncoderAtHand(None)(load_recipe("eat-near"), tmp_path).encoder.weights == "eat-tiny"
+    assert DefaultEncoder(None)(load_recipe("eat-near"), tmp_path).encoder.weights == "eat-tiny"
 
 
 @pytest.mark.usefixtures("no_eat_base")
-def test_the_first_process_alone_says_it(
+def test_only_the_first_process_prints_the_note(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert EncoderAtHand(None)(load_recipe("eat-near")).encoder.weights == "eat-tiny"
+    assert DefaultEncoder(None)(load_recipe("eat-near")).encoder.weights == "eat-tiny"
     assert capsys.readouterr().err == ""
 
 
@@ -123,10 +123,12 @@ GRIDS = {
 
 @pytest.mark.usefixtures("no_eat_base")
 @pytest.mark.parametrize("case", GRIDS)
-def test_grids_take_it_where_they_need_it(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_grids_get_it_where_they_use_an_encoder(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base, against, axes, expected = GRIDS[case]
     (tmp_path / "grid.toml").write_text(f'base = "{base}"\nagainst = "{against}"\n[axes]\n{axes}\n')
-    recipes = EncoderAtHand(None).grid(load_grid(tmp_path / "grid.toml")).recipes()
+    recipes = DefaultEncoder(None).grid(load_grid(tmp_path / "grid.toml")).recipes()
     names = {"t": "eat-tiny", "b": EAT_BASE}
     assert [recipe.encoder.weights for recipe in recipes] == [names[letter] for letter in expected]
     assert capsys.readouterr().err.count("nearfar download eat-base") == ("t" in expected)
@@ -152,12 +154,12 @@ def test_run_and_reproduce_note_the_encoder_beside_their_results(
 
 @pytest.mark.usefixtures("no_eat_base")
 def test_only_systems_with_the_encoder_are_noted(small_factory: Path, tmp_path: Path) -> None:
-    recipes = [load_recipe("nearfar-best"), EncoderAtHand(None)(load_recipe("frozen-eat"))]
+    recipes = [load_recipe("nearfar-best"), DefaultEncoder(None)(load_recipe("frozen-eat"))]
     remarks = {recipe.name: NOTE for recipe in recipes if noted(None, recipe)}
     reproduce(recipes, small_factory, tmp_path, note="Made up.", remarks=remarks)
     notes = {
-        name: json.loads((tmp_path / place).read_text())["notes"]
-        for name, place in (
+        name: json.loads((tmp_path / file).read_text())["notes"]
+        for name, file in (
             ("own", "nearfar-best/results.json"),
             ("eat", "frozen-eat/results.json"),
             ("all", "table.json"),
@@ -167,7 +169,7 @@ def test_only_systems_with_the_encoder_are_noted(small_factory: Path, tmp_path: 
 
 
 @pytest.mark.usefixtures("no_eat_base")
-def test_fit_and_ablate_take_it_too(
+def test_fit_and_ablate_use_it(
     nearfar_command: Nearfar,
     small_factory: Path,
     tmp_path: Path,
@@ -187,7 +189,7 @@ def test_fit_and_ablate_take_it_too(
 
 
 @pytest.mark.usefixtures("no_eat_base")
-def test_embed_takes_it_too(
+def test_embed_uses_it(
     nearfar_command: Nearfar,
     small_factory: Path,
     tmp_path: Path,

@@ -83,14 +83,14 @@ def test_a_run_folder_stands_for_its_scores(nearfar, tmp_path):
 
 def test_what_a_run_says_of_its_data_is_not_left_out(nearfar, tmp_path):
     write_system(tmp_path / "scores", 0)
-    alone = json.loads(nearfar("evaluate", "--scores", tmp_path, "--json")[1])
-    assert alone["notes"] == []
-    assert len(alone["systems"]) == 1, "a machine called fan is not the report's data"
+    plain = json.loads(nearfar("evaluate", "--scores", tmp_path, "--json")[1])
+    assert plain["notes"] == []
+    assert len(plain["systems"]) == 1, "a machine called fan is not the report's data"
     (tmp_path / "results.json").write_text(json.dumps({"notes": ["Simulated data."], "systems": []}))
     for folder in (tmp_path, tmp_path / "scores"):
         noted = json.loads(nearfar("evaluate", "--scores", folder, "--json")[1])
         assert noted["notes"] == ["Simulated data."]
-        assert noted["systems"] == alone["systems"][:1], "the report's figures are of other data"
+        assert noted["systems"] == plain["systems"][:1], "the report's figures are of other data"
 
 
 def test_machines_that_hide_their_labels_are_left_out_and_said(nearfar, tmp_path, caplog):
@@ -118,7 +118,7 @@ def test_machines_that_hide_their_labels_are_left_out_and_said(nearfar, tmp_path
 
 def test_development_machines_of_a_run_on_both_sets_are_not_held_to_the_ground_truth(nearfar, tmp_path, caplog):
     write_system(tmp_path / "run" / "scores", 0)
-    alone = json.loads(nearfar("evaluate", "--scores", tmp_path / "run", "--json")[1])["systems"][0]["machines"]
+    plain = json.loads(nearfar("evaluate", "--scores", tmp_path / "run", "--json")[1])["systems"][0]["machines"]
     other = write_system(tmp_path / "fan" / "scores", 1, machines=("fan",))
     hide(tmp_path / "run" / "scores", tmp_path / "truth")
     (tmp_path / "truth" / "ground_truth_data" / "ground_truth_fan_section_00_test.csv").unlink()
@@ -126,7 +126,7 @@ def test_development_machines_of_a_run_on_both_sets_are_not_held_to_the_ground_t
     write_scores(tmp_path / "run" / "scores", other)
     code, out, _ = nearfar("evaluate", "--scores", tmp_path / "run", "--truth", tmp_path / "truth", "--json")
     assert code == 0
-    assert json.loads(out)["systems"][0]["machines"] == {"pump": alone["pump"]}
+    assert json.loads(out)["systems"][0]["machines"] == {"pump": plain["pump"]}
     assert caplog.messages == ["left out, as the ground truth is not of them: fan"]
 
 
@@ -236,8 +236,8 @@ def test_compare_takes_a_folder_with_a_comma_and_names_one_that_is_missing(nearf
 
 
 def test_compare_tells_folders_of_one_name_apart(nearfar, tmp_path):
-    for seed, place in enumerate("xy"):
-        write_system(tmp_path / place / "run", seed)
+    for seed, parent in enumerate("xy"):
+        write_system(tmp_path / parent / "run", seed)
     tree = json.loads(nearfar("compare", tmp_path / "x/run", tmp_path / "y/run", "--json", "--resamples", 10)[1])
     assert (tree["a"], tree["b"]) == (str(tmp_path / "x/run"), str(tmp_path / "y/run"))
 

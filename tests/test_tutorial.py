@@ -1,4 +1,4 @@
-"""Every command of the tutorial, run in order in an empty folder, as it stands there."""
+"""Every command of the tutorial, run in order in an empty folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALLER = (
     "--train-source 60 --train-target 10 --test 8 --seconds 2",
     "--train-source 20 --train-target 5 --test 4 --seconds 1",
 )
-"""What the tutorial simulates, and what the test does."""
+"""What the tutorial simulates, and the smaller factory of the test."""
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -57,8 +57,8 @@ def test_every_command_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.Monke
             exec(compile(text, str(TUTORIAL), "exec"), {})
             continue
         for line in text.replace(*SMALLER).splitlines():
-            # 25 recordings do not support what 70 do, and one threshold says so.
-            code = run_line(line.replace("--target-far 0.02", "--target-far 0.1"), monkeypatch)
+            # 25 recordings do not support a rate of 0.02.
+            code = run_line(line.replace("--false-alarm-rate 0.02", "--false-alarm-rate 0.1"), monkeypatch)
             assert code == 0, line
             ran += 1
     assert ran > 15

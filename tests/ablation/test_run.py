@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nearfar.ablation import points as grid_points
 from nearfar.ablation.grid import Grid, load_grid
 from nearfar.ablation.run import AblationRun, ablate
 from nearfar.challenge import run as run_module
 from nearfar.challenge.run import run_system
 from nearfar.cli import app
 from nearfar.errors import InputError
-from nearfar.features import piece_cache as store_module
+from nearfar.pipeline import cache as cache_module
 
 GRID = """
 base = "nearfar-best"
@@ -32,8 +31,8 @@ tokens = { "features.source" = "tokens", "features.layers" = [1, 3], "features.p
 deep = { "features.source" = "tokens", "features.layers" = [99] }
 head = { "features.source" = "embedding" }
 [axes.view]
-near = { "scoring.channels" = ["near"] }
-both = { "scoring.channels" = ["residual", "cancelled"], "scoring.fusion" = "standardised" }
+near = { "scoring.views" = ["near"] }
+both = { "scoring.views" = ["residual", "cancelled"], "scoring.fusion" = "standardised" }
 [axes]
 "scoring.normalisation" = ["none", "varmin"]
 """
@@ -48,12 +47,12 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 @pytest.fixture(scope="module")
 def finished(grid: Grid, small_factory: Path, tmp_path_factory: pytest.TempPathFactory):
-    """(what it returned, its folder, progress, lines said)."""
+    """(what it returned, its folder, progress, announced lines)."""
     out = tmp_path_factory.mktemp("ablation")
     said: list[tuple[str, int, int]] = []
     lines: list[str] = []
     run = ablate(
-        grid, small_factory, out, resamples=50, progress=lambda *what: said.append(what), say=lines.append
+        grid, small_factory, out, resamples=50, progress=lambda *what: said.append(what), announce=lines.append
     )
     return run, out, said, lines
 
@@ -101,7 +100,7 @@ def test_the_reference_is_the_point_that_is_named(finished) -> None:
     assert row.difference.overall.value == row.difference.overall.low == row.difference.overall.high == 0
 
 
-def test_combinations_that_cannot_be_had_are_skipped_and_said(finished) -> None:
+def test_impossible_combinations_are_skipped_and_listed(finished) -> None:
     run, _, _, _ = finished
     reasons = {entry.values["source"]: entry.reason for entry in run.skipped}
     assert len(run.skipped) == 8
@@ -111,9 +110,9 @@ def test_combinations_that_cannot_be_had_are_skipped_and_said(finished) -> None:
 
 def test_one_pass_for_each_front_end_and_view(finished) -> None:
     _, _, said, lines = finished
-    heard = [(done, total) for task, done, total in said if task == "listening"]
+    extracted = [(done, total) for task, done, total in said if task == "extracting features"]
     clips, passes = 36, 2 * 3
-    assert heard[-1] == (passes * clips, passes * clips), "log-mel and tokens; near, far and cancelled"
+    assert extracted[-1] == (passes * clips, passes * clips), "log-mel and tokens; near, far and cancelled"
     assert lines[0].startswith("6 passes over 36 clips")
 
 
@@ -127,13 +126,13 @@ def test_what_is_stored_is_what_was_stated(finished) -> None:
     assert len(files) == 2 * 2 * (3 * 3 + 3 * 2), "machines, splits, views and pieces: three lags, two layers"
 
 
-def test_again_nothing_is_listened_to_or_scored(
+def test_a_second_call_extracts_and_scores_nothing(
     finished, grid: Grid, small_factory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, out, _, _ = finished
     assert (run.computed, run.found) == (9, 0), "eight rows and the base"
-    monkeypatch.setattr(store_module, "embed_clips", never)
-    monkeypatch.setattr(grid_points, "MachineScorer", never)
+    monkeypatch.setattr(cache_module, "extract", never)
+    monkeypatch.setattr("nearfar.pipeline.scoring.MachineScorer", never)
     again = ablate(grid, small_factory, out, resamples=50)
     assert (again.computed, again.found) == (0, 9)
     assert scores_of(again) == scores_of(run)
@@ -159,7 +158,7 @@ class StopError(Exception):
     """As when the program is killed."""
 
 
-def test_what_was_stopped_goes_on(grid: Grid, small_factory: Path, finished, tmp_path: Path) -> None:
+def test_a_stopped_ablation_resumes(grid: Grid, small_factory: Path, finished, tmp_path: Path) -> None:
     def stop(task: str, done: int, total: int) -> None:
         if task == "scoring combinations" and done == 4:
             raise StopError
@@ -180,8 +179,8 @@ def test_other_recordings_are_scored_anew(grid: Grid, small_factory: Path, finis
     assert ablate(grid, data, out, resamples=50).found == 0
 
 
-def test_room_on_disk_is_bounded_before_it_begins(grid: Grid, small_factory: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"GB of statistics to store; expected at most 1e-05 GB.*--cache-gb"):
+def test_the_size_on_disk_is_checked_before_extraction(grid: Grid, small_factory: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"GB of statistics to store; expected at most 1e-05 GB.*cache_gigabytes"):
         ablate(grid, small_factory, tmp_path, cache_gigabytes=1e-5)
     assert not (tmp_path / "statistics").exists()
 
@@ -189,19 +188,19 @@ def test_room_on_disk_is_bounded_before_it_begins(grid: Grid, small_factory: Pat
 def test_memory_is_bounded_by_a_chunk_of_clips(
     grid: Grid, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = grid.base.with_changes(**{"scoring.channels": ["near"], "scoring.batch_size": 2})
+    base = grid.base.with_changes(**{"scoring.views": ["near"], "scoring.batch_size": 2})
     axes = {"scoring.normalisation": grid.axes["scoring.normalisation"]}
     small = replace(grid, base=base, axes=axes, against="base")
     whole = ablate(small, small_factory, tmp_path / "whole", resamples=50)
-    monkeypatch.setattr(store_module, "CLIPS", 5)
+    monkeypatch.setattr(cache_module, "CLIPS", 5)
     most = []
-    heard = store_module.embed_clips
+    extract = cache_module.extract
 
-    def counted(representation, clips, *rest, **options):
-        most.append(len(clips))
-        return heard(representation, clips, *rest, **options)
+    def counted(extractor, recordings, **options):
+        most.append(len(recordings))
+        return extract(extractor, recordings, **options)
 
-    monkeypatch.setattr(store_module, "embed_clips", counted)
+    monkeypatch.setattr(cache_module, "extract", counted)
     run = ablate(small, small_factory, tmp_path / "chunks", resamples=50)
     assert max(most) == 4, "whole batches"
     assert scores_of(run) == scores_of(whole)
@@ -209,7 +208,7 @@ def test_memory_is_bounded_by_a_chunk_of_clips(
 
 def test_a_base_that_does_not_work_is_an_error(small_factory: Path, grid: Grid, tmp_path: Path) -> None:
     base = grid.base.with_changes(**{"features.source": "embedding"})
-    with pytest.raises(InputError, match=r"base: found features.source = 'embedding'"):
+    with pytest.raises(InputError, match=r"features\.source: found 'embedding' in a recipe that trains nothing"):
         ablate(replace(grid, base=base), small_factory, tmp_path)
 
 
@@ -217,12 +216,12 @@ def test_a_recipe_that_trains_is_trained_once_for_the_grid(
     small_factory: Path, small_recipe, tmp_path: Path, without_figures
 ) -> None:
     (tmp_path / "small.toml").write_text(small_recipe.to_toml(), encoding="utf-8")
-    text = 'base = "small.toml"\n[axes]\n"scoring.channels" = [["near"], ["far"], ["cancelled"]]\n'
+    text = 'base = "small.toml"\n[axes]\n"scoring.views" = [["near"], ["far"], ["cancelled"]]\n'
     (tmp_path / "grid.toml").write_text(text, encoding="utf-8")
     run = ablate(load_grid(tmp_path / "grid.toml"), small_factory, tmp_path / "out", resamples=50)
     assert len(run.table.rows) == 3
     assert len(list((tmp_path / "out" / "models").iterdir())) == 1
-    near = small_recipe.with_changes(**{"scoring.channels": ["near"]})
+    near = small_recipe.with_changes(**{"scoring.views": ["near"]})
     (model,) = (tmp_path / "out" / "models").iterdir()
     alone = run_system(near, small_factory, tmp_path / "run", model_folder=model)
     assert alone is not None
@@ -237,6 +236,6 @@ def test_the_command(finished, grid: Grid, small_factory: Path) -> None:
     assert done.exit_code == 0
     tree = json.loads(done.stdout)
     assert tree == json.loads((out / "ablation.json").read_text())
-    assert "skipped 4: features.layers = 99" in done.stderr
+    assert "skipped 4: features.layers = [99]" in done.stderr
     done = CliRunner().invoke(app, ["ablate", grid.where, *options], catch_exceptions=False)
-    assert "0 combinations scored, 9 found from before" in done.stdout
+    assert "0 combinations computed, 9 read from earlier runs" in done.stdout

@@ -1,22 +1,23 @@
-"""Recordings of more than two channels, and of one: the numbers of near and far reach everything that reads."""
+"""Recordings of more than two channels, and of one: near and far channel numbers apply wherever files are read."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
-from nearfar.features.embed_files import embed_files
-from nearfar.features.representation import channels_heard
 
-from nearfar import preparation as module
-from nearfar.challenge.run import prepare, run_system
+from nearfar.challenge.run import run_system
 from nearfar.config import Recipe, load_recipe
+from nearfar.data.layouts import read_dataset
 from nearfar.errors import InputError
+from nearfar.pipeline import preparation
+from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.embedding import embed_files
+from nearfar.pipeline.extractor import build_extractor
+from nearfar.pipeline.preparation import prepare_run
 
 NEAR, FAR = 5, 2
 NUMBERS = {"audio.near_channel": NEAR, "audio.far_channel": FAR}
@@ -35,17 +36,17 @@ def test_far_noise_needs_the_far_channel_before_training_begins(
     small_factory: Path, small_recipe: Recipe, tmp_path: Path
 ) -> None:
     mono = rewritten(small_factory, tmp_path, lambda sound: sound[:, 0])
-    near = {"training.channels": ["near"], "scoring.channels": ["near"]}
-    assert channels_heard(small_recipe.with_changes(**near)) == ("near",)
+    near = {"training.views": ["near"], "scoring.views": ["near"]}
+    assert small_recipe.with_changes(**near).channels == ("near",)
     noisy = small_recipe.with_changes(**near, **{"augmentation.far_noise_probability": 0.5})
-    assert channels_heard(noisy) == ("near", "far")
+    assert noisy.channels == ("near", "far")
     with pytest.raises(InputError, match=r"found one channel; .*far_noise_probability to 0"):
-        prepare(mono, noisy)
+        prepare_run(mono, noisy)
 
 
 @pytest.fixture(scope="module")
 def array(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The factory as an array of eight channels, all but two of them dead, which no reader takes."""
+    """The factory as an array of eight channels, all but two of them zero."""
 
     def spread(sound: np.ndarray) -> np.ndarray:
         out = np.zeros((len(sound), 8), np.int16)
@@ -64,7 +65,7 @@ def scores_of(run) -> np.ndarray:
     return np.concatenate([entry.scores for entry in run.scores])
 
 
-@pytest.mark.parametrize("name", ["small", "ae-mse"])
+@pytest.mark.parametrize("name", [pytest.param("small", marks=pytest.mark.slow), "ae-mse"])
 def test_an_array_scores_as_the_two_channels_do(
     name: str, small_recipe: Recipe, small_factory: Path, array: Path, tmp_path: Path
 ) -> None:
@@ -77,29 +78,22 @@ def test_an_array_scores_as_the_two_channels_do(
     assert eight.recipe.audio.near_channel == NEAR
 
 
-def test_stored_embeddings_of_other_channels_are_not_taken(
+def test_cached_features_of_other_channels_are_not_used(
     small_recipe: Recipe, small_factory: Path, tmp_path: Path
 ) -> None:
-    """Both runs embed the same files with the same weights into one store."""
-    from nearfar.features.cache import EmbeddingStore
-    from nearfar.features.representation import represent
-
-    from nearfar.data.layouts import read_dataset
-
+    """Two extractors of the same files and weights share one cache."""
     run = run_system(small_recipe, small_factory, tmp_path / "run")
     assert run is not None
     clips = read_dataset(small_factory).test("hummer")
-    recipe = run.recipe
-    representation = represent(recipe, tmp_path / "run" / "model")
-    store = EmbeddingStore(tmp_path / "store")
-    device = torch.device("cpu")
+    cache = FeatureCache(tmp_path / "cache")
 
-    def near() -> np.ndarray:
-        return store.get(representation, clips, "near", batch_size=4, device=device)
+    def near(**changes: int) -> np.ndarray:
+        recipe = run.recipe.with_changes(**changes)
+        return cache.get(build_extractor(recipe, tmp_path / "run" / "model"), clips)["near"].numpy()
 
     first = near()
-    representation = replace(representation, recipe=recipe.with_changes(**{"audio.near_channel": 1}))
-    assert not np.allclose(near(), first)
+    assert not np.allclose(near(**{"audio.near_channel": 1}), first)
+    np.testing.assert_array_equal(near(), first)
 
 
 def test_frozen_embeddings_of_a_numbered_channel(small_factory: Path, array: Path, tmp_path: Path) -> None:
@@ -126,20 +120,20 @@ def test_numbers_that_cannot_be(
     small_recipe: Recipe, array: Path, changes: dict[str, int], complaint: str
 ) -> None:
     with pytest.raises(InputError, match=complaint):
-        prepare(array, small_recipe.with_changes(**changes))
+        prepare_run(array, small_recipe.with_changes(**changes))
 
 
-def test_mono_recordings_are_trained_on_near_alone(
+def test_mono_recordings_train_the_near_view_only(
     small_recipe: Recipe, mono: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    module._say_near_only.cache_clear()
-    recipe = small_recipe.with_changes(**{"scoring.channels": ["near"], "training.steps": 1})
+    preparation._log_near_only.cache_clear()
+    recipe = small_recipe.with_changes(**{"scoring.views": ["near"], "training.steps": 1})
     with caplog.at_level(logging.WARNING, "nearfar"):
         run = run_system(recipe, mono, tmp_path / "run")
-        prepare(mono, recipe)
+        prepare_run(mono, recipe)
     assert run is not None
-    assert run.recipe.training.channels == ("near",)
-    assert load_recipe(tmp_path / "run" / "recipe.toml").training.channels == ("near",)
+    assert run.recipe.training.views == ("near",)
+    assert load_recipe(tmp_path / "run" / "recipe.toml").training.views == ("near",)
     assert [record.message for record in caplog.records].count(
         f"{mono}: all recordings are mono: models that score the near channel are trained on it alone"
     ) == 1
@@ -147,7 +141,7 @@ def test_mono_recordings_are_trained_on_near_alone(
 
 def test_a_fusion_system_refuses_mono_recordings(small_recipe: Recipe, mono: Path) -> None:
     with pytest.raises(InputError, match="found one channel; expected two"):
-        prepare(mono, small_recipe)
+        prepare_run(mono, small_recipe)
 
 
 def test_one_mono_recording_among_others_is_refused(
@@ -158,5 +152,5 @@ def test_one_mono_recording_among_others_is_refused(
     sound, rate = sf.read(path)
     sf.write(path, sound[:, 0], rate)
     with pytest.raises(InputError, match="found one channel; expected two") as caught:
-        prepare(data, small_recipe.with_changes(**{"scoring.channels": ["near"]}))
+        prepare_run(data, small_recipe.with_changes(**{"scoring.views": ["near"]}))
     assert caught.value.where == path

@@ -30,14 +30,14 @@ NOTE = "Made-up tones."
 def runs(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The default, one on a layer of an encoder, and one on another view."""
     root = tmp_path_factory.mktemp("runs")
-    best = load_recipe("nearfar-best").with_changes(**{"decision.threshold": "empirical"})
+    best = load_recipe("nearfar-best").with_changes(**{"threshold.rule": "empirical"})
     tokens = {
         "features.source": "tokens",
         "features.layers": [2],
         "encoder.weights": "random:tiny",
-        "scoring.channels": ["near"],
+        "scoring.views": ["near"],
     }
-    near = best.with_changes(**{"scoring.channels": ["near"]})
+    near = best.with_changes(**{"scoring.views": ["near"]})
     recipes = {"best": best, "layer": best.with_changes(**tokens), "near": near}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "machine_figure", lambda *_: None)
@@ -82,8 +82,8 @@ def test_scores_are_the_weighted_mean_on_the_scale_of_normal_clips(
         assert entry.scores == pytest.approx([test[name] for name in entry.names])
         thresholds = json.loads((tmp_path / "thresholds.json").read_text())
         (threshold,) = (row for row in thresholds if row["machine"] == entry.machine)
-        assert threshold["value"] == pytest.approx(empirical_threshold(np.array(normal)))
-        assert threshold["kind"] == "empirical", "as the first run decides"
+        assert threshold["value"] == pytest.approx(empirical_threshold(np.array(normal), 0.1))
+        assert threshold["rule"] == "empirical", "as the first run decides"
     assert results is not None
     assert results.official_score == evaluate_scores(entries, GroundTruth.from_names(entries)).official_score
 
@@ -118,12 +118,12 @@ def test_only_the_ratios_of_scales_and_weights_matter(runs: list[Path], tmp_path
 
 
 def test_one_run_a_run_twice_or_other_weights_are_refused(runs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="RUN: found 1; expected two runs"):
+    with pytest.raises(InputError, match="runs: found 1; expected two runs"):
         ensemble(runs[:1], tmp_path)
     with pytest.raises(InputError, match="a run twice"):
         ensemble([runs[0], runs[1] / ".." / runs[0].name], tmp_path)
     for weights in ([1], [1, 0], [1, -1], [1, float("nan")]):
-        with pytest.raises(InputError, match=r"--weights: .* expected 2 positive numbers"):
+        with pytest.raises(InputError, match=r"weights: .* expected 2 positive numbers"):
             ensemble(runs[:2], tmp_path, weights=weights)
     with pytest.raises(InputError, match="one of the runs"):
         ensemble(runs[:2], runs[0])

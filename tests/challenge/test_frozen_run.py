@@ -1,4 +1,4 @@
-"""Systems that train nothing, and systems that hear other views, from recordings to results."""
+"""Systems that train nothing, and systems of other views, from recordings to results."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_a_system_without_training_scores_at_once(name: str, small_factory: Path
         "log-mel": load_recipe("nearfar-best"),
         "tokens": load_recipe("tiny-near").with_changes(**TOKENS, **{"features.keep_bands": True}),
         "fused": load_recipe("nearfar-best").with_changes(
-            **{"scoring.channels": ["near", "cancelled"], "scoring.fusion": "standardised"}
+            **{"scoring.views": ["near", "cancelled"], "scoring.fusion": "standardised"}
         ),
-        "residual": load_recipe("tiny-near").with_changes(**TOKENS, **{"scoring.channels": ["residual"]}),
+        "residual": load_recipe("tiny-near").with_changes(**TOKENS, **{"scoring.views": ["residual"]}),
     }[name]
     run = run_system(recipe, small_factory, tmp_path)
     assert run is not None
@@ -35,7 +35,7 @@ def test_a_system_without_training_scores_at_once(name: str, small_factory: Path
     assert not (tmp_path / "model" / "model.json").exists()
     views = json.loads((tmp_path / "view_scores.json").read_text())["machines"]
     assert [entry["machine"] for entry in views] == ["hummer", "whiner"]
-    assert set(views[0]["views"]) == set(recipe.scoring.channels)
+    assert set(views[0]["views"]) == set(recipe.scoring.views)
     assert len(views[0]["normal"]) == 10
     if name == "fused":
         z = []
@@ -50,8 +50,8 @@ def test_the_cancelled_view_can_be_a_third_channel_of_training(
 ) -> None:
     recipe = small_recipe.with_changes(
         **{
-            "training.channels": ["near", "far", "cancelled"],
-            "scoring.channels": ["cancelled"],
+            "training.views": ["near", "far", "cancelled"],
+            "scoring.views": ["cancelled"],
             "training.steps": 2,
         }
     )
@@ -83,6 +83,6 @@ def test_machines_without_attributes_are_trained_by_their_clusters(
 def test_a_channel_that_was_not_trained_is_refused(
     small_factory: Path, small_recipe: Recipe, tmp_path: Path
 ) -> None:
-    recipe = small_recipe.with_changes(**{"training.channels": ["near"], "scoring.channels": ["residual"]})
-    with pytest.raises(InputError, match=r"scoring\.channels: found far, on which the model is not trained"):
+    recipe = small_recipe.with_changes(**{"training.views": ["near"], "scoring.views": ["residual"]})
+    with pytest.raises(InputError, match=r"scoring\.views: found far, on which the model is not trained"):
         run_system(recipe, small_factory, tmp_path)

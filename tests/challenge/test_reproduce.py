@@ -9,13 +9,16 @@ import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests.command import Nearfar
 
 from nearfar.challenge import run as run_module
 from nearfar.challenge.reproduce import SUITES, Reproduction, reproduce, suite_recipes
-from nearfar.config import Recipe
+from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import read_scores
+from nearfar.pipeline import training as training_module
 
 SYSTEMS = ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near")
 SEEDS = (0, 3)
@@ -44,7 +47,7 @@ def interrupted(small_factory: Path, recipes: list[Recipe], tmp_path_factory: py
     """
     out = tmp_path_factory.mktemp("reproduction")
     began: list[tuple[str, int]] = []
-    finetune = run_module.finetune
+    finetune = training_module.finetune
 
     def watched(recipe: Recipe, *args: object, **kwargs: object) -> bool:
         began.append((recipe.training.adaptation, recipe.seed))
@@ -55,7 +58,7 @@ def interrupted(small_factory: Path, recipes: list[Recipe], tmp_path_factory: py
             raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "finetune", watched)
+        patch.setattr(training_module, "finetune", watched)
         patch.setattr(run_module, "machine_figure", lambda *_: None)  # sixteen figures would take longest of all
         with pytest.raises(StoppedError):
             reproduce(recipes, small_factory, out, seeds=SEEDS, progress=stop)
@@ -81,14 +84,14 @@ def test_suites_are_the_report_s_systems() -> None:
         assert keys[f"{short}-fusion"] == keys[f"{short}-near"]
         assert keys[f"{short}-lora-fusion"] == keys[f"{short}-lora-near"]
         assert keys[f"{short}-fusion"] != keys[f"{short}-lora-fusion"]
-        assert by_name[f"{short}-lora-near"].scoring.channels == ("near",)
-        assert by_name[f"{short}-lora-fusion"].scoring.channels == ("near", "far")
+        assert by_name[f"{short}-lora-near"].scoring.views == ("near",)
+        assert by_name[f"{short}-lora-fusion"].scoring.views == ("near", "far")
 
 
 def test_unknown_suite_and_system_are_refused() -> None:
-    with pytest.raises(InputError, match="--suite: found other; expected one of report, tiny"):
+    with pytest.raises(InputError, match="suite: found 'other'; expected 'report' or 'tiny'"):
         suite_recipes("other")
-    with pytest.raises(InputError, match=r"--systems: found 'eat-near'.*not in the suite tiny"):
+    with pytest.raises(InputError, match=r"systems: found 'eat-near'.*not in the suite tiny"):
         suite_recipes("tiny", ["eat-near"])
 
 
@@ -98,13 +101,13 @@ def test_two_models_are_trained_for_four_systems(interrupted) -> None:
         ("full", 0),
         ("lora", 0),
         ("stopped", 0),
-        ("lora", 0),  # goes on from its checkpoint; the full model of seed 0 is used again
+        ("lora", 0),  # resumes from its checkpoint; the full model of seed 0 is reused
         ("full", 3),
         ("lora", 3),
     ]
 
 
-def test_interrupted_training_went_on(interrupted) -> None:
+def test_interrupted_training_was_resumed(interrupted) -> None:
     _, out, _ = interrupted
     models = sorted((out / "models").glob("lora_*"))
     assert len(models) == len(SEEDS)
@@ -118,7 +121,7 @@ def test_seeds_added_later_train_only_their_own_models(
 ) -> None:
     _, out, _ = interrupted
     monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
-    monkeypatch.setattr(run_module, "finetune", lambda *_, **__: pytest.fail("nothing is left to train"))
+    monkeypatch.setattr(training_module, "finetune", lambda *_, **__: pytest.fail("nothing is left to train"))
     shutil.copytree(out / "models", tmp_path / "models")
     (recipe,) = (recipe for recipe in recipes if recipe.name == "tiny-near")
     one = reproduce([recipe], small_factory, tmp_path, seeds=(3,))
@@ -191,3 +194,59 @@ def test_hidden_labels_give_scores_and_no_table(
     assert finished.table is None
     assert [len(entry.names) for entry in finished.runs["tiny-fusion"][0].scores] == [8]
     assert not list((tmp_path / "out").glob("table.*"))
+
+
+QUICK_AUTOENCODER = {"autoencoder.epochs": 2, "autoencoder.batch_size": 64}
+
+
+def test_without_seeds_every_recipe_has_its_own(
+    small_factory: Path, recipes: list[Recipe], tmp_path: Path
+) -> None:
+    """The baselines' seed is that of the published ones."""
+    baseline = suite_recipes("tiny", ["ae-mse"])[0].with_changes(**QUICK_AUTOENCODER)
+    (near,) = (recipe for recipe in recipes if recipe.name == "tiny-near")
+    finished = reproduce([baseline, near], small_factory, tmp_path)
+    assert finished is not None
+    assert {name: [run.recipe.seed for run in runs] for name, runs in finished.runs.items()} == {
+        "ae-mse": [13711],
+        "tiny-near": [0],
+    }
+    for name, seed in (("ae-mse", 13711), ("tiny-near", 0)):
+        assert load_recipe(tmp_path / name / "recipe.toml").seed == seed
+    assert [system["seeds"] for system in json.loads((tmp_path / "table.json").read_text())["systems"]] == [1, 1]
+
+
+def test_the_command_line_leaves_seeds_to_the_recipes(
+    nearfar_command: Nearfar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr("nearfar.challenge.reproduce.reproduce", lambda *_, seeds, **__: given.append(seeds))
+    arguments = ("reproduce", "--suite", "tiny", "--data", tmp_path, "--out", tmp_path / "out")
+    for more in ((), ("--seeds", "0"), ("--seeds", "1,2")):
+        assert nearfar_command(*arguments, *more).code == 0
+    assert given == [None, (0,), (1, 2)]
+
+
+def test_a_killed_autoencoder_resumes_within_its_machine(
+    small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second epoch of the second machine; the result is that of a run that was never stopped."""
+    recipe = suite_recipes("tiny", ["ae-mse"])[0].with_changes(**QUICK_AUTOENCODER)
+    epochs: list[tuple[str, int]] = []
+    monkeypatch.setattr("nearfar.scoring.autoencoder.training.CHECKPOINT_EVERY", 1)
+
+    def stop(task: str, done: int, total: int) -> None:
+        if "training" in task:
+            epochs.append((task.rpartition(" ")[2], done))
+            if epochs == [("hummer", 1), ("hummer", 2), ("whiner", 1)]:
+                raise StoppedError
+
+    with pytest.raises(StoppedError):
+        reproduce([recipe], small_factory, tmp_path / "killed", progress=stop)
+    resumed = reproduce([recipe], small_factory, tmp_path / "killed", progress=stop)
+    assert epochs == [("hummer", 1), ("hummer", 2), ("whiner", 1), ("whiner", 2)]
+    whole = reproduce([recipe], small_factory, tmp_path / "whole")
+    assert resumed is not None
+    assert whole is not None
+    for one, other in zip(resumed.runs["ae-mse"][0].scores, whole.runs["ae-mse"][0].scores, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)

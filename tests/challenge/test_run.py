@@ -14,15 +14,14 @@ import torch
 from torch.nn import functional as F
 
 from nearfar.challenge import run as module
-from nearfar.challenge.run import SystemRun, prepare, run_system
+from nearfar.challenge.run import SystemRun, run_system
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
 from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import read_scores
 from nearfar.evaluation.truth import GroundTruth
-from nearfar.features import cache as embedding_module
 from nearfar.models import load_model
-from nearfar.scoring.autoencoder import system as baseline
+from nearfar.pipeline.preparation import prepare_run
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,8 @@ def test_recipe_is_written_whole_and_resolved(finished, small_recipe: Recipe) ->
     written = load_recipe(out / "recipe.toml")
     assert written == run.recipe
     assert small_recipe.audio.clip_seconds == "longest"
-    assert written == small_recipe.with_changes(**{"audio.clip_seconds": 1.0})
+    resolved = {"audio.clip_seconds": 1.0, "threshold.rule": "gamma", "threshold.false_alarm_rate": 0.1}
+    assert written == small_recipe.with_changes(**resolved)
     assert Recipe.model_validate(json.loads((out / "model" / "model.json").read_text())["recipe"]) == written
 
 
@@ -106,8 +106,8 @@ def test_environment_and_data_are_described(finished) -> None:
 def test_progress_covers_training_and_scoring(finished) -> None:
     _, _, said = finished
     assert [(done, total) for task, done, total in said if "training" in task] == [(n, 6) for n in range(1, 7)]
-    scored = [(done, total) for task, done, total in said if "embedding" in task]
-    assert scored[-1] == (2 * 36, 2 * 36), "both channels of every clip"
+    scored = [(done, total) for task, done, total in said if task == "extracting features"]
+    assert scored[-1] == (36, 36), "every clip once, for both views"
     assert [done for done, _ in scored] == sorted(done for done, _ in scored)
 
 
@@ -151,10 +151,10 @@ def test_second_system_uses_model_and_embeddings_again(
 ) -> None:
     _, out, _ = finished
     before = contents(out / "model")
-    monkeypatch.setattr(module, "finetune", never)
-    monkeypatch.setattr(embedding_module, "embed_clips", never)
+    monkeypatch.setattr("nearfar.pipeline.training.finetune", never)
+    monkeypatch.setattr("nearfar.pipeline.cache.extract", never)
     monkeypatch.setattr("nearfar.models.embedder.Embedder.forward", never)
-    near = small_recipe.with_changes(**{"name": "near", "scoring.channels": ["near"]})
+    near = small_recipe.with_changes(**{"name": "near", "scoring.views": ["near"]})
     run = run_system(near, small_factory, tmp_path / "near", model_folder=out / "model")
     assert isinstance(run, SystemRun)
     assert run.timing.training_seconds == finished[0].timing.training_seconds, (
@@ -171,8 +171,8 @@ def test_same_run_again_changes_no_result(
 ) -> None:
     first, out, _ = finished
     before = contents(out)
-    monkeypatch.setattr(module, "finetune", never)
-    monkeypatch.setattr(embedding_module, "embed_clips", never)
+    monkeypatch.setattr("nearfar.pipeline.training.finetune", never)
+    monkeypatch.setattr("nearfar.pipeline.cache.extract", never)
     monkeypatch.setattr(module, "check_recordings", never)
     again = run_system(small_recipe, small_factory, out)
     assert contents(out) == before, "what made the results, and how long that took, as well"
@@ -199,7 +199,7 @@ def test_other_scores_come_with_what_made_them(
     run_system(small_recipe, small_factory, copy)
     assert torch_of(copy) == torch.__version__, "other scores than these"
     (copy / "environment.json").write_text(json.dumps(environment | {"torch": "of the first run"}))
-    run_system(small_recipe.with_changes(**{"decision.quantile": 0.8}), small_factory, copy)
+    run_system(small_recipe.with_changes(**{"threshold.false_alarm_rate": 0.2}), small_factory, copy)
     assert torch_of(copy) == torch.__version__, "another recipe"
 
 
@@ -212,8 +212,8 @@ def test_a_broken_clip_is_found_before_training(
     sound[100, 1] = np.nan
     clip.unlink()
     sf.write(clip, sound, rate, subtype="FLOAT")
-    monkeypatch.setattr(module, "finetune", never)
-    monkeypatch.setattr(baseline, "train_autoencoder", never)
+    monkeypatch.setattr("nearfar.pipeline.training.finetune", never)
+    monkeypatch.setattr("nearfar.scoring.autoencoder.backend.train_autoencoder", never)
     said: list[tuple[str, int, int]] = []
     with pytest.raises(InputError, match=r"anomaly_0001_noAttribute\.wav: found 1 NaN .* in the far channel"):
         run_system(small_recipe, factory, tmp_path / "out", progress=lambda *what: said.append(what))
@@ -221,19 +221,20 @@ def test_a_broken_clip_is_found_before_training(
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
     one_epoch = load_recipe("ae-mse").with_changes(**{"autoencoder.epochs": 1})
-    assert run_system(one_epoch, factory, tmp_path / "ae") is not None, "which hears the near channel alone"
+    assert run_system(one_epoch, factory, tmp_path / "ae") is not None, "which reads the near channel only"
 
 
-def test_a_warm_up_that_outlasts_training_is_shortened_and_said(
+def test_a_warm_up_longer_than_training_is_shortened_with_a_warning(
     small_factory: Path, small_recipe: Recipe, caplog: pytest.LogCaptureFixture
 ) -> None:
     longer = small_recipe.with_changes(**{"training.steps": 20, "training.warmup_steps": 21})
-    _, resolved = prepare(small_factory, longer)
+    _, resolved = prepare_run(small_factory, longer)
     assert (resolved.training.warmup_steps, resolved.training.steps) == (2, 20)
     assert "training.warmup_steps is 21 of 20 steps" in caplog.text
     whole = longer.with_changes(**{"training.warmup_steps": 20})
-    assert prepare(small_factory, whole)[1].training.warmup_steps == 20
-    assert prepare(small_factory, longer.with_changes(**{"training.adaptation": "none"}))[1].training.steps == 20
+    assert prepare_run(small_factory, whole)[1].training.warmup_steps == 20
+    frozen = longer.with_changes(**{"training.adaptation": "none", "features.source": "log-mel"})
+    assert prepare_run(small_factory, frozen)[1].training.warmup_steps == 21
 
 
 def test_model_of_another_recipe_is_refused_and_nothing_changes(
@@ -245,7 +246,7 @@ def test_model_of_another_recipe_is_refused_and_nothing_changes(
     with pytest.raises(InputError, match="a model of another recipe, training clips or encoder weights") as caught:
         run_system(other, small_factory, out)
     assert str(out / "model") in str(caught.value)
-    assert "Give another --out folder" in str(caught.value)
+    assert "Choose another folder (out)" in str(caught.value)
     assert contents(out) == before
 
 
@@ -293,7 +294,7 @@ def test_new_test_clips_need_no_training(
     for machine in ("hummer", "whiner"):
         for index, path in enumerate(sorted((factory / machine / "test").iterdir())):
             path.rename(path.with_name(f"section_00_{index:04d}.wav"))
-    monkeypatch.setattr(module, "finetune", never)
+    monkeypatch.setattr("nearfar.pipeline.training.finetune", never)
     run = run_system(small_recipe, factory, tmp_path / "out", model_folder=out / "model")
     assert run is not None
     assert run.results is None
@@ -364,19 +365,19 @@ def test_near_system_takes_mono_recordings(small_factory: Path, small_recipe: Re
         sound, rate = sf.read(path)
         path.unlink()
         sf.write(path, sound[:, 0], rate)
-    near = {"training.channels": ["near"], "scoring.channels": ["near"], "training.steps": 1}
+    near = {"training.views": ["near"], "scoring.views": ["near"], "training.steps": 1}
     run = run_system(small_recipe.with_changes(**near), factory, tmp_path / "near")
     assert run is not None
     assert run.results is not None
     classes = json.loads((tmp_path / "near" / "model" / "model.json").read_text())["classes"]
     assert all(name.endswith("|near") for name in classes)
     with pytest.raises(InputError, match="found one channel; expected two"):
-        prepare(factory, small_recipe)
+        prepare_run(factory, small_recipe)
 
 
 def test_scoring_a_channel_that_is_not_trained_is_refused(small_factory: Path, small_recipe: Recipe) -> None:
-    with pytest.raises(InputError, match=r"scoring\.channels: found far, on which the model is not trained"):
-        prepare(small_factory, small_recipe.with_changes(**{"training.channels": ["near"]}))
+    with pytest.raises(InputError, match=r"scoring\.views: found far, on which the model is not trained"):
+        prepare_run(small_factory, small_recipe.with_changes(**{"training.views": ["near"]}))
 
 
 def test_clip_length_is_that_of_the_longest_clip(
@@ -387,9 +388,9 @@ def test_clip_length_is_that_of_the_longest_clip(
         sound, rate = sf.read(path)
         path.unlink()
         sf.write(path, np.concatenate([sound, sound[: rate // 2]]), rate)
-    _, resolved = prepare(factory, small_recipe)
+    _, resolved = prepare_run(factory, small_recipe)
     assert resolved.audio.clip_seconds == 1.5
-    _, resolved = prepare(factory, small_recipe.with_changes(**{"audio.clip_seconds": 2.0}))
+    _, resolved = prepare_run(factory, small_recipe.with_changes(**{"audio.clip_seconds": 2.0}))
     assert resolved.audio.clip_seconds == 2.0
     with pytest.raises(InputError, match=r"whiner.*found a clip of 1\.5 s; expected at most the recipe's 1\.25 s"):
-        prepare(factory, small_recipe.with_changes(**{"audio.clip_seconds": 1.25}))
+        prepare_run(factory, small_recipe.with_changes(**{"audio.clip_seconds": 1.25}))

@@ -23,6 +23,11 @@ from nearfar.evaluation.scorefiles import (
     write_scores,
 )
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.features import SOURCES
+from nearfar.losses import LOSSES
+from nearfar.pooling import POOLINGS
+from nearfar.scoring import BACKENDS
+from nearfar.thresholds import RULES
 
 EVALUATION = ("BlowerDustCollector", "Sander", "SewingMachine", "ToothBrush", "ToyDrone")
 DEVELOPMENT = ("ToyCar", "ToyCarEmu", "bearingEmu", "fan", "gearboxEmu", "sliderEmu", "valveEmu")
@@ -118,7 +123,9 @@ def describe(name, **changes):
 
 
 def test_the_description_follows_the_recipe():
-    fusion = describe("eat-lora-fusion", **{"decision.quantile": 0.95, "augmentation.mixup_probability": 0.5})
+    fusion = describe(
+        "eat-lora-fusion", **{"threshold.false_alarm_rate": 0.05, "augmentation.mixup_probability": 0.5}
+    )
     said = fusion["description"]
     assert said["machine_learning_method"] == "EAT (LoRA), ArcFace, k-NN"
     assert said["aggregation_method"] == "attentive statistics pooling, average of near and far scores"
@@ -129,7 +136,7 @@ def test_the_description_follows_the_recipe():
     assert [entry["name"] for entry in fusion["external_datasets"]][1] == "AudioSet"
     assert fusion["external_datasets"][0]["url"].endswith("worstchan/EAT-base_epoch30_pretrain")
 
-    near = describe("tiny-near", **{"decision.threshold": "empirical"})
+    near = describe("tiny-near", **{"threshold.rule": "empirical"})
     assert near["description"]["aggregation_method"] == "attentive statistics pooling"
     assert near["description"]["ensemble_method_subsystem_count"] is None
     assert near["description"]["data_augmentation"] == "time shift"
@@ -141,6 +148,47 @@ def test_the_description_follows_the_recipe():
     assert describe("ae-mse")["description"]["embeddings"] is None
     assert "Mahalanobis" in describe("ae-mahala")["description"]["machine_learning_method"]
     assert describe("ae-mse")["external_datasets"] is None
+
+
+def test_every_choice_has_words_of_its_own():
+    """Each entry of each table of choices is described, and no two alike."""
+    for table, choices in (
+        (POOLINGS, {"training.adaptation": "none", "features.source": "tokens", "features.pooling": ""}),
+        (SOURCES, {"features.source": ""}),
+        (LOSSES, {"head.loss": ""}),
+        (BACKENDS, {"scoring.backend": ""}),
+        (RULES, {"threshold.rule": ""}),
+    ):
+        said = {}
+        for name, entry in table.items():
+            changes = {key: value or name for key, value in choices.items()}
+            if getattr(entry, "trained", False):
+                changes["training.adaptation"] = "full"
+            said[name] = tuple(map(str, describe("tiny-near", **changes)["description"].values()))
+            words = entry.description.partition("{")[0]
+            if table is SOURCES and entry.uses_encoder:  # described by the pooling
+                words = entry.aggregation(entry.settings())
+            assert any(words in text for text in said[name]), (name, said[name])
+        assert len(set(said.values())) == len(table), table
+
+
+def test_a_rule_that_was_replaced_is_described_as_it_was(tmp_path):
+    """The gamma rule found no threshold for any machine, or for one, or for one that is not submitted."""
+    run = write_run(tmp_path / "run", EVALUATION)
+    gamma = "quantile 0.9 of a gamma distribution fitted to the scores of normal training clips"
+    empirical = "quantile 0.9 of the scores of normal training clips"
+    for number, (rules, expected) in enumerate(
+        (
+            (dict.fromkeys(EVALUATION, "empirical"), empirical),
+            (dict.fromkeys(EVALUATION, "gamma") | {"Sander": "empirical"}, f"{gamma}; {empirical}"),
+            (dict.fromkeys(EVALUATION, "gamma") | {"fan": "empirical"}, gamma),
+        )
+    ):
+        rows = [{"machine": name, "section": "00", "rule": rule, "value": 0.5} for name, rule in rules.items()]
+        (run / "thresholds.json").write_text(json.dumps(rows))
+        folder = write_submission(run, LABEL, tmp_path / str(number), authors=[ADA])
+        tree = yaml.safe_load((folder / f"{LABEL}.meta.yaml").read_text())
+        assert tree["system"]["description"]["decision_making"] == expected
 
 
 def test_a_system_without_an_encoder_claims_none():
@@ -166,7 +214,7 @@ def test_a_system_without_an_encoder_claims_none():
 
 def test_a_frozen_encoder_is_not_said_to_be_trained():
     frozen = {"training.adaptation": "none", "features.source": "tokens", "features.pooling": "rdp"}
-    scoring = {"scoring.channels": ["near", "residual"], "scoring.fusion": "standardised"}
+    scoring = {"scoring.views": ["near", "residual"], "scoring.fusion": "standardised"}
     more = {"scoring.domains": "separate", "scoring.enrichment": "memmix"}
     system = describe("eat-near", **frozen, **scoring, **more)
     said = system["description"]
@@ -572,3 +620,27 @@ def test_from_recordings_to_a_package(nearfar, small_factory, small_recipe, tmp_
     hummer = developed.results.machines[0].metrics
     assert tree["results"]["development_dataset"]["hummer"]["pauc"] == round(100 * hummer.pauc, 2)
     assert tree["system"]["complexity"]["total_parameters"] > 10_000
+
+
+def test_pooled_tokens_of_a_trained_head_can_be_submitted(nearfar, small_factory, small_recipe, tmp_path):
+    """Tokens with the head's own pooling, from recordings to a checked package; no gamma fits."""
+    hidden = shutil.copytree(small_factory, tmp_path / "hidden")
+    shutil.rmtree(hidden / "whiner")
+    for number, clip in enumerate(sorted((hidden / "hummer" / "test").iterdir())):
+        clip.rename(clip.with_name(f"section_00_{number:04d}.wav"))
+    train = sorted((hidden / "hummer" / "train").iterdir())
+    for clip in train[1:]:
+        shutil.copyfile(train[0], clip)  # leave-one-out scores are all equal
+    changes = {"training.steps": 1, "features.source": "tokens", "features.pooling": "asp"}
+    run_system(small_recipe.with_changes(**changes), hidden, tmp_path / "run")
+    (threshold,) = json.loads((tmp_path / "run" / "thresholds.json").read_text())
+    assert threshold["rule"] == "empirical"
+    assert threshold["remark"].startswith("no gamma threshold")
+    author = ("--author", "Ada Last <ada@inst.example>")
+    done = nearfar("submit", tmp_path / "run", "--label", LABEL, "--out", tmp_path / "package", *author)
+    assert (done.code, done.err) == (0, "")
+    assert nearfar("submit", "--check", tmp_path / "package").code == 0
+    text = (tmp_path / "package" / "task2" / LABEL / f"{LABEL}.meta.yaml").read_text()
+    said = yaml.safe_load(text)["system"]["description"]
+    assert said["aggregation_method"].startswith("attentive statistics pooling, average of near and far")
+    assert said["decision_making"] == "quantile 0.9 of the scores of normal training clips"

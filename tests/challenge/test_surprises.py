@@ -1,4 +1,4 @@
-"""What people do that nobody planned for: mixed folders, swapped weights, short clips, one class, a seed twice."""
+"""Unusual uses: mixed folders, swapped weights, short clips, one class, a seed twice."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from nearfar.features.embed_files import embed_files
 
 from nearfar.challenge.reproduce import reproduce
-from nearfar.challenge.run import prepare, run_system
+from nearfar.challenge.run import run_system
 from nearfar.config import Recipe
 from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.evaluation.scorefiles import read_scores
+from nearfar.pipeline.embedding import embed_files
+from nearfar.pipeline.preparation import prepare_run
 
 SMALL = EATConfig(embed_dim=32, depth=1, num_heads=2)
 
@@ -87,19 +88,19 @@ def test_clips_shorter_than_a_frame_are_refused_before_training(quick: Recipe, t
         path.parent.mkdir(parents=True, exist_ok=True)
         sf.write(path, np.random.default_rng(index).normal(size=(300, 2)) * 0.1, 16_000)
     with pytest.raises(InputError, match=r"at least one frame of 0\.025 s"):
-        prepare(tmp_path / "data", quick)
+        prepare_run(tmp_path / "data", quick)
 
 
-def test_one_class_is_said_to_teach_nothing(
+def test_a_single_class_gives_a_warning(
     small_factory: Path, quick: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = copied(small_factory / "hummer", tmp_path / "data" / "hummer").parent
     for path in list((data / "hummer" / "train").iterdir()):
         if "target" in path.name or "spd_2" in path.name:
             path.unlink()
-    one = quick.with_changes(**{"training.channels": ["near"], "scoring.channels": ["near"]})
+    one = quick.with_changes(**{"training.views": ["near"], "scoring.views": ["near"]})
     run_system(one, data, tmp_path / "run")
-    assert any("nothing to tell apart" in record.message for record in caplog.records)
+    assert any("nothing to discriminate" in record.message for record in caplog.records)
 
 
 def test_a_seed_twice_is_refused(small_factory: Path, quick: Recipe, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Normal recordings as numbers, without sound, and a detector of real ones."""
+"""Normal recordings as features, without audio, and a detector of recordings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import nearfar
 from nearfar.config import Recipe, load_recipe
 from nearfar.data.clips import Clip
-from nearfar.features.windows import Heard
+from nearfar.pipeline.extraction import Extracted
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +24,13 @@ def plain() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def make_heard() -> Callable[..., Heard]:
+def make_extracted() -> Callable[..., Extracted]:
     """Windows with these features (windows, parts, dim), each a recording by default, of one second each."""
 
-    def make(features: np.ndarray, recording: np.ndarray | None = None) -> Heard:
+    def make(features: np.ndarray, recording: np.ndarray | None = None) -> Extracted:
         of = np.arange(len(features)) if recording is None else recording
         begins = np.array([float((of[:index] == of[index]).sum()) for index in range(len(of))])
-        return Heard({"near": torch.from_numpy(features).float()}, of, begins, begins + 1, {})
+        return Extracted({"near": [torch.from_numpy(features).float()]}, of, begins, begins + 1, {})
 
     return make
 

@@ -1,4 +1,4 @@
-"""The folder of a detector: what is in it, how it is written, and what of it cannot be read."""
+"""The folder of a detector: its files, how they are written, and errors where they cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nearfar
-from nearfar.detector import store as kept
+from nearfar.detector import store
 from nearfar.errors import InputError, NearfarError
 
 
@@ -22,11 +22,11 @@ def saved(fitted: nearfar.Detector, tmp_path: Path) -> Path:
 def test_a_detector_comes_back_as_it_was(fitted: nearfar.Detector, saved: Path, small_factory: Path) -> None:
     loaded = nearfar.Detector.load(saved)
     files = sorted(small_factory.glob("*/test/*.wav"))
-    assert loaded.score(files) == fitted.score(files)
+    assert list(loaded.score_many(files)) == list(fitted.score_many(files))
     assert loaded.thresholds == fitted.thresholds
     assert loaded.calibrations == fitted.calibrations
     loaded.save(saved.parent / "again")
-    for name in (kept.BANKS, kept.CALIBRATION, kept.THRESHOLDS):
+    for name in (store.BANKS, store.CALIBRATION, store.THRESHOLDS):
         assert (saved.parent / "again" / name).read_bytes() == (saved / name).read_bytes()
 
 
@@ -47,18 +47,20 @@ def test_the_folder_holds_numbers_and_text_only(saved: Path) -> None:
     assert card["nearfar"] == nearfar.__version__
     assert card["encoder"] is None
     assert card["recipe"]["name"] == "nearfar-best"
-    assert card["sha256"]["banks.safetensors"] == kept.file_sha256(saved / "banks.safetensors")
+    assert card["sha256"]["banks.safetensors"] == store.file_sha256(saved / "banks.safetensors")
     assert [entry["machine"] for entry in card["banks"]] == ["hummer", "whiner"]
     assert "torch" in card["made_with"]
 
 
-def test_what_is_there_is_not_lost(fitted: nearfar.Detector, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"found a detector; expected no such folder.*--replace"):
+def test_existing_files_are_not_lost(
+    fitted: nearfar.Detector, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"found a detector; expected no such folder.*replace=True"):
         fitted.save(saved)
     other = saved.parent / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="found something that is no detector"):
+    with pytest.raises(InputError, match="found something other than a detector"):
         fitted.save(other, replace=True)
     assert (other / "thesis.txt").read_text() == "mine"
 
@@ -68,8 +70,8 @@ def test_what_is_there_is_not_lost(fitted: nearfar.Detector, saved: Path, monkey
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "write_card", full)
-        with pytest.raises(NearfarError, match=r"No space left on device.*what was there is kept"):
+        patch.setattr(store, "write_card", full)
+        with pytest.raises(NearfarError, match=r"No space left on device.*nothing was lost"):
             fitted.with_thresholds(0.5).save(saved, replace=True)
     assert (saved / "thresholds.json").read_bytes() == before
     assert {path.name for path in saved.parent.iterdir()} == {"detector", "other"}
@@ -82,7 +84,7 @@ def test_what_is_there_is_not_lost(fitted: nearfar.Detector, saved: Path, monkey
 def test_an_empty_folder_will_do(fitted: nearfar.Detector, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     fitted.save(tmp_path / "new")
-    assert kept.is_detector(tmp_path / "new")
+    assert store.is_detector(tmp_path / "new")
 
 
 @pytest.mark.parametrize("name", ["detector.json", "calibration.json", "thresholds.json"])
@@ -124,7 +126,7 @@ def test_features_of_another_computation_are_refused(saved: Path) -> None:
         nearfar.Detector.load(saved)
 
 
-def test_a_folder_that_is_no_detector_is_said_so(tmp_path: Path) -> None:
+def test_a_folder_without_a_detector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="found no such folder"):
         nearfar.Detector.load(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"found no detector\.json"):
@@ -137,3 +139,40 @@ def test_a_detector_can_be_moved(
     shutil.move(saved, tmp_path / "elsewhere")
     file = sorted(small_factory.glob("*/test/*.wav"))[0]
     assert nearfar.Detector.load(tmp_path / "elsewhere").score(file) == fitted.score(file)
+
+
+def test_folders_of_earlier_versions_load(saved: Path, fitted: nearfar.Detector, small_factory: Path) -> None:
+    """Their recipes have the tables and keys of then, and their thresholds a ``method``."""
+    thresholds = json.loads((saved / "thresholds.json").read_text())
+    for entry in thresholds:
+        entry["method"] = entry.pop("rule")
+    (saved / "thresholds.json").write_text(json.dumps(thresholds))
+    card = json.loads((saved / "detector.json").read_text())
+    recipe = card["recipe"]
+    del recipe["threshold"], recipe["calibration"]
+    recipe["method"] = "nearest-normal"
+    recipe["scoring"]["channels"] = recipe["scoring"].pop("views")
+    del recipe["scoring"]["backend"]
+    recipe["training"]["channels"] = recipe["training"].pop("views")
+    del recipe["audio"]["hop_seconds"]
+    recipe["decision"] = {"threshold": "gamma", "quantile": 0.9}
+    recipe["detection"] = {
+        "calibration": "leave-one-out",
+        "held_out": 0.25,
+        "threshold": "conformal",
+        "false_alarm_rate": 0.125,
+        "domains": "pooled",
+        "hop_seconds": 0.5,
+    }
+    (saved / "detector.json").write_text(json.dumps(card))
+
+    loaded = nearfar.Detector.load(saved)
+    assert loaded.thresholds == fitted.thresholds
+    expected = fitted.recipe.with_changes(
+        **{"calibration.held_out": 0.25, "threshold.false_alarm_rate": 0.125, "audio.hop_seconds": 0.5}
+    )
+    assert loaded.recipe == expected
+    file = sorted(small_factory.glob("*/test/*.wav"))[0]
+    assert loaded.score(file) == fitted.score(file)
+    loaded.save(saved.parent / "rewritten")
+    assert nearfar.Detector.load(saved.parent / "rewritten").recipe == expected

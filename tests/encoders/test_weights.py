@@ -193,6 +193,7 @@ def test_names_and_shapes_equal_the_published_ones(golden_arrays, config, publis
         assert (bare(theirs) if form in ("base", "large") else theirs) == ours
 
 
+@pytest.mark.slow
 def test_saved_base_has_the_published_names_and_size(golden_arrays, tmp_path):
     encoder = build_encoder("base")
     save_encoder(encoder, tmp_path)

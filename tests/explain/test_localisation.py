@@ -178,6 +178,7 @@ def test_a_burst_shows_at_its_time_and_frequency() -> None:
         assert divmod(int(grid.argmax()), 8) == (column, band)
 
 
+@pytest.mark.slow
 def test_simulated_faults_are_found_well_above_chance(tmp_path: Path) -> None:
     """A cell is inside where its column meets an interval of the fault and half its band lies in the fault's."""
     plan = FactoryPlan(

@@ -157,6 +157,7 @@ def test_checkpoints_hold_the_teacher_and_belong_to_one_training(
         pretrain(RECIPE, student, crops(RECIPE, recordings), tmp_path, identity=other)
 
 
+@pytest.mark.slow
 def test_training_explains_the_targets(recordings: list[AudioFile], tmp_path: Path) -> None:
     """Targets have mean square 1, so predicting 0 costs sqrt(D), as the first step nearly does."""
     changes = {

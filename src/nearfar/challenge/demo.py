@@ -51,9 +51,9 @@ def _simulate(factory: Path, progress: Progress) -> None:
             factory,
             found="a folder that the demonstration did not make",
             expected="simulated recordings, or nothing",
-            remedy="Give another --out folder",
+            remedy="Choose another folder (out)",
         )
     unfinished = factory.with_name("factory.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating recordings", done, total))
+    simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating clips", done, total))
     unfinished.rename(factory)

@@ -14,6 +14,7 @@ from nearfar.config import Recipe
 from nearfar.data.download.catalogue import ARCHIVES
 from nearfar.encoders.hub import PUBLISHED, SHORT_NAMES
 from nearfar.encoders.weights import SHIPPED
+from nearfar.pipeline.preparation import RUN
 from nearfar.registry import Entry
 from nearfar.scoring import FUSIONS
 from nearfar.scoring.settings import NearestSettings
@@ -146,6 +147,7 @@ def _generalisation(recipe: Recipe) -> str | None:
 
 
 def _decision_making(recipe: Recipe, rules: Iterable[str]) -> str:
-    used = list(dict.fromkeys(rules)) or [recipe.threshold.rule or "gamma"]
-    described = [RULES[rule].described(recipe.threshold) for rule in used if rule in RULES]
+    threshold = RUN.completed(recipe.threshold)
+    used = list(dict.fromkeys(rules)) or [str(threshold.rule)]
+    described = [RULES[rule].described(threshold) for rule in used if rule in RULES]
     return "; ".join(described)

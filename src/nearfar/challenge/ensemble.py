@@ -10,7 +10,7 @@ The folder it writes is like a run's, with ``ensemble.json`` (members, weights a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from nearfar.challenge.run import write_results, write_thresholds_and_decisions, write_view_scores
 from nearfar.config import ThresholdTable, load_recipe
+from nearfar.config.renamed import modernised
 from nearfar.environment import environment
 from nearfar.errors import InputError
 from nearfar.evaluation.results import Results
 from nearfar.evaluation.scorefiles import MachineScores, read_scores
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.files import write_json
+from nearfar.pipeline.preparation import RUN
 from nearfar.pipeline.scoring import ScoredMachine
 from nearfar.scoring.fusion import standardised
 from nearfar.thresholds import Calibration, NormalScore
@@ -69,20 +71,14 @@ def read_member(folder: Path) -> Member:
         normal = {
             (row["machine"], row["section"]): np.array(row["normal"], dtype=np.float64) for row in tree["machines"]
         }
-        normal_clips = {
-            (row["machine"], row["section"]): [
-                (name, domain if domain == "target" else "source")
-                for name, domain in zip(row["normal_names"], row["normal_domains"], strict=True)
-            ]
-            for row in tree["machines"]
-        }
+        normal_clips = {(row["machine"], row["section"]): _normal_clips(row) for row in tree["machines"]}
         data = Path(tree["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             folder,
             found=f"no view_scores.json that can be read ({type(error).__name__})",
             expected="the folder of a finished run",
-            remedy="Give the --out folder of nearfar run, or run the same command again to finish it",
+            remedy="Give the output folder of nearfar run, or rerun its command to finish it",
         ) from None
     scores = tuple(read_scores(folder / "scores"))
     if missing := {(entry.machine, entry.section) for entry in scores} - normal.keys():
@@ -94,11 +90,19 @@ def read_member(folder: Path) -> Member:
         )
     if (folder / FILE).is_file():
         described = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        threshold = ThresholdTable.model_validate(described["threshold"])
+        threshold = RUN.completed(ThresholdTable.model_validate(modernised(described)["threshold"]))
         return Member(folder, scores, normal, normal_clips, data, described, threshold)
     recipe = load_recipe(folder / "recipe.toml")
     described = recipe.model_dump(mode="json")
-    return Member(folder, scores, normal, normal_clips, data, described, recipe.threshold)
+    return Member(folder, scores, normal, normal_clips, data, described, RUN.completed(recipe.threshold))
+
+
+def _normal_clips(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and domains of a machine's normal clips; runs of earlier versions did not write them."""
+    count = len(row["normal"])
+    names, domains = row.get("normal_names", [""] * count), row.get("normal_domains", ["source"] * count)
+    pairs = zip(names, domains, strict=True)
+    return [(name, domain if domain == "target" else "source") for name, domain in pairs]
 
 
 def ensemble(

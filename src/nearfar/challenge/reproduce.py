@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nearfar.challenge.run import SystemRun, data_note, run_system
 from nearfar.config import Recipe, load_recipe
-from nearfar.errors import InputError
+from nearfar.errors import InputError, did_you_mean, one_of
 from nearfar.evaluation.results import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, write_table
 from nearfar.files import write_json
@@ -42,14 +42,14 @@ def suite_recipes(suite: str, systems: Sequence[str] | None = None) -> list[Reci
         InputError: if there is no such suite, or a name is not in it.
     """
     if suite not in SUITES:
-        raise InputError("suite", found=suite, expected=f"one of {', '.join(SUITES)}", remedy="Choose one")
+        raise InputError("suite", found=repr(suite), expected=one_of(SUITES, suite), remedy="Correct the name")
     names = SUITES[suite]
     for system in systems or ():
         if system not in names:
             raise InputError(
                 "systems",
                 found=f"{system!r}, which is not in the suite {suite}",
-                expected=f"some of {', '.join(names)}, comma-separated",
+                expected=f"some of {', '.join(names)}{did_you_mean(system, names)}",
                 remedy="Correct it, or choose another suite",
             )
     return [load_recipe(name) for name in names if systems is None or name in systems]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -80,7 +80,7 @@ def write_submission(
         authors=authors,
         parameters=_read_json(run / "environment.json").get("total_parameters"),
         trained_on=_trained_on(run),
-        rules=[entry["rule"] for entry in _read_json(run / "thresholds.json") if entry.get("rule")],
+        rules=_rules_of(run, {entry.machine for entry in scores}),
         development=results,
         name=name,
         abbreviation=abbreviation,
@@ -96,9 +96,7 @@ def _require(label: str, authors: Sequence[Author], folder: Path) -> None:
     if not LABEL.fullmatch(label):
         raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
     if not authors:
-        raise InputError(
-            "authors", found="none", expected="at least one", remedy="Give --authors FILE or --author"
-        )
+        raise InputError("authors", found="none", expected="at least one", remedy="Name one")
     if folder.exists():
         raise InputError(
             folder,
@@ -124,7 +122,7 @@ def _evaluation_machines(run: Path) -> tuple[list[MachineScores], list[MachineDe
             run,
             found="only clips whose names say their label",
             expected="a run on evaluation data, whose clips are named section_00_0000.wav",
-            remedy="Run the system on the evaluation data; give this run as --dev if it is on the development set",
+            remedy="Run the system on evaluation data, and pass this run beside it (development)",
         )
     decided = {(entry.machine, entry.section): entry for entry in map(_as_wav, read_decisions(run / "scores"))}
     for entry in scores:
@@ -171,6 +169,20 @@ def _results_of(run: Path, recipe: Recipe) -> dict[str, MachineMetrics]:
             expected="what nearfar run writes",
             remedy="Run the recipe on the development set again",
         ) from None
+
+
+def _rules_of(run: Path, machines: Collection[str]) -> list[str]:
+    """The rules that the thresholds of some machines were found with; none where the run wrote no thresholds.
+
+    ``thresholds.json`` of earlier versions calls a rule ``kind``.
+    """
+    file = run / "thresholds.json"
+    entries = _read_json(file) if file.is_file() else []
+    return [
+        entry.get("rule") or entry["kind"]
+        for entry in entries
+        if entry["machine"] in machines and entry["value"] is not None
+    ]
 
 
 def _trained_on(run: Path) -> list[str]:

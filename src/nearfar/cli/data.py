@@ -1,4 +1,4 @@
-"""The commands that summarise and simulate data folders."""
+"""The commands for data and weights: summarise, simulate and download recordings, and the demonstration."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearfar.cli.options import (
-    FarOption,
-    JsonOption,
-    NearOption,
-    number_pair,
-)
+from nearfar.cli.messages import Command
+from nearfar.cli.options import FarOption, JsonOption, NearOption, number_pair
 
 if TYPE_CHECKING:
     from nearfar.data.channel_check import ChannelWarning
@@ -73,7 +69,7 @@ def _channel_warnings(dataset: Dataset, near: int, far: int) -> list[ChannelWarn
 
 
 def simulate(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create; must be new or empty.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; must be new or empty.")],
     machines: Annotated[str | None, typer.Option(help="Machine types, comma-separated; default all.")] = None,
     train_source: Annotated[
         int, typer.Option(help="Normal training clips of the source domain per machine.")
@@ -104,3 +100,96 @@ def simulate(
     with progress_bars() as progress:
         simulate_factory(plan, out, lambda done, total: progress("simulating clips", done, total))
     show(f"Simulated recordings of {', '.join(plan.machines)} are in {out}.")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Output folder; created if needed.")] = Path("demo"),
+) -> None:
+    """Simulate a small factory; run the report's four systems with eat-tiny, and nearfar-best. A few minutes."""
+    from nearfar.challenge.demo import BEST, demonstrate
+    from nearfar.evaluation.tables import to_text
+    from nearfar.report.run_page import report_run
+    from nearfar.terminal import progress_bars, show
+
+    show("The recordings of this demonstration are simulated. The encoder is eat-tiny, which was trained on other")
+    show("recordings of the same simulator. To get EAT-base: nearfar download eat-base")
+    with progress_bars() as progress:
+        finished = demonstrate(out, progress)
+        if finished is None or finished.table is None:
+            return
+        report_run(out / "results" / BEST, out / "report.html")
+    show(to_text(finished.table))
+    show("50 is chance. The data is simulated: the scores show that nearfar runs, not how well it detects faults.")
+    show(f"Open {out}/report.html in a browser. The recordings are in {out}/factory.")
+
+
+download = typer.Typer(
+    no_args_is_help=True, help="Download the challenge's data, or the weights of a published encoder."
+)
+
+EncoderOutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Also copy the weights into this folder, for a computer without network."),
+]
+
+
+@download.command(cls=Command)
+def dcase2026(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="dev|train|eval",
+            help="Development set, additional training set, evaluation test set; default all three.",
+        ),
+    ] = None,
+    machines: Annotated[str | None, typer.Option(help="Machine types, comma-separated; default all.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Data folder; created if needed.")] = Path("data"),
+    connections: Annotated[int, typer.Option(min=1, max=4, help="Archives downloaded at the same time.")] = 3,
+    only_list: Annotated[
+        bool, typer.Option("--list", help="Print addresses, sizes and md5 sums; download nothing.")
+    ] = False,
+    base_url: Annotated[str | None, typer.Option(envvar="NEARFAR_ZENODO", hidden=True)] = None,
+) -> None:
+    """Download, verify and unpack the recordings of DCASE 2026 Challenge Task 2.
+
+    Rerun the same command to resume.
+    """
+    from nearfar.data.download.catalogue import ZENODO, chosen
+    from nearfar.data.download.dataset import address_list
+    from nearfar.data.download.dataset import download as download_archives
+    from nearfar.terminal import progress_bars, show
+
+    archives, url = chosen(parts or (), machines.split(",") if machines else ()), base_url or ZENODO
+    if only_list:
+        print(address_list(archives, url))
+        return
+    with progress_bars() as progress:
+        fetched = download_archives(archives, out, base_url=url, connections=connections, progress=progress)
+    for entry in fetched:
+        show(f"{entry.archive.filename}: {entry.how}")
+    records = dict.fromkeys(archive.record for archive in archives)
+    for record in records:
+        show(f"Licence of record {record.number} of Zenodo: {record.licence}")
+    show(f"The recordings are in {out}. Summarise them with: nearfar data {out}")
+
+
+@download.command(cls=Command)
+def eat_base(out: EncoderOutOption = None) -> None:
+    """Download EAT-base, pre-trained on AudioSet: the encoder of the report's systems."""
+    _download_encoder("eat-base", out)
+
+
+@download.command(cls=Command)
+def eat_large(out: EncoderOutOption = None) -> None:
+    """Download EAT-large, pre-trained on AudioSet."""
+    _download_encoder("eat-large", out)
+
+
+def _download_encoder(short_name: str, out: Path | None) -> None:
+    from nearfar.encoders.hub import fetch_encoder
+    from nearfar.terminal import show
+
+    fetched = fetch_encoder(short_name, out)
+    show(f"{fetched.name} at {fetched.revision}: {fetched.how}, {fetched.licence}")
+    show(f"{fetched.weights}: {fetched.size_bytes} bytes, sha256 {fetched.sha256}")
+    show(f"Recorded in {fetched.record}. Use it with: --encoder {out or fetched.name}")

@@ -1,7 +1,8 @@
-"""Options that several commands share, and how their text is read."""
+"""Options that several commands share, and how their text is parsed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -18,10 +19,10 @@ DataOption = Annotated[
         "--data", help="Folder with <machine>/{train,test}/*.wav, or <machine>/normal/*.wav; see docs/layouts.md."
     ),
 ]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder to write into; made if needed.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Output folder; created if needed.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 NoteOption = Annotated[
-    str | None, typer.Option("--note", help="A line for the tables, such as 'simulated data'; never left out.")
+    str | None, typer.Option("--note", help="A line for all tables of the results, such as 'simulated data'.")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -29,17 +30,17 @@ SetOption = Annotated[
 ]
 EncoderOption = Annotated[
     str | None,
-    typer.Option("--encoder", help="Folder, file or hub name of the encoder's weights, eat-tiny, or random:tiny."),
+    typer.Option("--encoder", help="Encoder weights: a folder, file or hub name, eat-tiny, or random:tiny."),
 ]
 NearOption = Annotated[
-    int | None, typer.Option("--near", min=0, help="Channel of the files, from 0, that is the near microphone.")
+    int | None, typer.Option("--near", min=0, help="Channel of the near microphone in the files, from 0.")
 ]
 FarOption = Annotated[
-    int | None, typer.Option("--far", min=0, help="Channel of the files, from 0, that is the far microphone.")
+    int | None, typer.Option("--far", min=0, help="Channel of the far microphone in the files, from 0.")
 ]
 
-
 Changed = TypeVar("Changed", bound="RecipeTable")
+Number = TypeVar("Number", int, float)
 
 
 def changed(
@@ -50,19 +51,15 @@ def changed(
     near: int | None = None,
     far: int | None = None,
 ) -> Changed:
+    """The recipe with the changes that options ask for; the options themselves override ``--set``."""
     changes: dict[str, Any] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not equals:
             raise InputError("--set", found=setting, expected="KEY=VALUE", remedy="Write --set training.steps=100")
         changes[key] = _toml_value(value)
-    if encoder is not None:
-        changes["encoder.weights"] = encoder
-    if seed is not None:
-        changes["seed"] = seed
-    for key, number in (("audio.near_channel", near), ("audio.far_channel", far)):
-        if number is not None:
-            changes[key] = number
+    options = {"encoder.weights": encoder, "seed": seed, "audio.near_channel": near, "audio.far_channel": far}
+    changes |= {key: value for key, value in options.items() if value is not None}
     return recipe.with_changes(**changes) if changes else recipe
 
 
@@ -76,23 +73,18 @@ def _toml_value(text: str) -> Any:
         return text
 
 
+def numbers(option: str, text: str, kind: Callable[[str], Number], expected: str) -> tuple[Number, ...]:
+    """Numbers separated by commas; ``expected`` words the error."""
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(option, found=text, expected=expected, remedy="Correct it") from None
+
+
 def number_pair(option: str, text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(option, found=text, expected="two numbers, as in -3,9", remedy="Correct it") from None
-    return low, high
-
-
-def numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(option, found=text, expected="numbers, as in 2,1,1", remedy="Correct it") from None
-
-
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(option, found=text, expected="whole numbers, as in 0,1,2", remedy="Correct it") from None
+    """Two numbers separated by a comma."""
+    expected = "two numbers, as in -3,9"
+    found = numbers(option, text, float, expected)
+    if len(found) != 2:
+        raise InputError(option, found=text, expected=expected, remedy="Correct it")
+    return found[0], found[1]

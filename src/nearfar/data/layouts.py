@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -225,7 +225,16 @@ def check_lengths(dataset: Dataset, sample_rate_hz: int = SAMPLE_RATE_HZ) -> dic
         InputError: listing the clips that differ from the most common length of their machine, or the headers that
             cannot be read.
     """
-    headers, lengths, errors = dataset.require_headers(), {}, []
+    lengths, errors = machine_lengths(dataset, dataset.require_headers(), sample_rate_hz)
+    raise_errors(errors)
+    return lengths
+
+
+def machine_lengths(
+    dataset: Dataset, headers: Mapping[Path, AudioHeader], sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> tuple[dict[str, float], list[InputError]]:
+    """The usual length of each machine's clips, in seconds, and an error for every clip of another length."""
+    lengths, errors = {}, []
     for machine in dataset.machines:
         paths = [clip.path for clip in dataset.clips if clip.machine == machine]
         frames = {path: headers[path].frames_at(sample_rate_hz) for path in paths}
@@ -243,8 +252,7 @@ def check_lengths(dataset: Dataset, sample_rate_hz: int = SAMPLE_RATE_HZ) -> dic
             for path, count in frames.items()
             if count != usual
         ]
-    raise_errors(errors)
-    return lengths
+    return lengths, errors
 
 
 def _machine_folders(root: Path) -> list[Path]:

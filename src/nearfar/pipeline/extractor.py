@@ -115,13 +115,12 @@ def require_head(recipe: Recipe) -> None:
     Raises:
         InputError: naming the key.
     """
-    source = recipe.features.entry("source")
-    if not recipe.trains and source.needs_head(recipe.features.settings_of("source")):
-        pooled = recipe.features.source == "tokens"
+    source, settings = recipe.features.entry("source"), recipe.features.settings_of("source")
+    if not recipe.trains and source.needs_head(settings):
+        pooling = getattr(settings, "pooling", None)  # of sources that pool
         raise InputError(
-            "features.pooling" if pooled else "features.source",
-            found=f"{recipe.features.settings_of('source').pooling if pooled else recipe.features.source!r} in a "
-            "recipe that trains nothing",
+            "features.source" if pooling is None else "features.pooling",
+            found=f"{pooling or recipe.features.source!r} in a recipe that trains nothing",
             expected="features without a trained head, such as pooled tokens (mean) or log-mel statistics",
             remedy="Correct the recipe, or set training.adaptation to 'full' or 'lora'",
         )

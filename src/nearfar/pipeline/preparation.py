@@ -1,4 +1,4 @@
-"""Validate a recipe against a dataset and resolve it, before anything long begins; all defects are listed at once."""
+"""Validate a recipe against a dataset and resolve it before long steps; all defects are listed at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe
+from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe, ThresholdTable
 from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
-from nearfar.data.layouts import Dataset, check_lengths, read_dataset, require_training_clips
+from nearfar.data.layouts import Dataset, machine_lengths, read_dataset, require_training_clips
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
@@ -35,15 +35,22 @@ class Purpose:
     Attributes:
         rule, false_alarm_rate: of thresholds where the recipe does not set them.
         near_only: recipes to recommend for recordings without a far channel.
+        equal_lengths: whether all clips of a machine must have one length.
     """
 
     rule: str
     false_alarm_rate: float
     near_only: str
+    equal_lengths: bool
+
+    def completed(self, threshold: ThresholdTable) -> ThresholdTable:
+        """Settings of thresholds with a rule and a rate."""
+        defaults = {"rule": self.rule, "false_alarm_rate": self.false_alarm_rate}
+        return ThresholdTable.model_validate(defaults | threshold.model_dump(exclude_none=True))
 
 
-RUN = Purpose("gamma", 0.1, "tiny-near or ae-mse")
-DETECTOR = Purpose("conformal", 0.05, "frozen-near")
+RUN = Purpose("gamma", 0.1, "tiny-near or ae-mse", equal_lengths=True)
+DETECTOR = Purpose("conformal", 0.05, "frozen-near", equal_lengths=False)
 
 
 def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
@@ -66,8 +73,8 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
 def resolve_run(dataset: Dataset, recipe: Recipe) -> Recipe:
     """The recipe of a challenge system, resolved for a dataset; see :func:`prepare_run`."""
     require_training_clips(dataset, [machine for machine in dataset.machines if dataset.test(machine)])
-    recipe, _ = resolve(recipe, dataset, RUN)
-    lengths = check_lengths(dataset)
+    recipe, headers = resolve(recipe, dataset, RUN)
+    lengths, _ = machine_lengths(dataset, headers)
     longest = max(lengths.values())
     if recipe.audio.clip_seconds == "longest":
         return recipe.with_changes(**{"audio.clip_seconds": longest})
@@ -111,7 +118,7 @@ def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
             dataset.clips[samples.index(longest)].path,
             found=f"a recording of {longest / SAMPLE_RATE_HZ:g} s",
             expected=f"at most the {seconds:g} s of a clip, as this recipe trains on whole recordings",
-            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe without training, such as nearfar-best",
+            remedy="Cut it, set a longer audio.clip_seconds, or use a recipe that does not train (nearfar-best)",
         )
     return recipe
 
@@ -120,25 +127,30 @@ def resolve(recipe: Recipe, dataset: Dataset, purpose: Purpose) -> tuple[Recipe,
     """What runs and detectors share: defaults of thresholds, channels that the files have, and their headers.
 
     Raises:
-        InputError: if the recipe's choices do not fit each other, or files lack channels or cannot be read.
+        InputError: if the recipe's choices do not fit each other; listing all files that cannot be read, lack
+            channels or are too short, and where the purpose asks for equal lengths, those of another length.
     """
     require_head(recipe)
-    recipe = _with_warmup(_with_threshold(recipe, purpose))
+    recipe = _with_warmup(recipe.with_changes(threshold=purpose.completed(recipe.threshold).model_dump()))
     _require_source(recipe)
     _require_trained_views(recipe)
-    headers = dataset.require_headers()
+    read = dataset.headers()
+    headers = {path: header for path, header in read.items() if isinstance(header, AudioHeader)}
     mono = all(header.channels == 1 for header in headers.values())
     if mono and recipe.trains and recipe.scoring.views == ("near",) and recipe.training.views != ("near",):
         _log_near_only(dataset.root)
         recipe = recipe.with_changes(**{"training.views": ["near"]})
-    _require_channels(recipe, dataset, headers, purpose)
-    raise_errors(
-        [
-            too_short(clip.path, headers[clip.path].seconds)
-            for clip in dataset.clips
-            if headers[clip.path].frames_at(SAMPLE_RATE_HZ) < FRAME_SAMPLES
-        ]
-    )
+    readable = dataset.with_clips(clip for clip in dataset.clips if clip.path in headers)
+    errors = [error for error in read.values() if isinstance(error, InputError)]
+    errors += _missing_channels(recipe, readable, headers, purpose)
+    errors += [
+        too_short(clip.path, headers[clip.path].seconds)
+        for clip in readable.clips
+        if headers[clip.path].frames_at(SAMPLE_RATE_HZ) < FRAME_SAMPLES
+    ]
+    if purpose.equal_lengths:
+        errors += machine_lengths(readable, headers)[1]
+    raise_errors(errors)
     return recipe, headers
 
 
@@ -170,16 +182,6 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
             errors.append(error)
         progress("checking clips", done, len(clips))
     raise_errors(errors)
-
-
-def _with_threshold(recipe: Recipe, purpose: Purpose) -> Recipe:
-    threshold = recipe.threshold
-    changes: dict[str, object] = {}
-    if threshold.rule is None:
-        changes["threshold.rule"] = purpose.rule
-    if threshold.false_alarm_rate is None:
-        changes["threshold.false_alarm_rate"] = purpose.false_alarm_rate
-    return recipe.with_changes(**changes) if changes else recipe
 
 
 def _with_warmup(recipe: Recipe) -> Recipe:
@@ -242,9 +244,9 @@ def _require_trained_views(recipe: Recipe) -> None:
         )
 
 
-def _require_channels(
+def _missing_channels(
     recipe: Recipe, dataset: Dataset, headers: Mapping[Path, AudioHeader], purpose: Purpose
-) -> None:
+) -> list[InputError]:
     channels = recipe.channels
     near, far = recipe.audio.near_channel, recipe.audio.far_channel
     if len(channels) == 2 and near == far:
@@ -255,13 +257,11 @@ def _require_channels(
             remedy="Correct audio.near_channel or audio.far_channel, or score and train on the view near alone",
         )
     needed = 1 + max(near if channel == "near" else far for channel in channels)
-    raise_errors(
-        [
-            _too_few_channels(clip, headers[clip.path].channels, needed, recipe, purpose)
-            for clip in dataset.clips
-            if headers[clip.path].channels < needed
-        ]
-    )
+    return [
+        _too_few_channels(clip, headers[clip.path].channels, needed, recipe, purpose)
+        for clip in dataset.clips
+        if headers[clip.path].channels < needed
+    ]
 
 
 def _too_few_channels(clip: Clip, count: int, needed: int, recipe: Recipe, purpose: Purpose) -> InputError:

@@ -18,7 +18,7 @@ from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
 from nearfar.progress import Progress, silent
-from nearfar.scoring import MachineScorer, ViewScores, Workspace
+from nearfar.scoring import FUSIONS, MachineScorer, ViewScores, Workspace
 from nearfar.thresholds import Calibration, NormalScore, Threshold, threshold_of
 
 TENSORBOARD = "tensorboard"
@@ -72,7 +72,7 @@ def is_guaranteed(recipe: Recipe) -> bool:
         not recipe.trains
         and backend.leaves_out
         and backend.only_lowers(recipe.backend_settings())
-        and recipe.scoring.fusion == "mean"
+        and not FUSIONS[recipe.scoring.fusion].uses_normals
     )
 
 

@@ -101,7 +101,7 @@ def train_or_reuse(
             dataset.root,
             labelled.classes[0],
         )
-    task = f"training {recipe.training.entry('adaptation').description} model"
+    task = f"training {recipe.training.adaptation} model"
     with record_writer(folder / TENSORBOARD if tensorboard and is_main_process() else None) as on_step:
         return finetune(
             recipe,

@@ -402,7 +402,7 @@ tags: [audio, self-supervised, eat]
 
 {recipe.description or "An EAT encoder"}. An Efficient Audio Transformer encoder \
 ({parameters / 1e6:.2f} M parameters), pre-trained without labels with EAT's objective (Chen et al., IJCAI 2024). \
-Load it with `nearfar.load_encoder`, or name the folder as `--encoder`.
+Load it with `nearfar.load_encoder`, or use the folder as the encoder of a recipe (`encoder.weights`).
 
 ## Data
 

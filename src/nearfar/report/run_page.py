@@ -141,7 +141,7 @@ def read_run(run: Path, data: Path | None = None) -> RunFacts:
                 run,
                 found=f"no {name}",
                 expected="the folder of a finished run",
-                remedy="Give the --out folder of nearfar run, or rerun the same command to finish it",
+                remedy="Give the output folder of nearfar run, or rerun its command to finish it",
             )
     recipe = load_recipe(run / "recipe.toml")
     by_view = _json(run / "view_scores.json")

@@ -63,23 +63,23 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Points:
+class CentredPoints:
     """One part of some clips, seen from a centre: ``values`` (clips, dim), and ``half`` their squared lengths."""
 
     values: Tensor
     half: Tensor
 
-    def __getitem__(self, clips: Tensor) -> Points:
-        return Points(self.values[clips], self.half[clips])
+    def __getitem__(self, clips: Tensor) -> CentredPoints:
+        return CentredPoints(self.values[clips], self.half[clips])
 
 
-def points(scaled: Tensor, centre: Tensor) -> Points:
+def points(scaled: Tensor, centre: Tensor) -> CentredPoints:
     """Scaled features of one part, (clips, dim), seen from a centre (dim,)."""
     values = (scaled - centre).contiguous()
-    return Points(values, values.square().sum(dim=1) / 2)
+    return CentredPoints(values, values.square().sum(dim=1) / 2)
 
 
-def pairwise_distance(queries: Points, normals: Points, distance: Distance) -> Tensor:
+def pairwise_distance(queries: CentredPoints, normals: CentredPoints, distance: Distance) -> Tensor:
     """Distances, (queries, normals) float64: ``1 - cos``, or the Euclidean distance of standardised features.
 
     Directions u and v have ``1 - cos = |u - v|² / 2``, which stays the same if a common centre is taken off both.

@@ -24,7 +24,7 @@ from torch import Tensor
 from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_features, as_target
 from nearfar.scoring.bank import NormalBank, make_bank
 from nearfar.scoring.density import DensityBank, NeighbourLists
-from nearfar.scoring.distances import EPSILON, Points, Scaling, chunks, pairwise_distance, points
+from nearfar.scoring.distances import EPSILON, CentredPoints, Scaling, chunks, pairwise_distance, points
 from nearfar.scoring.settings import Distance, NearestSettings
 
 
@@ -66,11 +66,11 @@ class _Domain:
             ]
             self._leave_one_out = [lists.means(self._active, settings.neighbours) for lists in self._lists]
 
-    def centred(self, scaled: Tensor) -> list[Points]:
+    def centred(self, scaled: Tensor) -> list[CentredPoints]:
         """Scaled features, (clips, parts, dim), by part and relative to the centre of the bank."""
         return [points(part, centre) for part, centre in zip(scaled.unbind(dim=1), self._centres, strict=True)]
 
-    def score(self, queries: list[Points], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, queries: list[CentredPoints], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean score over parts, and the entry that is nearest over all parts together.
 
         ``present``, (queries, entries of the whole bank) bool, is which of them are present for each query.
@@ -99,7 +99,7 @@ class _Domain:
         mean = torch.stack(scores).mean(dim=0)
         return _median(mean.masked_fill(self.clips == clips[:, None], torch.nan))
 
-    def _mean_distance(self, queries: list[Points], parts: list[int]) -> Tensor:
+    def _mean_distance(self, queries: list[CentredPoints], parts: list[int]) -> Tensor:
         total = pairwise_distance(queries[parts[0]], self._points[parts[0]], self._distance)
         for part in parts[1:]:
             total += pairwise_distance(queries[part], self._points[part], self._distance)

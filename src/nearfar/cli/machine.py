@@ -1,4 +1,4 @@
-"""Commands that fit a detector, score recordings with it and change its thresholds."""
+"""The commands for machines of one's own: fit a detector, score recordings, change thresholds, write a page."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nearfar.cli.encoders import EncoderAtHand
-from nearfar.cli.options import (
-    EncoderOption,
-    FarOption,
-    JsonOption,
-    NearOption,
-    SetOption,
-    changed,
-)
+from nearfar.cli.encoders import DefaultEncoder
+from nearfar.cli.options import EncoderOption, FarOption, JsonOption, NearOption, SetOption, changed
 from nearfar.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,13 +27,12 @@ RateOption = Annotated[
         "--false-alarm-rate", metavar="RATE", help="Fraction of normal recordings that may be called anomalous."
     ),
 ]
-OldRateOption = Annotated[float | None, typer.Option("--target-far", hidden=True)]
 RuleOption = Annotated[
     str | None,
     typer.Option(
         "--rule",
-        "--method",
-        help="conformal (a bound), gamma (a fitted distribution) or empirical (a quantile of the scores).",
+        help="How thresholds are found: conformal (a bound on false alarms), gamma (a fitted distribution) or "
+        "empirical (a quantile of the scores).",
     ),
 ]
 
@@ -53,24 +45,24 @@ def fit(
             help="Normal recordings: <machine>/normal/*.wav, a folder of the challenge, or plain files.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Folder to make; must be new or empty.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Output folder; must be new or empty.")],
     recipe: Annotated[
         str | None,
-        typer.Option(help="A recipe or a TOML file; default nearfar-best, frozen-near for mono recordings."),
+        typer.Option(help="A recipe or a TOML file; default nearfar-best, or frozen-near for mono recordings."),
     ] = None,
     encoder: EncoderOption = None,
     machine: Annotated[
-        str | None, typer.Option(help="Only this machine; of plain files, the name to give the machine.")
+        str | None, typer.Option(help="Fit only this machine; of plain files, the name to give the machine.")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Length of the windows that recordings are cut into; default: their own.")
+        float | None,
+        typer.Option(help="Length of the windows that recordings are cut into; default: the recordings' length."),
     ] = None,
     false_alarm_rate: RateOption = None,
-    target_far: OldRateOption = None,
     rule: RuleOption = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="Model folder of a recipe that trains, also that of a run on the same data."),
+        typer.Option(help="Model folder of a recipe that trains; may be that of a run on the same data."),
     ] = None,
     near: NearOption = None,
     far: FarOption = None,
@@ -86,23 +78,23 @@ def fit(
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
-    folders = (model, model.parent) if model else (_model_beside(chosen, out),)
-    chosen = EncoderAtHand(encoder, settings, recipe)(chosen, *filter(None, folders))
+    folders = (model, model.parent) if model else (_model_folder(chosen, out),)
+    chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))
     given = {
         "audio.clip_seconds": seconds,
-        "threshold.false_alarm_rate": target_far if false_alarm_rate is None else false_alarm_rate,
+        "threshold.false_alarm_rate": false_alarm_rate,
         "threshold.rule": rule,
     }
     chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
     with progress_bars() as progress:
-        detector = Detector.fit(dataset, chosen, model=model or _model_beside(chosen, out), progress=progress)
+        detector = Detector.fit(dataset, chosen, model=model or _model_folder(chosen, out), progress=progress)
         detector.save(out, replace=replace)
     show(thresholds_table(detector.thresholds))
     _print_remarks(detector.thresholds)
     show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
 
 
-def _model_beside(recipe: Recipe, out: Path) -> Path | None:
+def _model_folder(recipe: Recipe, out: Path) -> Path | None:
     """The model folder of a recipe that trains: beside the detector, so that the same command resumes there."""
     return out.with_name(f"{out.name}-training") if recipe.trains or recipe.backend.trains else None
 
@@ -111,10 +103,10 @@ def score(
     detector: DetectorArgument,
     files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Recordings, or folders of them.")],
     machine: Annotated[
-        str | None, typer.Option(help="Machine of the recordings; by default the folder they lie in decides.")
+        str | None, typer.Option(help="Machine of the recordings; default: the name of the folder they are in.")
     ] = None,
     domain: Annotated[
-        str | None, typer.Option(help="source or target, if these have thresholds of their own.")
+        str | None, typer.Option(help="source or target, if each domain has its own threshold.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="Path of the detector's encoder, if it has moved.")] = None,
     as_json: JsonOption = False,
@@ -128,6 +120,7 @@ def score(
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
+    from nearfar.detector.results import csv_rows
     from nearfar.detector.routing import recordings_in
     from nearfar.terminal import progress_bars, scores_table, show
 
@@ -140,48 +133,41 @@ def score(
     if as_json:
         print(json.dumps([entry.to_json() for entry in scores], indent=1, ensure_ascii=False))
     elif as_csv:
-        _print_csv(scores, windows)
+        import csv
+
+        csv.writer(sys.stdout, lineterminator="\n").writerows(csv_rows(scores, windows=windows))
     else:
         show(scores_table(scores, windows=windows))
         for entry in scores:
             if entry.anomalous and entry.departure is not None:
                 show(f"{entry.file}: {entry.departure.sentence}")
     if fail_on_anomaly:
-        _exit_by(scores, detector)
+        _exit_on_anomaly(scores, detector)
 
 
-def _exit_by(scores: list[Score], detector: Path) -> None:
+def _exit_on_anomaly(scores: list[Score], detector: Path) -> None:
     undecided = [entry.machine for entry in scores if entry.anomalous is None]
     if undecided:
         raise InputError(
             detector,
             found=f"no threshold for {undecided[0]}",
-            expected="a threshold, by which recordings are called anomalous",
+            expected="a threshold above which recordings are called anomalous",
             remedy="Fit it on more normal recordings, or set one with nearfar threshold --value",
         )
     if any(entry.anomalous for entry in scores):
         raise typer.Exit(1)
 
 
-def _print_csv(scores: list[Score], windows: bool) -> None:
-    import csv
-
-    from nearfar.detector.results import csv_rows
-
-    csv.writer(sys.stdout, lineterminator="\n").writerows(csv_rows(scores, windows=windows))
-
-
 def threshold(
     detector: DetectorArgument,
     false_alarm_rate: RateOption = None,
-    target_far: OldRateOption = None,
-    machine: Annotated[str | None, typer.Option(help="Only this machine's.")] = None,
+    machine: Annotated[str | None, typer.Option(help="Change only this machine's thresholds.")] = None,
     rule: RuleOption = None,
     domains: Annotated[
         str | None, typer.Option(help="pooled (one threshold for both domains) or separate (one for each).")
     ] = None,
     value: Annotated[
-        float | None, typer.Option(help="A number to use instead, for --machine or a single machine.")
+        float | None, typer.Option(help="Set this number as the threshold of --machine, or of a single machine.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -193,8 +179,8 @@ def threshold(
 
     fitted = read_card(detector).recipe.threshold
     calibrations, thresholds = read_calibrations(detector), read_thresholds(detector)
-    rate = target_far if false_alarm_rate is None else false_alarm_rate
-    change = _change(rate, rule or fitted.rule or DETECTOR.rule, value, len(calibrations), machine)
+    several = machine is None and len(calibrations) > 1
+    change = _change(false_alarm_rate, rule or fitted.rule or DETECTOR.rule, value, several)
     if change is not None:
         thresholds = changed_thresholds(
             calibrations, thresholds, change, machine=machine, domains=domains or fitted.domains
@@ -215,25 +201,49 @@ def threshold(
 
 
 def _change(
-    rate: float | None, rule: str, value: float | None, machines: int, machine: str | None
+    rate: float | None, rule: str, value: float | None, several: bool
 ) -> Callable[[Calibration, str | None], Threshold] | None:
+    """How the new threshold of a machine and domain is found; None to change nothing."""
     from nearfar.thresholds import find_threshold, given_threshold
 
-    if value is not None:
-        if rate is not None or (machine is None and machines > 1):
-            raise InputError(
-                "--value",
-                found="--false-alarm-rate as well" if rate is not None else "several machines",
-                expected="a threshold for one machine",
-                remedy="Omit one" if rate is not None else "Name the machine with --machine",
-            )
-        return lambda entry, domain: given_threshold(entry, value, domain)
-    if rate is None:
-        return None
-    return lambda entry, domain: find_threshold(entry, rule, rate, domain)
+    if value is None:
+        return None if rate is None else lambda entry, domain: find_threshold(entry, rule, rate, domain)
+    if rate is not None or several:
+        raise InputError(
+            "--value",
+            found="--false-alarm-rate as well" if rate is not None else "several machines",
+            expected="a threshold for one machine",
+            remedy="Omit one" if rate is not None else "Name the machine with --machine",
+        )
+    return lambda entry, domain: given_threshold(entry, value, domain)
 
 
 def _print_remarks(thresholds: Iterable[Threshold]) -> None:
     for entry in thresholds:
         if entry.remark is not None:
             print(f"nearfar: {entry.machine}: {entry.remark}", file=sys.stderr)
+
+
+def report(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|DETECTOR", help="Folder of a finished run or of a detector.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder of recordings: of a run, if they have moved; of a detector, those it was fitted on.",
+        ),
+    ] = None,
+) -> None:
+    """Write a self-contained HTML page: results, charts, worst mistakes with spectrograms and audio, settings."""
+    from nearfar.detector.store import is_detector
+    from nearfar.report.detector_page import report_detector
+    from nearfar.report.run_page import report_run
+    from nearfar.terminal import progress_bars, show
+
+    with progress_bars() as progress:
+        write = report_detector if is_detector(source) else report_run
+        write(source, out, data=data, progress=progress)
+    show(f"{out}: {out.stat().st_size / 1e6:.1f} MB. Open it in a browser.")

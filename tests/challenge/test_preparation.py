@@ -1,0 +1,72 @@
+"""Defects of a data folder are listed together, from headers, before anything is computed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from nearfar.challenge.run import run_system
+from nearfar.config import Recipe, load_recipe
+from nearfar.errors import InputError, MultipleInputError
+
+
+@pytest.fixture
+def data(small_factory: Path, tmp_path: Path) -> Path:
+    """A copy, to be spoilt."""
+    return Path(shutil.copytree(small_factory, tmp_path / "data"))
+
+
+def rewrite(path: Path, change) -> str:
+    sound, rate = sf.read(path, dtype="int16")
+    sf.write(path, change(sound), rate, subtype="PCM_16")
+    return path.name
+
+
+def refusal(recipe: Recipe, data: Path, out: Path) -> list[InputError]:
+    with pytest.raises(InputError) as caught:
+        run_system(recipe, data, out)
+    assert not out.exists()
+    return list(caught.value.errors) if isinstance(caught.value, MultipleInputError) else [caught.value]
+
+
+def test_defects_of_every_kind_are_listed_at_once(data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    clips = sorted((data / "hummer" / "train").iterdir())
+    others = sorted((data / "whiner" / "test").iterdir())
+    for path in (clips[0], others[0]):
+        path.write_bytes(b"RIFF and nothing that follows")
+    mono = [rewrite(path, lambda sound: sound[:, 0]) for path in (clips[1], others[1])]
+    longer = [rewrite(path, lambda sound: np.concatenate([sound, sound])) for path in (clips[2], others[2])]
+    short = rewrite(clips[3], lambda sound: sound[:300])
+    errors = refusal(small_recipe, data, tmp_path / "out")
+    by_kind = {
+        "one channel": mono,
+        "a clip of 2 s": longer,
+        "a recording of 0.01875 s": [short],
+        "a clip of 0.01875 s": [short],
+    }
+    for found, names in by_kind.items():
+        assert [Path(error.where).name for error in errors if error.found.startswith(found)] == names, found
+    unreadable = [error for error in errors if error.where in (clips[0], others[0])]
+    assert len(unreadable) == 2
+    assert len(errors) == 8, [str(error) for error in errors]
+
+
+def test_a_message_lists_ten_defects_and_counts_the_rest(data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    for path in list(data.rglob("*.wav"))[:13]:
+        path.write_bytes(b"")
+    with pytest.raises(MultipleInputError) as caught:
+        run_system(small_recipe, data, tmp_path / "out")
+    lines = str(caught.value).splitlines()
+    assert (len(lines), lines[-1]) == (11, "and 3 more")
+
+
+def test_a_lone_defect_is_an_error_of_its_own(data: Path, tmp_path: Path) -> None:
+    path = sorted((data / "hummer" / "test").iterdir())[0]
+    rewrite(path, lambda sound: sound[:8000])
+    (error,) = refusal(load_recipe("ae-mse"), data, tmp_path / "out")
+    assert error.where == path
+    assert error.expected.startswith("1 s (16000 samples) like ")
