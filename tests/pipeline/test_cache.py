@@ -1,4 +1,4 @@
-"""Embeddings of recordings, and that the store never hands out anything stale."""
+"""The cache of features: shared where nothing differs, never stale, and whole after damage."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import soundfile as sf
 import torch
-from nearfar.features.cache import EmbeddingStore, embed_clips
-from nearfar.features.representation import Representation, of_model
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from nearfar.config import load_recipe
-from nearfar.data.clips import Channel, Clip, View
+from nearfar.config import Recipe, load_recipe
+from nearfar.data.clips import Clip
 from nearfar.data.layouts import read_dataset
 from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError, NearfarError
 from nearfar.models import TrainedEmbedder, build_model, load_model, save_model
+from nearfar.pipeline import cache as module
+from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.extraction import Recording, extract
+from nearfar.pipeline.extractor import Extractor, build_extractor, extractor_of_model
 
-CPU = torch.device("cpu")
 WIDTH = 6
 
 
@@ -60,161 +61,178 @@ def own_clips(clips: list[Clip], tmp_path: Path) -> list[Clip]:
     return copies
 
 
-def embed(
-    model: TrainedEmbedder, clips: list[Clip], channel: View = "near", batch_size: int = 3
-) -> NDArray[np.float32]:
-    features = embed_clips(represented(model), clips, channel, batch_size=batch_size, device=CPU)
-    assert features.ndim == 3
-    return features[:, 0] if len(clips) else np.empty((0, WIDTH), np.float32)
+def changed(model: TrainedEmbedder, **changes: Any) -> Extractor:
+    """The extractor of the model, near alone, with dotted keys of the recipe changed."""
+    keys = {"scoring.views": ["near"], "scoring.batch_size": 3} | changes
+    return extractor_of_model(model, model.recipe.with_changes(**keys))
 
 
-def represented(model: TrainedEmbedder) -> Representation:
-    return of_model(model, model.recipe)
+def get(cache: FeatureCache, extractor: Extractor, clips: list[Clip]) -> NDArray[np.float32]:
+    """Of a single view."""
+    (features,) = cache.get(extractor, clips).values()
+    return features.numpy()
 
 
-# --- embedding --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("channel", "column"), [("near", 0), ("far", 1)])
-def test_each_row_is_the_embedding_of_one_padded_channel(
-    model: TrainedEmbedder, clips: list[Clip], channel: Channel, column: int
-) -> None:
-    out = embed(model, clips, channel)
-    assert out.shape == (8, WIDTH)
-    assert out.dtype == np.float32
-    for clip, row in zip(clips, out, strict=True):
-        samples, rate = sf.read(clip.path, dtype="float32")
-        assert rate == 16_000
-        waveform = torch.zeros(1, 20_000)
-        waveform[0, :16_000] = torch.from_numpy(samples[:, column].copy())
-        with torch.no_grad():
-            expected = model.embedder(waveform, torch.tensor([16_000]))[0]
-        np.testing.assert_allclose(row, expected.numpy(), atol=1e-5, rtol=1e-4)
-    assert len(np.unique(out[:, 0])) == 8
-
-
-@pytest.mark.parametrize("batch_size", [1, 5, 8, 100])
-def test_the_batch_size_only_decides_the_memory(
-    model: TrainedEmbedder, clips: list[Clip], batch_size: int
-) -> None:
-    np.testing.assert_allclose(
-        embed(model, clips, batch_size=batch_size), embed(model, clips), atol=1e-5, rtol=1e-4
-    )
-
-
-def test_no_more_clips_than_a_batch_go_through_the_network_at_once(
-    model: TrainedEmbedder, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes, forward = [], model.embedder.forward
-
-    def noting(waveform: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-        assert torch.is_inference_mode_enabled()
-        sizes.append(len(waveform))
-        return forward(waveform, samples)
-
-    monkeypatch.setattr(model.embedder, "forward", noting)
-    done: list[int] = []
-    embed_clips(represented(model), clips, "near", batch_size=3, device=CPU, advance=done.append)
-    assert sizes == done == [3, 3, 2]
-
-
-def test_true_lengths_reach_the_network(
-    model: TrainedEmbedder, own_clips: list[Clip], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples, rate = sf.read(own_clips[0].path, dtype="float32")
-    sf.write(own_clips[0].path, samples[:9_000], rate, subtype="PCM_16")
-    unmasked = embed(model, own_clips)
-    monkeypatch.setattr(model.embedder, "mask_padding", True)
-    masked = embed(model, own_clips)
-    assert (np.abs(masked - unmasked).max(axis=1) > 1e-3).all()
-    near = torch.from_numpy(sf.read(own_clips[0].path, dtype="float32")[0].T[:1].copy())
-    padded = torch.nn.functional.pad(near, (0, 11_000))
-    with torch.no_grad():
-        expected = model.embedder(padded, torch.tensor([9_000]))[0]
-    np.testing.assert_allclose(masked[0], expected.numpy(), atol=1e-5, rtol=1e-4)
-
-
-def test_no_clips_give_no_rows(model: TrainedEmbedder) -> None:
-    assert embed(model, []).shape == (0, WIDTH)
-
-
-def test_a_clip_that_is_too_long_is_an_error(model: TrainedEmbedder, clips: list[Clip]) -> None:
-    short = replace(model, recipe=model.recipe.with_changes(**{"audio.clip_seconds": 0.5}))
-    with pytest.raises(InputError, match=r"a clip of 1 s; expected at most the recipe's 0\.5 s"):
-        embed(short, clips)
-
-
-# --- the store --------------------------------------------------------------------------------------------------
-
-
-def get(
-    store: EmbeddingStore, model: TrainedEmbedder, clips: list[Clip], channel: View = "near", batch_size: int = 3
-) -> NDArray[np.float32]:
-    return store.get(represented(model), clips, channel, batch_size=batch_size, device=CPU)[:, 0]
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*"))
 
 
 @pytest.fixture
 def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def forbid() -> None:
-        monkeypatch.setattr("nearfar.features.cache.embed_clips", lambda *_, **__: pytest.fail("computed again"))
+        monkeypatch.setattr(module, "extract", lambda *_, **__: pytest.fail("computed again"))
 
     return forbid
+
+
+# --- reuse ------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_stored_is_read_and_not_computed_again(
     model: TrainedEmbedder, clips: list[Clip], tmp_path: Path, forbidden: Callable[[], None]
 ) -> None:
-    store = EmbeddingStore(tmp_path / "not" / "there" / "yet")
-    first = get(store, model, clips)
-    np.testing.assert_array_equal(first, embed(model, clips))
-    assert [path.suffix for path in store.folder.iterdir()] == [".safetensors"]
+    folder, extractor = tmp_path / "not" / "there" / "yet", changed(model)
+    first = get(FeatureCache(folder), extractor, clips)
+    computed = extract(extractor, [Recording.of_clip(clip) for clip in clips]).features["near"][0]
+    np.testing.assert_array_equal(first, computed.numpy())
+    np.testing.assert_array_equal(get(FeatureCache(None), extractor, clips), first)
+    assert first.shape == (8, 1, WIDTH)
+    assert first.dtype == np.float32
+    assert [path.suffix for path in files(folder)] == [".safetensors"]
     forbidden()
     done: list[int] = []
-    # Another store on the same folder, another size of batch: nothing that changes an embedding.
-    again = EmbeddingStore(store.folder).get(
-        represented(model), clips, "near", batch_size=1, device=CPU, advance=done.append
-    )
-    np.testing.assert_array_equal(again[:, 0], first)
+    # Another cache on the same folder, and keys that decide no feature of this view.
+    other = changed(model, **{"scoring.neighbours": 3, "cancellation.gain_limit": 1.0, "threshold.rule": "gamma"})
+    (again,) = FeatureCache(folder).get(other, clips, done.append).values()
+    np.testing.assert_array_equal(again.numpy(), first)
     assert done == [8]
 
 
-def test_the_same_recordings_elsewhere_are_known_again(
+def test_the_same_recordings_in_another_folder_are_the_same(
     model: TrainedEmbedder, clips: list[Clip], own_clips: list[Clip], tmp_path: Path, forbidden: Callable[[], None]
 ) -> None:
-    store = EmbeddingStore(tmp_path / "store")
-    first = get(store, model, clips[:3])
+    cache = FeatureCache(tmp_path / "cache")
+    first = get(cache, changed(model), clips[:3])
     forbidden()
-    np.testing.assert_array_equal(get(store, model, own_clips), first)
+    np.testing.assert_array_equal(get(cache, changed(model), own_clips), first)
 
 
-def test_whatever_changes_an_embedding_makes_another_entry(
+def test_views_are_stored_one_by_one_and_shared(
+    model: TrainedEmbedder, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, both = FeatureCache(tmp_path), changed(model, **{"scoring.views": ["near", "far"]})
+    near = get(cache, changed(model), clips)
+    computed: list[list[str]] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        computed.append(list(options["views"]))
+        return extract(*arguments, **options)
+
+    monkeypatch.setattr(module, "extract", watched)
+    found = cache.get(both, clips)
+    assert computed == [["far"]]
+    assert list(found) == ["near", "far"]
+    np.testing.assert_array_equal(found["near"].numpy(), near)
+    assert len(files(tmp_path)) == 2
+    residual = cache.get(changed(model, **{"scoring.views": ["residual"]}), clips)
+    assert computed == [["far"]]
+    torch.testing.assert_close(residual["residual"], found["near"] - 0.5 * found["far"])
+
+
+def frozen(**changes: Any) -> Recipe:
+    keys = {"audio.clip_seconds": 1.0, "encoder.weights": "random:tiny:0", "scoring.views": ["near"]}
+    return load_recipe("frozen-eat").with_changes(**(keys | changes))
+
+
+def test_pieces_of_features_are_shared_by_recipes(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers are stored one by one: a recipe that combines stored ones computes nothing."""
+    wanted: list[list[int]] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        wanted.append([piece.layers[0] for piece in options["wanted"]])
+        return extract(*arguments, **options)
+
+    monkeypatch.setattr(module, "extract", watched)
+    cache = FeatureCache(tmp_path)
+    layers = {"features.source": "tokens", "features.pooling": "mean", "features.keep_bands": False}
+    for chosen, computed in (([1, 3], [1, 3]), ([3, 2], [2]), ([2, 1], None), ([4, 3, 2, 1], [4])):
+        before = len(wanted)
+        extractor = build_extractor(frozen(**layers, **{"features.layers": chosen}))
+        found = get(cache, extractor, clips)
+        assert wanted[before:] == ([] if computed is None else [computed])
+        direct = extract(extractor, [Recording.of_clip(clip) for clip in clips]).features["near"][0]
+        np.testing.assert_array_equal(found, direct.numpy())
+        assert found.shape == (8, len(chosen), 192)
+    assert len(files(tmp_path)) == 4
+
+
+def test_lags_of_log_mel_statistics_are_shared_pieces(clips: list[Clip], tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    log_mel = {"features.source": "log-mel", "audio.clip_seconds": 1.0, "scoring.views": ["near"]}
+    for lags, stored in (([1, 4], 2), ([4], 2), ([4, 16], 3), ([], 4)):
+        recipe = load_recipe("nearfar-best").with_changes(**log_mel, **{"features.lags": lags})
+        for bands in (False, True):
+            extractor = build_extractor(recipe.with_changes(**{"features.keep_bands": bands}))
+            direct = extract(extractor, [Recording.of_clip(clip) for clip in clips]).features["near"][0]
+            np.testing.assert_array_equal(get(cache, extractor, clips), direct.numpy())
+            assert len(files(tmp_path)) == stored, "bands are made of what is stored"
+
+
+def test_frames_of_the_autoencoder_s_front_end_are_not_stored(clips: list[Clip], tmp_path: Path) -> None:
+    recipe = load_recipe("ae-mse").with_changes(**{"audio.clip_seconds": 1.0})
+    assert get(FeatureCache(tmp_path), build_extractor(recipe), clips).shape == (8, 32, 128)
+    assert files(tmp_path) == []
+
+
+# --- nothing stale ----------------------------------------------------------------------------------------------
+
+
+def test_whatever_changes_a_feature_makes_another_file(
     model: TrainedEmbedder, own_clips: list[Clip], tmp_path: Path
 ) -> None:
-    store = EmbeddingStore(tmp_path / "store")
-    longer = model.recipe.with_changes(**{"audio.clip_seconds": 1.5})
-    limited = model.recipe.with_changes(**{"cancellation.gain_limit": 1.0})
-    tokens = model.recipe.with_changes(**{"features.source": "tokens"})
+    cache, usual = FeatureCache(tmp_path / "cache"), changed(model)
+    cancelled = {"scoring.views": ["cancelled"]}
     entries = [
-        lambda: get(store, model, own_clips),
-        lambda: get(store, model, own_clips, "far"),
-        lambda: get(store, model, own_clips[:2]),
-        lambda: get(store, model, own_clips[::-1]),
-        lambda: get(store, replace(model, weights_hash="other"), own_clips),
-        lambda: get(store, replace(model, recipe=longer), own_clips),
-        lambda: get(store, model, own_clips, "cancelled"),
-        lambda: get(store, replace(model, recipe=limited), own_clips, "cancelled"),
-        lambda: get(store, replace(model, recipe=tokens), own_clips),
+        (usual, own_clips),
+        (changed(model, **{"scoring.views": ["far"]}), own_clips),
+        (usual, own_clips[:2]),
+        (usual, own_clips[::-1]),
+        (replace(usual, weights_hash="other"), own_clips),
+        (changed(model, **{"audio.clip_seconds": 1.5}), own_clips),
+        (changed(model, **{"audio.near_channel": 1, "audio.far_channel": 0}), own_clips),
+        (changed(model, **cancelled), own_clips),
+        (changed(model, **cancelled, **{"cancellation.gain_limit": 1.0}), own_clips),
+        (changed(model, **{"features.source": "tokens"}), own_clips),
+        (changed(model, **{"features.source": "tokens", "features.pooling": "mean-std"}), own_clips),
+        (changed(model, **{"features.source": "tokens", "features.pooling": "rdp"}), own_clips),
+        (
+            changed(
+                model,
+                **{"features.source": "tokens", "features.pooling": "rdp", "features.rdp_gamma": 2.0},
+            ),
+            own_clips,
+        ),
+        (changed(model, **{"features.source": "tokens", "features.pooling": "asp"}), own_clips),
     ]
-    for count, entry in enumerate(entries, start=1):
-        entry()
-        assert len(list(store.folder.iterdir())) == count
-    before = get(store, model, own_clips)
-    shutil.copy(own_clips[1].path, own_clips[0].path)  # the same name with another content
-    after = get(store, model, own_clips)
-    assert len(list(store.folder.iterdir())) == len(entries) + 1
+    for count, (extractor, chosen) in enumerate(entries, start=1):
+        direct = extract(extractor, [Recording.of_clip(clip) for clip in chosen]).features
+        np.testing.assert_array_equal(get(cache, extractor, chosen), next(iter(direct.values()))[0].numpy())
+        assert len(files(tmp_path / "cache")) == count
+
+
+def test_a_recording_that_changes_under_its_name_is_computed_again(
+    model: TrainedEmbedder, own_clips: list[Clip], tmp_path: Path
+) -> None:
+    folder, extractor = tmp_path / "cache", changed(model)
+    before = get(FeatureCache(folder), extractor, own_clips)
+    shutil.copy(own_clips[1].path, own_clips[0].path)
+    after = get(FeatureCache(folder), extractor, own_clips)
+    assert len(files(folder)) == 2
     np.testing.assert_array_equal(after[0], after[1])
+    np.testing.assert_array_equal(after[1:], before[1:])
     assert not np.array_equal(before[0], after[0])
-    np.testing.assert_array_equal(get(store, model, own_clips, "far")[0], embed(model, own_clips, "far")[0])
 
 
 @pytest.mark.parametrize(
@@ -227,36 +245,53 @@ def test_whatever_changes_an_embedding_makes_another_entry(
     ],
     ids=["empty", "truncated", "noise", "other content"],
 )
-def test_a_damaged_entry_is_computed_again_and_mended(
+def test_a_damaged_file_is_computed_again_and_replaced(
     model: TrainedEmbedder,
     clips: list[Clip],
     tmp_path: Path,
     damage: Callable[[Path], object],
     forbidden: Callable[[], None],
 ) -> None:
-    store = EmbeddingStore(tmp_path)
-    first = get(store, model, clips)
-    (file,) = tmp_path.iterdir()
+    cache, extractor = FeatureCache(tmp_path), changed(model)
+    first = get(cache, extractor, clips)
+    (file,) = files(tmp_path)
     damage(file)
-    np.testing.assert_array_equal(get(store, model, clips), first)
-    np.testing.assert_array_equal(load_file(file)["features"][:, 0], first)
+    np.testing.assert_array_equal(get(cache, extractor, clips), first)
+    np.testing.assert_array_equal(load_file(file)["features"], first)
     forbidden()
-    np.testing.assert_array_equal(get(store, model, clips), first)
+    np.testing.assert_array_equal(get(cache, extractor, clips), first)
 
 
-def test_nothing_is_stored_of_what_was_not_finished(
-    model: TrainedEmbedder, own_clips: list[Clip], tmp_path: Path
+# --- size and failure -------------------------------------------------------------------------------------------
+
+
+def test_long_lists_of_clips_are_stored_part_by_part(
+    model: TrainedEmbedder, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "CLIPS", 5)
+    done: list[int] = []
+    (features,) = FeatureCache(tmp_path).get(changed(model), clips, done.append).values()
+    assert done == [3, 3, 2], "whole batches, of 3 clips"
+    assert len(files(tmp_path)) == 3
+    np.testing.assert_allclose(
+        features.numpy(), get(FeatureCache(None), changed(model), clips), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_parts_that_were_finished_are_kept_and_nothing_of_the_others(
+    model: TrainedEmbedder, own_clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLIPS", 1)
     own_clips[2].path.write_bytes(own_clips[2].path.read_bytes()[:1_000])
-    store = EmbeddingStore(tmp_path / "store")
+    extractor = changed(model, **{"scoring.batch_size": 1})
     with pytest.raises(InputError, match=own_clips[2].name):
-        get(store, model, own_clips)
-    assert not list(tmp_path.glob("store/*"))
+        get(FeatureCache(tmp_path / "cache"), extractor, own_clips)
+    assert len(files(tmp_path / "cache")) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(
     model: TrainedEmbedder, clips: list[Clip], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(NearfarError, match="cannot write the embeddings"):
-        get(EmbeddingStore(tmp_path / "file"), model, clips)
+    with pytest.raises(NearfarError, match="cannot write the features"):
+        get(FeatureCache(tmp_path / "file"), changed(model), clips)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from nearfar.features.embed_files import embed_files
 from safetensors import safe_open
 
 from nearfar.encoders import load_encoder, save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import KaldiFbank
+from nearfar.pipeline.embedding import embed_files
+from nearfar.pooling import POOLINGS
 
 CONFIG = EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=16)
 
@@ -89,6 +90,24 @@ def test_safetensors_hold_the_file_names_too(files: list[Path], encoder: str, tm
         np.testing.assert_array_equal(stored.get_tensor("embeddings"), embed(files, encoder, tmp_path / "out.npy"))
 
 
+@pytest.mark.parametrize("pooling", ["mean-std", "rdp"])
+def test_other_poolings_are_those_of_their_table(
+    pooling: str, files: list[Path], encoder: str, tmp_path: Path
+) -> None:
+    out = embed(files, encoder, tmp_path / "out.npy", pooling=pooling)
+    entry = POOLINGS[pooling]
+    for row, file in zip(out, files, strict=True):
+        pooled = entry.pool(expected(encoder, file)[None, 1:], entry.settings())
+        np.testing.assert_allclose(row, pooled[0].numpy(), atol=1e-5)
+
+
+def test_other_channels_of_a_file_are_near_and_far(encoder: str, tmp_path: Path) -> None:
+    file = tmp_path / "three.wav"
+    sf.write(file, 0.1 * np.random.default_rng(5).standard_normal((16_000, 3)), 16_000)
+    out = embed([file], encoder, tmp_path / "out.npy", channel="far", near=0, far=2)
+    np.testing.assert_allclose(out[0], expected(encoder, file, 2)[1:].mean(dim=0).numpy(), atol=1e-5)
+
+
 def test_a_mono_file_does_for_near_alone(encoder: str, tmp_path: Path) -> None:
     mono = tmp_path / "mono.wav"
     sf.write(mono, 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
@@ -108,21 +127,26 @@ def test_a_click_shorter_than_a_frame_is_padded_to_one(
     np.testing.assert_allclose(out[0], expected(encoder, click, samples=400)[1:].mean(dim=0).numpy(), atol=1e-5)
 
 
-def test_progress_is_told_file_by_file(files: list[Path], encoder: str, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    embed_files(files, encoder, tmp_path / "out.npy", progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+def test_progress_is_called_file_by_file(files: list[Path], encoder: str, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    embed_files(files, encoder, tmp_path / "out.npy", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channel": "left"}, "--channel: found left; expected near or far"),
-        ({"pooling": "max"}, "--pooling: found max; expected cls or mean"),
-        ({"clip_seconds": 0.0}, "--seconds: found 0; expected more than 0"),
-        ({"clip_seconds": -1.0}, "--seconds: found -1; expected more than 0"),
-        ({"clip_seconds": 2.6}, r"--seconds: found 2\.6; expected more than 0 and at most 2\.575"),
-        ({"clip_seconds": 1.2}, r"2\.wav: found a clip of 1\.5 s; expected at most 1\.2 s\. Give more --seconds"),
+        ({"channel": "left"}, "channel: found 'left'; expected 'near' or 'far'"),
+        ({"pooling": "maen"}, r"pooling: found 'maen'; expected 'mean', .* or 'cls', did you mean 'mean'\?"),
+        ({"pooling": "asp"}, "pooling: found 'asp'; expected 'mean', 'mean-std', 'rdp' or 'cls'"),
+        ({"family": "beats"}, "encoder family: found 'beats'; expected 'eat'"),
+        ({"clip_seconds": 0.0}, "clip_seconds: found 0; expected more than 0"),
+        ({"clip_seconds": -1.0}, "clip_seconds: found -1; expected more than 0"),
+        ({"clip_seconds": 2.6}, r"clip_seconds: found 2\.6; expected more than 0 and at most 2\.575"),
+        (
+            {"clip_seconds": 1.2},
+            r"2\.wav: found a clip of 1\.5 s; expected at most 1\.2 s\. Set a longer clip_seconds",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_errors_and_nothing_is_written(
@@ -140,7 +164,7 @@ def test_another_ending_is_an_error(name: str, files: list[Path], encoder: str, 
 
 
 def test_no_files_are_an_error(encoder: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="FILES: found none"):
+    with pytest.raises(InputError, match=r"^files: found none"):
         embed_files([], encoder, tmp_path / "out.npy")
 
 

@@ -1,10 +1,311 @@
-"""Windows of recordings longer than a clip."""
+"""From recordings to features of windows: what is computed, how often, and where the windows lie."""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from nearfar.features.window_starts import LEFT_OVER, window_starts
+import soundfile as sf
+import torch
+from numpy.typing import NDArray
+
+import nearfar
+from nearfar.challenge.run import run_system
+from nearfar.config import Recipe, load_recipe
+from nearfar.data import audio
+from nearfar.data.clips import Clip
+from nearfar.data.layouts import read_dataset
+from nearfar.encoders import save_encoder
+from nearfar.encoders.eat import EATConfig, build_encoder
+from nearfar.errors import InputError
+from nearfar.features.sources import LogMelSettings
+from nearfar.frontends.kaldi import KaldiFbank
+from nearfar.models import TrainedEmbedder, build_model, load_model, save_model
+from nearfar.pipeline.extraction import LEFT_OVER, Recording, extract, window_starts
+from nearfar.pipeline.extractor import build_extractor, extractor_of_model
+
+WIDTH = 6
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedEmbedder:
+    """A tiny model for clips of up to 1.25 s."""
+    folder = tmp_path_factory.mktemp("model")
+    save_encoder(build_encoder(EATConfig(embed_dim=32, depth=2, num_heads=2, max_length=16)), folder / "start")
+    recipe = load_recipe("tiny-fusion").with_changes(
+        **{
+            "encoder.weights": str(folder / "start"),
+            "audio.clip_seconds": 1.25,
+            "head.embedding_dim": WIDTH,
+            "head.attention_dim": 4,
+        }
+    )
+    save_model(folder, build_model(recipe, 2), recipe, ("a", "b"), {})
+    return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def clips(small_factory: Path) -> list[Clip]:
+    return read_dataset(small_factory).test("hummer")
+
+
+def embed(
+    model: TrainedEmbedder, clips: Sequence[Clip], view: str = "near", batch_size: int = 3, **options: Any
+) -> NDArray[np.float32]:
+    recipe = model.recipe.with_changes(**{"scoring.views": [view], "scoring.batch_size": batch_size})
+    found = extract(extractor_of_model(model, recipe), [Recording.of_clip(clip) for clip in clips], **options)
+    (features,) = found.features[view]
+    return features[:, 0].numpy()
+
+
+# --- one window per clip ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channel", "column"), [("near", 0), ("far", 1)])
+def test_each_row_is_the_embedding_of_one_padded_channel(
+    model: TrainedEmbedder, clips: list[Clip], channel: str, column: int
+) -> None:
+    out = embed(model, clips, channel)
+    assert out.shape == (8, WIDTH)
+    assert out.dtype == np.float32
+    for clip, row in zip(clips, out, strict=True):
+        samples, rate = sf.read(clip.path, dtype="float32")
+        assert rate == 16_000
+        waveform = torch.zeros(1, 20_000)
+        waveform[0, :16_000] = torch.from_numpy(samples[:, column].copy())
+        with torch.no_grad():
+            expected = model.embedder(waveform, torch.tensor([16_000]))[0]
+        np.testing.assert_allclose(row, expected.numpy(), atol=1e-5, rtol=1e-4)
+    assert len(np.unique(out[:, 0])) == 8
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 100])
+def test_the_batch_size_only_decides_the_memory(
+    model: TrainedEmbedder, clips: list[Clip], batch_size: int
+) -> None:
+    np.testing.assert_allclose(
+        embed(model, clips, batch_size=batch_size), embed(model, clips), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_no_more_windows_than_a_batch_go_through_the_network_at_once(
+    model: TrainedEmbedder, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, forward = [], model.embedder.embed
+
+    def noting(spectrogram: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+        assert torch.is_inference_mode_enabled()
+        sizes.append(len(spectrogram))
+        return forward(spectrogram, samples)
+
+    monkeypatch.setattr(model.embedder, "embed", noting)
+    done: list[int] = []
+    embed(model, clips, advance=done.append)
+    assert sizes == [3, 3, 2]
+    assert done == [1] * 8
+
+
+def test_true_lengths_reach_the_network(
+    model: TrainedEmbedder, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, rate = sf.read(clips[0].path, dtype="float32")
+    shorter = replace(clips[0], path=tmp_path / clips[0].name)
+    sf.write(shorter.path, samples[:9_000], rate, subtype="PCM_16")
+    own = [shorter, *clips[1:3]]
+    unmasked = embed(model, own)
+    monkeypatch.setattr(model.embedder, "mask_padding", True)
+    masked = embed(model, own)
+    assert (np.abs(masked - unmasked).max(axis=1) > 1e-3).all()
+    near = torch.from_numpy(sf.read(shorter.path, dtype="float32")[0].T[:1].copy())
+    padded = torch.nn.functional.pad(near, (0, 11_000))
+    with torch.no_grad():
+        expected = model.embedder(padded, torch.tensor([9_000]))[0]
+    np.testing.assert_allclose(masked[0], expected.numpy(), atol=1e-5, rtol=1e-4)
+
+
+# --- several windows --------------------------------------------------------------------------------------------
+
+
+def log_mel(**changes: Any) -> Recipe:
+    keys = {"features.source": "log-mel", "audio.clip_seconds": 0.5, "scoring.batch_size": 4}
+    return load_recipe("nearfar-best").with_changes(**(keys | changes))
+
+
+def test_windows_of_a_long_recording_are_those_of_its_pieces() -> None:
+    """Views are made window by window, and a window's features are those of a recording that ends with it."""
+    samples = 0.1 * np.random.default_rng(0).standard_normal((2, 20_000)).astype(np.float32)
+    extractor = build_extractor(log_mel(**{"scoring.views": ["near", "cancelled"], "audio.hop_seconds": 0.3}))
+    recordings = [Recording("short", samples[:, :7_000]), Recording("long", samples)]
+    found = extract(extractor, recordings)
+    pieces = [(0, 0, 7_000), (1, 0, 8_000), (1, 4_800, 12_800), (1, 9_600, 17_600), (1, 12_000, 20_000)]
+    assert found.recording.tolist() == [recording for recording, _, _ in pieces]
+    np.testing.assert_allclose(found.begins_s, [begin / 16_000 for _, begin, _ in pieces])
+    np.testing.assert_allclose(found.ends_s, [end / 16_000 for _, _, end in pieces])
+    single = [Recording("piece", recordings[recording].source[:, begin:end]) for recording, begin, end in pieces]
+    expected = extract(extractor, single)
+    assert expected.recording.tolist() == list(range(5))
+    for view in ("near", "cancelled"):
+        torch.testing.assert_close(found.features[view][0], expected.features[view][0])
+        assert len(torch.unique(found.features[view][0][:, 0, 0])) == 5
+    assert not torch.allclose(found.features["near"][0], found.features["cancelled"][0])
+
+
+def test_a_file_and_its_samples_have_the_same_features(clips: list[Clip]) -> None:
+    extractor = build_extractor(log_mel(**{"scoring.views": ["near", "far"]}))
+    samples = [sf.read(clip.path, dtype="float32")[0].T for clip in clips[:2]]
+    of_files = extract(extractor, [Recording.of_clip(clip) for clip in clips[:2]])
+    of_arrays = extract(extractor, [Recording(f"array {i}", array) for i, array in enumerate(samples)])
+    for view in ("near", "far"):
+        assert torch.equal(of_files.features[view][0], of_arrays.features[view][0])
+
+
+def test_several_settings_are_extracted_at_once(clips: list[Clip]) -> None:
+    extractor = build_extractor(log_mel(**{"scoring.views": ["near"]}))
+    recordings = [Recording.of_clip(clip) for clip in clips[:3]]
+    settings = [LogMelSettings(), LogMelSettings(lags=(4,), keep_bands=True)]
+    together = extract(extractor, recordings, wanted=settings).features["near"]
+    for found, one in zip(together, settings, strict=True):
+        (alone,) = extract(extractor, recordings, wanted=[one]).features["near"]
+        assert torch.equal(found, alone)
+
+
+def test_spectrograms_are_returned_of_the_recordings_asked_for_without_padding(clips: list[Clip]) -> None:
+    samples = 0.1 * np.random.default_rng(0).standard_normal((2, 12_000)).astype(np.float32)
+    recordings = [
+        Recording("a", samples),
+        Recording("b", samples[:, :6_000]),  # shorter than a window of 8000
+        Recording("c", samples[:, :2_000]),  # shorter than 16 frames
+    ]
+    extractor = build_extractor(log_mel(**{"scoring.views": ["near", "far"]}))
+    found = extract(extractor, recordings, spectrograms_of=[1, 2])
+    assert found.recording.tolist() == [0, 0, 1, 2]
+    assert list(found.log_mels) == [2]
+    expected = KaldiFbank().log_mel(torch.from_numpy(samples[:1, :6_000]))[0]
+    torch.testing.assert_close(found.log_mels[2], expected)
+    assert extract(extractor, recordings).log_mels == {}
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (
+            np.eye(2, 300, dtype=np.float32),
+            r"array: found a recording of 0\.01875 s; expected at least one frame",
+        ),
+        (np.zeros((2, 8_000), np.int16), "array: found an array of int16; .* Divide 16-bit samples by 32768"),
+        (np.zeros((8_000, 2), np.float32), r"array: found an array of shape \(8000, 2\); .* Transpose it"),
+        (np.zeros((2, 2, 8_000), np.float32), r"array: found an array of shape \(2, 2, 8000\)"),
+        (np.zeros((2, 0), np.float32), r"array: found an array of shape \(2, 0\)"),
+    ],
+)
+def test_arrays_that_are_no_recordings_are_refused(samples: NDArray[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        extract(build_extractor(log_mel()), [Recording("array", samples)])
+
+
+# --- each file decoded once, each spectrogram computed once -----------------------------------------------------
+
+
+class Calls:
+    """How often files are decoded and how many spectrograms are computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.decoded: Counter[str] = Counter()
+        self.spectrograms = 0
+        lock, log_mel, read = threading.Lock(), KaldiFbank.log_mel, audio.read_waveform
+
+        def counted_read(path: Path, *arguments: Any, **options: Any) -> Any:
+            with lock:
+                self.decoded[str(path)] += 1
+            return read(path, *arguments, **options)
+
+        def counted_log_mel(fbank: KaldiFbank, waveform: torch.Tensor) -> torch.Tensor:
+            self.spectrograms += len(waveform)
+            return log_mel(fbank, waveform)
+
+        for module in ("pipeline.extraction", "pipeline.preparation", "pipeline.embedding", "views.base"):
+            monkeypatch.setattr(f"nearfar.{module}.read_waveform", counted_read)
+        monkeypatch.setattr(KaldiFbank, "log_mel", counted_log_mel)
+
+    def taken(self) -> tuple[set[int], int, int]:
+        """How often each file was decoded, the number of files and that of spectrograms; starts again at 0."""
+        out = set(self.decoded.values()), len(self.decoded), self.spectrograms
+        self.decoded, self.spectrograms = Counter(), 0
+        return out
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return Calls(monkeypatch)
+
+
+TWO_VIEWS = {
+    "log-mel": ("nearfar-best", {"scoring.views": ["near", "cancelled"]}, 2),
+    "tokens": ("frozen-eat", {"scoring.views": ["near", "cancelled"], "encoder.weights": "random:tiny"}, 2),
+    "several layers": (
+        "frozen-eat",
+        {
+            "scoring.views": ["cancelled"],
+            "encoder.weights": "random:tiny",
+            "features.source": "tokens",
+            "features.pooling": "mean",
+            "features.keep_bands": False,
+            "features.layers": [1, 2],
+        },
+        1,
+    ),
+    "features of two views": ("nearfar-best", {"scoring.views": ["far", "residual", "near"]}, 2),
+}
+
+
+def recipe_of(name: str) -> tuple[Recipe, int]:
+    base, changes, views = TWO_VIEWS[name]
+    return load_recipe(base).with_changes(**changes), views
+
+
+@pytest.mark.parametrize("name", TWO_VIEWS)
+def test_a_detector_decodes_every_file_and_computes_every_spectrogram_once(
+    name: str, small_factory: Path, calls: Calls
+) -> None:
+    recipe, views = recipe_of(name)
+    detector = nearfar.Detector.fit(small_factory / "hummer", recipe)
+    assert calls.taken() == ({1}, 10, 10 * views)
+    files = sorted((small_factory / "hummer" / "test").iterdir())
+    assert len(list(detector.score_many(files))) == 8
+    assert calls.taken() == ({1}, 8, 8 * views)
+    assert detector.score(files[0]).departure is not None, "the explanation uses the spectrogram"
+    assert calls.taken() == ({1}, 1, views)
+
+
+def test_windows_of_a_detector_have_one_spectrogram_each(small_factory: Path, calls: Calls) -> None:
+    recipe = load_recipe("nearfar-best").with_changes(
+        **{"scoring.views": ["near"], "audio.clip_seconds": 0.5, "audio.hop_seconds": 0.25}
+    )
+    nearfar.Detector.fit(small_factory / "hummer", recipe)
+    assert calls.taken() == ({1}, 10, 10 * 3)
+
+
+@pytest.mark.parametrize("name", TWO_VIEWS)
+def test_a_run_decodes_every_file_and_computes_every_spectrogram_once(
+    name: str, small_factory: Path, calls: Calls, tmp_path: Path
+) -> None:
+    recipe, views = recipe_of(name)
+    run_system(recipe, small_factory, tmp_path)
+    assert calls.taken() == ({1}, 36, 36 * views)
+    run_system(recipe, small_factory, tmp_path)
+    assert calls.taken() == (set(), 0, 0), "everything is cached"
+    two = recipe.with_changes(**{"scoring.neighbours": 2})
+    run_system(two, small_factory, tmp_path / "other", model_folder=tmp_path / "model")
+    assert calls.taken() == (set(), 0, 0)
+
+
+# --- where windows begin ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -30,11 +331,11 @@ def test_windows_lie_inside_and_leave_out_at_most_a_tenth_of_one() -> None:
     for _ in range(200):
         samples, window = (int(x) for x in random.integers(1, 500, size=2))
         hop = int(random.integers(1, window + 1))
-        heard = np.zeros(samples, dtype=bool)
+        covered = np.zeros(samples, dtype=bool)
         starts = window_starts(samples, window, hop)
         assert starts == sorted(set(starts))
         assert starts[0] == 0
         for start in starts:
             assert start + window <= max(samples, window)
-            heard[start : start + window] = True
-        assert (~heard).sum() <= LEFT_OVER * window
+            covered[start : start + window] = True
+        assert (~covered).sum() <= LEFT_OVER * window

@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
+from sklearn.neighbors import NearestNeighbors as SklearnNeighbours
 
-from nearfar.scoring import NearestNeighbours, density, distances, nearest
+from nearfar.scoring import (
+    BACKENDS,
+    BEAM,
+    LocalDensity,
+    NearestNeighbours,
+    VarMin,
+    density,
+    distances,
+    nearest,
+)
 from nearfar.scoring.settings import NearestSettings
 
 
@@ -253,6 +263,90 @@ def test_the_report_s_score_is_one_minus_the_highest_cosine():
     similarity = torch.nn.functional.cosine_similarity(queries, bank[:, 0], dim=2)
     np.testing.assert_allclose(scores, 1 - similarity.amax(dim=1).numpy(), atol=1e-6)
     np.testing.assert_array_equal(which, similarity.argmax(dim=1).numpy())
+
+
+@pytest.mark.parametrize("neighbours", [1, 4])
+def test_scores_are_scikit_learn_s_mean_distance_to_the_nearest(neighbours):
+    bank, queries = features(40, dim=8), features(9, dim=8, seed=2)
+    oracle = SklearnNeighbours(n_neighbors=neighbours, metric="cosine").fit(bank[:, 0].double().numpy())
+    expected = oracle.kneighbors(queries[:, 0].double().numpy())[0].mean(axis=1)
+    scorer = NearestNeighbours(neighbours=neighbours).fit(bank)
+    np.testing.assert_allclose(scorer.score(queries), expected, atol=1e-6, rtol=1e-5)
+    np.testing.assert_allclose(  # without a query, scikit-learn leaves every point itself out
+        scorer.leave_one_out(), oracle.kneighbors()[0].mean(axis=1), atol=1e-6, rtol=1e-5
+    )
+
+
+NAMED = {
+    "VarMin": (VarMin(3), {"normalisation": "varmin", "density_neighbours": 3}),
+    "VarMin by default": (VarMin(), {"normalisation": "varmin", "density_neighbours": 4}),
+    "LocalDensity": (LocalDensity(2), {"normalisation": "ratio", "density_neighbours": 2}),
+    "LocalDensity by difference": (
+        LocalDensity(5, kind="difference", neighbours=2),
+        {"normalisation": "difference", "density_neighbours": 5, "neighbours": 2},
+    ),
+    "BEAM": (BEAM(), {"shared_neighbour": False}),
+    "BEAM of two domains": (BEAM(domains="separate", neighbours=2), {"domains": "separate", "neighbours": 2}),
+    "VarMin of two domains": (
+        VarMin(3, domains="separate", target_density_neighbours=2),
+        {
+            "normalisation": "varmin",
+            "domains": "separate",
+            "density_neighbours": 3,
+            "target_density_neighbours": 2,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_back_ends_are_their_definitions(name):
+    scorer, settings = NAMED[name]
+    bank, target, queries = features(14, 3), targets(14, 5), features(5, 3, seed=1)
+    naive = Naive(bank, target, NearestSettings(**settings))
+    scorer.fit(bank, target)
+    expected = [naive.score(query) for query in queries.double().numpy()]
+    np.testing.assert_allclose(scorer.score(queries), expected, atol=1e-6, rtol=1e-5)
+    alone = [naive.score(clip, left_out) for left_out, clip in enumerate(naive.clips)]
+    np.testing.assert_allclose(scorer.leave_one_out(), alone, atol=1e-6, rtol=1e-5)
+
+
+def test_beam_s_parts_choose_their_nearest_clips_alone():
+    bank, queries = features(14, 3), features(5, 3, seed=1)
+    together = NearestNeighbours(shared_neighbour=True).fit(bank).score(queries)
+    assert (BEAM().fit(bank).score(queries) < together).any()
+    assert (BEAM().fit(bank).score(queries) <= together + 1e-6).all()
+
+
+def test_arrays_of_one_part_and_domains_in_words_are_read():
+    bank, target, queries = features(14), targets(14, 5), features(5, seed=1)
+    expected = fitted(bank, target, domains="separate")
+    words = ["target" if value else "source" for value in target.tolist()]
+    for domains in (words, np.array(words), target.numpy(), target.tolist()):
+        scorer = NearestNeighbours(domains="separate").fit(bank[:, 0].numpy(), domains)
+        np.testing.assert_array_equal(scorer.score(queries[:, 0].tolist()), expected.score(queries))
+        np.testing.assert_array_equal(scorer.leave_one_out(), expected.leave_one_out())
+    pooled = NearestNeighbours(domains="separate").fit(bank)
+    np.testing.assert_array_equal(pooled.score(queries), fitted(bank, targets(14, 0)).score(queries))
+    with pytest.raises(ValueError, match="expected the domains source and target, got 'Target'"):
+        NearestNeighbours().fit(bank, ["source"] * 13 + ["Target"])
+    with pytest.raises(ValueError, match="expected a domain for each of 14 clips"):
+        NearestNeighbours().fit(bank, words[1:])
+
+
+@pytest.mark.parametrize(
+    ("settings", "only_lowers"),
+    [({}, True), ({"domains": "separate", "neighbours": 3}, True), *(({**each}, False) for each in BANKS)],
+    ids=str,
+)
+def test_a_back_end_that_only_lowers_does(settings, only_lowers):
+    """Where it is promised, a bank with more clips never gives a higher score."""
+    backend, chosen = BACKENDS["nearest-neighbours"], NearestSettings(**settings)
+    assert backend.only_lowers(chosen) == only_lowers
+    if only_lowers:
+        bank, target, queries = features(14, 2), targets(14, 5), features(20, 2, seed=1)
+        fewer = backend.fit(bank[2:-2], target[2:-2], chosen, 0, None).score(queries)
+        assert (backend.fit(bank, target, chosen, 0, None).score(queries) <= fewer + 1e-6).all()
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])

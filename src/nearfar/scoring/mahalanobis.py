@@ -77,8 +77,7 @@ class Mahalanobis:
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a fit without it, (normals,) float64.
 
-        Exact but for the ridge, which stays that of all clips: without clip i of a domain of n, with residual r,
-            the
+        Exact but for the ridge, which stays that of all clips: without clip i of a domain of n, with residual r, the
         domain's mean moves by -r / (n - 1) and the scatter loses n / (n - 1) r r^T, which the Sherman-Morrison
         formula carries into the inverse. A domain whose only clip is left out does not count.
         """
@@ -103,6 +102,9 @@ class Mahalanobis:
             plain = ((offset @ base) * offset).sum(dim=-1)
             along = (pulled * offset).sum(dim=-1)
             squares = plain + loss * along.square() / inside.clamp_min(1e-12)
+            # Without the only clip of a domain there is also one mean less, so the covariance stays what it was.
+            unchanged = ((offset @ self._precision) * offset).sum(dim=-1)
+            squares = torch.where(own == 1, unchanged, squares)
             gone = member & (own == 1)
             columns.append(squares.masked_fill(gone, torch.inf))
         return _scores(torch.stack(columns, dim=-1))
