@@ -61,9 +61,4 @@ class Registry(dict[str, EntryT], Generic[EntryT]):
         self.kind = kind
 
     def __missing__(self, name: str) -> EntryT:
-        raise InputError(
-            self.kind,
-            found=repr(name),
-            expected=one_of(self, name),
-            remedy="Correct the name",
-        )
+        raise InputError(self.kind, found=repr(name), expected=one_of(self, name), remedy="Correct the name")

@@ -34,13 +34,7 @@ from nearfar.pipeline.extractor import Extractor, build_extractor, extractor_of_
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
 from nearfar.progress import Progress, silent
 from nearfar.scoring import Workspace
-from nearfar.thresholds import (
-    Calibration,
-    Threshold,
-    changed_thresholds,
-    find_threshold,
-    usable_thresholds,
-)
+from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
 from nearfar.views import combined_features
 
 logger = logging.getLogger(__name__)

@@ -107,10 +107,7 @@ def require_free(folder: Path, *, replace: bool) -> None:
     if is_detector(folder):
         if replace:
             return
-        found, remedy = (
-            "a detector",
-            "Choose another folder, or overwrite it (replace=True)",
-        )
+        found, remedy = ("a detector", "Choose another folder, or overwrite it (replace=True)")
     else:
         found, remedy = "something other than a detector", "Choose another folder"
     raise InputError(folder, found=found, expected="no such folder, or an empty one", remedy=remedy)
@@ -158,11 +155,7 @@ def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[Ban
         key = f"{number:03d}"
         cards.append(
             BankCard(
-                key=key,
-                machine=bank.machine,
-                section=bank.section,
-                recordings=bank.recordings,
-                files=bank.files,
+                key=key, machine=bank.machine, section=bank.section, recordings=bank.recordings, files=bank.files
             )
         )
         tensors |= {f"{key}/features/{view}": values for view, values in bank.features.items()}

@@ -1,14 +1,6 @@
 """Features: what clips are compared by, computed from batches of windows. The table of their sources."""
 
-from nearfar.features.sources import (
-    EMBEDDING,
-    LOG_MEL,
-    SLANEY,
-    SOURCES,
-    TOKENS,
-    EncoderParts,
-    Source,
-)
+from nearfar.features.sources import EMBEDDING, LOG_MEL, SLANEY, SOURCES, TOKENS, EncoderParts, Source
 from nearfar.features.windows import WindowBatch
 
 SOURCES["embedding"] = EMBEDDING

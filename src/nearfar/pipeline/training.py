@@ -69,12 +69,7 @@ def training_clips(dataset: Dataset) -> list[Clip]:
 
 
 def train_or_reuse(
-    recipe: Recipe,
-    dataset: Dataset,
-    folder: Path,
-    *,
-    progress: Progress = silent,
-    tensorboard: bool = False,
+    recipe: Recipe, dataset: Dataset, folder: Path, *, progress: Progress = silent, tensorboard: bool = False
 ) -> bool:
     """Make sure that ``folder`` holds the recipe's encoder, fine-tuned on all training clips of the dataset.
 
