@@ -10,6 +10,7 @@ its own and add one line to the table beside it::
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import Formatter
 from typing import Generic, TypeVar
 
 from nearfar.errors import InputError, one_of
@@ -18,7 +19,7 @@ from nearfar.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What all entries of all tables have; each table adds what its kind of choice computes.
+    """Base of the entries of all tables; each table adds what its kind of choice computes.
 
     Attributes:
         description: a phrase for the description of a submission, such as ``"mean over tokens"``; attributes of
@@ -34,16 +35,8 @@ class Entry:
 
     def described(self, settings: Settings) -> str:
         """The description, with the values of settings filled in."""
-        return self.description.format_map(_Attributes(settings))
-
-
-class _Attributes(dict[str, object]):
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self._settings = settings
-
-    def __missing__(self, name: str) -> object:
-        return getattr(self._settings, name)
+        names = [name for _, name, _, _ in Formatter().parse(self.description) if name]
+        return self.description.format(**{name: getattr(settings, name) for name in names})
 
 
 EntryT = TypeVar("EntryT", bound=Entry)

@@ -54,7 +54,7 @@ class ChoiceTable(Settings):
     """A table of settings with fields that name one or several entries of a :class:`~nearfar.registry.Registry`.
 
     The keys of all entries' settings are accepted. Those of the chosen entry are filled with their defaults and
-    are part of :meth:`identity`; those of other entries are checked, kept, and decide nothing.
+    are part of :meth:`identity`; those of other entries are checked and have no effect.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -71,7 +71,7 @@ class ChoiceTable(Settings):
         for field, table in self.choices().items():
             for name in self.chosen(field):
                 if name not in table:
-                    raise bad_choice(field, name, table)
+                    raise refusal(field, name, one_of(table, name))
         for key in extras:
             if key not in keys_of(type(self)):
                 raise unknown_key(key, keys_of(type(self)))
@@ -87,7 +87,7 @@ class ChoiceTable(Settings):
         return self
 
     def _entries(self) -> list[tuple[bool, Entry]]:
-        """Entries, and whether each is chosen; chosen ones first, since a key that several have is theirs."""
+        """Entries, and whether each is chosen; chosen ones first, since a shared key belongs to them."""
         entries = [
             (name in self.chosen(field), entry)
             for field, table in self.choices().items()
@@ -105,12 +105,7 @@ class ChoiceTable(Settings):
         return self.choices()[field][self.chosen(field)[0]]
 
     def settings_of(self, field: str, name: str | None = None) -> Any:
-        """The settings of the chosen entry of a field that this table holds, as an instance of the entry's class.
-
-        Args:
-            field: one of :meth:`choices`.
-            name: which entry; by default the one that is chosen, or the first of several.
-        """
+        """The settings of the entry ``name`` of a field, by default the chosen one or the first of several."""
         kind = inline_settings(self.choices()[field][name or self.chosen(field)[0]])
         extras = self.__pydantic_extra__ or {}
         return kind.model_validate({key: extras[key] for key in keys_of(kind) if key in extras})
@@ -165,11 +160,6 @@ def key_error(context: Mapping[str, Any]) -> PydanticCustomError:
     return PydanticCustomError("nearfar", f"found {words}; expected {{expected}}", dict(context))
 
 
-def bad_choice(field: str, name: object, table: Mapping[str, Entry]) -> PydanticCustomError:
-    """The error about a name that is not in a table of choices."""
-    return refusal(field, name, one_of(table, name))
-
-
 def unknown_key(key: str, keys: set[str]) -> PydanticCustomError:
     """The error about a key that a table lacks."""
     expected = f"a key of the recipe{did_you_mean(key, keys)}"
@@ -177,7 +167,7 @@ def unknown_key(key: str, keys: set[str]) -> PydanticCustomError:
 
 
 def reason(error: Any) -> str:
-    """What a value should have been, in plain words, from one of pydantic's errors."""
+    """The expected value in plain words, from one of pydantic's errors."""
     context = error.get("ctx") or {}
     kind = error["type"]
     if kind == "literal_error":

@@ -17,19 +17,7 @@ from nearfar.config.tables import (
 )
 
 __all__ = [
-    "FAR_CHANNEL",
-    "NEAR_CHANNEL",
-    "Audio",
-    "Augmentation",
-    "CalibrationTable",
-    "EncoderTable",
-    "FbankNormalisation",
-    "FeaturesTable",
-    "Head",
-    "Recipe",
-    "Scoring",
-    "ThresholdTable",
-    "Training",
-    "list_recipes",
-    "load_recipe",
-]
+    "FAR_CHANNEL", "NEAR_CHANNEL", "Audio", "Augmentation", "CalibrationTable", "EncoderTable",
+    "FbankNormalisation", "FeaturesTable", "Head", "Recipe", "Scoring", "ThresholdTable", "Training",
+    "list_recipes", "load_recipe",
+]  # fmt: skip

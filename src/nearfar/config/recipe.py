@@ -119,10 +119,8 @@ class Recipe(RecipeTable):
 
     def view_settings(self) -> dict[str, Settings]:
         """Settings of all scored and trained views and of the views that these are made of, by name."""
-        names = dict.fromkeys(
-            (*self.scoring.views, *self.waveform_views, *(self.training.views if self.trains else ()))
-        )
-        scored = self.scoring.views
+        scored, trained = self.scoring.views, self.training.views if self.trains else ()
+        names = dict.fromkeys((*scored, *self.waveform_views, *trained))
         return {
             name: self.settings(VIEWS[name], self.scoring.settings_of("views", name) if name in scored else None)
             for name in names
@@ -144,29 +142,27 @@ class Recipe(RecipeTable):
         views = dict.fromkeys((*self.waveform_views, *self.scoring.views, *self.training.views))
         return [ADAPTATIONS[self.training.adaptation], self.backend, *(VIEWS[name] for name in views)]
 
-    # --- which keys decide what ------------------------------------------------------------------------------
+    # --- identities ---------------------------------------------------------------------------------------------
 
     def model_identity(self) -> dict[str, Any]:
-        """What the trained weights follow from, apart from the data; empty where nothing is trained.
+        """The keys that decide the trained weights, given the data; empty where nothing is trained.
 
         Scoring and thresholds are not part of it, nor the name, so a near and a fusion system share a model; nor
         are keys that decide only speed or memory, or that belong to choices not made.
         """
         if self.trains:
-            trained_views = {
-                name: settings.identity()
-                for name, settings in self.view_settings().items()
-                if name in self.training.views
-            }
+            settings = self.view_settings()
+            views = {name: settings[name].identity() for name in settings if name in self.training.views}
             return {
                 "seed": self.seed,
-                "audio": self._audio_identity(),
+                # hop_seconds is of detectors alone
+                "audio": {key: value for key, value in self.audio.identity().items() if key != "hop_seconds"},
                 "fbank": self.fbank.identity(),
                 "encoder": self.encoder.identity(),
                 "head": self.head.identity(),
                 "training": self.training.identity() | self.adaptation_settings().identity(),
                 "augmentation": self.augmentation.identity(),
-                "views": trained_views,
+                "views": views,
             }
         if self.backend.trains:
             return {
@@ -186,41 +182,31 @@ class Recipe(RecipeTable):
         return self.scoring.backend if self.backend.trains else self.training.adaptation
 
     def view_identity(self, view: str) -> dict[str, Any]:
-        """What a view of a waveform follows from, apart from the recording."""
-        audio = self.audio
-        channels = [
-            audio.near_channel if channel == "near" else audio.far_channel for channel in channels_of([view])
-        ]
-        settings = self.view_settings()
-        return {
-            "view": view,
-            "channels": channels,
-            "settings": settings[view].identity() if view in settings else {},
-            "clip_seconds": audio.clip_seconds,
-        }
+        """The keys that decide a view of a given recording."""
+        audio, settings = self.audio, self.view_settings().get(view, Settings()).identity()
+        numbers = {"near": audio.near_channel, "far": audio.far_channel}
+        channels = [numbers[channel] for channel in channels_of([view])]
+        return {"view": view, "channels": channels, "settings": settings, "clip_seconds": audio.clip_seconds}
 
     def scoring_identity(self) -> dict[str, Any]:
-        """What the scores of given features follow from."""
+        """The keys that decide the scores of given features."""
         views = {name: self.view_settings()[name].identity() for name in self.scoring.views}
         scoring = self.scoring.identity() | self.backend_settings().identity()
         return {"seed": self.seed, "scoring": scoring, "views": views}
 
     def system_identity(self) -> dict[str, Any]:
-        """What scores follow from, apart from data and encoder weights, but for the seed and the clip length.
+        """The keys that decide scores, given data and encoder weights, without the seed and the clip length.
 
         Equal for the runs of one system on the development and the evaluation set.
         """
         alike = self.with_changes(**{"seed": 0, "audio.clip_seconds": "longest"})
-        features = alike.features.identity()
-        fbank = alike.fbank.identity() if alike.uses_encoder else None
-        encoder = alike.encoder.identity() if alike.uses_encoder else None
-        parts = (alike.model_identity(), features, fbank, encoder, alike.scoring_identity())
-        return dict(zip(("model", "features", "fbank", "encoder", "scoring"), parts, strict=True))
-
-    def _audio_identity(self) -> dict[str, Any]:
-        audio = self.audio.identity()
-        del audio["hop_seconds"]  # of detectors alone
-        return audio
+        return {
+            "model": alike.model_identity(),
+            "features": alike.features.identity(),
+            "fbank": alike.fbank.identity() if alike.uses_encoder else None,
+            "encoder": alike.encoder.identity() if alike.uses_encoder else None,
+            "scoring": alike.scoring_identity(),
+        }
 
 
 def own_tables() -> dict[str, type[Settings]]:

@@ -55,11 +55,7 @@ def digest(tree: Any) -> str:
 
 
 def validated(kind: type[RecipeT], tree: dict[str, Any], where: str) -> RecipeT:
-    """A recipe from its tree.
-
-    Raises:
-        InputError: naming ``where`` and the first key at fault.
-    """
+    """A recipe from its tree."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -93,16 +89,7 @@ def packaged_names(folder: str) -> list[str]:
 
 
 def read_toml(name_or_path: str, folder: str, kind: str) -> dict[str, Any]:
-    """The tree of a TOML file of the package (by name, in ``folder``) or of the disk (by path).
-
-    Args:
-        name_or_path: what to read.
-        folder: of the package.
-        kind: what the file is, for messages: ``"recipe"``.
-
-    Raises:
-        InputError: if there is no such file, or it is not TOML.
-    """
+    """The tree of a TOML file of the package (by name, in ``folder``) or of the disk (by path)."""
     names = packaged_names(folder)
     try:
         if name_or_path in names:

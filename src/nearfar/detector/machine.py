@@ -41,7 +41,7 @@ class FittedMachine:
     Attributes:
         machine, section: of the recordings.
         recordings: names of the normal recordings.
-        files: their paths when the detector was fitted, for people who want to listen.
+        files: their paths when the detector was fitted, to be listened to.
         target: (recordings,) bool, which of them are of the target domain.
         features: (windows, parts, dim) float32 of every scored view.
         recording: (windows,) int64, the recording that each window is of.
@@ -67,7 +67,7 @@ class FittedMachine:
 
     @cached_property
     def scorer(self) -> MachineScorer:
-        """Fitted on first use: a detector of many machines is mostly asked about one."""
+        """Fitted on first use: a detector of many machines mostly scores recordings of one."""
         target = torch.from_numpy(self.target[self.recording])
         return MachineScorer(
             self.features, target, self.plan, normal_scores=self.normal_scores or None, workspace=self.workspace
@@ -175,12 +175,7 @@ def _highest(recording: NDArray[np.int64], scores: ViewScores) -> ViewScores:
 
 
 def most_anomalous(recording: NDArray[np.int64], scores: Scores) -> NDArray[np.int64]:
-    """The window with the highest score of every recording, (recordings,); the first of those that tie.
-
-    Args:
-        recording: (windows,) the recording of each, rising from 0 without a gap.
-        scores: (windows,).
-    """
+    """The window with the highest score of every recording, (recordings,), from the ``recording`` of each."""
     order = np.lexsort((-np.arange(len(scores)), scores, recording))
     last = np.flatnonzero(np.diff(recording[order], append=recording.max(initial=-1) + 1))
     highest: NDArray[np.int64] = order[last]
@@ -195,12 +190,6 @@ def left_out_scores(
     One clip is left out at a time where the back-end does that exactly: recordings of one window, and views that
     are not standardised. Otherwise recordings are left out in up to :data:`FOLDS` groups, and everything is fitted
     without them: scores are then a little higher than against all others, which gives fewer false alarms.
-
-    Args:
-        features: (windows, parts, dim) of every scored view.
-        target: (windows,) bool.
-        recording: (windows,) the recording of each window, from 0.
-        recipe: scoring and seed are used.
     """
     count = int(recording.max()) + 1
     if count == 1:

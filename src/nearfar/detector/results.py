@@ -1,4 +1,4 @@
-"""What a detector returns about a recording."""
+"""Scores of recordings, as a detector returns them."""
 
 from __future__ import annotations
 
@@ -103,18 +103,7 @@ def recording_scores(
     machine: str,
     domain: str | None = None,
 ) -> list[Score]:
-    """The score of each recording.
-
-    Args:
-        fitted: the normal recordings of the machine.
-        calibration: scores of normal recordings, for p-values.
-        thresholds: all of the detector's.
-        extracted: the recordings' windows, with spectrograms.
-        features: (windows, parts, dim) of every scored view.
-        names: of the recordings.
-        machine: the name to give it.
-        domain: of the recordings, where it is known.
-    """
+    """The score of each recording from its windows, compared with the normal recordings of one machine."""
     scored = fitted.score(features)
     listed = list(thresholds)
     out = []

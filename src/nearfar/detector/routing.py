@@ -1,4 +1,4 @@
-"""Which recordings a list of paths stands for, and which machine's normal recordings each is compared with."""
+"""The recordings that paths name, and the machine whose normal recordings each is compared with."""
 
 from __future__ import annotations
 
@@ -49,11 +49,6 @@ def choose_machine(machines: Sequence[FittedMachine], recording: Recording, mach
     """The index of the machine that a recording is of: the named one, or else the one whose folder it lies in.
 
     A detector of one machine accepts any recording. Of several sections, the file name decides.
-
-    Args:
-        machines: of a detector.
-        recording: a file or an array.
-        machine: a machine's name, or one of :func:`machine_names`; None to go by the file.
 
     Raises:
         InputError: if the machine is unknown, or nothing decides which it is.

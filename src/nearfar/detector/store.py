@@ -46,7 +46,7 @@ _Content = TypeVar("_Content")
 
 
 class ClipSpecification(Settings):
-    """What recordings become before features are computed."""
+    """The clips that features are computed from."""
 
     sample_rate_hz: int
     seconds: float
@@ -153,11 +153,8 @@ def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[Ban
     cards = []
     for number, bank in enumerate(banks):
         key = f"{number:03d}"
-        cards.append(
-            BankCard(
-                key=key, machine=bank.machine, section=bank.section, recordings=bank.recordings, files=bank.files
-            )
-        )
+        names = {"machine": bank.machine, "section": bank.section}
+        cards.append(BankCard(key=key, **names, recordings=bank.recordings, files=bank.files))
         tensors |= {f"{key}/features/{view}": values for view, values in bank.features.items()}
         tensors |= {f"{key}/alone/{view}": torch.from_numpy(values) for view, values in bank.normal_scores.items()}
         tensors[f"{key}/target"] = torch.from_numpy(bank.target.astype(np.uint8))

@@ -25,12 +25,12 @@ from nearfar.registry import Entry, Registry
 from nearfar.settings import ChoiceTable, PositiveInt, Settings, each_once, refusal
 
 BANDS = MEL_BINS // PATCH_FRAMES
-"""Frequency bands within which log-mel statistics are kept apart, each 16 mel bins."""
+"""Frequency bands of log-mel statistics, each of 16 mel bins."""
 
 
 @dataclass(frozen=True)
 class EncoderParts:
-    """What features may be computed with.
+    """The networks that features may be computed with.
 
     Attributes:
         frontend: of the encoder.

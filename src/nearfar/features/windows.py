@@ -44,7 +44,7 @@ class WindowBatch:
         return self._log_mels
 
     def spectrogram(self, frontend: nn.Module) -> Tensor:
-        """What a front end makes of the padded windows, computed once for each front end."""
+        """The output of a front end for the padded windows, computed once for each front end."""
         if frontend not in self._spectrograms:
             self._spectrograms[frontend] = self._computed(frontend)
         return self._spectrograms[frontend]

@@ -28,15 +28,7 @@ def margin_cosine(cosine: Tensor, margin: float) -> Tensor:
 def arcface_logits(cosine: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
     """Logits of equation 1: s cos(theta_y + m) for the true class, s cos(theta_j) for every other.
 
-    Args:
-        cosine: (batch, classes) float32, cosines between embeddings and class centres.
-        labels: (batch,) int64, the true classes.
-        scale: s.
-        margin: m in radians.
-
-    Returns:
-        (batch, classes) float32.
-    """
+    ``cosine`` and the result are (batch, classes) float32, ``labels`` (batch,) int64."""
     true = cosine.gather(1, labels.unsqueeze(1))
     return scale * cosine.scatter(1, labels.unsqueeze(1), margin_cosine(true, margin))
 

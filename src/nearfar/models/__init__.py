@@ -5,15 +5,6 @@ from nearfar.models.embedder import Embedder, EmbedderWithLoss, build_model, loa
 from nearfar.models.folder import TrainedEmbedder, load_model, read_card, save_model
 
 __all__ = [
-    "ADAPTATIONS",
-    "Adaptation",
-    "Embedder",
-    "EmbedderWithLoss",
-    "TrainedEmbedder",
-    "build_model",
-    "load_model",
-    "load_start",
-    "read_card",
-    "save_model",
-    "start_weights",
-]
+    "ADAPTATIONS", "Adaptation", "Embedder", "EmbedderWithLoss", "TrainedEmbedder", "build_model",
+    "load_model", "load_start", "read_card", "save_model", "start_weights",
+]  # fmt: skip

@@ -25,7 +25,7 @@ COMPUTATION = 3
 """Increased when the same recordings and weights give other features, so that old ones are not read."""
 
 CLIPS = 128
-"""About so many clips are in one file: bounds memory, and what is lost when the program is killed."""
+"""About so many clips are in one file: bounds memory, and the loss when the program is killed."""
 
 
 class FeatureCache:
@@ -36,7 +36,7 @@ class FeatureCache:
     stale is ever read. Features of several layers or lags are stored as the smallest pieces that they are made of.
 
     Args:
-        folder: where the files are; None keeps nothing.
+        folder: where the files are; None stores nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -77,22 +77,19 @@ class FeatureCache:
     ) -> None:
         """Compute and store the pieces that are missing, reading every file once for all views and pieces."""
         for chunk in self._chunks(extractor, clips):
-            paths = {
-                (view, place): self._path(extractor, chunk, view, piece)
-                for view in views
-                for place, piece in enumerate(pieces)
-            }
+            keys = [(view, index) for view in views for index in range(len(pieces))]
+            paths = {(view, index): self._path(extractor, chunk, view, pieces[index]) for view, index in keys}
             missing = {key for key, path in paths.items() if not _is_whole(path)}
             if missing:
                 of_views = [view for view in views if any(key[0] == view for key in missing)]
-                places = sorted({place for _, place in missing})
+                indices = sorted({index for _, index in missing})
                 recordings = [Recording.of_clip(clip) for clip in chunk]
-                wanted = [pieces[place] for place in places]
+                wanted = [pieces[index] for index in indices]
                 found = extract(extractor, recordings, views=of_views, wanted=wanted)
                 for view in of_views:
-                    for place, values in zip(places, found.features[view], strict=True):
-                        if (view, place) in missing:
-                            _write(paths[view, place], values)
+                    for index, values in zip(indices, found.features[view], strict=True):
+                        if (view, index) in missing:
+                            _write(paths[view, index], values)
             if advance is not None:
                 advance(len(chunk))
 

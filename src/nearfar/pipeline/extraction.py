@@ -142,10 +142,10 @@ def extract(
 def _collect_log_mels(
     batch: WindowBatch, windows: Sequence[_Window], spectrograms_of: Collection[int], collected: _Collected
 ) -> None:
-    for place, window in enumerate(windows):
+    for index, window in enumerate(windows):
         if window.recording in spectrograms_of and frame_count(window.samples) >= PATCH_FRAMES:
             with torch.inference_mode():
-                collected.log_mels[len(collected.windows) + place] = batch.log_mels()[place].cpu()
+                collected.log_mels[len(collected.windows) + index] = batch.log_mels()[index].cpu()
 
 
 def _batches(
@@ -187,16 +187,11 @@ def _windows(index: int, recording: Recording, extractor: Extractor, views: Sequ
 
 
 def window_starts(samples: int, window: int, hop: int) -> list[int]:
-    """The first samples of the windows of one recording.
+    """The first samples of the windows of one recording; all lengths are in samples, at least 1.
 
     Windows lie ``hop`` apart and inside the recording. What is left over behind the last of them gets a window
     that ends with the recording, unless it is a tenth of a window or less: recordings rarely have one length to
     the sample. A recording shorter than a window is one window, to be padded.
-
-    Args:
-        samples: length of the recording, at least 1.
-        window: length of a window.
-        hop: from the start of one to the start of the next, at least 1.
     """
     starts = list(range(0, max(samples - window, 0) + 1, hop))
     left = samples - (starts[-1] + window)

@@ -1,4 +1,4 @@
-"""What computes the features of a recipe: a trained model, a frozen encoder, or a front end alone."""
+"""Extractors compute the features of a recipe with a trained model, a frozen encoder or only a front end."""
 
 from __future__ import annotations
 
@@ -89,16 +89,12 @@ def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extract
         return Extractor(recipe, EncoderParts(), recipe.features.source, 0)
     encoder = load_start(recipe).eval().requires_grad_(False)
     frontend = recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std)
-    constants: tuple[object, ...] = (
-        encoder_hash(encoder),
-        recipe.fbank.mean,
-        recipe.fbank.std,
-        recipe.encoder.mask_padding,
-    )
-    if recipe.encoder.family != next(iter(ENCODERS)):
-        constants = (*constants, recipe.encoder.family)
+    mask, family = recipe.encoder.mask_padding, recipe.encoder.family
+    constants: tuple[object, ...] = (encoder_hash(encoder), recipe.fbank.mean, recipe.fbank.std, mask)
+    if family != next(iter(ENCODERS)):
+        constants = (*constants, family)
     identity = hashlib.sha256(repr(constants).encode()).hexdigest()
-    parts = EncoderParts(frontend, encoder, None, recipe.encoder.mask_padding)
+    parts = EncoderParts(frontend, encoder, None, mask)
     return _checked(Extractor(recipe, parts, identity, parameter_count(encoder)))
 
 

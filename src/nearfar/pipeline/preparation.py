@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_FRACTION = 0.5
 """Where a detector's recordings differ in length, windows are as long as the shortest, unless that is less than
-this
-fraction of the longest."""
+this fraction of the longest."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,13 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
     """Read the folder of a challenge system and resolve its recipe.
 
     Returns:
-        the dataset, and the recipe with ``audio.clip_seconds`` as a number, a rule and rate of thresholds, with
-        ``training.views`` near alone where all recordings are mono and only near is scored, and with a warm-up
-        that ends before training does.
+        the dataset, and the recipe with ``audio.clip_seconds`` as a number, a rule and rate of thresholds,
+        ``training.views`` near alone where all recordings are mono and only near is scored, and a warm-up that
+        ends before training does.
 
     Raises:
-        InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. Files
-            that cannot be read, clips of unequal length within a machine, with a missing channel or longer than
-            the recipe's clip length are found here, from their headers, and listed together.
+        InputError: if the data or the recipe cannot be used; see :func:`nearfar.data.layouts.read_dataset`. All
+            unusable files are listed together.
     """
     dataset = read_dataset(data)
     return dataset, resolve_run(dataset, recipe)

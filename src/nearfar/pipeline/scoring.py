@@ -65,8 +65,7 @@ class ScoredMachine:
 
 
 def is_guaranteed(recipe: Recipe) -> bool:
-    """Whether leave-one-out scores give conformal thresholds that are bounds; see
-    :mod:`nearfar.detector.calibration`."""
+    """Whether leave-one-out scores give conformal thresholds that are bounds."""
     backend = recipe.backend
     return (
         not recipe.trains
@@ -123,16 +122,10 @@ def score_machines(
     tensorboard: bool = False,
     leave_one_out: bool = True,
 ) -> tuple[list[ScoredMachine], int, float]:
-    """Score the test clips of every machine and section, and the normal training clips without themselves.
+    """Score the test clips of every machine and section, and the training clips by leave-one-out.
 
-    Args:
-        recipe: resolved.
-        dataset: for back-ends that train one model per machine.
-        groups: what to score.
-        features: of clips, by scored view.
-        folder: where back-ends that train keep their models.
-        progress, tensorboard: of that training.
-        leave_one_out: whether the normal clips are scored as well, for thresholds.
+    ``features`` gives features of clips by scored view; ``folder`` is where back-ends that train save their
+    models.
 
     Returns:
         the scores, and the number of trained scalars and the seconds of training of the back-ends.

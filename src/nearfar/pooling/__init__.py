@@ -22,22 +22,11 @@ from nearfar.registry import Entry, Registry
 from nearfar.settings import NotNegative, PositiveInt, Settings
 
 __all__ = [
-    "POOLINGS",
-    "TRAINED_POOLINGS",
-    "AttentiveStatisticsPooling",
-    "AttentiveStatisticsSettings",
-    "MeanPooling",
-    "MeanStdPooling",
-    "Pooling",
-    "RelativeDeviationPooling",
-    "RelativeDeviationSettings",
-    "TrainedPooling",
-    "attentive_statistics",
-    "log_mel_statistics",
-    "mean_pooling",
-    "mean_std_pooling",
+    "POOLINGS", "TRAINED_POOLINGS", "AttentiveStatisticsPooling", "AttentiveStatisticsSettings", "MeanPooling",
+    "MeanStdPooling", "Pooling", "RelativeDeviationPooling", "RelativeDeviationSettings", "TrainedPooling",
+    "attentive_statistics", "log_mel_statistics", "mean_pooling", "mean_std_pooling",
     "relative_deviation_pooling",
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

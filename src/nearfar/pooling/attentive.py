@@ -80,12 +80,7 @@ class AttentiveStatisticsPooling(nn.Module):
 
 
 def with_context(tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Tokens with the mean and sample deviation of their clip appended, (batch, tokens, 3 D).
-
-    Args:
-        tokens: (batch, tokens, D) float32.
-        keep: (batch, tokens) bool, False for tokens that do not count, or None.
-    """
+    """Tokens (batch, tokens, D) with the mean and sample deviation of their clip: (batch, tokens, 3 D)."""
     counted = tokens.new_ones(tokens.shape[:2]) if keep is None else keep.to(tokens.dtype)
     counted = counted.unsqueeze(2)
     count = counted.sum(dim=1, keepdim=True)

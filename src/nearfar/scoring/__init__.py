@@ -1,9 +1,5 @@
 """Anomaly scores: back-ends that compare clips with normal ones, and the fusion of views."""
 
-from typing import Any
-
-from torch import Tensor
-
 from nearfar.scoring.autoencoder.backend import AUTOENCODER
 from nearfar.scoring.backends import BACKENDS, Backend, Scorer, Workspace
 from nearfar.scoring.fusion import FUSIONS, Fusion
@@ -12,42 +8,21 @@ from nearfar.scoring.mahalanobis import Mahalanobis, MahalanobisSettings
 from nearfar.scoring.nearest import BEAM, LocalDensity, NearestNeighbours, VarMin
 from nearfar.scoring.settings import NearestSettings
 
-
-def _fit_nearest(normals: Tensor, target: Tensor, settings: Any, seed: int, workspace: Workspace | None) -> Scorer:
-    return NearestNeighbours(settings, seed=seed).fit(normals, target)
-
-
-def _fit_mahalanobis(
-    normals: Tensor, target: Tensor, settings: Any, seed: int, workspace: Workspace | None
-) -> Scorer:
-    return Mahalanobis(settings).fit(normals, target)
-
-
 BACKENDS["nearest-neighbours"] = Backend(
     description="k-NN",
     settings=NearestSettings,
-    fit=_fit_nearest,
+    fit=lambda normals, target, settings, seed, _: NearestNeighbours(settings, seed=seed).fit(normals, target),
     only_lowers=lambda settings: settings.only_lowers,
     exact_leave_one_out=lambda settings: settings.exact_leave_one_out,
 )
 BACKENDS["mahalanobis"] = Backend(
-    description="Mahalanobis distance", settings=MahalanobisSettings, fit=_fit_mahalanobis
+    description="Mahalanobis distance",
+    settings=MahalanobisSettings,
+    fit=lambda normals, target, settings, seed, workspace: Mahalanobis(settings).fit(normals, target),
 )
 BACKENDS["autoencoder"] = AUTOENCODER
 
 __all__ = [
-    "BACKENDS",
-    "BEAM",
-    "FUSIONS",
-    "Backend",
-    "Fusion",
-    "LocalDensity",
-    "MachineScorer",
-    "Mahalanobis",
-    "NearestNeighbours",
-    "Scorer",
-    "ScoringPlan",
-    "VarMin",
-    "ViewScores",
-    "Workspace",
-]
+    "BACKENDS", "BEAM", "FUSIONS", "Backend", "Fusion", "LocalDensity", "MachineScorer", "Mahalanobis",
+    "NearestNeighbours", "Scorer", "ScoringPlan", "VarMin", "ViewScores", "Workspace",
+]  # fmt: skip

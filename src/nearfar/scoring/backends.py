@@ -1,4 +1,4 @@
-"""Scoring back-ends: what a fitted one computes, and the table of them.
+"""Scoring back-ends: the protocol of a fitted one, and the table of them.
 
 A back-end is fitted on the features of normal clips of one machine and view; it scores other clips, and the normal
 ones as if each had been left out. To add one, write it in a module of this package and add a line to
@@ -40,12 +40,12 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a back-end that trains keeps its model of one machine, and whom it informs while training.
+    """Where a back-end that trains saves its model of one machine, and how it reports progress.
 
     Attributes:
         folder: of the models of all machines.
         name: of the machine.
-        identity: what the model follows from; a model of another identity is refused. None accepts any.
+        identity: of the keys and clips that decide the model; another one's is refused. None accepts any.
         card: facts to write beside the model.
         source: the recordings, for error messages.
         progress: called while training.

@@ -1,9 +1,8 @@
-"""The bank of one machine: normal clips and synthetic ones made of them, and what it holds when a clip is left
-out.
+"""The bank of one machine: its normal clips, synthetic ones made of them, and the bank without one of the clips.
 
-For a clip *r* of the N that the bank was made from, left out means:
+The bank without a clip *r* of the N that it was made from:
 
-* plain banks and MemMix: what a bank made of the other N - 1 clips holds;
+* plain banks and MemMix: the bank of the other N - 1 clips;
 * SMOTE: the synthetic clips that *r* is a parent of are removed with it; all others stay as they were drawn;
 * prototypes: the centres of k-means stay; if *r* is the clip nearest to one, the next nearest of its cluster
   replaces it.
@@ -48,8 +47,8 @@ class NormalBank:
         """Which entries the bank holds if one of ``clips`` is left out: (clips, entries) bool."""
         present = self.active & (self.parents[:, 0] != clips[:, None]) & (self.parents[:, 1] != clips[:, None])
         row = torch.full((int(self.replacements[:, 0].max()) + 1 if len(self.replacements) else 0,), -1)
-        known = torch.nonzero(clips < len(row))[:, 0]
-        row[clips[known]] = known
+        inside = torch.nonzero(clips < len(row))[:, 0]
+        row[clips[inside]] = inside
         of_these = row[self.replacements[:, 0]]
         present[of_these[of_these >= 0], self.replacements[of_these >= 0, 1]] = True
         return present
@@ -58,49 +57,39 @@ class NormalBank:
 def make_bank(
     scaling: Scaling, scaled: Tensor, target: Tensor, settings: NearestSettings, seed: int
 ) -> NormalBank:
-    """The bank of normal clips that settings ask for.
-
-    Args:
-        scaling: gives distances.
-        scaled: (normals, parts, dim), scaled features of the normal clips.
-        target: (normals,) bool, true for clips of the target domain.
-        settings: enrichment and prototypes are used.
-        seed: of synthetic clips and of k-means.
-    """
+    """The bank of normal clips, (normals, parts, dim) scaled; ``seed`` is of synthetic clips and of k-means."""
     clips = torch.arange(len(scaled))
     active, joins = torch.ones(len(scaled), dtype=torch.bool), [torch.empty(0, 2, dtype=torch.int64)]
     if settings.prototypes is not None:
-        kept = prototypes(scaled, target, settings.prototypes, seed)
+        chosen = prototypes(scaled, target, settings.prototypes, seed)
         active = target.clone()
-        active[kept[:, 0]] = True
-        joins.append(kept[kept[:, 1] >= 0])
-    pairs, share, held = torch.empty(0, 2, dtype=torch.int64), torch.empty(0), active[:0]
+        active[chosen[:, 0]] = True
+        joins.append(chosen[chosen[:, 1] >= 0])
+    pairs, weight, held = torch.empty(0, 2, dtype=torch.int64), torch.empty(0), active[:0]
     if settings.enrichment == "memmix":
         pairs, held = memmix_pairs(scaling, scaled, target, settings.memmix_sources)
-        share = torch.full((len(pairs),), 1.0 - settings.memmix_lambda)
+        weight = torch.full((len(pairs),), 1.0 - settings.memmix_lambda)
         joins.append(_memmix_replacements(pairs, held, first=len(scaled)))
     elif settings.enrichment == "smote":
-        pairs, share = smote_pairs(scaling, scaled, target, settings.smote_neighbours, settings.smote_ratio, seed)
+        pairs, weight = smote_pairs(scaling, scaled, target, settings.smote_neighbours, settings.smote_ratio, seed)
         held = torch.ones(len(pairs), dtype=torch.bool)
     active, replacements = torch.cat([active, held]), torch.unique(torch.cat(joins), dim=0)
     parents = torch.cat([torch.stack([clips, clips], dim=1), pairs])
     of_target = torch.cat([target, torch.ones(len(pairs), dtype=torch.bool)])
     if bool(active.all()) and not len(pairs):
-        return NormalBank(
-            scaled, of_target, parents, active, replacements
-        )  # no copy of what is most of the memory
+        return NormalBank(scaled, of_target, parents, active, replacements)  # no copy: most of the memory
     ever = active.clone()
     ever[replacements[:, 1]] = True
     replacements[:, 1] = ever.cumsum(dim=0)[replacements[:, 1]] - 1
     real, mixed = ever[: len(scaled)], ever[len(scaled) :]
-    made = _mixed(scaling, scaled, pairs[mixed], share[mixed])
+    made = _mixed(scaling, scaled, pairs[mixed], weight[mixed])
     return NormalBank(torch.cat([scaled[real], made]), of_target[ever], parents[ever], active[ever], replacements)
 
 
-def _mixed(scaling: Scaling, scaled: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
-    """(1 - share) * first + share * second; for the cosine again of length one."""
-    share = share.to(scaled.dtype)[:, None, None]
-    made = torch.lerp(scaled[pairs[:, 0]], scaled[pairs[:, 1]], share)
+def _mixed(scaling: Scaling, scaled: Tensor, pairs: Tensor, weight: Tensor) -> Tensor:
+    """(1 - weight) * first + weight * second; for the cosine again of length one."""
+    weight = weight.to(scaled.dtype)[:, None, None]
+    made = torch.lerp(scaled[pairs[:, 0]], scaled[pairs[:, 1]], weight)
     if scaling.distance == "cosine":
         made /= made.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
     return made
@@ -126,13 +115,7 @@ def mean_distance(scaling: Scaling, queries: Tensor, normals: Tensor) -> Tensor:
 
 
 def memmix_pairs(scaling: Scaling, scaled: Tensor, target: Tensor, sources: int) -> tuple[Tensor, Tensor]:
-    """MemMix: which target clip is mixed with which source clips, the nearest ones by mean distance over parts.
-
-    Args:
-        scaling: gives distances.
-        scaled: (normals, parts, dim).
-        target: (normals,) bool.
-        sources: how many nearest source clips; all where there are fewer.
+    """MemMix: each target clip is mixed with its ``sources`` nearest source clips, by mean distance over parts.
 
     Returns:
         (pairs, 2) int64, target and source clip; and (pairs,) bool, false for one more source clip of every target
@@ -142,12 +125,9 @@ def memmix_pairs(scaling: Scaling, scaled: Tensor, target: Tensor, sources: int)
     if not len(of_target) or not len(of_source):
         return torch.empty(0, 2, dtype=torch.int64), torch.empty(0, dtype=torch.bool)
     count = min(sources + 1, len(of_source))
-    nearest = torch.cat(
-        [
-            mean_distance(scaling, scaled[of_target[part]], scaled[of_source]).topk(count, largest=False).indices
-            for part in chunks(len(of_target), len(of_source))
-        ]
-    )
+    parts = [scaled[of_target[part]] for part in chunks(len(of_target), len(of_source))]
+    found = [mean_distance(scaling, part, scaled[of_source]).topk(count, largest=False) for part in parts]
+    nearest = torch.cat([part.indices for part in found])
     pairs = torch.stack([of_target.repeat_interleave(count), of_source[nearest.flatten()]], dim=1)
     return pairs, (torch.arange(count) < sources).repeat(len(of_target))
 
@@ -179,13 +159,11 @@ def smote_pairs(
 
 
 def prototypes(scaled: Tensor, target: Tensor, count: int, seed: int) -> Tensor:
-    """The source clips to keep: of every k-means cluster the clip that is nearest to its centre.
-
-    k-means over the source clips' parts side by side.
+    """The source clips to use: of every k-means cluster (over the parts side by side) the nearest to its centre.
 
     Returns:
         (clusters, 2) int64: the clip, and the next nearest of the cluster, which replaces it where it is left
-        out; -1 where a cluster holds no other. Every source clip is kept where they are ``count`` or fewer.
+        out; -1 where a cluster has no other. Every source clip is used where they are ``count`` or fewer.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -198,11 +176,11 @@ def prototypes(scaled: Tensor, target: Tensor, count: int, seed: int) -> Tensor:
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(count, n_init=1, random_state=seed).fit(flat)
     own = np.linalg.norm(flat - means.cluster_centers_[means.labels_], axis=1)
-    own = own.round(6)  # the two clips of a cluster of two are equally far from its centre: the first is kept
-    kept = []
+    own = own.round(6)  # the two clips of a cluster of two are equally far from its centre: the first is used
+    chosen = []
     for cluster in np.unique(means.labels_):
         members = np.flatnonzero(means.labels_ == cluster)
         nearest = members[own[members].argsort(kind="stable")[:2]]
         second = int(of_source[nearest[1]]) if len(nearest) > 1 else -1
-        kept.append((int(of_source[nearest[0]]), second))
-    return torch.tensor(kept, dtype=torch.int64)
+        chosen.append((int(of_source[nearest[0]]), second))
+    return torch.tensor(chosen, dtype=torch.int64)

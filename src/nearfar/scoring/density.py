@@ -9,8 +9,8 @@ entries, a distance is rescaled as
   nearest other entry; 0 where Var(b) <= 1e-12 (Matsumoto et al., DCASE Workshop 2025). This alpha is the one
   for which d - alpha b varies least.
 
-A score is the mean of the smallest ``neighbours`` rescaled distances. Densities and alpha of a bank that a clip is
-missing from are those of that bank.
+A score is the mean of the smallest ``neighbours`` rescaled distances. Densities and alpha of a bank without a clip
+are computed from that bank.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from nearfar.scoring.settings import Normalisation
 class DensityBank:
     """The entries of one bank and the densities around them, for one part of the features.
 
-    Where fewer others are present than K or ``neighbours`` ask for, they are those. A bank of one entry has no
-    densities and leaves distances as they are. A ratio takes b_i as at least 1e-12: beside an entry with K others
-    just like it, everything that is not like it is far out, and another entry will be nearer.
+    Where fewer others are present than K or ``neighbours``, all of them are used. A bank of one entry has no
+    densities and leaves distances as they are. A ratio divides by at least 1e-12, for entries with K equal others.
 
     Args:
         among: from (n,) entries to (n, entries) distances.
-        active: (entries,) bool, which of them are present unless it is said otherwise.
+        active: (entries,) bool, the default of which entries are present.
         normalisation: how distances are rescaled.
         density_neighbours: K of b_i.
         neighbours: how many rescaled distances make a score.
@@ -66,7 +65,7 @@ class DensityBank:
 
         Args:
             distances: (clips, entries) float64; overwritten.
-            present: (clips, entries) bool, which entries are present for each clip; None is those present active.
+            present: (clips, entries) bool, which entries are present for each clip; None: the active ones.
 
         Returns:
             (clips,) float64, infinite where no entry is present; and the rescaled distances (clips, entries),
@@ -85,14 +84,13 @@ class DensityBank:
         return smallest.masked_fill(~some, 0.0).sum(dim=1) / some.sum(dim=1), distances
 
     def _terms_without(self, present: Tensor) -> Tensor:
-        means = {
-            name: self._lists.means_without(self._active, present, count, self._means[name])
-            for name, count in self._counts.items()
-        }
-        return self._of_means(means, present)
+        lists, means = self._lists, self._means
+        counts = self._counts.items()
+        without = {name: lists.means_without(self._active, present, count, means[name]) for name, count in counts}
+        return self._of_means(without, present)
 
     def _of_means(self, means: dict[str, Tensor], present: Tensor) -> Tensor:
-        """What distances are multiplied by (``ratio``) or what is taken off them: (..., entries)."""
+        """The factor (``ratio``) or the subtrahend of distances: (..., entries)."""
         density = means["density"]
         if self.normalisation == "ratio":
             return 1.0 / density.clamp_min(EPSILON).nan_to_num(nan=1.0)
@@ -121,7 +119,7 @@ class NeighbourLists:
     """For every row (a clip, or an entry of the bank itself) the nearest entries of a bank.
 
     Means over the nearest *present* entries are exact: where too few entries of a list are present, the row's
-    distances are taken again, all of them.
+    distances are computed again, all of them.
 
     Args:
         among: from (n,) row numbers to (n, entries) distances, infinite where an entry does not count for a row.
@@ -136,44 +134,30 @@ class NeighbourLists:
         found = [among(part).topk(length, largest=False) for part in chunks(rows, entries)]
         self.distances = torch.cat([part.values for part in found])
         self.indices = torch.cat([part.indices for part in found])
-        # Where an entry is on which lists: slots by entry.
+        # The slots of the lists, sorted by entry.
         self._by_entry, self._slots = self.indices.flatten().sort(stable=True)
 
     def means(self, present: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Mean distance of every row to its ``count`` nearest present entries, fewer where there are fewer.
 
-        Args:
-            present: (entries,) bool.
-            count: at most the lists' reach.
-
         Returns:
-            (rows,) float64, NaN where no entry is present; and (rows,) int64, up to which place of its list an
-            entry matters to the mean.
+            (rows,) float64, NaN where no entry is present; and (rows,) int64, the last index in its list that
+            matters to the mean.
         """
-        mean, ends = [], []
-        for part in chunks(self.rows, self.indices.shape[1]):
-            one, end = self._first(present[None], part, count, torch.zeros_like(part))
-            mean.append(one)
-            ends.append(end)
-        return torch.cat(mean), torch.cat(ends)
+        parts = chunks(self.rows, self.indices.shape[1])
+        means, ends = zip(*(self._first(present[None], p, count, torch.zeros_like(p)) for p in parts), strict=True)
+        return torch.cat(means), torch.cat(ends)
 
     def means_without(self, active: Tensor, present: Tensor, count: int, means: tuple[Tensor, Tensor]) -> Tensor:
-        """The same for several sets of present entries, most of which are those present active.
+        """(sets, rows) float64, the same for ``present`` (sets, entries), which differs little from ``active``.
 
-        Args:
-            active: (entries,) bool.
-            present: (sets, entries) bool.
-            count: at most the lists' reach.
-            means: of ``active``, from :meth:`means`.
-
-        Returns:
-            (sets, rows) float64.
+        ``means`` are those of ``active``, from :meth:`means`.
         """
         mean, end = means
         out = mean.repeat(len(present), 1)
         changed = present ^ active
-        which, row, place = self._listed(*torch.nonzero(changed, as_tuple=True))
-        matters = place <= end[row]
+        which, row, position = self._listed(*torch.nonzero(changed, as_tuple=True))
+        matters = position <= end[row]
         # To a row whose list is too short already, any change may matter, of entries that are not on it as well.
         exhausted = torch.nonzero(end == self.indices.shape[1])[:, 0]
         some = torch.nonzero(changed.any(dim=1))
@@ -186,7 +170,7 @@ class NeighbourLists:
         return out
 
     def _listed(self, which: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Every place on a list that one of the entries has: the entry's ``which``, the row, and the place."""
+        """Every occurrence of the entries on lists: its ``which``, the row, and the position."""
         begin = torch.searchsorted(self._by_entry, entry)
         length = torch.searchsorted(self._by_entry, entry, right=True) - begin
         pair = torch.repeat_interleave(torch.arange(len(entry)), length)
@@ -195,7 +179,7 @@ class NeighbourLists:
         return which[pair], slot // self.indices.shape[1], slot % self.indices.shape[1]
 
     def _first(self, present: Tensor, row: Tensor, count: int, which: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and ends of some rows; of each, ``present[which]`` says which entries are present."""
+        """Means and ends of some rows; ``present[which]`` are the present entries of each."""
         distances = self.distances[row]
         there = present[which[:, None], self.indices[row]] & torch.isfinite(distances)
         use = there & (there.cumsum(dim=1) <= count)
@@ -212,8 +196,7 @@ class NeighbourLists:
 
 def _mean_of_smallest(distances: Tensor, present: Tensor, count: int) -> Tensor:
     """Mean of the ``count`` smallest present and finite values of every row; NaN where there is none."""
-    smallest = (
-        distances.masked_fill(~present, torch.inf).topk(min(count, distances.shape[1]), largest=False).values
-    )
+    usable = distances.masked_fill(~present, torch.inf)
+    smallest = usable.topk(min(count, usable.shape[1]), largest=False).values
     some = torch.isfinite(smallest)
     return smallest.masked_fill(~some, 0.0).sum(dim=1) / some.sum(dim=1)

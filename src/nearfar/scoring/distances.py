@@ -29,7 +29,7 @@ def directions(features: Tensor) -> Tensor:
 
 
 class Scaling:
-    """What makes features comparable before their distance is taken, fitted on normal clips.
+    """The scaling of features before their distance is computed, fitted on normal clips.
 
     ``cosine`` divides every part by its length. ``standardised`` takes the normal clips' mean off every dimension,
     divides by their population deviation and by the square root of the part's number of dimensions, so that two
@@ -43,11 +43,8 @@ class Scaling:
             wide = normals.double()
             deviation = wide.std(dim=0, correction=0)
             self.mean = wide.mean(dim=0)
-            varies = deviation > 1e-6
             size = normals.shape[-1] ** 0.5
-            self.factor = torch.where(
-                varies, 1.0 / (size * deviation.clamp_min(1e-6)), torch.zeros_like(deviation)
-            )
+            self.factor = torch.where(deviation > 1e-6, 1.0 / (size * deviation.clamp_min(1e-6)), 0.0)
 
     def __call__(self, features: Tensor) -> Tensor:
         """(clips, parts, dim) features, scaled: float32 directions, or float64.
@@ -64,7 +61,7 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CentredPoints:
-    """One part of some clips, seen from a centre: ``values`` (clips, dim), and ``half`` their squared lengths."""
+    """Some clips relative to a centre: ``values`` (clips, dim), and ``half`` their squared lengths."""
 
     values: Tensor
     half: Tensor
@@ -74,7 +71,7 @@ class CentredPoints:
 
 
 def points(scaled: Tensor, centre: Tensor) -> CentredPoints:
-    """Scaled features of one part, (clips, dim), seen from a centre (dim,)."""
+    """Scaled features of one part, (clips, dim), relative to a centre (dim,)."""
     values = (scaled - centre).contiguous()
     return CentredPoints(values, values.square().sum(dim=1) / 2)
 
@@ -83,7 +80,7 @@ def pairwise_distance(queries: CentredPoints, normals: CentredPoints, distance: 
     """Distances, (queries, normals) float64: ``1 - cos``, or the Euclidean distance of standardised features.
 
     Directions u and v have ``1 - cos = |u - v|² / 2``, which stays the same if a common centre is taken off both.
-    Seen from the middle of the bank, one single-precision matrix product is then exact to about 1e-6 *of the
+    Relative to the middle of the bank, one single-precision matrix product is then exact to about 1e-6 *of the
     spread of the bank*. (``1 - u @ v`` is exact to 1e-7 of 1, which is a per cent of the distances between
     embeddings that all point much the same way, as those of plain encoders do.) What lies below is 0, so that
     clips that are alike are at distance 0.

@@ -27,13 +27,7 @@ class Fusion(Entry):
 
 
 def mean_of_views(scores: Mapping[str, Scores]) -> Scores:
-    """Score-level averaging (section 2.5 of the report); one view alone passes unchanged.
-
-    Args:
-        scores: (clips,) float64 for each view.
-
-    Returns:
-        (clips,) float64.
+    """Mean over views of (clips,) float64 scores (section 2.5 of the report); a single view passes unchanged.
 
     Raises:
         ValueError: if there is no view, or their numbers of clips differ.
@@ -45,15 +39,9 @@ def mean_of_views(scores: Mapping[str, Scores]) -> Scores:
 
 
 def standardised(scores: Scores, normal_scores: Scores) -> Scores:
-    """Scores minus the mean of normal scores, divided by their population deviation.
+    """Scores (clips,) minus the mean of leave-one-out scores of normal clips (normals,), over their deviation.
 
-    Args:
-        scores: (clips,) float64.
-        normal_scores: (normals,) leave-one-out scores of normal clips by the same scorer.
-
-    Returns:
-        (clips,) float64; only the mean is subtracted where normal scores do not differ, nothing where there are
-        none.
+    Only the mean is subtracted where normal scores do not differ, nothing where there are none.
     """
     if not normal_scores.size:
         return scores
@@ -62,17 +50,10 @@ def standardised(scores: Scores, normal_scores: Scores) -> Scores:
 
 
 def standardised_mean(scores: Mapping[str, Scores], normal_scores: Mapping[str, Scores]) -> Scores:
-    """The mean over views, or members of an ensemble, of standardised scores.
+    """The mean over views, or members of an ensemble, of standardised scores: (clips,) float64.
 
-    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal clips: no test clip
+    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal clips, so no test clip
     affects the scaling of another.
-
-    Args:
-        scores: (clips,) float64 of every view.
-        normal_scores: (normals,) float64 of the same views.
-
-    Returns:
-        (clips,) float64.
 
     Raises:
         ValueError: if there is no view, their numbers of clips differ, or normal scores are of other views.

@@ -24,10 +24,6 @@ class Mahalanobis:
     Every domain has its own mean; the covariance is that of all clips about their domain's mean, since a target
     domain of ten clips has none of its own. (Lee et al., "A Simple Unified Framework for Detecting
     Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018.)
-
-    Args:
-        settings: see :class:`MahalanobisSettings`.
-        changes: its fields that differ.
     """
 
     def __init__(self, settings: MahalanobisSettings | None = None, **changes: Any) -> None:
@@ -58,12 +54,10 @@ class Mahalanobis:
         self._means = (members @ self._values) / self._count[:, None]
         residual = self._values - self._means[:, self._group]
         scatter = residual.transpose(1, 2) @ residual
-        degrees = max(len(self.features) - len(self._count), 1)
-        covariance = scatter / degrees
-        dim = covariance.shape[-1]
+        self._residual, self._degrees = residual, max(len(self.features) - len(self._count), 1)
+        covariance = scatter / self._degrees
         scale = covariance.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)
-        self._ridge = self.settings.shrinkage * scale[:, None, None] * torch.eye(dim, dtype=torch.float64)
-        self._degrees, self._residual = degrees, residual
+        self._ridge = self.settings.shrinkage * scale[:, None, None] * torch.eye(covariance.shape[-1]).double()
         self._precision = torch.linalg.inv(covariance + self._ridge)
         return self
 
@@ -82,31 +76,26 @@ class Mahalanobis:
         formula carries into the inverse. A domain whose only clip is left out does not count.
         """
         own = self._count[self._group]
-        degrees = float(self._degrees)
-        rest = max(degrees - 1.0, 1.0)
-        loss = torch.where(own > 1, own / (own - 1.0).clamp_min(1.0), torch.zeros_like(own)) / rest
+        rest = max(float(self._degrees) - 1.0, 1.0)
+        loss = torch.where(own > 1, own / (own - 1.0).clamp_min(1.0), 0.0) / rest
         # Without the clip the covariance is scatter / rest - loss r r^T, plus the same ridge.
         scatter = self._residual.transpose(1, 2) @ self._residual
         base = torch.linalg.inv(scatter / rest + self._ridge)
         pulled = self._residual @ base  # (parts, normals, dim)
         inside = 1.0 - loss * (pulled * self._residual).sum(dim=-1)
-        moved = (
-            self._residual * torch.where(own > 1, 1.0 / (own - 1.0).clamp_min(1.0), torch.zeros_like(own))[:, None]
-        )
+        moved = self._residual * torch.where(own > 1, 1.0 / (own - 1.0).clamp_min(1.0), 0.0)[:, None]
         columns = []
         for domain in range(len(self._count)):
-            mean = self._means[:, domain, None].expand_as(self._values)
             member = self._group == domain
-            mean = torch.where(member[:, None], mean - moved, mean)
-            offset = self._values - mean
+            mean = self._means[:, domain, None].expand_as(self._values)
+            offset = self._values - torch.where(member[:, None], mean - moved, mean)
             plain = ((offset @ base) * offset).sum(dim=-1)
             along = (pulled * offset).sum(dim=-1)
             squares = plain + loss * along.square() / inside.clamp_min(1e-12)
             # Without the only clip of a domain there is also one mean less, so the covariance stays what it was.
             unchanged = ((offset @ self._precision) * offset).sum(dim=-1)
             squares = torch.where(own == 1, unchanged, squares)
-            gone = member & (own == 1)
-            columns.append(squares.masked_fill(gone, torch.inf))
+            columns.append(squares.masked_fill(member & (own == 1), torch.inf))
         return _scores(torch.stack(columns, dim=-1))
 
 

@@ -5,8 +5,7 @@ With one part, the cosine distance and one neighbour this is equation 3 of the r
 averaged (BEAM of public systems), unless ``shared_neighbour`` makes them choose together.
 
 With two separate domains, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of
-    each
-domain's own bank (domain-wise local density, after Wilkinghoff et al., arXiv 2509.10951), or
+each domain's own bank (domain-wise local density, after Wilkinghoff et al., arXiv 2509.10951), or
 ``min(S_source / m_source, S_target / m_target)``, where m is the median of the domain's own leave-one-out scores
 (domain-wise standardisation).
 """
@@ -86,11 +85,10 @@ class _Domain:
 
     def median(self) -> Tensor:
         """The median leave-one-out score of the domain's normal clips, (1,); NaN where there is none."""
-        leave_one_out = torch.stack([mean for mean, _ in self._leave_one_out]).mean(dim=0)
-        return _median(leave_one_out[None])
+        return _median(torch.stack([mean for mean, _ in self._leave_one_out]).mean(dim=0)[None])
 
     def medians_without(self, clips: Tensor, present: Tensor) -> Tensor:
-        """The same in the bank that one of ``clips`` is missing from: (clips,)."""
+        """The same in the bank without one of ``clips``: (clips,)."""
         active_here, count = present[:, self.members], self._settings.neighbours
         scores = [
             lists.means_without(self._active, active_here, count, leave_one_out)
@@ -214,8 +212,7 @@ class NearestNeighbours:
             present = self.bank.without(clips)
             scales = None
             if self._scales is not None:
-                found = [domain.medians_without(clips, present) for domain in self._domains]
-                scales = _usable(torch.stack(found))
+                scales = _usable(torch.stack([domain.medians_without(clips, present) for domain in self._domains]))
             scores[clips.numpy()] = self._lowest(self.features[clips], present, scales)[0].numpy()
         return scores
 

@@ -51,11 +51,8 @@ class NearestSettings(Settings):
     @model_validator(mode="after")
     def _fits(self) -> NearestSettings:
         if self.domains == "standardised" and self.normalisation != "none":
-            raise refusal(
-                "domains",
-                self.domains,
-                "'pooled' or 'separate', as 'standardised' goes with normalisation = 'none'",
-            )
+            expected = "'pooled' or 'separate', as 'standardised' needs normalisation = 'none'"
+            raise refusal("domains", self.domains, expected)
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -75,12 +72,8 @@ class NearestSettings(Settings):
     @property
     def only_lowers(self) -> bool:
         """Whether another normal clip can lower scores and never raise one: plain cosine distances."""
-        return (self.distance, self.normalisation, self.enrichment, self.prototypes) == (
-            "cosine",
-            "none",
-            "none",
-            None,
-        ) and self.domains != "standardised"
+        choices = (self.distance, self.normalisation, self.enrichment, self.prototypes)
+        return choices == ("cosine", "none", "none", None) and self.domains != "standardised"
 
     @property
     def normalisation_words(self) -> str | None:

@@ -23,21 +23,7 @@ from nearfar.thresholds.rules import (
 )
 
 __all__ = [
-    "RULES",
-    "Calibration",
-    "Fallback",
-    "NormalScore",
-    "Rule",
-    "Threshold",
-    "changed_thresholds",
-    "conformal_threshold",
-    "domains_of",
-    "empirical_threshold",
-    "find_threshold",
-    "gamma_threshold",
-    "given_threshold",
-    "p_values",
-    "threshold_of",
-    "usable_threshold",
-    "usable_thresholds",
-]
+    "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold", "changed_thresholds",
+    "conformal_threshold", "domains_of", "empirical_threshold", "find_threshold", "gamma_threshold",
+    "given_threshold", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
+]  # fmt: skip

@@ -1,8 +1,7 @@
 """Thresholds from the scores of normal recordings at a stated false-alarm rate, and the table of rules for them.
 
 ``conformal``: let n scores of normal clips be given by a bank that does not hold these clips, and a new normal
-    clip
-come from the same distribution. Its rank among them is uniform, so that with the p-value
+clip come from the same distribution. Its rank among them is uniform, so that with the p-value
 
     p = (1 + #{i : s_i >= s}) / (n + 1)
 
@@ -35,7 +34,7 @@ UNLIKELY = 0.05
 
 
 class Fallback(NamedTuple):
-    """What replaces a threshold that scores do not support: a rule, a rate, and the remark that explains it."""
+    """The rule and rate that replace those that scores do not support, and the remark that explains it."""
 
     rule: str
     false_alarm_rate: float
@@ -61,7 +60,7 @@ RULES: Registry[Rule] = Registry("threshold rule")
 
 
 def p_values(scores: ArrayLike, calibration: ArrayLike) -> NDArray[np.float64]:
-    """Share of normal clips at least as anomalous as each score, the clip itself included.
+    """Fraction of normal clips at least as anomalous as each score, the clip itself included.
 
     Args:
         scores: (clips,).

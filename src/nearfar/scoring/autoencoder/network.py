@@ -1,4 +1,4 @@
-"""The autoencoder of the challenge's two baselines, and what a trained one consists of.
+"""The autoencoder of the challenge's two baselines, untrained and trained.
 
 Harada et al., "First-shot anomaly sound detection for machine condition monitoring: a domain generalization
 baseline", EUSIPCO 2023 (arXiv 2303.00455).
@@ -75,13 +75,7 @@ class TrainedAutoencoder:
 
 
 def stacked(log_mel: Tensor) -> Tensor:
-    """Five consecutive frames side by side, at every frame: [frame t | t+1 | ... | t+4].
-
-    Args:
-        log_mel: (frames, 128) float32.
-
-    Returns:
-        (frames - 4, 640), a view where ``log_mel`` is contiguous.
+    """Five consecutive frames side by side, at every frame of (frames, 128): (frames - 4, 640).
 
     Raises:
         ValueError: if there are fewer than five frames.
@@ -93,14 +87,9 @@ def stacked(log_mel: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def residual_frames(network: Autoencoder, log_mel: Tensor) -> Tensor:
-    """What the reconstruction of a clip lacks or adds, frame by frame.
+    """Reconstruction minus input of a clip's log-mel (frames, 128) float32, in dB: (5 (frames - 4), 128).
 
-    Args:
-        network: in evaluation mode.
-        log_mel: (frames, 128) float32 of one clip.
-
-    Returns:
-        reconstruction minus input, (5 (frames - 4), 128) float32 in dB; a frame comes once per vector it is in.
+    A frame comes once per vector that it is in.
 
     Raises:
         ValueError: if there are fewer than five frames.

@@ -15,7 +15,7 @@ from nearfar.scoring.autoencoder.network import Covariances
 class Precisions:
     """Inverse covariances of the source and the target domain, each (128, 128) float32.
 
-    ``replaced`` names the domain, if any, for which the other one's stands in.
+    ``replaced`` names the domain, if any, whose inverse is that of the other one.
     """
 
     source: Tensor
@@ -26,8 +26,8 @@ class Precisions:
 def precisions(covariances: Covariances) -> Precisions:
     """Invert both covariances as the official code does, in float32 and without regularisation.
 
-    A covariance of too few frames is singular, and what single precision makes of it gives huge and negative
-    distances. Where one domain's inverse is not positive definite, the other's stands in, as it does in the
+    A covariance of too few frames is singular, and its inverse in single precision gives huge and negative
+    distances. Where one domain's inverse is not positive definite, the other's is used, as in the
     official code where a domain has no clips at all.
 
     Raises:
@@ -73,11 +73,11 @@ def selective_score(residual: Tensor, inverses: Precisions, *, textbook: bool = 
        holds two or three vectors of the target domain, so most of what distinguishes its clips goes with the mean.
        The choice between the domains therefore leans to source.
     4. *Nothing is centred in the score*: Δ keeps its mean over training clips, although Σ is about a mean.
-    5. *Overlapping vectors count frames up to five times*, once for each place in a vector, and the five places
-       share one covariance.
+    5. *Overlapping vectors count frames up to five times*, once for each position in a vector, and the five
+       positions share one covariance.
     6. *The inverse is single precision, without regularisation*; where a covariance is near singular, rounding
        decides. (Where it is beyond that, :func:`precisions` departs from the official code.)
-    7. *Without target clips the source covariance stands in for the target's.*
+    7. *Without target clips the source covariance is used for the target, too.*
 
     (2, 3 and 7 happen in :func:`nearfar.scoring.autoencoder.training.residual_covariances`. A last one concerns
     decisions only: the official threshold is the 90th percentile of a gamma distribution fitted to values of

@@ -118,20 +118,16 @@ def train_autoencoder(
     progress: StepProgress | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[TrainedAutoencoder, tuple[EpochRecord, ...]]:
-    """Train for a fixed number of epochs; validation is only logged.
+    """Train for a fixed number of epochs; returns the autoencoder, on the CPU, and the records of all epochs.
 
     Args:
         vectors: of one machine.
         settings: epochs, batch size, learning rate and validation fraction are read.
         seed: of the initial weights, the held-out vectors and the order of the others.
         device: to train on; None is the CPU.
-        checkpoint: folder of ``checkpoint.safetensors``, from which an interrupted training resumes with the same
-            result as an uninterrupted one. The caller removes it once the result is saved. None writes none.
-        progress: called after each epoch.
-        on_epoch: called with the record of each epoch; not again for epochs before an interruption.
-
-    Returns:
-        the trained autoencoder on the CPU, and the records of all epochs.
+        checkpoint: folder of a checkpoint, from which an interrupted training resumes with the same result as an
+            uninterrupted one. The caller removes it once the result is saved.
+        progress, on_epoch: called after each epoch; not again for epochs before an interruption.
 
     Raises:
         TrainingError: if a loss is not finite.
@@ -260,14 +256,6 @@ def residual_covariances(
 
     The textbook form subtracts the domain's mean and divides by its residual frames less one; a domain without
     vectors takes the other's there, too.
-
-    Args:
-        network: in evaluation mode.
-        vectors: of one machine.
-        batches: indices of the vectors, (batch,) int64 each, in the order of the pass.
-
-    Returns:
-        published and textbook covariances, on the CPU.
 
     Raises:
         ValueError: if there are fewer than two vectors.
