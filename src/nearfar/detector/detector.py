@@ -426,11 +426,7 @@ class Detector:
 
 
 def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
-    """The recipe of that name or path, or the default for the recordings.
-
-    Raises:
-        InputError: if there is no such recipe, or a recording cannot be read.
-    """
+    """The recipe of that name or path, or the default for the recordings."""
     if name is not None:
         return load_recipe(name)
     mono = all(header.channels == 1 for header in dataset.require_headers().values())
@@ -555,11 +551,7 @@ def _requirements(extractor: Extractor, model: Path | None) -> tuple[tuple[str, 
 
 
 def _loaded_extractor(card: store.Card, folder: Path, encoder: str | None) -> Extractor:
-    """The extractor of a saved detector.
-
-    Raises:
-        InputError: if the encoder cannot be loaded, or is not the one that the banks were made with.
-    """
+    """The extractor of a saved detector; an InputError if its encoder cannot be loaded or is another one."""
     recipe = card.recipe
     if recipe.trains:
         model = load_model(folder / store.MODEL, encoder=encoder)

@@ -97,11 +97,7 @@ def is_detector(folder: Path) -> bool:
 
 
 def require_free(folder: Path, *, replace: bool) -> None:
-    """Make sure that a detector may be written to ``folder``.
-
-    Raises:
-        InputError: if something is there: a detector, unless it may be replaced, or anything else.
-    """
+    """Raise an InputError unless ``folder`` is free: missing, empty, or a detector's that may be replaced."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if is_detector(folder):

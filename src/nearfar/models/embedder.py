@@ -108,10 +108,6 @@ class EmbedderWithLoss(nn.Module):
 def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
     """The model of a recipe before its first training step: a pre-trained (or random) encoder, a random head.
 
-    Args:
-        recipe: ``encoder``, ``head``, ``fbank``, ``lora``, ``training.adaptation`` and ``seed`` are read.
-        classes: number of composite labels.
-
     Raises:
         InputError: if the encoder's weights cannot be loaded or do not fit, or its positions end before the clips
             do.

@@ -114,11 +114,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def load_model(folder: Path, *, encoder: str | None = None) -> TrainedEmbedder:
-    """Read a model folder.
-
-    Args:
-        folder: as :func:`save_model` writes it.
-        encoder: path of the encoder that adapters were trained on, if it has moved.
+    """Read a model folder; ``encoder`` is the path of the encoder that adapters were trained on, if it has moved.
 
     Raises:
         InputError: if the folder holds no whole model, or its base encoder is not the one it was trained on.

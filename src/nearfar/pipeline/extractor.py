@@ -106,11 +106,7 @@ def extractor_of_model(model: TrainedEmbedder, recipe: Recipe) -> Extractor:
 
 
 def require_head(recipe: Recipe) -> None:
-    """Refuse features of a trained head in a recipe that trains nothing.
-
-    Raises:
-        InputError: naming the key.
-    """
+    """Refuse features of a trained head in a recipe that trains nothing."""
     source, settings = recipe.features.entry("source"), recipe.features.settings_of("source")
     if not recipe.trains and source.needs_head(settings):
         pooling = getattr(settings, "pooling", None)  # of sources that pool

@@ -78,9 +78,6 @@ def train_or_reuse(
 
     Returns:
         whether this is the main process of a distributed launch; the others should stop.
-
-    Raises:
-        InputError: if the folder holds another model, and as :func:`nearfar.training.finetune.finetune`.
     """
     if not recipe.trains or is_trained(recipe, dataset, folder):
         return is_main_process()

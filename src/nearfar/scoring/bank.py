@@ -44,7 +44,7 @@ class NormalBank:
     replacements: Tensor
 
     def without(self, clips: Tensor) -> Tensor:
-        """Which entries the bank holds if one of ``clips`` is left out: (clips, entries) bool."""
+        """The entries of the bank without one of ``clips``, for each: (clips, entries) bool."""
         present = self.active & (self.parents[:, 0] != clips[:, None]) & (self.parents[:, 1] != clips[:, None])
         row = torch.full((int(self.replacements[:, 0].max()) + 1 if len(self.replacements) else 0,), -1)
         inside = torch.nonzero(clips < len(row))[:, 0]
