@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format benchmark clean
+.PHONY: demo test test-slow lint format reference benchmark clean
 
 demo: $(INSTALLED)
 	$(BIN)/nearfar demo --out demo
@@ -30,6 +30,10 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Brings the tables of keys and choices in docs/reference.md in line with the code.
+reference: $(INSTALLED)
+	$(BIN)/python docs/write_reference.py
 
 benchmark: $(INSTALLED)
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

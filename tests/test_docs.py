@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
+from docs.write_reference import TABLES, keys_of, updated
 from tests.conftest import write_clip
 from tests.documentation import ROOT, output_and_comments, page, python_blocks
 
 import nearfar
 from nearfar.cli import app
 from nearfar.config import Recipe
-from nearfar.config.recipe import own_tables
 from nearfar.config.renamed import MOVED
-from nearfar.encoders import ADAPTATIONS, ENCODERS
 from nearfar.features import SOURCES
-from nearfar.losses import LOSSES
-from nearfar.pooling import POOLINGS, TRAINED_POOLINGS
-from nearfar.pretraining.recipe import PretrainRecipe
+from nearfar.pooling import POOLINGS, Pooling
 from nearfar.registry import Registry
-from nearfar.scoring import BACKENDS, FUSIONS
-from nearfar.settings import ChoiceTable, Settings, inline_settings
-from nearfar.thresholds import RULES
-from nearfar.views import VIEWS
+from nearfar.settings import ChoiceTable, Settings
 
 REFERENCE, API = "docs/reference.md", "docs/api.md"
-TABLES: dict[str, Registry[Any]] = {
-    "encoders.ENCODERS": ENCODERS,
-    "encoders.ADAPTATIONS": ADAPTATIONS,
-    "pooling.TRAINED_POOLINGS": TRAINED_POOLINGS,
-    "losses.LOSSES": LOSSES,
-    "views.VIEWS": VIEWS,
-    "features.SOURCES": SOURCES,
-    "pooling.POOLINGS": POOLINGS,
-    "scoring.BACKENDS": BACKENDS,
-    "scoring.FUSIONS": FUSIONS,
-    "thresholds.RULES": RULES,
-}
-
-Keys = dict[str, tuple[Any, set[str]]]
-"""Default and owners of every key; the owners are names in tables of choices."""
 
 
 def section(name: str, heading: str) -> str:
@@ -53,78 +30,23 @@ def section(name: str, heading: str) -> str:
     return page(name).split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
-def plain(value: Any) -> Any:
-    """A default as TOML knows it."""
-    return None if value is None else tomllib.loads(tomli_w.dumps({"x": value}))["x"]
+def test_keys_and_choices_of_the_reference_are_those_of_the_code() -> None:
+    assert len(keys_of(Recipe)) > 80
+    assert updated(page(REFERENCE)) == page(REFERENCE), "run make reference"
 
 
-def keys_of_table(kind: type[Settings], owner: str | None = None) -> Iterator[tuple[str, Any, str | None]]:
-    for name, field in kind.model_fields.items():
-        yield name, plain(field.default), owner
-    if issubclass(kind, ChoiceTable):
-        for table in kind.choices().values():
-            for name, entry in table.items():
-                yield from keys_of_table(inline_settings(entry), name)
+def test_a_new_choice_is_entered_in_the_reference_by_make_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    class PowerSettings(Settings):
+        power: float = 3.0
 
-
-def keys_of_recipe(recipe: type[Recipe] | type[PretrainRecipe]) -> Keys:
-    """Every key below the root of a recipe, as ``table.key``, from the classes of its tables."""
-    found: Keys = {}
-    tables = {
-        name: type(field.default)
-        for name, field in recipe.model_fields.items()
-        if isinstance(field.default, Settings)
-    }
-    owners = {
-        entry.table: name for table in TABLES.values() for name, entry in table.items() if entry.table is not None
-    }
-    if recipe is Recipe:
-        tables |= own_tables()
-    for table, kind in tables.items():
-        for name, default, owner in keys_of_table(kind, owners.get(table)):
-            _, of = found.setdefault(f"{table}.{name}", (default, set()))
-            if owner is not None:
-                of.add(owner)
-    return found
-
-
-def documented_keys(text: str, columns: int) -> Keys:
-    """Rows of the tables of keys: key, default and (of recipes) the owners."""
-    found: Keys = {}
-    for row in re.findall(r"^\| (`[a-z_.]+` \|.*) \|$", text.replace("\\|", "/"), re.MULTILINE):
-        key, default, *others = [cell.strip() for cell in row.split(" |")]
-        if len(others) != columns - 2:
-            continue
-        name, owners = key.strip("`"), set(re.findall("`(.*?)`", others[0])) if columns == 4 else set()
-        assert name not in found, f"{name} stands twice"
-        value = None if default == "–" else tomllib.loads(f"x = {default.strip('`')}")["x"]
-        found[name] = (value, owners)
-    return found
-
-
-def test_every_recipe_key_stands_in_the_reference_with_its_default_and_owner() -> None:
-    documented = documented_keys(section(REFERENCE, "Recipes"), columns=4)
-    expected = keys_of_recipe(Recipe)
-    assert len(expected) > 80
-    assert documented == expected
-
-
-def test_every_key_of_pre_training_stands_in_the_reference_with_its_default() -> None:
-    expected = keys_of_recipe(PretrainRecipe)
-    fields = PretrainRecipe.model_fields
-    expected |= {name: (fields[name].default, set()) for name in ("crop_seconds", "export")}
-    assert documented_keys(section(REFERENCE, "Pre-training recipes"), columns=3) == expected
-
-
-def test_every_choice_stands_in_the_reference_and_nothing_else() -> None:
-    documented: dict[str, list[str]] = {}
-    table = ""
-    for row in re.findall(r"^\| (.*) \|$", section(REFERENCE, "Tables of choices"), re.MULTILINE)[1:]:
-        _, where, name, meaning = [cell.strip() for cell in row.split("|")]
-        table = where.strip("`").removeprefix("nearfar.") or table
-        documented.setdefault(table, []).append(name.strip("`"))
-        assert meaning
-    assert documented == {name: list(table) for name, table in TABLES.items()}
+    entry = Pooling(pool=lambda tokens, _: tokens.mean(dim=-2), settings=PowerSettings, description="power mean")
+    monkeypatch.setitem(POOLINGS, "power", entry)
+    before = page(REFERENCE).splitlines()
+    added = [line for line in updated(page(REFERENCE)).splitlines() if line not in before]
+    assert added == [
+        "| `features.power` | `3.0` | `power` | a setting of `power` |",
+        "| | | `power` | power mean |",
+    ]
 
 
 def test_the_tables_of_choices_are_those_that_recipes_read() -> None:

@@ -246,7 +246,7 @@ def test_model_of_another_recipe_is_refused_and_nothing_changes(
     with pytest.raises(InputError, match="a model of another recipe, training clips or encoder weights") as caught:
         run_system(other, small_factory, out)
     assert str(out / "model") in str(caught.value)
-    assert "Choose another folder (out)" in str(caught.value)
+    assert "Choose another output folder" in str(caught.value)
     assert contents(out) == before
 
 
