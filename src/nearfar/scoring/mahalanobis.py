@@ -77,8 +77,8 @@ class Mahalanobis:
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a fit without it, (normals,) float64.
 
-        Exact but for the ridge, which stays that of all clips: without clip i of a domain of n, with residual r, the
-        domain's mean moves by -r / (n - 1) and the scatter loses n / (n - 1) r r^T, which the Sherman-Morrison
+        Exact but for the ridge, which stays that of all clips: without clip i of a domain of n, with residual r,
+        the domain's mean moves by -r / (n - 1) and the scatter loses n / (n - 1) r r^T, which the Sherman-Morrison
         formula carries into the inverse. A domain whose only clip is left out does not count.
         """
         own = self._count[self._group]
