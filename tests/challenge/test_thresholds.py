@@ -30,9 +30,9 @@ def run(out: Path, data: Path, **changes: object) -> list[dict]:
 
 
 def normals(out: Path) -> list[tuple[list[float], list[str]]]:
-    """Leave-one-out scores and domains of the normal clips, by machine."""
+    """Scores that thresholds are found from, and domains of the normal clips, by machine."""
     rows = json.loads((out / "view_scores.json").read_text())["machines"]
-    return [(row["normal"], row["normal_domains"]) for row in rows]
+    return [(row["calibration"], row["normal_domains"]) for row in rows]
 
 
 def test_the_conformal_rule_takes_the_score_of_its_rank(small_factory: Path, tmp_path: Path) -> None:

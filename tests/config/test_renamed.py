@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
+from nearfar.challenge.run import run_system
 from nearfar.config import Recipe, load_recipe
 from nearfar.config.renamed import MOVED, modernised
 from nearfar.errors import InputError
+from nearfar.models import load_model
 
 OLD_KEYS: dict[tuple[str, str], tuple[Any, str]] = {
     ("training", "channels"): (["far"], "training.views"),
@@ -216,6 +219,7 @@ def old_tree(decision: dict[str, Any] | None = None, detection: dict[str, Any] |
         ({"quantile": 0.8}, {}, "gamma", 0.2),
         ({}, {"false_alarm_rate": 0.02}, "conformal", 0.02),
         ({}, {"threshold": "empirical", "false_alarm_rate": 0.2}, "empirical", 0.2),
+        ({"quantile": 0.8}, {"false_alarm_rate": 0.02}, "conformal", 0.02),  # of both, the detector's pair
     ],
 )
 def test_of_two_old_tables_of_thresholds_the_one_that_was_changed_counts(
@@ -251,3 +255,32 @@ def test_a_tree_of_today_is_returned_as_it_is() -> None:
 def test_a_misspelt_key_of_an_old_table_is_an_error() -> None:
     with pytest.raises(InputError, match="the unknown key detection"):
         load_recipe("eat-near").with_changes(**{"detection.hop": 1.0})
+
+
+def test_a_model_of_an_earlier_version_is_reused(small_factory: Path, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(
+        old_tree()
+        | {"training": OLD_TREE["training"] | {"steps": 2, "batch_size": 4, "warmup_steps": 1}}
+        | {"audio": OLD_TREE["audio"] | {"clip_seconds": 1.0}}
+    )
+    run_system(recipe, small_factory, tmp_path / "first", model_folder=tmp_path / "model")
+    card = tmp_path / "model" / "model.json"
+    tree = json.loads(card.read_text())
+    tree["recipe"] = OLD_TREE | {
+        "audio": OLD_TREE["audio"] | {"clip_seconds": 1.0},
+        "training": OLD_TREE["training"] | {"steps": 2, "batch_size": 4, "warmup_steps": 1},
+    }
+    card.write_text(json.dumps(tree))
+    assert load_model(tmp_path / "model").recipe == recipe
+    tasks: set[str] = set()
+    run_system(
+        recipe,
+        small_factory,
+        tmp_path / "second",
+        model_folder=tmp_path / "model",
+        progress=lambda task, done, total: tasks.add(task),
+    )
+    assert not any("training" in task for task in tasks)
+    other = recipe.with_changes(seed=1)
+    with pytest.raises(InputError, match="found a model of another recipe"):
+        run_system(other, small_factory, tmp_path / "third", model_folder=tmp_path / "model")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nearfar.config import Recipe
-from nearfar.detector.machine import fit_machine, hold_out, left_out_scores, most_anomalous
-from nearfar.pipeline.scoring import is_guaranteed
+from nearfar.detector.machine import fit_machine, hold_out, most_anomalous
+from nearfar.pipeline.scoring import is_guaranteed, left_out_scores
 from nearfar.scoring import MachineScorer
 from nearfar.thresholds import find_threshold, p_values
 

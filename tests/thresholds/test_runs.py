@@ -39,7 +39,7 @@ def scored(training: ArrayLike, test: Sequence[float] = (0.0, 1.0)) -> ScoredMac
         machine="fan", section="00", method="leave-one-out", guaranteed=False, recordings=normals
     )
     scores = MachineScores("fan", "00", names, np.array(test))
-    return ScoredMachine(scores, {}, {}, calibration, ("source",) * len(test))
+    return ScoredMachine(scores, {}, calibration.scores(), {}, calibration, ("source",) * len(test))
 
 
 def decided(entry: ScoredMachine, folder: Path, **threshold: object) -> dict[str, object]:

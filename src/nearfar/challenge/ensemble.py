@@ -233,6 +233,7 @@ def _fused(
     return ScoredMachine(
         MachineScores(*key, entries[0].names, fused),
         dict(zip(names, test, strict=True)),
+        training,
         dict(zip(names, normal, strict=True)),
         calibration,
         ("source",) * len(entries[0].names),

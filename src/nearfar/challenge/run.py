@@ -192,14 +192,19 @@ def log_remarks(thresholds: Iterable[Threshold]) -> None:
 
 
 def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) -> None:
-    """Write ``view_scores.json``: scores of test and normal clips, by view and fused, and the path of the data."""
+    """Write ``view_scores.json``: scores of test and normal clips, by view and fused, and the path of the data.
+
+    ``normal`` are leave-one-out scores, ``calibration`` those that thresholds are found from; they differ where
+    the back-end or the fusion scales scores by normal clips.
+    """
     machines = [
         {
             "machine": entry.test.machine,
             "section": entry.test.section,
             "names": list(entry.test.names),
             "views": {view: values.tolist() for view, values in entry.views.items()},
-            "normal": entry.calibration.scores().tolist(),
+            "normal": entry.normal.tolist(),
+            "calibration": entry.calibration.scores().tolist(),
             "normal_names": [one.file for one in entry.calibration.recordings],
             "normal_domains": [one.domain for one in entry.calibration.recordings],
             "normal_views": {view: values.tolist() for view, values in entry.normal_views.items()},

@@ -13,12 +13,12 @@ MOVED = {
     ("detection", "hop_seconds"): ("audio", "hop_seconds"),
     ("detection", "calibration"): ("calibration", "method"),
     ("detection", "held_out"): ("calibration", "held_out"),
+    ("decision", "threshold"): ("threshold", "rule"),
     ("detection", "threshold"): ("threshold", "rule"),
     ("detection", "false_alarm_rate"): ("threshold", "false_alarm_rate"),
     ("detection", "domains"): ("threshold", "domains"),
-    ("decision", "threshold"): ("threshold", "rule"),
 }
-"""(table, key) of earlier versions, and of today."""
+"""(table, key) of earlier versions, and of today; of two that became one, the later counts."""
 
 _RUN_DEFAULTS = {"threshold": "gamma", "quantile": 0.9}
 _DETECTOR_DEFAULTS = {"threshold": "conformal", "false_alarm_rate": 0.05}

@@ -22,12 +22,9 @@ from nearfar.config import Recipe
 from nearfar.data.clips import Clip
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
 from nearfar.pipeline.extraction import Extracted
-from nearfar.pipeline.scoring import is_guaranteed, normal_scores
+from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
 from nearfar.thresholds import Calibration
-
-FOLDS = 25
-"""Where leaving one recording out takes a new fit, recordings are left out in at most this many groups."""
 
 Scores = NDArray[np.float64]
 Unit = tuple[str, str]
@@ -157,7 +154,7 @@ def fit_machine(
         scored = fitted.score({view: values[~inside] for view, values in features.items()}) if chosen else None
     else:
         chosen, windows = in_bank, recording
-        scored = left_out_scores(bank_features, flags, recording, recipe)
+        scored = left_out_scores(bank_features, flags, recording, recipe, fitted.scorer)
     entries = () if scored is None or not scored.fused.size else normal_scores(chosen, _highest(windows, scored))
     return fitted, Calibration(
         machine=unit[0],
@@ -180,34 +177,3 @@ def most_anomalous(recording: NDArray[np.int64], scores: Scores) -> NDArray[np.i
     last = np.flatnonzero(np.diff(recording[order], append=recording.max(initial=-1) + 1))
     highest: NDArray[np.int64] = order[last]
     return highest
-
-
-def left_out_scores(
-    features: Mapping[str, Tensor], target: Tensor, recording: NDArray[np.int64], recipe: Recipe
-) -> ViewScores | None:
-    """Scores of normal windows by banks without any window of their recordings; None for a single recording.
-
-    One clip is left out at a time where the back-end does that exactly: recordings of one window, and views that
-    are not standardised. Otherwise recordings are left out in up to :data:`FOLDS` groups, and everything is fitted
-    without them: scores are then a little higher than against all others, which gives fewer false alarms.
-    """
-    count = int(recording.max()) + 1
-    if count == 1:
-        return None
-    plan = recipe.scoring_plan()
-    exact = recipe.backend.exact_leave_one_out(plan.settings) and not FUSIONS[plan.fusion].uses_normals
-    if count == len(recording) and exact:
-        return MachineScorer(features, target, plan).normal
-    folds = min(count, FOLDS)
-    fold = torch.from_numpy((np.random.default_rng(recipe.seed).permutation(count) % folds)[recording])
-    fused = np.empty(len(recording))
-    views = {view: np.empty(len(recording)) for view in features}
-    for left_out in range(folds):
-        inside, outside = fold != left_out, (fold == left_out).numpy()
-        others = {view: values[inside] for view, values in features.items()}
-        scorer = MachineScorer(others, target[inside], plan)
-        scored = scorer.score({view: values[~inside] for view, values in features.items()})
-        fused[outside] = scored.fused
-        for view, values in scored.views.items():
-            views[view][outside] = values
-    return ViewScores(fused, views)
