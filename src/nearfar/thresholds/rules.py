@@ -60,7 +60,15 @@ RULES: Registry[Rule] = Registry("threshold rule")
 
 
 def p_values(scores: ArrayLike, calibration: ArrayLike) -> NDArray[np.float64]:
-    """Fraction of normal clips at least as anomalous as each score, itself included: (clips,) float64."""
+    """Fraction of normal clips at least as anomalous as each score, the scored clip included.
+
+    Args:
+        scores: (clips,).
+        calibration: (normals,) scores of normal clips.
+
+    Returns:
+        (clips,) float64 in (0, 1].
+    """
     ordered = np.sort(np.asarray(calibration, dtype=np.float64))
     at_least = len(ordered) - np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
     values: NDArray[np.float64] = np.asarray((1.0 + at_least) / (len(ordered) + 1.0), dtype=np.float64)
