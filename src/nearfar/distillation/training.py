@@ -103,13 +103,7 @@ class DistilledEncoder(nn.Module):
             self.to_spectrum = nn.Linear(config.embed_dim, STATISTICS)
 
     def forward(
-        self,
-        noisy: Tensor,
-        clean: Tensor,
-        embedding: Tensor,
-        visible: Tensor,
-        first_column: int,
-        offset: Tensor,
+        self, noisy: Tensor, clean: Tensor, embedding: Tensor, visible: Tensor, first_column: int, offset: Tensor
     ) -> DistillationLosses:
         """The losses of a batch; arguments as in :class:`DistillationBatch`."""
         fbank = torch.cat([noisy, clean + offset[:, None, None, None]])

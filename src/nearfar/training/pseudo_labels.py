@@ -19,10 +19,7 @@ ATTRIBUTE = "cluster"
 
 
 def cluster_attributes(
-    clips: Sequence[Clip],
-    features: Callable[[Sequence[Clip]], NDArray[np.floating]],
-    clusters: int,
-    seed: int,
+    clips: Sequence[Clip], features: Callable[[Sequence[Clip]], NDArray[np.floating]], clusters: int, seed: int
 ) -> list[Clip]:
     """Give the source clips of machines without any attributes the attribute ``cluster``.
 
