@@ -240,11 +240,8 @@ def distil(
     and ends with the same weights, as every draw is a function of seed and step.
 
     Args:
-        plan: settings.
         folders: of recordings of any kind; each folder is equally probable.
         teacher: see :func:`nearfar.distillation.yamnet.load_yamnet`.
-        out: folder; created if needed.
-        progress: called after each step.
         machines: folders of recordings of machines with hardly any noise, to be mixed with those of ``folders``.
 
     Raises:
