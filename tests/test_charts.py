@@ -113,7 +113,7 @@ def test_anomalies_are_counted_downwards():
     assert anomalies.max() == 0
     assert anomalies.sum() == -4
     root = parsed(chart)
-    assert any("anomalies" in text and "normal" in text for text in texts(root)), "told apart without colour"
+    assert any("anomalies" in text and "normal" in text for text in texts(root)), "distinguishable without colour"
     assert not any(
         re.match("[-\u2212]", text) for text in texts(root) if text.strip("-\u2212").isdigit() and text != "0"
     )

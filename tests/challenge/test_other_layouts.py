@@ -20,7 +20,7 @@ QUICK = {"autoencoder.epochs": 2, "autoencoder.batch_size": 32}
 
 @pytest.fixture
 def write(tmp_path: Path):
-    """Writes a mono clip of a tone in noise; anomalies are told by their names and have another tone."""
+    """Writes a mono clip of a tone in noise; the file names mark anomalies, which have another tone."""
     import soundfile as sf
 
     random = np.random.default_rng(0)

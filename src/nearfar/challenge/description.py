@@ -17,7 +17,6 @@ from nearfar.encoders.weights import SHIPPED
 from nearfar.pipeline.preparation import RUN
 from nearfar.registry import Entry
 from nearfar.scoring import FUSIONS
-from nearfar.scoring.settings import NearestSettings
 from nearfar.thresholds import RULES
 from nearfar.views import VIEWS
 
@@ -46,7 +45,7 @@ def describe(recipe: Recipe, trained_on: Iterable[str], rules: Iterable[str] = (
         "embeddings": recipe.encoder.entry("family").description if recipe.uses_encoder else None,
         "machine_learning_method": _method(recipe),
         "aggregation_method": _aggregation(recipe),
-        "domain_adaptation_method": _adaptation(recipe),
+        "domain_adaptation_method": recipe.backend.domain_adaptation(recipe.backend_settings()),
         "domain_generalization_method": _generalisation(recipe),
         "ensemble_method_subsystem_count": len(recipe.scoring.views) if len(recipe.scoring.views) > 1 else None,
         "decision_making": _decision_making(recipe, rules),
@@ -108,10 +107,7 @@ def _method(recipe: Recipe) -> str:
     adaptation: Entry = recipe.training.entry("adaptation")
     parts = [f"{encoder} ({adaptation.described(recipe.adaptation_settings())})"]
     if recipe.trains:
-        settings = recipe.head.settings_of("loss")
-        centres = getattr(settings, "sub_centres", 1)
-        loss = recipe.head.entry("loss").described(settings)
-        parts.append(f"{loss} with {centres} sub-centres" if centres > 1 else loss)
+        parts.append(recipe.head.entry("loss").described(recipe.head.settings_of("loss")))
         if recipe.training.pseudo_labels:
             parts.append("pseudo-labels by clustering")
     return ", ".join([*parts, backend])
@@ -124,17 +120,11 @@ def _aggregation(recipe: Recipe) -> str:
         steps = [pooling.described(recipe.head.settings_of("pooling"))]
     else:
         steps = [source.aggregation(recipe.features.settings_of("source"))]
-    settings = recipe.backend_settings()
-    if isinstance(settings, NearestSettings) and settings.normalisation_words:
-        steps.append(settings.normalisation_words)
+    if (words := recipe.backend.aggregation(recipe.backend_settings())) is not None:
+        steps.append(words)
     if len(recipe.scoring.views) > 1:
         steps.append(f"{FUSIONS[recipe.scoring.fusion].description} {' and '.join(recipe.scoring.views)} scores")
     return ", ".join(steps)
-
-
-def _adaptation(recipe: Recipe) -> str | None:
-    settings = recipe.backend_settings()
-    return settings.enrichment_words if isinstance(settings, NearestSettings) else None
 
 
 def _generalisation(recipe: Recipe) -> str | None:
@@ -142,7 +132,7 @@ def _generalisation(recipe: Recipe) -> str | None:
     if recipe.trains:
         means.append("domain in the class labels")
         means += ["target domain drawn more often"] * (recipe.training.target_share > 0)
-    words = getattr(recipe.backend_settings(), "domain_words", None)
+    words = recipe.backend.domain_generalisation(recipe.backend_settings())
     return ", ".join([*means, *filter(None, [words])]) or None
 
 

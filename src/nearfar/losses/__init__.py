@@ -37,6 +37,11 @@ class AdaCosSettings(Settings):
     """Centres of a class."""
     trainable_centres: bool = True
 
+    @property
+    def with_sub_centres(self) -> str:
+        """Words for the description of a submission."""
+        return f" with {self.sub_centres} sub-centres" if self.sub_centres > 1 else ""
+
 
 class ArcFaceSettings(AdaCosSettings):
     """Settings of ArcFace."""
@@ -59,7 +64,7 @@ LOSSES["arcface"] = Loss(
         reduction="none",
     ),
     settings=ArcFaceSettings,
-    description="ArcFace",
+    description="ArcFace{with_sub_centres}",
 )
 LOSSES["adacos"] = Loss(
     build=lambda num_classes, embedding_size, chosen: AdaCosLoss(
@@ -70,5 +75,5 @@ LOSSES["adacos"] = Loss(
         reduction="none",
     ),
     settings=AdaCosSettings,
-    description="AdaCos",
+    description="AdaCos{with_sub_centres}",
 )

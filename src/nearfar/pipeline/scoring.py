@@ -71,7 +71,7 @@ class ScoredMachine:
 
 def is_guaranteed(recipe: Recipe) -> bool:
     """Whether leave-one-out scores give conformal thresholds that are bounds; see
-    :mod:`nearfar.detector.calibration`."""
+    :mod:`nearfar.detector.machine`."""
     backend = recipe.backend
     return (
         not recipe.trains

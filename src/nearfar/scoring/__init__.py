@@ -29,9 +29,15 @@ BACKENDS["nearest-neighbours"] = Backend(
     fit=_fit_nearest,
     only_lowers=lambda settings: settings.only_lowers,
     exact_leave_one_out=lambda settings: settings.exact_leave_one_out,
+    aggregation=lambda settings: settings.normalisation_words,
+    domain_adaptation=lambda settings: settings.enrichment_words,
+    domain_generalisation=lambda settings: settings.domain_words,
 )
 BACKENDS["mahalanobis"] = Backend(
-    description="Mahalanobis distance", settings=MahalanobisSettings, fit=_fit_mahalanobis
+    description="Mahalanobis distance",
+    settings=MahalanobisSettings,
+    fit=_fit_mahalanobis,
+    domain_generalisation=lambda settings: "mean of each domain, smaller distance",
 )
 BACKENDS["autoencoder"] = AUTOENCODER
 

@@ -77,6 +77,8 @@ class Backend(Entry):
         per_machine: whether one model serves all sections of a machine.
         source: the only source of features (``features.source``) that it can use, or None.
         fit_identity: the settings that decide the fitted model, as plain values; by default all.
+        aggregation, domain_adaptation, domain_generalisation: from the settings to words for these entries of the
+            description of a submission, or None.
     """
 
     fit: Callable[[Tensor, Tensor, Any, int, Workspace | None], Scorer]
@@ -87,6 +89,9 @@ class Backend(Entry):
     leaves_out: bool = True
     source: str | None = None
     fit_identity: Callable[[Any], dict[str, Any]] = lambda settings: settings.identity()
+    aggregation: Callable[[Any], str | None] = lambda settings: None
+    domain_adaptation: Callable[[Any], str | None] = lambda settings: None
+    domain_generalisation: Callable[[Any], str | None] = lambda settings: None
 
     @property
     def trains(self) -> bool:

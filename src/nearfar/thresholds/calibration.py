@@ -32,7 +32,7 @@ class NormalScore(Settings):
 class Calibration(Settings):
     """The normal scores of one machine and section.
 
-    ``guaranteed`` is whether conformal p-values made of them are exact (see :mod:`nearfar.detector.calibration`).
+    ``guaranteed`` is whether conformal p-values made of them are exact (see :mod:`nearfar.detector.machine`).
     """
 
     machine: str

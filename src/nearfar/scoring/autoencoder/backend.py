@@ -228,6 +228,7 @@ AUTOENCODER = Backend(
     exact_leave_one_out=lambda settings: False,
     per_machine=True,
     source="slaney",
+    domain_generalisation=lambda settings: settings.domain_words,
     fit_identity=lambda settings: {
         key: value for key, value in settings.identity().items() if key not in ("score", "textbook")
     },
