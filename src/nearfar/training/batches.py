@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class Batch:
 
         whole = {field.name: getattr(self, field.name) for field in fields(self)}
         branch_keep = whole.pop("branch_keep")
-        cut = {name: None if value is None else value[rows] for name, value in whole.items()}
+        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in whole.items()}
         return Batch(**cut, branch_keep=None if branch_keep is None else branch_keep[:, :, rows])
 
 
