@@ -459,3 +459,14 @@ def test_advice_for_mono_recordings_can_be_followed(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         nearfar.Detector.fit(tmp_path / "nothing")
     assert str(caught.value).startswith(f"{tmp_path / 'nothing'}: ")
+
+
+def test_short_representations(fitted: nearfar.Detector, small_factory: Path) -> None:
+    file = clips_of(small_factory, "hummer")[0]
+    score = fitted.score(file)
+    assert repr(score) == (
+        f"Score({str(file)!r}, machine='hummer', score={score.score:.4g}, threshold={score.threshold:.4g}, "
+        f"anomalous={score.anomalous})"
+    )
+    assert repr(load_recipe("eat-near")).startswith("Recipe('eat-near', 'System 3")
+    assert max(len(repr(each)) for each in (fitted, score, load_recipe("eat-near"))) < 300

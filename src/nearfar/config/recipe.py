@@ -80,6 +80,9 @@ class Recipe(RecipeTable):
                 extras[entry.table] = entry.settings()
         return self
 
+    def __repr__(self) -> str:
+        return f"Recipe({self.name!r}, {self.description!r})"
+
     # --- choices ---------------------------------------------------------------------------------------------
 
     @property

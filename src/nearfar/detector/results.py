@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class WindowScore:
     nearest_begin_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Score:
     """The score of one recording.
 
@@ -86,7 +86,15 @@ class Score:
     nearest_file: str | None
     views: dict[str, float]
     departure: Departure | None
-    windows: tuple[WindowScore, ...] = field(repr=False)
+    windows: tuple[WindowScore, ...]
+
+    def __repr__(self) -> str:
+        names = ("machine", "score", "threshold", "anomalous")
+        values = ((name, getattr(self, name)) for name in names)
+        rounded = (
+            f"{name}={value:.4g}" if type(value) is float else f"{name}={value!r}" for name, value in values
+        )
+        return f"Score({self.file!r}, {', '.join(rounded)})"
 
     def to_json(self) -> dict[str, Any]:
         """The same as dictionaries, lists, text, numbers and None."""
