@@ -49,7 +49,7 @@ def test_every_combination_in_the_order_of_the_file(tmp_path: Path) -> None:
     }
     assert points[3].recipe == best.with_changes(**changed)
     assert [tuple(entry.values.values())[:2] for entry in skipped] == [("varmin", "standardised")] * 2
-    assert "goes with normalisation" in skipped[0].reason
+    assert "needs normalisation" in skipped[0].reason
 
 
 def test_paths_are_relative_to_the_grid(tmp_path: Path) -> None:

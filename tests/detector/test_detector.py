@@ -465,7 +465,7 @@ def test_short_representations(fitted: nearfar.Detector, small_factory: Path) ->
     file = clips_of(small_factory, "hummer")[0]
     score = fitted.score(file)
     assert repr(score) == (
-        f"Score({str(file)!r}, machine='hummer', score={score.score:.4g}, threshold={score.threshold:.4g}, "
+        f"Score(file={str(file)!r}, machine='hummer', score={score.score:.4g}, threshold={score.threshold:.4g}, "
         f"anomalous={score.anomalous})"
     )
     assert repr(load_recipe("eat-near")).startswith("Recipe('eat-near', 'System 3")

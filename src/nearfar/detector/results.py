@@ -89,12 +89,9 @@ class Score:
     windows: tuple[WindowScore, ...]
 
     def __repr__(self) -> str:
-        names = ("machine", "score", "threshold", "anomalous")
-        values = ((name, getattr(self, name)) for name in names)
-        rounded = (
-            f"{name}={value:.4g}" if type(value) is float else f"{name}={value!r}" for name, value in values
-        )
-        return f"Score({self.file!r}, {', '.join(rounded)})"
+        shown = {name: getattr(self, name) for name in ("file", "machine", "score", "threshold", "anomalous")}
+        texts = {name: f"{value:.4g}" if type(value) is float else repr(value) for name, value in shown.items()}
+        return f"Score({', '.join(f'{name}={text}' for name, text in texts.items())})"
 
     def to_json(self) -> dict[str, Any]:
         """The same as dictionaries, lists, text, numbers and None."""
