@@ -53,13 +53,8 @@ def save_checkpoint(
 ) -> None:
     """Write the state after ``step`` finished steps; the previous checkpoint is replaced once it is complete.
 
-    Args:
-        folder: of ``checkpoint.safetensors``; it is created if needed.
-        parameters: every trainable parameter by name.
-        optimizer: an Adam or AdamW over these parameters.
-        step: number of finished steps.
-        identity: of the training.
-        buffers: other tensors that training changes, by name.
+    ``parameters`` are all trainable ones, ``optimizer`` is an Adam or AdamW over them, and ``buffers`` are other
+    tensors that training changes. The folder is created if needed.
 
     Raises:
         NearfarError: if the file cannot be written, for instance because the disk is full.
@@ -94,9 +89,7 @@ def load_checkpoint(
     identity: Identity,
     buffers: Mapping[str, Tensor] | None = None,
 ) -> int:
-    """Restore the state in place and return the number of finished steps; 0 without a checkpoint.
-
-    Arguments are those of :func:`save_checkpoint`.
+    """Restore the state in place and return the number of finished steps, 0 without a checkpoint.
 
     Raises:
         InputError: if the checkpoint cannot be read, belongs to another run, or its tensors do not fit.
@@ -148,9 +141,8 @@ def _restore(
     if missing := sorted(expected.keys() - tensors.keys()):
         raise _unfit(path, f"{len(missing)} missing tensors ({', '.join(missing[:3])})", "a whole checkpoint")
     if extra := sorted(tensors.keys() - expected.keys()):
-        raise _unfit(
-            path, f"{len(extra)} unexpected tensors ({', '.join(extra[:3])})", "only this model's tensors"
-        )
+        listed = ", ".join(extra[:3])
+        raise _unfit(path, f"{len(extra)} unexpected tensors ({listed})", "only this model's tensors")
     for key, shape in expected.items():
         if tensors[key].shape != shape:
             raise _unfit(path, f"{key} of shape {tuple(tensors[key].shape)}", f"shape {shape}")

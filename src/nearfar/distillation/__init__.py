@@ -1,1 +1,1 @@
-"""Everything that only rebuilds the shipped encoder eat-tiny: distillation from YAMNet."""
+"""Distillation of the shipped encoder eat-tiny from YAMNet; used only to rebuild it."""

@@ -30,11 +30,9 @@ TRIES = 8
 
 
 def sound_files(folders: Sequence[Path], excluded: Sequence[str] = ()) -> tuple[tuple[Path, ...], ...]:
-    """The recordings (WAV, FLAC, Ogg) below each folder, sorted, without those that match a pattern.
+    """The recordings (WAV, FLAC, Ogg) below each folder, sorted, without those that match an excluded pattern.
 
-    Args:
-        folders: searched at any depth.
-        excluded: patterns as of :meth:`pathlib.PurePath.match`, such as ``5-*`` or ``rain/*``.
+    Patterns are those of :meth:`pathlib.PurePath.match`, such as ``5-*`` or ``rain/*``.
 
     Raises:
         InputError: if a folder holds none.

@@ -103,13 +103,7 @@ class DistilledEncoder(nn.Module):
             self.to_spectrum = nn.Linear(config.embed_dim, STATISTICS)
 
     def forward(
-        self,
-        noisy: Tensor,
-        clean: Tensor,
-        embedding: Tensor,
-        visible: Tensor,
-        first_column: int,
-        offset: Tensor,
+        self, noisy: Tensor, clean: Tensor, embedding: Tensor, visible: Tensor, first_column: int, offset: Tensor
     ) -> DistillationLosses:
         """The losses of a batch; arguments as in :class:`DistillationBatch`."""
         fbank = torch.cat([noisy, clean + offset[:, None, None, None]])
@@ -246,11 +240,8 @@ def distil(
     and ends with the same weights, as every draw is a function of seed and step.
 
     Args:
-        plan: settings.
         folders: of recordings of any kind; each folder is equally probable.
         teacher: see :func:`nearfar.distillation.yamnet.load_yamnet`.
-        out: folder; created if needed.
-        progress: called after each step.
         machines: folders of recordings of machines with hardly any noise, to be mixed with those of ``folders``.
 
     Raises:

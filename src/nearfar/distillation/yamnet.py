@@ -82,13 +82,7 @@ class YAMNet(nn.Module):
         return log_mel
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed patches.
-
-        Args:
-            waveform: (batch, 15600) float32 in [-1, 1] at 16 kHz.
-
-        Returns:
-            (batch, 1024) embeddings, not negative, and (batch, 521) logits.
+        """(batch, 15600) float32 in [-1, 1] at 16 kHz to embeddings (batch, 1024) >= 0 and logits (batch, 521).
 
         Raises:
             ValueError: if the waveforms do not make exactly one patch of 96 frames.
@@ -182,9 +176,7 @@ DTYPES = {FLOAT32: "<f4", INT32: "<i4", INT64: "<i8"}
 def read_bundle(index: bytes, data: bytes) -> dict[str, np.ndarray]:
     """The numeric tensors of a TensorFlow checkpoint of one shard by key; strings are left out.
 
-    Args:
-        index: content of ``variables.index``.
-        data: content of ``variables.data-00000-of-00001``.
+    The arguments are the contents of ``variables.index`` and ``variables.data-00000-of-00001``.
 
     Raises:
         ValueError: if the index is not an uncompressed LevelDB table.
@@ -243,16 +235,16 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
-        value: Any
         if tag & 7 == 0:
             value, at = _varint(message, at)
-        elif tag & 7 == 2:
+            yield tag >> 3, value
+            continue
+        if tag & 7 == 2:
             length, at = _varint(message, at)
-            value, at = message[at : at + length], at + length
         else:  # fixed 64 or 32 bits
             length = 8 if tag & 7 == 1 else 4
-            value, at = message[at : at + length], at + length
-        yield tag >> 3, value
+        yield tag >> 3, message[at : at + length]
+        at += length
 
 
 def _message(message: bytes) -> dict[int, Any]:

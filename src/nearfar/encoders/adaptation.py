@@ -49,11 +49,7 @@ class LoraSettings(Settings):
 class BaseEncoder:
     """The encoder that a training starts from.
 
-    Attributes:
-        family: its family.
-        weights: as ``family.load`` takes it.
-        revision: of the hub, or None.
-        hash: its :func:`encoder_hash`.
+    ``family.load`` takes ``weights`` and ``revision``; ``hash`` is its :func:`encoder_hash`.
     """
 
     family: EncoderFamily
@@ -120,12 +116,8 @@ def _write_adapters(adapted: Encoder, folder: Path, base: BaseEncoder) -> Encode
 def add_adapters(encoder: Encoder, lora: LoraSettings) -> Encoder:
     """Freeze an encoder and add trainable adapters to the layers that ``lora.targets`` names.
 
-    Args:
-        encoder: changed in place.
-        lora: rank, alpha, dropout and the ends of the names of the adapted layers.
-
-    Returns:
-        A peft model, which has the encoder's attributes and methods; only its adapters require gradients.
+    Returns a peft model around the encoder, which is changed in place. It has the encoder's attributes and
+    methods; only its adapters require gradients.
 
     Raises:
         InputError: if a target names no layer of the encoder, or one without a weight matrix, or the rank is
@@ -162,12 +154,7 @@ def add_adapters(encoder: Encoder, lora: LoraSettings) -> Encoder:
 
 
 def save_adapters(adapted: Any, folder: Path, base: str) -> None:
-    """Write peft's ``adapter_config.json`` and ``adapter_model.safetensors``.
-
-    Args:
-        adapted: what :func:`add_adapters` returned.
-        folder: made if needed.
-        base: name of the base encoder, for the configuration.
+    """Write peft's ``adapter_config.json``, which names the encoder ``base``, and ``adapter_model.safetensors``.
 
     Raises:
         OSError, SafetensorError: if a file cannot be written.
@@ -192,8 +179,7 @@ def load_adapters(encoder: Encoder, folder: Path) -> Encoder:
     """Merge the adapters of a folder into an encoder; torch's global random state stays as it was.
 
     Raises:
-        InputError: if the folder holds no adapters, or they cannot be read, or they are not exactly the adapters
-            of this encoder.
+        InputError: if the folder does not hold exactly the adapters of this encoder, or they cannot be read.
     """
     from peft import PeftModel, get_peft_model_state_dict
 

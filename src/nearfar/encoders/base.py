@@ -1,4 +1,4 @@
-"""What every encoder offers, whatever its architecture, and the table of encoder families."""
+"""The base class of encoders, and the table of encoder families."""
 
 from __future__ import annotations
 
@@ -78,10 +78,7 @@ class Encoder(nn.Module):
 
 
 def encoder_hash(encoder: Encoder) -> str:
-    """SHA-256 over sizes, names and values; equal exactly where two encoders compute the same.
-
-    The device does not enter, the number type does.
-    """
+    """SHA-256 over sizes and parameters (names, number types, values); it does not depend on the device."""
     digest = hashlib.sha256(json.dumps(encoder.sizes(), sort_keys=True).encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -90,10 +87,9 @@ def encoder_hash(encoder: Encoder) -> str:
 
 
 def token_keep(encoder: Encoder, frontend: Frontend, samples: Tensor, columns: int) -> Tensor:
-    """Which patch tokens hold some of a clip, (batch, columns * bands) bool, from lengths in samples (batch,).
+    """(batch, columns * bands) bool, True for patch tokens with a frame of the clip; samples: (batch,) lengths.
 
-    A column is left out only if none of its frames lies whole within the clip, so a clip keeps the columns that it
-    would have without padding, and at least one.
+    A clip has the columns that it would have without padding, and at least one.
     """
     frames = [max(frontend.frame_count(int(count)), 1) for count in samples.tolist()]
     kept = torch.tensor([-(-count // encoder.patch_frames) for count in frames], device=samples.device)

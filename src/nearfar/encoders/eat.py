@@ -47,7 +47,7 @@ SIZES = {"base": EAT_BASE, "large": EAT_LARGE, "tiny": EAT_TINY}
 
 SIZE_KEYS = {key: type(getattr(EAT_BASE, key)) for key in EATConfig.__dataclass_fields__}
 FIXED_BY_EAT = {"in_chans": 1, "qkv_bias": True, "layer_norm_first": False, "norm_affine": True}
-"""Settings of the published configuration that no EAT release changes and this implementation does not offer."""
+"""Settings of the published configuration that are the same in every release and not supported otherwise."""
 
 
 def published_config(config: EATConfig) -> dict[str, Any]:
@@ -203,22 +203,15 @@ class EAT(Encoder):
                 nn.init.zeros_(module.bias)
 
     def patches(self, fbank: Tensor) -> Tensor:
-        """Patches with positions, (B, 1, T, mel) to (B, N, D).
-
-        Raises:
-            ValueError: as :meth:`forward`.
-        """
+        """Patches with positions, (B, 1, T, mel) to (B, N, D); raises as :meth:`forward`."""
         config = self.config
         if fbank.dim() != 4 or fbank.shape[1] != 1 or fbank.shape[3] != config.mel_bins:
-            raise ValueError(
-                f"expected a fbank of (batch, 1, frames, {config.mel_bins}), got {tuple(fbank.shape)}"
-            )
+            shape = tuple(fbank.shape)
+            raise ValueError(f"expected a fbank of (batch, 1, frames, {config.mel_bins}), got {shape}")
         columns = fbank.shape[2] // config.patch_size
         if not 1 <= columns <= config.max_length:
-            raise ValueError(
-                f"expected {config.patch_size} to {config.patch_size * config.max_length} frames, "
-                f"got {fbank.shape[2]}"
-            )
+            most = config.patch_size * config.max_length
+            raise ValueError(f"expected {config.patch_size} to {most} frames, got {fbank.shape[2]}")
         tokens = self.local_encoder(fbank)
         out: Tensor = tokens + self.fixed_positional_encoder.positions[:, : tokens.shape[1]]
         return out

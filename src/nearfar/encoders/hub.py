@@ -79,12 +79,7 @@ SHORT_NAMES = {
 class FetchedEncoder:
     """A published encoder on the local disk.
 
-    Attributes:
-        name, revision, licence: as in :data:`PUBLISHED`.
-        how: whether it was downloaded now.
-        weights: the file of weights, with ``size_bytes`` and ``sha256`` as found.
-        expected_sha256: as in :data:`PUBLISHED`.
-        record: the file in which all this is written down.
+    ``size_bytes`` and ``sha256`` are those of the file ``weights``; ``record`` is the file with these values.
     """
 
     name: str
@@ -212,10 +207,7 @@ def _downloaded(
 
 
 def _request(name: str, filename: str, revision: str, retry: RetryPolicy, force: bool) -> Path:
-    """Download a file, with retries that the hub's client does not make.
-
-    It repeats neither after every kind of broken connection nor at the date that a server may name.
-    """
+    """Download a file, with retries after failures and at dates for which the hub's client makes none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -262,9 +254,9 @@ def _verified(name: str, published: PublishedWeights, retry: RetryPolicy) -> Pat
 
 
 def _contradiction(weights: Path, published: PublishedWeights) -> tuple[str, str] | None:
-    """What a file of the cache is and what it should be, if these differ.
+    """The found and the expected size or hash of a file of the cache if they differ.
 
-    The cache names a large file by the SHA-256 that the hub states; its client compares sizes only.
+    The cache names a large file by the SHA-256 that the hub states; the hub's client compares sizes only.
     """
     size = weights.stat().st_size
     if published.size_bytes not in (None, size):

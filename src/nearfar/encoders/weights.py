@@ -143,7 +143,7 @@ def _load_folder(folder: Path) -> EAT:
             folder,
             found=f"a folder without {' and '.join(absent)}",
             expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}, the Hugging Face layout",
-            remedy="Put both files there, or name the .safetensors or .pt file itself",
+            remedy="Copy both files to it, or name the .safetensors or .pt file itself",
         )
     return _load_file(folder / WEIGHTS_FILE)
 

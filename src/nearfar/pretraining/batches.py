@@ -51,14 +51,7 @@ class Crops:
     """Random crops of all channels of all recordings.
 
     An epoch takes from every channel its length divided by the crop length, rounded up, crops, in random order.
-
-    Args:
-        recordings: see :func:`nearfar.data.recordings.find_recordings`.
-        crop_seconds: length of a crop.
-        batch_size: rows of a step over all processes.
-        seed: of all random choices.
-        masking: the recipe's table.
-        config: the encoder's sizes, for the grid of patches.
+    ``batch_size`` is the number of rows of a step over all processes; ``config`` gives the grid of patches.
     """
 
     def __init__(

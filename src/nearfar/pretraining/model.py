@@ -1,4 +1,4 @@
-"""What EAT's pre-training computes: masks, student, teacher and losses.
+"""Masks, student, teacher and losses of EAT's pre-training.
 
 A student encodes the visible fifth of the patches of a clip, and a decoder predicts from it the output of a
 teacher, a slow average of the student's encoder, for all patches. Chen et al., "EAT: Self-Supervised Pre-Training
@@ -73,10 +73,7 @@ def inverse_block_masks(
 
 
 def visible_cells(masked: Tensor) -> Tensor:
-    """Indices of the visible cells in rising order, (views, visible) int64.
-
-    Args:
-        masked: (views, cells) bool with equally many False in every row.
+    """Indices of the visible cells (False) of masks (views, cells) in rising order, (views, visible) int64.
 
     Raises:
         ValueError: if the numbers of visible cells differ.
@@ -117,10 +114,7 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """EAT's convolutional decoder (section 3.2): from visible tokens to a prediction for every cell of the grid.
 
-    Args:
-        dim: D, the encoder's width.
-        bands: cells along frequency.
-        config: sizes.
+    ``dim`` is D, the encoder's width, ``bands`` the number of cells along frequency.
 
     Raises:
         ValueError: if the groups do not divide the width.
@@ -145,15 +139,9 @@ class Decoder(nn.Module):
 
 
 def fill_grid(visible: Tensor, cells: Tensor, noise: Tensor) -> Tensor:
-    """The decoder's input: visible tokens at their cells of the grid, noise at the masked cells.
+    """The decoder's input, (views, cells, D): visible tokens in their cells of the grid, noise in the masked ones.
 
-    Args:
-        visible: (views, visible, D).
-        cells: (views, visible) int64, the cell of each visible token.
-        noise: (views, cells, D); its values at visible cells are not used.
-
-    Returns:
-        (views, cells, D).
+    Shapes: visible (views, visible, D), their cells (views, visible) int64, noise (views, cells, D).
     """
     index = cells[..., None].expand(-1, -1, visible.shape[-1])
     return torch.scatter(noise.to(visible.dtype), 1, index, visible)
@@ -191,8 +179,7 @@ class MaskedPredictor(nn.Module):
         """
         visible = visible_cells(masked)
         encoded = self.encode(fbank, visible)
-        cells = self.decoder(fill_grid(encoded[:, 1:], visible, noise))
-        return cells, encoded[:, 0]
+        return self.decoder(fill_grid(encoded[:, 1:], visible, noise)), encoded[:, 0]
 
     def encode(self, fbank: Tensor, visible: Tensor) -> Tensor:
         """Encode the visible cells of each view: (views, 1 + visible, D), CLS first."""
@@ -213,10 +200,9 @@ def decay_after(update: int, start: float, end: float, anneal_updates: int) -> f
 
 
 class Teacher:
-    """An exponential moving average of the student's encoder (EAT, section 3.1), applied to whole clips.
+    """An exponential moving average (float32) of the student's encoder, applied to whole clips (EAT, section 3.1).
 
-    Args:
-        student: the encoder to start from; it is copied. Weights stay float32.
+    It starts as a copy of ``student``.
     """
 
     def __init__(self, student: EAT) -> None:
@@ -244,17 +230,11 @@ class Teacher:
 
 
 def layer_targets(fed: list[Tensor]) -> Tensor:
-    """Targets from the MLP outputs of all blocks, without CLS.
+    """Targets (clips, cells, D) float32 from the MLP outputs of each block, before residual and norm2, no CLS.
 
     Each block's output is normalised to mean 0 and deviation 1 over the cells of each channel (instance norm), and
     the mean over blocks over the channels of each cell (layer norm). Baevski et al., "data2vec", ICML 2022,
     section 3.3.
-
-    Args:
-        fed: per block (clips, cells, D), before residual and norm2.
-
-    Returns:
-        (clips, cells, D) float32.
     """
     with torch.autocast(fed[0].device.type, enabled=False):
         total = torch.zeros_like(fed[0], dtype=torch.float32)
@@ -271,13 +251,8 @@ def layer_targets(fed: list[Tensor]) -> Tensor:
 def frame_loss(cells: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
     """Squared error at masked cells: summed over channels, divided by sqrt(D), mean over the masked cells.
 
-    Args:
-        cells: (clips * clones, cells, D), the student's predictions.
-        targets: (clips, cells, D), the teacher's.
-        masked: (clips * clones, cells) bool.
-
-    Returns:
-        A float32 scalar.
+    Shapes: predictions and masks (clips * clones, cells, D) and (clips * clones, cells) bool, targets (clips,
+    cells, D). Returns a float32 scalar.
     """
     view, cell = torch.nonzero(masked, as_tuple=True)
     clones = len(masked) // len(targets)
@@ -292,12 +267,7 @@ def utterance_loss(utterance: Tensor, targets: Tensor) -> Tensor:
     that number, so its weight beside :func:`frame_loss` is the number of views in a process's batch (192 in EAT's
     setting of 12 clips with 16 masks), not 1.
 
-    Args:
-        utterance: (clips * clones, D), the student's CLS.
-        targets: (clips, cells, D), the teacher's.
-
-    Returns:
-        A float32 scalar.
+    Shapes: the student's CLS (clips * clones, D), targets (clips, cells, D). Returns a float32 scalar.
     """
     mean_target = targets.float().mean(dim=1).repeat_interleave(len(utterance) // len(targets), dim=0)
     difference = utterance.float() - mean_target
@@ -305,9 +275,5 @@ def utterance_loss(utterance: Tensor, targets: Tensor) -> Tensor:
 
 
 def spread(rows: Tensor) -> Tensor:
-    """Standard deviation over all vectors, mean over channels; it approaches 0 when a model collapses.
-
-    Args:
-        rows: (..., D).
-    """
+    """Standard deviation over all vectors (..., D), mean over channels; it approaches 0 when a model collapses."""
     return rows.detach().float().flatten(0, -2).std(dim=0, correction=0).mean()

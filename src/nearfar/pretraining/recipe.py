@@ -13,7 +13,6 @@ from nearfar.settings import Fraction, NotNegative, PositiveFloat, PositiveInt, 
 
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
-
 RECIPES = "recipes/pretrain"
 """The folder of pre-training recipes in the package."""
 

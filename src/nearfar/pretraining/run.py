@@ -83,7 +83,7 @@ class PretrainRecord:
 
 
 def build_student(recipe: PretrainRecipe, encoder: EAT) -> MaskedPredictor:
-    """The encoder with a decoder of random weights, which are a function of the recipe's seed.
+    """The encoder with a decoder of random weights, which depend on the recipe's seed.
 
     Raises:
         InputError: if the decoder's groups do not divide the encoder's width.
@@ -115,9 +115,7 @@ def pretrain(
     """Pre-train in a folder, from the start or from its last checkpoint.
 
     Args:
-        recipe: settings.
         student: see :func:`build_student`; trained in place.
-        crops: the batches.
         folder: of ``checkpoint.safetensors`` and ``log.jsonl``.
         identity: of recipe, recordings and starting encoder; a checkpoint of another is refused.
         progress: called after each step, on the main process.
@@ -221,7 +219,7 @@ class _PreTraining:
         return float(training.batch_size * self.recipe.masking.clones) if weight is None else weight
 
     def _noise(self, part: CropBatch, masked: Tensor) -> Tensor:
-        """The decoder's input at masked cells, (views, cells, D); every row has a random stream of its own."""
+        """The decoder's input at masked cells, (views, cells, D); every row has its own random stream."""
         shape = (self.recipe.masking.clones, masked.shape[1], self.module.encoder.config.embed_dim)
         rows = []
         for seed in part.noise_seeds:
@@ -271,11 +269,9 @@ def pretrain_encoder(
     """Pre-train an encoder on all recordings of some folders, from the start or from the last checkpoint.
 
     Args:
-        recipe: settings.
-        folders: searched for WAV, FLAC and Ogg files; every channel is a sample of its own.
+        folders: searched for WAV, FLAC and Ogg files; every channel is a separate sample.
         out: the encoder's folder.
         licences: of the recordings, for the model card.
-        progress: called after each step.
 
     Returns:
         The content of ``pretraining.json``, or None on processes that are not the main one.
@@ -311,7 +307,7 @@ def pretrain_encoder(
 
 
 def _start_name(recipe: PretrainRecipe) -> str:
-    """The name of the starting encoder; a random start without a seed of its own takes the recipe's."""
+    """The name of the starting encoder; a random start without a seed uses that of the recipe."""
     name = recipe.encoder.weights
     return f"{name}:{recipe.seed}" if name.startswith("random:") and name.count(":") == 1 else name
 
@@ -361,13 +357,9 @@ def _save(
 
 
 def _copy_attributions(folders: Sequence[Path], out: Path) -> list[str]:
-    names = []
-    for folder in folders:
-        for path in sorted(folder.glob("ATTRIBUTION*")):
-            name = f"{path.stem}-{folder.name}{path.suffix}"
-            shutil.copyfile(path, out / name)
-            names.append(name)
-    return names
+    found = [(folder, path) for folder in folders for path in sorted(folder.glob("ATTRIBUTION*"))]
+    copies = [shutil.copyfile(path, out / f"{path.stem}-{folder.name}{path.suffix}") for folder, path in found]
+    return [copy.name for copy in copies]
 
 
 def _data_lines(sources: _Sources) -> list[str]:

@@ -6,9 +6,10 @@ therefore gets the batches that an uninterrupted one gets, and several processes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,30 +55,14 @@ class Batch:
     def part(self, rows: slice) -> Batch:
         """The same of some of the rows."""
 
-        def cut(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[rows]
-
-        return Batch(
-            self.waveform[rows],
-            self.samples[rows],
-            self.labels[rows],
-            cut(self.other_labels),
-            cut(self.mixup_lambda),
-            cut(self.spec_mask),
-            self.files[rows],
-            None if self.branch_keep is None else self.branch_keep[:, :, rows],
-        )
+        whole = {field.name: getattr(self, field.name) for field in fields(self)}
+        branch_keep = whole.pop("branch_keep")
+        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in whole.items()}
+        return Batch(**cut, branch_keep=None if branch_keep is None else branch_keep[:, :, rows])
 
 
 class WaveformCache:
-    """Decoded training clips in memory, up to a limit, so that small data sets are read only once.
-
-    Args:
-        views: views to compute of a recording.
-        megabytes: limit of the cache.
-        audio: the recipe's table.
-        settings: of the views.
-    """
+    """The views of training clips in memory, up to a limit, so that small data sets are read only once."""
 
     def __init__(self, views: tuple[str, ...], megabytes: float, audio: Audio, settings: ViewSettings) -> None:
         self._views, self._audio, self._settings = views, audio, settings
@@ -89,12 +74,9 @@ class WaveformCache:
     def read(self, clip: Clip, view: str) -> NDArray[np.float32]:
         """(samples,) float32 of one view."""
         cached = self._waveforms.get(clip)
-        row: NDArray[np.float32]
         if cached is None and self._full:  # the other views would not be cached either
-            row = self._computed(clip, (view,))[0]
-        else:
-            row = (self._read(clip) if cached is None else cached)[self._views.index(view)]
-        return row
+            return np.asarray(self._computed(clip, (view,))[0])
+        return np.asarray((self._read(clip) if cached is None else cached)[self._views.index(view)])
 
     def _read(self, clip: Clip) -> NDArray[np.float32]:
         waveform = self._computed(clip, self._views)
@@ -139,14 +121,10 @@ class Batches:
     """The batches of a fine-tuning.
 
     Args:
-        labelled: the training samples.
-        augmentation: random changes; see the recipe.
+        labelled, augmentation, seed, audio, view_settings: as in the recipe.
         padded_samples: length of every row.
         batch_size: rows of a step over all processes.
-        seed: of all random choices.
         cache_megabytes: limit of the waveform cache.
-        audio: the recipe's table.
-        view_settings: settings of the views.
         target_share: probability that a row is replaced by a random sample of the target domain.
     """
 

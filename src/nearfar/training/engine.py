@@ -82,10 +82,9 @@ class Step:
     Attributes:
         step: number of the step, from 0.
         means: means over the batch of what :meth:`Task.loss` returned by name, over all processes.
-        learning_rate: that it was made with.
         gradient_norm: before clipping.
         seconds: from the end of the previous step to the end of this one, logging and checkpoints included.
-        wait_seconds: of these, spent waiting for the batch.
+        wait_seconds: the part of ``seconds`` spent waiting for the batch.
     """
 
     step: int
@@ -102,7 +101,7 @@ RecordT_co = TypeVar("RecordT_co", covariant=True)
 
 
 class Task(Protocol[RowsT, RecordT_co]):
-    """What a kind of training supplies.
+    """The parts of the training loop that differ from one kind of training to another.
 
     Attributes:
         module: trained in place; on the accelerator's device.
@@ -124,13 +123,10 @@ class Task(Protocol[RowsT, RecordT_co]):
         """Learning rate of a step."""
 
     def loss(self, module: nn.Module, part: RowsT, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """What some rows contribute to the mean loss of a batch, and to the means of the scalars to log.
+        """The contribution of some rows to the mean loss of a batch and to the means of the scalars to log.
 
-        Args:
-            module: ``self.module``, wrapped for several processes; to be called once.
-            part: some rows of a batch.
-            rows: number of rows of the whole batch on this process. The sums over all parts of loss and scalars
-                must be means over these rows.
+        ``module`` is ``self.module``, wrapped for several processes, to be called once. ``rows`` is the number of
+        rows of the batch on this process; summed over all parts, loss and scalars must be means over these rows.
         """
 
     def after_step(self, step: int) -> None:
@@ -182,9 +178,8 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
 def denormals_as_zero() -> Iterator[None]:
     """Flush denormal float32 numbers (below 1e-38) to zero within the context, where the processor can.
 
-    Gradients of a trained encoder hold many, at a fifth of a step's time; none matters beside AdamW's epsilon. The
-    previous setting is restored at the end. Torch's threads inherit the setting when they start, so enter the
-    context before the first computation.
+    Gradients hold many; they take a fifth of a step's time and are negligible beside AdamW's epsilon. Torch's
+    threads inherit the setting when they start, so enter the context before the first computation.
     """
     already = float(torch.tensor([1e-38]) * 0.1) == 0.0
     torch.set_flush_denormal(True)
@@ -277,12 +272,12 @@ def train(
     """Train a task's module in place, from the start or from the folder's checkpoint.
 
     Args:
-        task: what is trained on what.
+        task: module, batches and loss.
         settings: steps, batch sizes, clipping, checkpoints.
         accelerator: see :func:`make_accelerator`.
         optimizer: an AdamW over the trainable parameters of ``task.module``.
         folder: of ``checkpoint.safetensors`` and ``log.jsonl``; it is created if needed.
-        identity: of the training; a checkpoint of another is refused.
+        identity: a checkpoint of another identity is refused.
         progress: called after each step, on the main process.
         on_step: called with each record once it is in the log, before a checkpoint is written, on every process.
         checkpoint_at_end: whether a checkpoint is written after the last step, too.

@@ -60,7 +60,7 @@ def finetune(
 
     Args:
         recipe: resolved, so ``audio.clip_seconds`` is a number.
-        labelled: the training samples with their composite classes.
+        labelled: training samples and classes.
         folder: the model folder; holds ``checkpoint.safetensors`` and ``log.jsonl`` while training and the model
             (see :mod:`nearfar.models.folder`) at the end.
         data_key: hash of the training data; a checkpoint of other data is refused.
@@ -101,11 +101,8 @@ def finetune(
 def _save(
     folder: Path, network: EmbedderWithLoss, recipe: Recipe, labelled: LabelledSamples, facts: dict[str, Any]
 ) -> None:
-    facts |= {
-        "seconds": logged_total(folder, "seconds"),
-        "steps": recipe.training.steps,
-        "samples": len(labelled.samples),
-    }
+    facts |= {"seconds": logged_total(folder, "seconds"), "steps": recipe.training.steps}
+    facts["samples"] = len(labelled.samples)
     try:
         save_model(folder, network, recipe, labelled.classes, facts)
     except (OSError, SafetensorError) as error:

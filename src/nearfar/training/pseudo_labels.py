@@ -19,10 +19,7 @@ ATTRIBUTE = "cluster"
 
 
 def cluster_attributes(
-    clips: Sequence[Clip],
-    features: Callable[[Sequence[Clip]], NDArray[np.floating]],
-    clusters: int,
-    seed: int,
+    clips: Sequence[Clip], features: Callable[[Sequence[Clip]], NDArray[np.floating]], clusters: int, seed: int
 ) -> list[Clip]:
     """Give the source clips of machines without any attributes the attribute ``cluster``.
 
@@ -32,18 +29,12 @@ def cluster_attributes(
         clusters: number of clusters of the source domain, fewer where there are fewer distinct clips. The target
             domain is a cluster, and a class, of its own.
         seed: of k-means.
-
-    Returns:
-        the clips in their order.
     """
     described = {(clip.machine, clip.section) for clip in clips if clip.attributes}
     out = list(clips)
     for group in dict.fromkeys((clip.machine, clip.section) for clip in clips):
-        indices = [
-            index
-            for index, clip in enumerate(clips)
-            if (clip.machine, clip.section) == group and clip.domain == "source"
-        ]
+        named = [index for index, clip in enumerate(clips) if (clip.machine, clip.section) == group]
+        indices = [index for index in named if clips[index].domain == "source"]
         if group in described or len(indices) < 2:
             continue
         labels = cluster(standardised(features([clips[index] for index in indices])), clusters, seed)
@@ -56,8 +47,7 @@ def standardised(features: NDArray[np.floating]) -> NDArray[np.float64]:
     """(clips, numbers) float64, each column with mean 0 and deviation 1; constant columns become 0."""
     table = features.astype(np.float64)
     deviation = table.std(axis=0)
-    scaled: NDArray[np.float64] = (table - table.mean(axis=0)) / np.where(deviation > 1e-6, deviation, np.inf)
-    return scaled
+    return np.asarray((table - table.mean(axis=0)) / np.where(deviation > 1e-6, deviation, np.inf))
 
 
 def cluster(table: NDArray[np.float64], clusters: int, seed: int) -> list[int]:
