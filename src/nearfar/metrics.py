@@ -398,10 +398,7 @@ def weighted_metrics(
     pairs = _WeightedPairs(counts[:, ~anomalous], counts[:, anomalous], normal > faulty, normal == faulty)
     everything = (np.ones(normal.size, bool), np.ones(faulty.size, bool))
     of_domains = [
-        (
-            domains[~anomalous] == domain,
-            domains[anomalous] == domain if rule.own_anomalies else everything[1],
-        )
+        (domains[~anomalous] == domain, domains[anomalous] == domain if rule.own_anomalies else everything[1])
         for domain in DOMAINS
     ]
     areas = [pairs.area(*chosen) for chosen in of_domains]

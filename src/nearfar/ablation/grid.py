@@ -114,8 +114,8 @@ class Grid:
                 points.append(Point(values, self.base.with_changes(**changes)))
             except InputError as error:
                 skipped.append(Skipped(values, f"{error.found}; expected {error.expected}"))
-                for place in values.items():
-                    first_error.setdefault(place, error)
+                for choice in values.items():
+                    first_error.setdefault(choice, error)
             else:
                 alive |= set(values.items())
         for (axis, name), refusal in first_error.items():
@@ -205,7 +205,7 @@ def _listed(where: str, key: str, values: Any) -> dict[str, Changes]:
 
 
 def value_name(value: Any) -> str:
-    """What a value is called in tables: text as it is, lists with a plus, the rest as in JSON."""
+    """The name of a value in tables: text as it is, lists with a plus, the rest as in JSON."""
     if isinstance(value, list):
         return "+".join(value_name(entry) for entry in value) or "none"
     return value if isinstance(value, str) else json.dumps(value)

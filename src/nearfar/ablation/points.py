@@ -110,7 +110,7 @@ class Preparation:
         return ready, skipped
 
     def _resolve(self, recipe: Recipe) -> Recipe:
-        """The resolved recipe; what decides it is computed once for all recipes that share it."""
+        """The resolved recipe, computed once for all recipes with the same deciding settings."""
         require_head(recipe)
         deciding = (
             recipe.audio,
@@ -217,12 +217,7 @@ def _score(
     if (before := _read(file, groups)) is not None:
         return ScoredPoint(point.values, before, key, fresh=False)
     found, _, _ = score_machines(
-        point.recipe,
-        dataset,
-        groups,
-        lambda clips: cache.get(point.extractor, clips),
-        models,
-        leave_one_out=False,
+        point.recipe, dataset, groups, lambda clips: cache.get(point.extractor, clips), models, leave_one_out=False
     )
     entries = tuple(entry.test for entry in found)
     machines = [

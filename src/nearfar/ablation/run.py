@@ -1,8 +1,9 @@
 """Every combination of a grid on one data folder: extract features once, then score each.
 
 ``out`` holds ``statistics/`` (pieces of features), ``points/`` (scores of every combination, in files named by a
-hash of what decides them), ``models/`` where recipes train, ``reference/`` where a recipe is the reference, and
-``ablation.{json,csv,md}``. Rerun the same call to resume; with more values, only the new ones are computed.
+hash of their settings and inputs), ``models/`` where recipes train, ``reference/`` where a recipe is the
+reference, and ``ablation.{json,csv,md}``. Rerun the same call to resume; with more values, only the new ones are
+computed.
 """
 
 from __future__ import annotations
@@ -166,11 +167,7 @@ def _room(passes: Sequence[Pass], groups: Groups, gigabytes: float, folder: Path
 
 
 def _reference(
-    grid: Grid,
-    scored: Sequence[ScoredPoint],
-    data: Path,
-    folder: Path,
-    progress: Progress,
+    grid: Grid, scored: Sequence[ScoredPoint], data: Path, folder: Path, progress: Progress
 ) -> tuple[str, Sequence[MachineScores]]:
     """What combinations are compared with: its name, and its scores."""
     if grid.against == "base":

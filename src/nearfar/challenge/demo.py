@@ -45,7 +45,7 @@ def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
 
 
 def _simulate(factory: Path, progress: Progress) -> None:
-    """Make the recordings under another name first: what was cut off is told from what somebody put there."""
+    """Simulate into a temporary folder, then rename it, so that an interrupted run leaves no partial result."""
     if factory.exists():
         raise InputError(
             factory,

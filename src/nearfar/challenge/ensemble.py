@@ -184,12 +184,12 @@ def _aligned(members: Sequence[Member]) -> Iterator[list[MachineScores]]:
         row = [entry]
         for member, table in zip(members[1:], tables[1:], strict=True):
             other = table[key]
-            place = {_stem(name): number for number, name in enumerate(other.names)}
-            if place.keys() != set(map(_stem, entry.names)):
+            position = {_stem(name): number for number, name in enumerate(other.names)}
+            if position.keys() != set(map(_stem, entry.names)):
                 raise _mismatch(member, members[0], f"{key[0]}: test clips")
             if len(member.normal[key]) != len(members[0].normal[key]):
                 raise _mismatch(member, members[0], f"{key[0]}: normal training clips")
-            order = [place[_stem(name)] for name in entry.names]
+            order = [position[_stem(name)] for name in entry.names]
             row.append(MachineScores(*key, entry.names, other.scores[order]))
         yield row
 

@@ -1,4 +1,4 @@
-"""Whether a submission package is what the organisers can evaluate; every defect is named, none is mended.
+"""Check a submission package against the rules of the challenge; every defect is listed, none is corrected.
 
 A package of the challenge's evaluation machines must hold all of them with clips 0000 to 0199. Packages of other
 machines, from simulated data for instance, are judged by themselves.
@@ -48,7 +48,7 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class Defect:
-    """What is wrong with a file or folder of a package; ``where`` is relative to what was checked."""
+    """A defect of a file or folder of a package; ``where`` is relative to the checked folder."""
 
     where: str
     what: str
@@ -56,7 +56,7 @@ class Defect:
 
 @dataclass(frozen=True, slots=True)
 class PackageReport:
-    """What a package holds: its systems' folders, what is wrong, and what is merely worth knowing."""
+    """The folders of the systems in a package, its defects, and notes on points that are not defects."""
 
     systems: tuple[str, ...]
     defects: tuple[Defect, ...]
@@ -95,7 +95,7 @@ def check_submission(folder: Path) -> PackageReport:
             notes.append(
                 f"{system.resolve().name} is of other machines than the challenge's: {', '.join(foreign)}"
             )
-    if not any(place.suffix == ".pdf" for place in root.rglob("*.technical_report.pdf")):
+    if not any(path.suffix == ".pdf" for path in root.rglob("*.technical_report.pdf")):
         notes.append("there is no technical report (*.technical_report.pdf), which the challenge asks for")
     return PackageReport(tuple(system.resolve().name for system in systems), tuple(defects), tuple(notes))
 
@@ -251,8 +251,8 @@ def _author_problems(authors: Any) -> Iterator[str]:
     if not isinstance(authors, list) or not authors:
         yield "submission.authors is not a list of at least one author"
         return
-    for place, author in enumerate(authors):
-        where = f"submission.authors[{place}]"
+    for position, author in enumerate(authors):
+        where = f"submission.authors[{position}]"
         given = author if isinstance(author, dict) else {}
         yield from (
             f"key missing: {where}.{key}" for key in ("firstname", "lastname", "email") if not given.get(key)
@@ -272,10 +272,10 @@ def _dataset_problems(datasets: Any) -> Iterator[str]:
     if not isinstance(datasets, list):
         yield "system.external_datasets is not a list"
         return
-    for place, entry in enumerate(datasets):
+    for position, entry in enumerate(datasets):
         for key in ("name", "url"):
             if not isinstance(entry, dict) or key not in entry:
-                yield f"key missing: system.external_datasets[{place}].{key}"
+                yield f"key missing: system.external_datasets[{position}].{key}"
 
 
 def _result_problems(results: Any, is_challenge: bool) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""``<label>.meta.yaml`` of a submission: what the organisers ask about a system, from its recipe and results.
+"""``<label>.meta.yaml`` of a submission: the metadata of a system, from its recipe and results.
 
 Keys are those of the challenge's template; a value that does not apply is written ``!!null``.
 """
@@ -24,7 +24,7 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 class Author(BaseModel):
-    """Who submits. The first author is the corresponding one unless another is marked."""
+    """An author of the submission. The first author is the corresponding one unless another is marked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -94,8 +94,8 @@ def metadata(
         trained_on: the machines whose training clips the system was trained on.
         rules: the threshold rules that the decisions were made with.
         development: results on the development set as fractions, by machine; None leaves them null.
-        name, abbreviation: what to call the system; by default as the recipe does.
-        source_code: an address, if it is public.
+        name, abbreviation: of the system; by default the name of the recipe.
+        source_code: the address of the public code, if any.
     """
     return {
         "submission": {
@@ -139,14 +139,14 @@ def _authors(authors: list[Author]) -> list[dict[str, Any]]:
             "firstname": author.firstname,
             "lastname": author.lastname,
             "email": author.email,
-            "corresponding": author.corresponding if marked else place == 0,
+            "corresponding": author.corresponding if marked else position == 0,
             "affiliation": {
                 "institution": author.institution,
                 "department": author.department,
                 "location": author.location,
             },
         }
-        for place, author in enumerate(authors)
+        for position, author in enumerate(authors)
     ]
 
 

@@ -93,12 +93,7 @@ def uncertainty(
 ) -> Uncertainty:
     """Intervals for every cell of a system's table and for its official score.
 
-    Args:
-        entries: the system's scores.
-        truth: labels and domains of the clips.
-        resamples: how many times the clips are drawn.
-        level: the fraction of resamples inside an interval.
-        seed: of the draws.
+    ``level`` is the fraction of resamples inside an interval.
 
     Raises:
         InputError: as :func:`nearfar.evaluation.results.evaluate_scores`.
