@@ -220,6 +220,7 @@ def test_reproduce(nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
     assert tree["notes"] == ["a small factory"]
 
 
+@pytest.mark.slow
 def test_demo_says_that_its_data_is_simulated(
     nearfar_command: Nearfar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ def test_grids_get_it_where_they_use_an_encoder(
     assert noted(None, *recipes) == (NOTE if "t" in expected else None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_eat_base")
 def test_run_and_reproduce_note_the_encoder_beside_their_results(
     nearfar_command: Nearfar,

@@ -41,6 +41,7 @@ def run_line(line: str, patch: pytest.MonkeyPatch) -> int:
     return int(stopped.value.code or 0)
 
 
+@pytest.mark.slow
 def test_every_command_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()

@@ -71,6 +71,7 @@ def scores_of(run: AblationRun) -> dict[tuple[str, ...], float]:
     return {tuple(row.values.values()): row.results.official_score for row in run.table.rows}
 
 
+@pytest.mark.slow
 def test_every_number_is_that_of_a_run_of_the_same_recipe(
     finished, grid: Grid, small_factory: Path, tmp_path: Path, without_figures
 ) -> None:

@@ -137,6 +137,7 @@ def measured_rate(recipe: Recipe, make_extracted, make_clips, rate: float, trial
 BEST = {"scoring.distance": "standardised", "scoring.normalisation": "varmin", "scoring.density_neighbours": 16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "lowest"),
     [

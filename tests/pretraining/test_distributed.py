@@ -50,6 +50,7 @@ def folders(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     return root / "one", root / "two"
 
 
+@pytest.mark.slow
 def test_same_losses_at_every_step(folders: tuple[Path, Path]) -> None:
     logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in folders]
     for name, relative in (("step", 0), ("frame_loss", 1e-5), ("utterance_loss", 1e-5), ("gradient_norm", 1e-3)):
@@ -58,6 +59,7 @@ def test_same_losses_at_every_step(folders: tuple[Path, Path]) -> None:
         assert values[0] == pytest.approx(values[1], rel=relative, abs=0), name
 
 
+@pytest.mark.slow
 def test_same_weights(folders: tuple[Path, Path], largest_difference) -> None:
     one, two = (dict(load_encoder(folder).state_dict()) for folder in folders)
     assert largest_difference(one, two, dict(build_encoder("tiny", seed=0).state_dict())) < 1e-3

@@ -145,6 +145,7 @@ def test_without_recordings_the_page_says_what_is_missing(run: Path, tmp_path: P
     assert "<audio" in report_run(moved, tmp_path / "b.html", data=small_factory).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_domains_with_thresholds_of_their_own_are_shown_by_the_runs_decisions(
     small_factory: Path, tmp_path: Path
 ) -> None:

@@ -368,6 +368,7 @@ def test_systems_can_be_left_out_and_keep_their_order() -> None:
         suite_recipes("small")
 
 
+@pytest.mark.slow
 def test_reproduce_trains_one_autoencoder_per_machine_and_seed(small_factory: Path, tmp_path: Path) -> None:
     recipes = [recipe.with_changes(**QUICK) for recipe in suite_recipes("tiny", ["ae-mse", "ae-mahala"])]
     finished = reproduce(recipes, small_factory, tmp_path, seeds=(0, 1))
