@@ -29,7 +29,7 @@ __all__ = ["Cancellation", "best_delay", "cancel"]
 
 EPSILON = 1e-12
 LOADING = 1e-3
-"""Of several taps' mean energy, added to each of them: neighbouring frames overlap and are nearly dependent."""
+"""Added to the energy of each tap, as a fraction of the taps' mean: overlapping frames are nearly dependent."""
 
 Spectrum = NDArray[np.complex64]
 Waveform = NDArray[np.float32]
@@ -117,7 +117,7 @@ def _peak(waveform: Waveform) -> float:
 
 
 def predict(near: Spectrum, far: Spectrum, settings: Cancellation, epsilon: float = EPSILON) -> Spectrum:
-    """What far predicts of near, H F: (frames, bins) complex64, like both arguments."""
+    """The prediction of near by far, H F: (frames, bins) complex64, like both arguments."""
     if settings.taps > 1:
         return multi_tap(near, far, settings.taps)
     return transfer(near, far, settings, epsilon) * far
@@ -173,7 +173,7 @@ def multi_tap(near: Spectrum, far: Spectrum, taps: int) -> Spectrum:
 
 
 def best_delay(near: Waveform, far: Waveform, most: int) -> int:
-    """By how many samples, at most ``most`` to either side, far is to be delayed to agree best with near.
+    """The delay of far in samples, at most ``most`` either way, that gives the largest correlation with near.
 
     The lag of the largest absolute cross-correlation; 0 for silence.
     """
@@ -185,7 +185,7 @@ def best_delay(near: Waveform, far: Waveform, most: int) -> int:
 
 
 def delayed(waveform: Waveform, samples: int) -> Waveform:
-    """The waveform later by ``samples`` (earlier where negative), with zeros where nothing is known."""
+    """The waveform later by ``samples`` (earlier where negative), padded with zeros."""
     out = np.zeros_like(waveform)
     if samples >= 0:
         out[samples:] = waveform[: len(waveform) - samples]
@@ -230,7 +230,7 @@ def _overlapped(frames: Waveform, hop: int) -> Waveform:
 
 @lru_cache(maxsize=8)
 def _inverse_weight(frames: int, window: int, hop: int) -> Waveform:
-    """What the squares of overlapping windows add up to, inverted; the same for all clips of a length."""
+    """Inverse of the summed squares of overlapping windows; the same for all clips of a length."""
     squares = np.broadcast_to(hann(window) ** 2, (frames, window))
     out: Waveform = (1.0 / np.maximum(_overlapped(squares, hop), 1e-6)).astype(np.float32)
     return out
@@ -244,7 +244,7 @@ def hann(window: int) -> Waveform:
 
 
 def _moving_sum(values: NDArray[Any], reach: int, axis: int) -> NDArray[Any]:
-    """Sums over every place and ``reach`` neighbours to either side; fewer at the ends."""
+    """Sums over every index and ``reach`` neighbours to either side; fewer at the ends."""
     reach = min(reach, values.shape[axis] - 1)
     sums = np.cumsum(values, axis=axis, dtype=np.complex128 if np.iscomplexobj(values) else np.float64)
     padded = np.insert(sums, 0, 0, axis=axis)

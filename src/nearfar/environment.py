@@ -1,4 +1,4 @@
-"""What a run was made with, written beside its results."""
+"""Versions, hardware and command line of a run, written beside its results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int | None:
-    """The most memory this process has held, or None where the system does not tell."""
+    """Peak memory of this process in bytes, or None where the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

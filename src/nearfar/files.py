@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.touch()
         mode = partial.stat().st_mode
         yield partial
-        partial.chmod(mode)  # safetensors makes its files readable by their owner alone
+        partial.chmod(mode)  # safetensors makes its files readable only by their owner
         partial.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -46,7 +46,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def reset_permissions(folder: Path) -> None:
     """Give every file in and below a folder the permissions of a new file, as the umask has it.
 
-    For libraries that create files readable by their owner alone.
+    For libraries that create files readable only by their owner.
     """
     example = folder / f".{os.getpid()}.mode"
     example.touch()

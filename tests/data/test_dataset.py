@@ -12,7 +12,7 @@ import soundfile
 
 from nearfar.data import AudioHeader, Clip, Dataset, audio
 from nearfar.data.channel_check import check_channels
-from nearfar.data.layouts import check_lengths
+from nearfar.data.layouts import machine_lengths
 from nearfar.data.summary import summarise
 from nearfar.errors import InputError
 
@@ -48,7 +48,7 @@ def test_each_header_is_read_once_for_all_that_need_it(tmp_path: Path, monkeypat
     assert sorted(opened) == [c.path for c in clips[:3]]
     summarise(dataset)
     check_channels(dataset)
-    assert check_lengths(dataset) == {"fan": 0.1}
+    assert machine_lengths(dataset, dataset.require_headers()) == ({"fan": 0.1}, [])
     assert dataset.with_clips(clips[:1]).require_headers() == {
         clips[0].path: AudioHeader(16000, 2, 1600, "PCM_16")
     }
@@ -59,9 +59,8 @@ def test_a_header_that_cannot_be_read_is_an_error_where_all_are_required(tmp_pat
     (tmp_path / "a.wav").touch()
     dataset = of(clip(write(tmp_path / "b.wav")), clip(tmp_path / "a.wav"))
     assert isinstance(dataset.headers()[tmp_path / "a.wav"], InputError)
-    for refused in (dataset.require_headers, lambda: check_lengths(dataset)):
-        with pytest.raises(InputError, match=r"a\.wav: found a file of 0 bytes"):
-            refused()
+    with pytest.raises(InputError, match=r"a\.wav: found a file of 0 bytes"):
+        dataset.require_headers()
 
 
 def test_a_selection_keeps_root_layout_and_warnings(tmp_path: Path) -> None:
@@ -96,18 +95,18 @@ def test_lengths_per_machine(tmp_path: Path) -> None:
         clip(write(tmp_path / "fan/b.flac", 4_800, 48_000)),
         clip(write(tmp_path / "valve/a.wav", 3_200), "valve"),
     )
-    assert check_lengths(dataset) == {"fan": 0.1, "valve": 0.2}
+    assert machine_lengths(dataset, dataset.require_headers()) == ({"fan": 0.1, "valve": 0.2}, [])
 
 
 def test_different_lengths_in_one_machine(tmp_path: Path) -> None:
     clips = [clip(write(tmp_path / f"{index}.wav", 1_600 if index else 1_500)) for index in range(4)]
-    with pytest.raises(InputError) as caught:
-        check_lengths(of(*clips))
-    assert caught.value.where == clips[0].path
-    assert "0.09375 s (1500 samples" in caught.value.found
-    assert "0.1 s (1600 samples" in caught.value.expected
-    assert str(clips[1].path) in caught.value.expected
-    assert "to one length" in caught.value.remedy
+    dataset = of(*clips)
+    _, (error,) = machine_lengths(dataset, dataset.require_headers())
+    assert error.where == clips[0].path
+    assert "0.09375 s (1500 samples" in error.found
+    assert "0.1 s (1600 samples" in error.expected
+    assert str(clips[1].path) in error.expected
+    assert "to one length" in error.remedy
 
 
 def test_the_public_names_of_nearfar_data() -> None:

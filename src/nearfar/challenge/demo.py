@@ -22,7 +22,7 @@ PLAN = FactoryPlan(
     snr_db=(12.0, 24.0),
     severity=(0.8, 1.0),
 )
-"""Worn machines in moderate noise, so that a hundred steps from a random start suffice to hear the faults."""
+"""Worn machines in moderate noise, so that a hundred training steps suffice to detect the faults."""
 
 TRAINING = {"training.steps": 100, "training.warmup_steps": 20}
 ENCODER = {"encoder.weights": "eat-tiny", "fbank.std": FbankNormalisation().std}

@@ -1,4 +1,4 @@
-"""Errors of commands: what library errors call by arguments and recipe keys, these call by flags."""
+"""Error messages of commands, with flags instead of the library's argument names and recipe keys."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def print_error(message: str) -> None:
 
 
 def in_flags(error: NearfarError, flags: Mapping[str, str], given: set[str]) -> str:
-    """The message of an error, with flags of a command in place of arguments and recipe keys.
+    """The message of an error, with flags of a command instead of arguments and recipe keys.
 
     Args:
         error: of the library.

@@ -85,7 +85,7 @@ def read_waveform(
 
     Args:
         path: a WAV or FLAC file of any sample rate and number of channels.
-        channels: channels to return, in this order. Near alone can be read from a mono file.
+        channels: channels to return, in this order. A mono file suffices for near only.
         sample_rate_hz: rate of the result. Resampling (soxr, HQ) is logged once per rate.
         near, far: indices, from 0, of the near and far microphones' channels in the file.
 

@@ -218,22 +218,13 @@ def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
             )
 
 
-def check_lengths(dataset: Dataset, sample_rate_hz: int = SAMPLE_RATE_HZ) -> dict[str, float]:
-    """The length that all clips of a machine share, in seconds, by machine; counted in samples after resampling.
-
-    Raises:
-        InputError: listing the clips that differ from the most common length of their machine, or the headers that
-            cannot be read.
-    """
-    lengths, errors = machine_lengths(dataset, dataset.require_headers(), sample_rate_hz)
-    raise_errors(errors)
-    return lengths
-
-
 def machine_lengths(
     dataset: Dataset, headers: Mapping[Path, AudioHeader], sample_rate_hz: int = SAMPLE_RATE_HZ
 ) -> tuple[dict[str, float], list[InputError]]:
-    """The usual length of each machine's clips, in seconds, and an error for every clip of another length."""
+    """The usual length of each machine's clips, in seconds, and an error for every clip of another length.
+
+    Lengths are counted in samples after resampling.
+    """
     lengths, errors = {}, []
     for machine in dataset.machines:
         paths = [clip.path for clip in dataset.clips if clip.machine == machine]

@@ -16,7 +16,7 @@ def prefetched(
 ) -> Iterator[Result]:
     """``map(function, items)``, computed in ``threads`` threads up to ``ahead`` results ahead of the consumer.
 
-    Results come in the order of the items. An exception is raised in place of its result; results not yet computed
+    Results come in the order of the items. An exception is raised instead of its result; results not yet computed
     are dropped. Reading and resampling audio release Python's lock, so threads suffice.
     """
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="nearfar-loader") as pool:

@@ -138,7 +138,7 @@ def score_machines(
     plan, backend = recipe.scoring_plan(), recipe.backend
     out: list[ScoredMachine] = []
     parameters, seconds = 0, 0.0
-    shared: dict[str, tuple[MachineScorer, ViewScores]] = {}
+    shared: dict[str, tuple[MachineScorer, ViewScores]] = {}  # of one machine: sections follow each other
     for (machine, section), (train, test) in groups.items():
         space = None
         if folder is not None and backend.trains:
@@ -150,7 +150,7 @@ def score_machines(
             left_out = ViewScores(np.empty(0), {})
             if leave_one_out:
                 left_out = left_out_scores(values, target, np.arange(len(target)), recipe, scorer)
-            shared[machine] = scorer, left_out
+            shared = {machine: (scorer, left_out)}
             for one in scorer.scorers.values():
                 parameters += getattr(one, "parameters", 0)
                 seconds += getattr(one, "seconds", 0.0)

@@ -1,4 +1,4 @@
-"""Views of a recording: what is scored or trained on, made of the near and far channels.
+"""Views: the signals or features, made from the near and far channels, that are trained on or scored.
 
 A view of waveforms (near, far, cancelled) is computed from recorded channels; a view of features (residual) from
 the features of other views. To add one, write it in a module of this package and add a line to :data:`VIEWS`.

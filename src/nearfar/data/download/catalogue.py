@@ -59,7 +59,7 @@ class Archive:
 
     @property
     def about_bytes(self) -> int:
-        """The size, or where it is not known the mean size of the archives of its record."""
+        """The size, or the mean size of its record's archives where none is published."""
         if self.size_bytes is not None:
             return self.size_bytes
         return self.record.total_bytes // sum(archive.part == self.part for archive in ARCHIVES)

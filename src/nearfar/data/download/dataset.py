@@ -53,7 +53,7 @@ _Failures = dict[Archive, NearfarError | _StoppedError]
 
 @dataclass(frozen=True)
 class _Job:
-    """What the threads of one download share. ``progress`` gets megabytes."""
+    """State shared by the threads of one download. ``progress`` gets megabytes."""
 
     out: Path
     base_url: str
