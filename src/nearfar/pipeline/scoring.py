@@ -139,7 +139,7 @@ def score_machines(
     out: list[ScoredMachine] = []
     parameters, seconds = 0, 0.0
     shared: dict[str, tuple[MachineScorer, ViewScores]] = {}  # of one machine: sections follow each other
-    for (machine, section), (train, test) in groups.items():
+    for number, ((machine, section), (train, test)) in enumerate(groups.items(), start=1):
         space = None
         if folder is not None and backend.trains:
             space = workspace(recipe, dataset, machine, folder, progress=progress, tensorboard=tensorboard)
@@ -176,6 +176,7 @@ def score_machines(
                 _nearest_domains(fitted_on, scored.nearest, len(test)),
             )
         )
+        progress("scoring machines", number, len(groups))
     return out, parameters, seconds
 
 
