@@ -172,7 +172,7 @@ class Centre:
         return ((self.normals - rest).norm(dim=1).double() ** self.power).numpy()
 
 
-def highest_normal(scores: Any, false_alarm_rate: float) -> float:
+def highest_normal(scores: Any, false_alarm_rate: float, groups: Any = None) -> float:
     """A threshold rule: the highest score of a normal clip."""
     values = np.asarray(scores, dtype=np.float64)
     if not values.size:

@@ -7,10 +7,16 @@ import pytest
 import torch
 
 from nearfar.config import Recipe
+from nearfar.data.grouping import find_groups
 from nearfar.detector.machine import fit_machine, hold_out, most_anomalous
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores
 from nearfar.scoring import MachineScorer
 from nearfar.thresholds import find_threshold, p_values
+
+
+def held_out(clips, fraction: float, seed: int) -> np.ndarray:
+    """Recordings that are held out where each is a group of its own."""
+    return hold_out(clips, [clip.name for clip in clips], fraction, seed)
 
 
 def test_the_most_anomalous_window_of_every_recording_by_hand() -> None:
@@ -21,12 +27,19 @@ def test_the_most_anomalous_window_of_every_recording_by_hand() -> None:
 
 
 def test_a_fraction_of_every_domain_is_held_out(make_clips) -> None:
-    held = hold_out(make_clips(50, target=10), 0.3, seed=0)
+    held = held_out(make_clips(50, target=10), 0.3, seed=0)
     assert (held[:40].sum(), held[40:].sum()) == (12, 3)
-    assert (held != hold_out(make_clips(50, target=10), 0.3, seed=1)).any()
-    assert hold_out(make_clips(3, target=1), 0.9, seed=0).tolist()[2] is False  # the only one of its domain
-    assert hold_out(make_clips(2), 0.01, seed=0).sum() == 1
-    assert hold_out(make_clips(1), 0.9, seed=0).sum() == 0
+    assert (held != held_out(make_clips(50, target=10), 0.3, seed=1)).any()
+    assert held_out(make_clips(3, target=1), 0.9, seed=0).tolist()[2] is False  # the only one of its domain
+    assert held_out(make_clips(2), 0.01, seed=0).sum() == 1
+    assert held_out(make_clips(1), 0.9, seed=0).sum() == 0
+
+
+def test_groups_are_held_out_whole(make_clips) -> None:
+    groups = [f"day {index // 5}" for index in range(50)]
+    held = hold_out(make_clips(50), groups, 0.3, seed=0)
+    assert held.sum() == 15
+    assert all(len(set(held[day * 5 : day * 5 + 5].tolist())) == 1 for day in range(10))
 
 
 def naive_left_out(features, recording, recipe: Recipe) -> np.ndarray:
@@ -74,7 +87,8 @@ def test_of_many_recordings_groups_are_left_out_that_hold_whole_recordings(plain
 def fit(recipe: Recipe, clips, held, extracted):
     """One machine, fitted on windows of the near channel."""
     features = {view: values[0] for view, values in extracted.features.items()}
-    return fit_machine(("fan", "00"), clips, held, extracted, features, recipe)
+    groups = find_groups(clips, "recording")
+    return fit_machine(("fan", "00"), clips, held, groups, extracted, features, recipe)
 
 
 def test_a_single_recording_has_no_scores(plain, make_extracted, make_clips) -> None:
@@ -121,7 +135,7 @@ def measured_rate(recipe: Recipe, make_extracted, make_clips, rate: float, trial
         own = recipe.with_changes(seed=trial)
         normals = make_clips(count)
         split = own.calibration.method == "split"
-        held = hold_out(normals, own.calibration.held_out, trial) if split else np.zeros(count, bool)
+        held = held_out(normals, own.calibration.held_out, trial) if split else np.zeros(count, bool)
         fitted, calibration = fit(own, normals, held, make_extracted(drawn[:count]))
         threshold = find_threshold(calibration, "conformal", rate)
         assert threshold.guaranteed == (split or is_guaranteed(own))

@@ -50,35 +50,41 @@ def test_three_rules_against_their_definitions() -> None:
 def test_a_rate_that_is_finer_than_the_scores_is_refused_or_becomes_the_finest() -> None:
     normal = calibration([float(x) for x in range(24)])
     with pytest.raises(
-        InputError, match=r"0\.01 with 24 normal clips.*at least .* = 0\.04.*record 99 normal clips"
+        InputError, match=r"0\.01 with 24 independent normal.*at least .* = 0\.04.*record 99 of them"
     ):
         find_threshold(normal, "conformal", 0.01)
     second_best = usable_threshold(normal, "conformal", 0.01)
     assert (second_best.value, second_best.false_alarm_rate) == (23.0, 0.04)
     assert second_best.guaranteed
-    assert second_best.remark == "24 normal recordings support no false-alarm rate below 0.04; that rate is used"
+    assert (
+        "24 independent normal recordings or groups support no false-alarm rate below 0.04" in second_best.remark
+    )
     assert find_threshold(normal, "gamma", 0.01).value > 23
 
 
 def test_without_enough_scores_there_is_the_next_best_or_none() -> None:
-    alike = usable_threshold(calibration([2.0, 2.0, 2.0]), "gamma", 0.1)
-    assert (alike.rule, alike.value) == ("empirical", 2.0)
-    assert "no gamma threshold" in alike.remark
+    bimodal = usable_threshold(calibration([1.0, 1.01, 1.02] * 10 + [50.0] * 10), "gamma", 0.1)
+    assert (bimodal.rule, bimodal.value) == ("empirical", 50.0)
+    assert "no gamma threshold" in bimodal.remark
+    for rule in ("conformal", "gamma", "empirical"):
+        alike = usable_threshold(calibration([2.0, 2.0, 2.0]), rule, 0.3)
+        assert alike.value is None
+        assert alike.remark == "no threshold (normal recordings that all have the same score)"
     for rule in ("conformal", "gamma", "empirical"):
         none = usable_threshold(calibration([]), rule, 0.1)
         assert (none.value, none.recordings, none.guaranteed) == (None, 0, False)
-        assert none.remark == "no threshold (0 normal recordings that could be scored)"
+        assert none.remark == "no threshold (0 scores of normal clips)"
 
 
 def test_domains_are_pooled_or_apart_and_a_domain_without_scores_stays_pooled() -> None:
-    normal = calibration([1.0, 2.0, 3.0, 10.0, 20.0], target=2)
+    normal = calibration([1.0, 2.0, 3.0, 10.0, 20.0, 30.0], target=3)
     assert domains_of(normal, "pooled") == (None,)
     assert domains_of(normal, "separate") == ("source", "target")
     assert domains_of(calibration([1.0, 2.0]), "separate") == (None,)
     with pytest.raises(InputError, match="domains: found 'both'"):
         domains_of(normal, "both")
     target = find_threshold(normal, "conformal", 0.5, "target")
-    assert (target.value, target.recordings, target.domain) == (20.0, 2, "target")
+    assert (target.value, target.recordings, target.domain) == (20.0, 3, "target")
     source = find_threshold(normal, "conformal", 0.5, "source")
     assert threshold_of([source, target], "fan", "00", "target") == target
     assert threshold_of([source, target], "fan", "00", "source") == source

@@ -38,7 +38,7 @@ def test_the_false_alarm_rate_of_held_out_normals_is_inside_the_guarantee(rate):
 
 
 def test_rates_that_the_clips_do_not_support_are_refused():
-    with pytest.raises(InputError, match=r"0\.01 with 50 normal clips.*0\.0196.*record 99 normal clips"):
+    with pytest.raises(InputError, match=r"0\.01 with 50 independent.*0\.0196.*record 99 of them"):
         conformal_threshold(np.arange(50), 0.01)
     assert conformal_threshold(np.arange(99), 0.01) == 98
     with pytest.raises(InputError, match="between 0 and 1"):

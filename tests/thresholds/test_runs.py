@@ -66,11 +66,11 @@ def test_scores_that_no_gamma_fits_take_the_empirical_threshold_with_a_remark(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        threshold = decided(scored([0.5] * 10, test=(0.4, 0.5, 0.6)), tmp_path)
+        threshold = decided(scored([0.1, 0.11] * 5 + [0.5] * 5, test=(0.4, 0.5, 0.6)), tmp_path)
     (decisions,) = read_decisions(tmp_path / "scores")
     assert decisions.decisions.tolist() == [0, 0, 1]
     assert (threshold["rule"], threshold["value"]) == ("empirical", 0.5)
-    assert str(threshold["remark"]).startswith("no gamma threshold (scores that are all equal)")
+    assert str(threshold["remark"]).startswith("no gamma threshold (scores that")
     assert "fan section 00: no gamma threshold" in caplog.text
 
 

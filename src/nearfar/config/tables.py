@@ -192,6 +192,10 @@ class ThresholdTable(ChoiceTable):
 class CalibrationTable(Settings):
     """How a detector scores its normal recordings for thresholds; runs always leave one clip out."""
 
+    group_by: str = "auto"
+    """Recordings of one group, such as a session, are left out together: ``auto``, a name in
+    :data:`nearfar.data.grouping.GROUPINGS`, the key of an attribute, or a regular expression for paths."""
+
     method: Literal["leave-one-out", "split"] = "leave-one-out"
     """Every normal recording is scored against the others, or some are held out of the bank and scored."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.3

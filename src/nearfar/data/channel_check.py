@@ -171,7 +171,7 @@ def _check_machine(machine: str, samples: list[_Sample]) -> list[ChannelWarning]
             remedy = "Check the microphone and its cable, or use only the other channel"
             warn("dead", dead, f"{name} silent", "Check the recorder" if channel == "both" else remedy)
     clipped = [
-        sample for sample in samples if not sample.dead and (_is_clipped(sample.near) or _is_clipped(sample.far))
+        sample for sample in samples if not sample.dead and (is_clipped(sample.near) or is_clipped(sample.far))
     ]
     if clipped:
         problem = "the sound is clipped: its peaks are cut off at one value, as by an overdriven recorder"
@@ -258,7 +258,7 @@ def _is_same(near: Waveform, far: Waveform) -> bool:
     return shared > 1.0 - _SAME
 
 
-def _is_clipped(channel: Waveform) -> bool:
+def is_clipped(channel: Waveform) -> bool:
     for signed in (channel, -channel):
         below = float(signed.max()) - signed
         at_top = int((below < 0.5 * STEP_16_BIT).sum())

@@ -20,9 +20,18 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
+from nearfar.data.copies import joined_groups
+from nearfar.data.grouping import find_groups
 from nearfar.data.layouts import Dataset, read_normals
 from nearfar.detector import store
-from nearfar.detector.machine import FittedMachine, Unit, explained_recordings, fit_machine, hold_out
+from nearfar.detector.machine import (
+    FittedMachine,
+    Unit,
+    distinct_recordings,
+    explained_recordings,
+    fit_machine,
+    hold_out,
+)
 from nearfar.detector.results import Score, recording_scores
 from nearfar.detector.routing import choose_machine, machine_names
 from nearfar.encoders import ENCODERS, encoder_hash
@@ -159,8 +168,8 @@ class Detector:
         dataset = read_normals(recordings, machine)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe, dataset)
         resolved = prepare_detector(dataset, chosen)
-        groups = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
-        held = _held_out(groups, resolved)
+        clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
+        held = _held_out(clips, resolved)
         warnings = _checked_channels(resolved, dataset, progress)
         temporary, folder = None, None if model is None else Path(model)
         if not (resolved.trains or resolved.backend.trains):
@@ -170,20 +179,14 @@ class Detector:
             folder = temporary.folder
         if resolved.trains:
             assert folder is not None
-            _train(resolved, _without(dataset, groups, held), folder, progress)
+            _train(resolved, _without(dataset, clips, held), folder, progress)
         extractor = build_extractor(resolved, folder)
         target = default_device() if device is None else torch.device(device)
         fitted = [
-            fit_machine(
-                unit,
-                groups[unit],
-                held[unit],
-                extracted,
-                _scored_features(extracted, resolved),
-                resolved,
-                _workspace(resolved, unit, folder, progress),
+            _fitted_machine(
+                unit, clips[unit], held[unit], extracted, resolved, _workspace(resolved, unit, folder, progress)
             )
-            for unit, extracted in _extracted(extractor, groups, target, progress)
+            for unit, extracted in _extracted(extractor, clips, target, progress)
         ]
         classes, encoder = _requirements(extractor, folder)
         calibrations = tuple(scores for _, scores in fitted)
@@ -435,10 +438,37 @@ def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
     return load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)
 
 
-def _held_out(groups: Mapping[Unit, Sequence[Clip]], recipe: Recipe) -> dict[Unit, NDArray[np.bool_]]:
+def _fitted_machine(
+    unit: Unit,
+    clips: Sequence[Clip],
+    held: NDArray[np.bool_],
+    extracted: Extracted,
+    recipe: Recipe,
+    workspace: Workspace | None,
+) -> tuple[FittedMachine, Calibration]:
+    """One machine and section, without recordings that repeat others and with the groups of the rest."""
+    keep, shared, repeats = distinct_recordings(clips, extracted, recipe)
+    for second, first in repeats:
+        logger.warning("%s: %s holds the same sound as %s and is left out", unit[0], second, first)
+    clips, held = [clips[index] for index in keep], held[keep]
+    if repeats:
+        extracted = extracted.of(keep)
+    features = _scored_features(extracted, recipe)
+    first_view = next(iter(features.values())).flatten(1).double().numpy()
+    windows = np.unique(extracted.recording, return_index=True)[1]  # the first window of each recording
+    groups = find_groups(clips, recipe.calibration.group_by, first_view[windows])
+    groups = replace(groups, labels=joined_groups(groups.labels, shared))
+    return fit_machine(unit, clips, held, groups, extracted, features, recipe, workspace, repeats)
+
+
+def _held_out(clips: Mapping[Unit, Sequence[Clip]], recipe: Recipe) -> dict[Unit, NDArray[np.bool_]]:
     """Recordings that are held out of training and banks, by machine and section; none without ``split``."""
     if recipe.calibration.method == "split":
-        return {unit: hold_out(clips, recipe.calibration.held_out, recipe.seed) for unit, clips in groups.items()}
+        share, by = recipe.calibration.held_out, recipe.calibration.group_by
+        return {
+            unit: hold_out(entries, find_groups(entries, by).labels, share, recipe.seed)
+            for unit, entries in clips.items()
+        }
     if not recipe.backend.leaves_out:
         raise InputError(
             "calibration.method",
@@ -446,15 +476,15 @@ def _held_out(groups: Mapping[Unit, Sequence[Clip]], recipe: Recipe) -> dict[Uni
             expected="'split', as this back-end cannot leave a recording out",
             remedy="Set calibration.method to 'split', or choose another recipe, such as nearfar-best",
         )
-    return {unit: np.zeros(len(clips), dtype=np.bool_) for unit, clips in groups.items()}
+    return {unit: np.zeros(len(entries), dtype=np.bool_) for unit, entries in clips.items()}
 
 
 def _without(
-    dataset: Dataset, groups: Mapping[Unit, Sequence[Clip]], held: Mapping[Unit, NDArray[np.bool_]]
+    dataset: Dataset, clips: Mapping[Unit, Sequence[Clip]], held: Mapping[Unit, NDArray[np.bool_]]
 ) -> Dataset:
     """The recordings that are not held out."""
     return dataset.with_clips(
-        clip for unit, clips in groups.items() for clip, out in zip(clips, held[unit], strict=True) if not out
+        clip for unit, entries in clips.items() for clip, out in zip(entries, held[unit], strict=True) if not out
     )
 
 
@@ -488,20 +518,30 @@ def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> t
 
 
 def _extracted(
-    extractor: Extractor, groups: Mapping[Unit, Sequence[Clip]], device: torch.device, progress: Progress
+    extractor: Extractor, clips: Mapping[Unit, Sequence[Clip]], device: torch.device, progress: Progress
 ) -> Iterator[tuple[Unit, Extracted]]:
     """The windows of every machine and section's recordings, one after the other."""
-    total, done = sum(map(len, groups.values())), 0
+    total, done = sum(map(len, clips.values())), 0
 
     def advance(recordings: int) -> None:
         nonlocal done
         done += recordings
         progress("reading recordings", done, total)
 
-    for unit, clips in groups.items():
-        recordings = [Recording.of_clip(clip) for clip in clips]
-        explained = explained_recordings(len(clips))
-        yield unit, extract(extractor, recordings, device=device, spectrograms_of=explained, advance=advance)
+    for unit, entries in clips.items():
+        recordings = [Recording.of_clip(clip) for clip in entries]
+        explained = explained_recordings(len(entries))
+        yield (
+            unit,
+            extract(
+                extractor,
+                recordings,
+                device=device,
+                spectrograms_of=explained,
+                with_landmarks=True,
+                advance=advance,
+            ),
+        )
 
 
 def _scored_features(extracted: Extracted, recipe: Recipe) -> dict[str, torch.Tensor]:

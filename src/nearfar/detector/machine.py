@@ -5,6 +5,9 @@ any): their scores are exchangeable with those of new normal recordings, so that
 the bank is smaller. ``leave-one-out`` scores every recording against all others. Its p-values are exact as well
 where another normal recording in the bank can only lower scores: against the others *and* the new recording, every
 recording scores at most what it scores here, and with those scores the p-value would be the full conformal one.
+
+Recordings of one group, such as a session, are held out or left out together, as they are not independent of each
+other; see :mod:`nearfar.data.grouping`. Recordings that repeat others are left out of everything.
 """
 
 from __future__ import annotations
@@ -19,16 +22,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.config import Recipe
-from nearfar.data.clips import Clip
+from nearfar.data.clips import CHANNELS, Clip
+from nearfar.data.copies import Copy, find_copies, without_copies
+from nearfar.data.grouping import Groups
+from nearfar.data.quality import Profile, profile
+from nearfar.errors import InputError
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
-from nearfar.pipeline.extraction import Extracted
+from nearfar.pipeline.extraction import Extracted, Recording, read_samples
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
-from nearfar.thresholds import Calibration
+from nearfar.thresholds import FEWEST_GROUPS, Calibration, NormalScore
 
 Scores = NDArray[np.float64]
 Unit = tuple[str, str]
 """Machine and section."""
+
+ALIKE = 1e-6
+"""Features that differ by less than this fraction of the largest are the same."""
+
+SAME_CHANNEL_DB = -30.0
+"""Far is a function of near where less of near than this is not explained by it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +60,8 @@ class FittedMachine:
         patches: normal patches of the first view; None where recordings are too short for any.
         plan: how features become scores.
         workspace: where a back-end that trains keeps its model.
+        profile: of the signals of the normal recordings; None in detectors of earlier versions.
+        repeats: names of recordings that hold the sound of another one, which is named second.
     """
 
     machine: str
@@ -61,6 +76,8 @@ class FittedMachine:
     patches: PatchBank | None
     plan: ScoringPlan
     workspace: Workspace | None = None
+    profile: Profile | None = None
+    repeats: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def scorer(self) -> MachineScorer:
@@ -89,29 +106,92 @@ def explained_recordings(count: int) -> range:
     return range(0, count, -(-count // MOST_CLIPS))
 
 
-def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Recordings of one machine to hold out, (clips,) bool: about this fraction of each domain, at random.
+def hold_out(clips: Sequence[Clip], groups: Sequence[str], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Recordings of one machine to hold out, (clips,) bool: about this fraction of each domain's groups, at random.
 
-    At least one recording of a domain stays in the bank, and at least one is held out where there are several.
+    At least one group of a domain stays in the bank, and at least one is held out where there are several.
     """
     random = np.random.default_rng(seed)
-    domains = np.array([clip.domain for clip in clips])
+    domains, group = np.array([clip.domain for clip in clips]), np.array(groups)
     out = np.zeros(len(clips), dtype=np.bool_)
     for domain in sorted(set(domains.tolist())):
-        members = np.flatnonzero(domains == domain)
+        members = list(dict.fromkeys(group[domains == domain].tolist()))
         count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        out[random.permutation(members)[:count]] = True
+        chosen = [members[index] for index in random.permutation(len(members))[:count]]
+        out |= (domains == domain) & np.isin(group, chosen)
     return out
+
+
+def distinct_recordings(
+    clips: Sequence[Clip], extracted: Extracted, recipe: Recipe
+) -> tuple[list[int], list[Copy], tuple[tuple[str, str], ...]]:
+    """The recordings of one machine that repeat no other one.
+
+    Returns:
+        their indices; the pairs of them that share some sound, with indices among them; and the names of those
+        that repeat another one, with its name.
+
+    Raises:
+        InputError: if all repeat one.
+    """
+
+    def read(index: int) -> NDArray[np.float32]:
+        return read_samples(Recording.of_clip(clips[index]), recipe)
+
+    copies = find_copies([extracted.landmarks[index] for index in range(len(clips))], read)
+    repeats = without_copies(len(clips), copies)
+    keep = [index for index in range(len(clips)) if index not in repeats]
+    if len(keep) == 1 and repeats:
+        raise InputError(
+            clips[keep[0]].path.parent,
+            found=f"{len(clips)} recordings that all hold the same sound",
+            expected="different recordings of the machine in normal operation",
+            remedy="Record again: copies of one recording say nothing about how much normal sound varies",
+        )
+    number = {index: new for new, index in enumerate(keep)}
+    shared = [
+        Copy(number[copy.first], number[copy.second], copy.lag, copy.share)
+        for copy in copies
+        if copy.first in number and copy.second in number
+    ]
+    return keep, shared, tuple((clips[second].name, clips[first].name) for second, first in repeats.items())
+
+
+def require_variety(unit: Unit, clips: Sequence[Clip], features: Mapping[str, Tensor]) -> None:
+    """Raise an InputError if all recordings have the same features and no difference could be scored."""
+    for view, values in features.items():
+        if len(clips) > 1 and float((values - values[0]).abs().max()) <= ALIKE * float(values.abs().max()):
+            raise InputError(
+                clips[0].path.parent,
+                found=f"{len(clips)} normal recordings of {unit[0]} with the same features in the view {view}",
+                expected="recordings that differ a little, as those of a real machine do",
+                remedy="Check the microphone and the files: they may be silent, synthetic or copies",
+            )
+
+
+def require_two_channels(unit: Unit, clips: Sequence[Clip], normal: Profile, recipe: Recipe) -> None:
+    """Raise an InputError if far is a function of near and a view would subtract one from the other."""
+    computed = [view for view in recipe.waveform_views if view not in CHANNELS]
+    if computed and normal.residual_db is not None and normal.residual_db < SAME_CHANNEL_DB:
+        raise InputError(
+            clips[0].path.parent,
+            found=f"far and near channels of {unit[0]} that are the same but for a filter: what far does not explain "
+            f"of near is {-normal.residual_db:.0f} dB below it",
+            expected=f"two microphones at different places, for the view {computed[0]}",
+            remedy="Check the wiring, or use a recipe of the near channel alone, such as frozen-near",
+        )
 
 
 def fit_machine(
     unit: Unit,
     clips: Sequence[Clip],
     held: NDArray[np.bool_],
+    groups: Groups,
     extracted: Extracted,
     features: Mapping[str, Tensor],
     recipe: Recipe,
     workspace: Workspace | None = None,
+    repeats: tuple[tuple[str, str], ...] = (),
 ) -> tuple[FittedMachine, Calibration]:
     """Fit one machine and section, and score normal recordings for thresholds.
 
@@ -119,11 +199,21 @@ def fit_machine(
         unit: machine and section.
         clips: its normal recordings.
         held: (clips,) bool, those that are held out of the bank for calibration.
+        groups: of the recordings.
         extracted: their windows.
         features: (windows, parts, dim) of every scored view.
         recipe: resolved.
         workspace: where a back-end that trains keeps its model.
+        repeats: the recordings that were left out as they repeat others.
+
+    Raises:
+        InputError: if the recordings cannot be used together.
     """
+    require_variety(unit, clips, features)
+    facts = [extracted.facts[index] for index in sorted(extracted.facts)]
+    normal_profile = profile(facts) if facts else None
+    if normal_profile is not None:
+        require_two_channels(unit, clips, normal_profile, recipe)
     inside = torch.from_numpy(~held[extracted.recording])
     in_bank = [clip for clip, out in zip(clips, held, strict=True) if not out]
     recording = (np.cumsum(~held) - 1)[extracted.recording[inside.numpy()]]
@@ -146,7 +236,11 @@ def fit_machine(
         fit_patches(log_mels) if log_mels else None,
         plan,
         workspace,
+        normal_profile,
+        repeats,
     )
+    labels = np.unique(groups.labels, return_inverse=True)[1]
+    by_group = groups.count >= FEWEST_GROUPS
     method = recipe.calibration.method
     if held.any() or method == "split":
         chosen = [clip for clip, out in zip(clips, held, strict=True) if out]
@@ -154,14 +248,20 @@ def fit_machine(
         scored = fitted.score({view: values[~inside] for view, values in features.items()}) if chosen else None
     else:
         chosen, windows = in_bank, recording
-        scored = left_out_scores(bank_features, flags, recording, recipe, fitted.scorer)
-    entries = () if scored is None or not scored.fused.size else normal_scores(chosen, _highest(windows, scored))
+        left_out = labels[recording] if by_group else recording
+        scored = left_out_scores(bank_features, flags, left_out, recipe, fitted.scorer)
+    entries: tuple[NormalScore, ...] = ()
+    if scored is not None and scored.fused.size:
+        names = [label for label, out in zip(groups.labels, held, strict=True) if out == (method == "split")]
+        entries = normal_scores(chosen, _highest(windows, scored), names if by_group else None)
     return fitted, Calibration(
         machine=unit[0],
         section=unit[1],
         method=method,
-        guaranteed=method == "split" or is_guaranteed(recipe),
+        guaranteed=(method == "split" or is_guaranteed(recipe)) and groups.remark is None,
         recordings=entries,
+        grouped_by=groups.found_by,
+        remark=groups.remark,
     )
 
 

@@ -13,7 +13,7 @@ from nearfar.detector.machine import FittedMachine, most_anomalous
 from nearfar.explain.explanation import explain
 from nearfar.pipeline.extraction import Extracted
 from nearfar.scoring import ViewScores
-from nearfar.thresholds import Calibration, Threshold, p_values, threshold_of
+from nearfar.thresholds import Calibration, Threshold, threshold_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,6 @@ def recording_scores(
         score = float(scored.fused[window])
         own = None if threshold is None else threshold.domain
         value = None if threshold is None else threshold.value
-        normal = calibration.scores(own)
         name, begin, path = (None, None, None) if nearest is None else fitted.nearest(nearest)
         out.append(
             Score(
@@ -128,7 +127,7 @@ def recording_scores(
                 score=score,
                 threshold=value,
                 margin=None if value is None else score - value,
-                p_value=float(p_values([score], normal)[0]) if normal.size else None,
+                p_value=calibration.p_value(score, own),
                 anomalous=None if value is None else score > value,
                 domain=own,
                 nearest=name,

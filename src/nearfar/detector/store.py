@@ -26,6 +26,7 @@ from torch import Tensor
 
 from nearfar.config import Recipe
 from nearfar.data.channel_check import ChannelWarning
+from nearfar.data.quality import Profile
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError, NearfarError
 from nearfar.explain.localisation import PatchBank
@@ -64,13 +65,19 @@ class EncoderCard(Settings):
 
 
 class BankCard(Settings):
-    """The normal recordings of one machine and section; ``key`` is that of their tensors."""
+    """The normal recordings of one machine and section; ``key`` is that of their tensors.
+
+    ``profile`` is of their signals, and ``repeats`` are recordings that were left out as they hold the sound of
+    the one named second.
+    """
 
     key: str
     machine: str
     section: str
     recordings: tuple[str, ...]
     files: tuple[str, ...]
+    profile: Profile | None = None
+    repeats: tuple[tuple[str, str], ...] = ()
 
 
 class Card(Settings):
@@ -150,7 +157,8 @@ def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[Ban
     for number, bank in enumerate(banks):
         key = f"{number:03d}"
         names = {"machine": bank.machine, "section": bank.section}
-        cards.append(BankCard(key=key, **names, recordings=bank.recordings, files=bank.files))
+        more = {"profile": bank.profile, "repeats": bank.repeats}
+        cards.append(BankCard(key=key, **names, recordings=bank.recordings, files=bank.files, **more))
         tensors |= {f"{key}/features/{view}": values for view, values in bank.features.items()}
         tensors |= {f"{key}/alone/{view}": torch.from_numpy(values) for view, values in bank.normal_scores.items()}
         tensors[f"{key}/target"] = torch.from_numpy(bank.target.astype(np.uint8))
@@ -198,6 +206,8 @@ def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder
         PatchBank.from_tensors(patches) if patches else None,
         recipe.scoring_plan(),
         workspace,
+        card.profile,
+        card.repeats,
     )
 
 

@@ -5,7 +5,7 @@ Every file is decoded once, whatever the number of views, and every spectrogram 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.config import Recipe
-from nearfar.data.audio import SAMPLE_RATE_HZ, choose_channels, read_waveform, zero_pad
-from nearfar.data.clips import Channel, Clip
+from nearfar.data.audio import SAMPLE_RATE_HZ, choose_channels, read_header, read_waveform, zero_pad
+from nearfar.data.clips import CHANNELS, Channel, Clip
+from nearfar.data.copies import Landmarks, landmarks
 from nearfar.data.prefetch import prefetched
+from nearfar.data.quality import ChannelFacts, SignalFacts, channel_facts, pair_facts
 from nearfar.errors import InputError
 from nearfar.features import WindowBatch
 from nearfar.frontends.kaldi import FRAME_SAMPLES, PATCH_FRAMES, frame_count
@@ -57,6 +59,9 @@ class Extracted:
         recording: (windows,) int64, the recording that each window is of; they follow one another.
         begins_s, ends_s: (windows,) float64, where each lies in its recording, in seconds, without padding.
         log_mels: (frames, 128) float32 of the first view by window, where asked for and at least 16 frames long.
+        facts: of the signal of every recording.
+        landmarks: of every recording, where asked for.
+        errors: the recordings that cannot be used, where asked for; they have no windows and no facts.
     """
 
     features: dict[str, list[Tensor]]
@@ -64,6 +69,24 @@ class Extracted:
     begins_s: NDArray[np.float64]
     ends_s: NDArray[np.float64]
     log_mels: dict[int, Tensor]
+    facts: dict[int, SignalFacts] = field(default_factory=dict)
+    landmarks: dict[int, Landmarks] = field(default_factory=dict)
+    errors: dict[int, InputError] = field(default_factory=dict)
+
+    def of(self, recordings: Sequence[int]) -> Extracted:
+        """The windows of some recordings, which are numbered anew in this order."""
+        rows = np.concatenate([np.flatnonzero(self.recording == index) for index in recordings])
+        number = {index: new for new, index in enumerate(recordings)}
+        windows = torch.from_numpy(rows)
+        return Extracted(
+            {view: [part[windows] for part in parts] for view, parts in self.features.items()},
+            np.array([number[index] for index in self.recording[rows].tolist()], dtype=np.int64),
+            self.begins_s[rows],
+            self.ends_s[rows],
+            {new: self.log_mels[row] for new, row in enumerate(rows.tolist()) if row in self.log_mels},
+            {number[index]: self.facts[index] for index in recordings if index in self.facts},
+            {number[index]: self.landmarks[index] for index in recordings if index in self.landmarks},
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,11 +98,23 @@ class _Window:
     """(views, padded samples)."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Loaded:
+    """The windows of one recording."""
+
+    windows: list[_Window]
+    facts: SignalFacts
+    landmarks: Landmarks | None
+
+
 @dataclass(slots=True)
 class _Collected:
     features: dict[str, list[list[Tensor]]]
     windows: list[tuple[int, int, int]] = field(default_factory=list)
     log_mels: dict[int, Tensor] = field(default_factory=dict)
+    facts: dict[int, SignalFacts] = field(default_factory=dict)
+    landmarks: dict[int, Landmarks] = field(default_factory=dict)
+    errors: dict[int, InputError] = field(default_factory=dict)
 
 
 def default_device() -> torch.device:
@@ -102,6 +137,8 @@ def extract(
     wanted: Sequence[Settings] | None = None,
     device: torch.device | None = None,
     spectrograms_of: Collection[int] = (),
+    with_landmarks: bool = False,
+    keep_errors: bool = False,
     advance: Advance | None = None,
 ) -> Extracted:
     """Features of every window of every recording, reading ahead in the background.
@@ -113,6 +150,8 @@ def extract(
         wanted: settings of the recipe's source of features; by default the recipe's own.
         device: where networks run; by default the GPU, if there is one.
         spectrograms_of: indices of recordings whose log-mel spectrograms are returned.
+        with_landmarks: find landmarks of every recording, for :func:`nearfar.data.copies.find_copies`.
+        keep_errors: return the errors of recordings that cannot be used instead of raising the first.
         advance: progress.
 
     Raises:
@@ -123,7 +162,7 @@ def extract(
     wanted = [extractor.settings] if wanted is None else list(wanted)
     extractor.to(device)
     collected = _Collected({view: [[] for _ in wanted] for view in views})
-    for windows in _batches(extractor, recordings, views, advance):
+    for windows in _batches(extractor, recordings, views, collected, with_landmarks, keep_errors, advance):
         lengths = torch.tensor([window.samples for window in windows], device=device)
         for index, view in enumerate(views):
             waveform = torch.from_numpy(np.stack([window.views[index] for window in windows])).to(device)
@@ -135,8 +174,13 @@ def extract(
         collected.windows += [(window.recording, window.begin, window.samples) for window in windows]
     recording, begins, samples = np.array(collected.windows, dtype=np.int64).reshape(-1, 3).T
     rate = recipe.audio.sample_rate_hz
-    features = {view: [torch.cat(parts) for parts in rows] for view, rows in collected.features.items()}
-    return Extracted(features, recording, begins / rate, (begins + samples) / rate, collected.log_mels)
+    features = {
+        view: [torch.cat(parts) if parts else torch.empty(0) for parts in rows]
+        for view, rows in collected.features.items()
+    }
+    ends = (begins + samples) / rate
+    more = collected.log_mels, collected.facts, collected.landmarks, collected.errors
+    return Extracted(features, recording, begins / rate, ends, *more)
 
 
 def _collect_log_mels(
@@ -149,17 +193,34 @@ def _collect_log_mels(
 
 
 def _batches(
-    extractor: Extractor, recordings: Sequence[Recording], views: Sequence[str], advance: Advance | None
+    extractor: Extractor,
+    recordings: Sequence[Recording],
+    views: Sequence[str],
+    collected: _Collected,
+    with_landmarks: bool,
+    keep_errors: bool,
+    advance: Advance | None,
 ) -> Iterator[list[_Window]]:
     """Windows in order, as many together as the recipe says."""
     size = extractor.recipe.scoring.batch_size
     batch: list[_Window] = []
 
-    def load(index: int) -> list[_Window]:
-        return _windows(index, recordings[index], extractor, views)
+    def load(index: int) -> _Loaded | InputError:
+        try:
+            return _loaded(index, recordings[index], extractor, views, with_landmarks)
+        except InputError as error:
+            if not keep_errors:
+                raise
+            return error
 
-    for windows in prefetched(load, range(len(recordings)), threads=1, ahead=2 * size):
-        for window in windows:
+    for index, loaded in enumerate(prefetched(load, range(len(recordings)), threads=1, ahead=2 * size)):
+        if isinstance(loaded, InputError):
+            collected.errors[index] = loaded
+        else:
+            collected.facts[index] = loaded.facts
+            if loaded.landmarks is not None:
+                collected.landmarks[index] = loaded.landmarks
+        for window in () if isinstance(loaded, InputError) else loaded.windows:
             batch.append(window)
             if len(batch) == size:
                 yield batch
@@ -170,11 +231,14 @@ def _batches(
         yield batch
 
 
-def _windows(index: int, recording: Recording, extractor: Extractor, views: Sequence[str]) -> list[_Window]:
+def _loaded(
+    index: int, recording: Recording, extractor: Extractor, views: Sequence[str], with_landmarks: bool
+) -> _Loaded:
     """The windows of one recording. Views are made of each window, as they are of a clip."""
     recipe, padded = extractor.recipe, extractor.padded_samples
     channels = channels_of(views)
-    waveform = _waveform(recording, recipe, channels)
+    read, recorded_hz = _waveform(recording, recipe, channels)
+    waveform = np.stack([read[name] for name in channels])
     settings, rate = recipe.view_settings(), recipe.audio.sample_rate_hz
     check_views(dict(zip(channels, waveform, strict=True)), views, settings, recording.name)
     hop = max(1, round(hop_seconds(recipe) * rate))
@@ -183,7 +247,14 @@ def _windows(index: int, recording: Recording, extractor: Extractor, views: Sequ
         cut = dict(zip(channels, waveform[:, begin : begin + padded], strict=True))
         made = make_views(cut, views, settings, rate)
         windows.append(_Window(index, begin, made.shape[1], zero_pad(made, padded, Path(recording.name))))
-    return windows
+    return _Loaded(windows, _facts(read, recorded_hz, rate), landmarks(waveform[0]) if with_landmarks else None)
+
+
+def _facts(read: Mapping[Channel, NDArray[np.float32]], recorded_hz: int, rate: int) -> SignalFacts:
+    facts: dict[str, ChannelFacts] = {name: channel_facts(samples) for name, samples in read.items()}
+    both = "near" in read and "far" in read
+    pair = pair_facts(read["near"], read["far"], rate) if both else None
+    return SignalFacts(recorded_hz, next(iter(read.values())).size / rate, facts, pair)
 
 
 def window_starts(samples: int, window: int, hop: int) -> list[int]:
@@ -200,20 +271,46 @@ def window_starts(samples: int, window: int, hop: int) -> list[int]:
     return starts
 
 
-def _waveform(recording: Recording, recipe: Recipe, channels: Sequence[Channel]) -> NDArray[np.float32]:
-    """(channels, samples) at the recipe's rate, at least one frame long."""
+def read_samples(recording: Recording, recipe: Recipe) -> NDArray[np.float32]:
+    """(samples,) float32 of the first channel that the recipe uses, at its rate."""
+    channel = channels_of(recipe.waveform_views)[0]
+    return _waveform(recording, recipe, [channel])[0][channel]
+
+
+def _waveform(
+    recording: Recording, recipe: Recipe, channels: Sequence[Channel]
+) -> tuple[dict[Channel, NDArray[np.float32]], int]:
+    """The samples (samples,) of channels at the recipe's rate, and the rate at which they were recorded.
+
+    Of two microphones both are read, where they can be, even if the recipe uses one: they show a faulty microphone.
+    """
     audio = recipe.audio
     near, far, rate = audio.near_channel, audio.far_channel, audio.sample_rate_hz
-    if isinstance(recording.source, Path):
-        waveform = read_waveform(recording.source, channels, rate, near=near, far=far)
+    recorded_hz = recording.sample_rate_hz
+    source: Path | NDArray[np.float32] = recording.source
+    if isinstance(source, Path):
+        header = read_header(source)
+        recorded_hz, count = header.sample_rate_hz, header.channels
     else:
-        samples = checked_array(recording.source, recording.name)
-        waveform = choose_channels(
-            samples, recording.sample_rate_hz, recording.name, channels, rate, near=near, far=far
-        )
+        source = checked_array(source, recording.name)
+        count = len(source)
+
+    def read(chosen: Sequence[Channel]) -> NDArray[np.float32]:
+        if isinstance(source, Path):
+            return read_waveform(source, chosen, rate, near=near, far=far)
+        return choose_channels(source, recorded_hz, recording.name, chosen, rate, near=near, far=far)
+
+    every = CHANNELS if near != far and count > max(near, far) else channels
+    try:
+        waveform = read(every)
+    except InputError:
+        if set(every) == set(channels):
+            raise
+        every = channels
+        waveform = read(every)
     if waveform.shape[1] < FRAME_SAMPLES:
         raise too_short(recording.name, waveform.shape[1] / rate)
-    return waveform
+    return dict(zip(every, waveform, strict=True)), recorded_hz
 
 
 def too_short(where: Path | str, seconds: float) -> InputError:

@@ -80,14 +80,17 @@ def is_guaranteed(recipe: Recipe) -> bool:
     )
 
 
-def normal_scores(clips: Sequence[Clip], scores: ViewScores) -> tuple[NormalScore, ...]:
-    """Records of the scores of normal clips."""
+def normal_scores(
+    clips: Sequence[Clip], scores: ViewScores, groups: Sequence[str] | None = None
+) -> tuple[NormalScore, ...]:
+    """Records of the scores of normal clips, and of the group of each; None: each is a group of its own."""
     return tuple(
         NormalScore(
             file=clip.name,
             domain="target" if clip.domain == "target" else "source",
             score=float(scores.fused[index]),
             channels={view: float(values[index]) for view, values in scores.views.items()},
+            group=None if groups is None else groups[index],
         )
         for index, clip in enumerate(clips)
     )
@@ -183,34 +186,34 @@ def score_machines(
 def left_out_scores(
     features: Mapping[str, Tensor],
     target: Tensor,
-    recording: NDArray[np.int64],
+    group: NDArray[np.int64],
     recipe: Recipe,
     scorer: MachineScorer | None = None,
 ) -> ViewScores:
-    """Scores of normal windows by banks without any window of their recordings; empty for a single recording.
+    """Scores of normal windows by banks without any window of their group; empty for a single group.
 
-    One clip is left out at a time where the back-end does that exactly: recordings of one window, and views that
-    are not standardised. Otherwise recordings are left out in up to :data:`FOLDS` groups, and everything is fitted
+    One clip is left out at a time where the back-end does that exactly: groups of one window, and views that
+    are not standardised. Otherwise groups are left out in up to :data:`FOLDS` folds, and everything is fitted
     without them: scores are then a little higher than against all others, which gives fewer false alarms. A
     back-end that cannot leave clips out gives the scores of its training clips.
 
     Args:
         features: (windows, parts, dim) of every scored view.
         target: (windows,) bool.
-        recording: (windows,) the recording of each window, from 0.
+        group: (windows,) the group of each window, such as its recording, from 0.
         recipe: scoring and seed are used.
         scorer: fitted on all of them, where there is one already.
     """
-    plan, backend, count = recipe.scoring_plan(), recipe.backend, int(recording.max()) + 1
+    plan, backend, count = recipe.scoring_plan(), recipe.backend, int(group.max()) + 1
     if count == 1:
         return ViewScores(np.empty(0), {})
     exact = backend.exact_leave_one_out(plan.settings) and not FUSIONS[plan.fusion].uses_normals
-    if not backend.leaves_out or (exact and count == len(recording)):
+    if not backend.leaves_out or (exact and count == len(group)):
         return (scorer or MachineScorer(features, target, plan)).normal
     folds = min(count, FOLDS)
-    fold = torch.from_numpy((np.random.default_rng(recipe.seed).permutation(count) % folds)[recording])
-    fused = np.empty(len(recording))
-    views = {view: np.empty(len(recording)) for view in features}
+    fold = torch.from_numpy((np.random.default_rng(recipe.seed).permutation(count) % folds)[group])
+    fused = np.empty(len(group))
+    views = {view: np.empty(len(group)) for view in features}
     for left_out in range(folds):
         inside, outside = fold != left_out, (fold == left_out).numpy()
         others = MachineScorer({view: values[inside] for view, values in features.items()}, target[inside], plan)

@@ -1,6 +1,7 @@
 """Thresholds from scores of normal recordings: rules, p-values and calibration records."""
 
 from nearfar.thresholds.calibration import (
+    FEWEST_GROUPS,
     Calibration,
     NormalScore,
     Threshold,
@@ -23,7 +24,7 @@ from nearfar.thresholds.rules import (
 )
 
 __all__ = [
-    "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold", "changed_thresholds",
+    "FEWEST_GROUPS", "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold", "changed_thresholds",
     "conformal_threshold", "domains_of", "empirical_threshold", "find_threshold", "gamma_threshold",
     "given_threshold", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
 ]  # fmt: skip

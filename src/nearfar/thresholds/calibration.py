@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from nearfar.errors import InputError
 from nearfar.settings import Settings
-from nearfar.thresholds.rules import RULES, Fallback
+from nearfar.thresholds.rules import RULES, Fallback, p_values
 
 Scores = NDArray[np.float64]
 Domain = Literal["source", "target"]
@@ -19,20 +19,33 @@ Domain = Literal["source", "target"]
 GIVEN = "given"
 """The rule of a threshold that a person chose as a number."""
 
+SAME = 1e-9
+"""Scores that differ by less than this fraction of the highest are equal."""
+
+
+FEWEST_GROUPS = 3
+"""Fewer scores of independent groups of normal recordings give no threshold."""
+
 
 class NormalScore(Settings):
-    """One normal recording, scored by a bank that does not hold it; the score is of its most anomalous window."""
+    """One normal recording, scored by a bank that does not hold it; the score is of its most anomalous window.
+
+    ``group`` is the group of recordings, such as a session, that the bank holds nothing of; None where each
+    recording is a group of its own.
+    """
 
     file: str
     domain: Domain
     score: float
     channels: dict[str, float]
+    group: str | None = None
 
 
 class Calibration(Settings):
     """The normal scores of one machine and section.
 
-    ``guaranteed`` is whether conformal p-values made of them are exact (see :mod:`nearfar.detector.machine`).
+    ``guaranteed`` is whether conformal p-values made of them are exact (see :mod:`nearfar.detector.machine`), and
+    ``grouped_by`` says how the groups of recordings were found, and ``remark`` what limits the promised rates.
     """
 
     machine: str
@@ -40,10 +53,27 @@ class Calibration(Settings):
     method: Literal["leave-one-out", "split"]
     guaranteed: bool
     recordings: tuple[NormalScore, ...]
+    grouped_by: str | None = None
+    remark: str | None = None
+
+    def of(self, domain: str | None = None) -> tuple[NormalScore, ...]:
+        """The recordings of one domain or of both."""
+        return tuple(entry for entry in self.recordings if domain in (None, entry.domain))
 
     def scores(self, domain: str | None = None) -> Scores:
         """(recordings,) float64, of one domain or of both."""
-        return np.array([entry.score for entry in self.recordings if domain in (None, entry.domain)], np.float64)
+        return np.array([entry.score for entry in self.of(domain)], np.float64)
+
+    def groups(self, domain: str | None = None) -> NDArray[np.int64]:
+        """(recordings,) int64, the number of each score's group."""
+        numbers: dict[tuple[bool, str], int] = {}
+        names = [(entry.group is None, entry.group or str(index)) for index, entry in enumerate(self.of(domain))]
+        return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+    def p_value(self, score: float, domain: str | None = None) -> float | None:
+        """The fraction of normal recordings at least as anomalous; None where there are no scores."""
+        normal = self.scores(domain)
+        return float(p_values([score], normal, self.groups(domain))[0]) if normal.size else None
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -58,9 +88,10 @@ class Threshold(Settings):
         domain: None where the threshold is for both domains.
         rule: a name in :data:`nearfar.thresholds.RULES`, or ``given``.
         false_alarm_rate: the fraction of normal recordings that may be called anomalous; None for a given number.
-        recordings: how many normal scores it was found from.
+        recordings: how many normal scores it was found from, and ``groups`` of how many independent groups.
         guaranteed: whether the rate is a bound.
         value: None where there are too few scores.
+        rests_on: the one normal recording without which the threshold would be much lower, if there is one.
         remark: what differs from the request, and why.
     """
 
@@ -70,8 +101,10 @@ class Threshold(Settings):
     rule: str
     false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] | None
     recordings: Annotated[int, Field(ge=0)]
+    groups: Annotated[int, Field(ge=0)] | None = None
     guaranteed: bool
     value: float | None
+    rests_on: str | None = None
     remark: str | None = None
 
     @model_validator(mode="before")
@@ -91,7 +124,7 @@ def find_threshold(
     Raises:
         InputError: if there is no such rule, or the scores give no such threshold.
     """
-    value = RULES[rule].find(calibration.scores(domain), false_alarm_rate)
+    value = _value(calibration, rule, false_alarm_rate, domain)
     return _threshold(calibration, domain, rule, false_alarm_rate, value)
 
 
@@ -108,13 +141,57 @@ def usable_threshold(
         return find_threshold(calibration, rule, false_alarm_rate, domain)
     except InputError as error:
         why = error.found
-    scores = calibration.scores(domain)
-    fallback: Fallback | None = entry.fallback(scores, false_alarm_rate, why)
+    fallback: Fallback | None = entry.fallback(_group_count(calibration, domain), false_alarm_rate, why)
     if fallback is not None:
-        found = find_threshold(calibration, fallback.rule, fallback.false_alarm_rate, domain)
-        return found.model_copy(update={"remark": fallback.remark})
-    remark = f"no threshold ({len(scores)} normal recordings that could be scored)"
-    return _threshold(calibration, domain, rule, false_alarm_rate, None, remark)
+        try:
+            found = find_threshold(calibration, fallback.rule, fallback.false_alarm_rate, domain)
+        except InputError as error:
+            why = error.found
+        else:
+            return found.model_copy(update={"remark": fallback.remark})
+    return _threshold(calibration, domain, rule, false_alarm_rate, None, f"no threshold ({why})")
+
+
+def _value(calibration: Calibration, rule: str, rate: float, domain: str | None) -> float:
+    scores, count = calibration.scores(domain), _group_count(calibration, domain)
+    value = RULES[rule].find(scores, rate, calibration.groups(domain))
+    if count < FEWEST_GROUPS:
+        raise InputError(
+            calibration.machine,
+            found=f"scores of {count} independent normal recordings or groups of them",
+            expected=f"at least {FEWEST_GROUPS}",
+            remedy="Record normal operation in more sessions",
+        )
+    if np.ptp(scores) <= SAME * max(abs(scores).max(), SAME):
+        raise InputError(
+            calibration.machine,
+            found="normal recordings that all have the same score",
+            expected="scores that differ a little from recording to recording",
+            remedy="Check that the recordings are no copies and hold the sound of the machine",
+        )
+    return value
+
+
+def _group_count(calibration: Calibration, domain: str | None) -> int:
+    return len(set(calibration.groups(domain).tolist()))
+
+
+def _rests_on(calibration: Calibration, rule: str, rate: float, domain: str | None, value: float) -> str | None:
+    """The recording of the highest score, if the threshold would be much lower without it.
+
+    Much is more than half of the distance from the median of the scores to the threshold.
+    """
+    entries = calibration.of(domain)
+    if len(entries) <= FEWEST_GROUPS:
+        return None
+    highest = max(entries, key=lambda entry: entry.score)
+    others = calibration.model_copy(update={"recordings": tuple(e for e in entries if e is not highest)})
+    try:
+        without = _value(others, rule, rate, None)
+    except InputError:
+        without = others.scores().max()
+    median = float(np.median(calibration.scores(domain)))
+    return highest.file if value - without > 0.5 * (value - median) > 0 else None
 
 
 def given_threshold(calibration: Calibration, value: float, domain: str | None = None) -> Threshold:
@@ -200,7 +277,11 @@ def _threshold(
     value: float | None,
     remark: str | None = None,
 ) -> Threshold:
-    bounds = rule in RULES and RULES[rule].bounds_rate
+    known = rule in RULES
+    bounds = known and RULES[rule].bounds_rate
+    rests_on = None
+    if known and rate is not None and value is not None:
+        rests_on = _rests_on(calibration, rule, rate, domain, value)
     return Threshold.model_validate(
         {
             "machine": calibration.machine,
@@ -209,8 +290,10 @@ def _threshold(
             "rule": rule,
             "false_alarm_rate": rate,
             "recordings": len(calibration.scores(domain)),
+            "groups": _group_count(calibration, domain),
             "guaranteed": bounds and calibration.guaranteed and value is not None,
             "value": value,
-            "remark": remark,
+            "rests_on": rests_on,
+            "remark": "; ".join(filter(None, (remark, calibration.remark if value is not None else None))) or None,
         }
     )

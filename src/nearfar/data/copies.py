@@ -1,0 +1,151 @@
+"""Recordings that hold the same sound: copies in other files, and overlapping cuts of one recording.
+
+Every recording gets landmarks: positions that its own samples determine, each with a code of the samples around
+it. Recordings with several equal codes at one lag are candidates, and are compared sample by sample there: by the
+coherence of their phases over all frequencies, which is near 1 for the same sound, with another gain, sample
+format or container, and small for two recordings of the same hum. Cost is linear in the number of recordings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Waveform = NDArray[np.float32]
+
+_NEIGHBOURHOOD = 512
+"""A landmark is the largest smoothed sample within this many samples to both sides."""
+_SMOOTHING, _STEP, _BITS = 4, 3, 48
+"""A code is the signs of the slopes between this many smoothed samples around the landmark, so many samples apart."""
+_VOTES = 3
+"""Equal codes at one lag that make two recordings candidates."""
+_COMMON = 8
+"""A code in more recordings than this is of a periodic sound and says nothing."""
+_COHERENT = 0.5
+"""Mean cosine of the phase differences from which two pieces are the same sound."""
+_LEAST_OVERLAP = 2048
+"""Shorter overlaps are not compared."""
+SAME_SHARE = 0.5
+"""A recording of which at least this share is in another one adds nothing of its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Landmarks:
+    """The landmarks of one recording: (landmarks,) int64 samples, and the uint64 code of each."""
+
+    samples: int
+    positions: NDArray[np.int64]
+    codes: NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Two recordings that share sound.
+
+    Attributes:
+        first, second: their indices, in order.
+        lag: the sample of the first at which the second begins; negative if it begins earlier.
+        share: the part of the shorter one that is in the other.
+    """
+
+    first: int
+    second: int
+    lag: int
+    share: float
+
+
+def landmarks(waveform: Waveform) -> Landmarks:
+    """The landmarks of (samples,) float32."""
+    from scipy.ndimage import maximum_filter1d, uniform_filter1d
+
+    smooth = uniform_filter1d(waveform.astype(np.float64), _SMOOTHING)
+    size = np.abs(smooth)
+    is_peak = (size == maximum_filter1d(size, 2 * _NEIGHBOURHOOD + 1)) & (size > 0)
+    half = (_BITS // 2 + 1) * _STEP
+    positions = np.flatnonzero(is_peak)
+    positions = positions[(positions >= half) & (positions < len(waveform) - half)]
+    offsets = (np.arange(_BITS + 1) - _BITS // 2) * _STEP
+    around = smooth[positions[:, None] + offsets] * np.sign(smooth[positions])[:, None]
+    bits = np.diff(around, axis=1) > 0
+    codes = (bits.astype(np.uint64) << np.arange(_BITS, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
+    return Landmarks(len(waveform), positions.astype(np.int64), codes)
+
+
+def find_copies(marks: Sequence[Landmarks], read: Callable[[int], Waveform]) -> list[Copy]:
+    """Pairs of recordings that share sound.
+
+    Args:
+        marks: of every recording.
+        read: from the index of a recording to its samples, for the candidates alone.
+    """
+    where: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for index, mark in enumerate(marks):
+        for position, code in zip(mark.positions.tolist(), mark.codes.tolist(), strict=True):
+            where[code].append((index, position))
+    votes: Counter[tuple[int, int, int]] = Counter()
+    for places in where.values():
+        if not 1 < len({index for index, _ in places}) <= max(_COMMON, len(marks) // 2) or len(places) > 4 * len(
+            marks
+        ):
+            continue
+        for number, (first, begin) in enumerate(places):
+            for second, at in places[number + 1 :]:
+                if first != second:
+                    votes[first, second, begin - at] += 1
+    best: dict[tuple[int, int], tuple[int, int]] = {}
+    for (first, second, lag), count in votes.items():
+        if count >= _VOTES and count > best.get((first, second), (0, 0))[0]:
+            best[first, second] = count, lag
+    found = []
+    for (first, second), (_, lag) in sorted(best.items()):
+        begin, end = max(0, lag), min(marks[first].samples, lag + marks[second].samples)
+        if end - begin < _LEAST_OVERLAP:
+            continue
+        pieces = read(first)[begin:end], read(second)[begin - lag : end - lag]
+        if _coherence(*pieces) >= _COHERENT:
+            shorter = min(marks[first].samples, marks[second].samples)
+            found.append(Copy(first, second, lag, (end - begin) / shorter))
+    return found
+
+
+def without_copies(count: int, copies: Sequence[Copy]) -> dict[int, int]:
+    """The recordings to leave out, each with the one that it repeats: at least half of it is in that one."""
+    repeats: dict[int, int] = {}
+    for copy in sorted(copies, key=lambda entry: (entry.first, entry.second)):
+        if copy.share >= SAME_SHARE and copy.first not in repeats and copy.second not in repeats:
+            repeats[copy.second] = copy.first
+    return repeats
+
+
+def joined_groups(labels: Sequence[str], copies: Sequence[Copy]) -> tuple[str, ...]:
+    """Group labels in which recordings that share sound are in one group."""
+    parent = {label: label for label in labels}
+
+    def root(label: str) -> str:
+        while parent[label] != label:
+            label = parent[label]
+        return label
+
+    for copy in copies:
+        first, second = root(labels[copy.first]), root(labels[copy.second])
+        parent[second] = first
+    return tuple(root(label) for label in labels)
+
+
+def _coherence(first: Waveform, second: Waveform) -> float:
+    """Mean cosine of the phase differences of two equally long pieces, at most 1; the sign of both may differ.
+
+    Bins without any power are left out.
+    """
+    window = np.hanning(len(first))  # keeps strong tones out of the bins of the noise between them
+    a, b = (np.fft.rfft(window * (piece - piece.mean(dtype=np.float64))) for piece in (first, second))
+    cross = a * b.conj()
+    power = np.abs(cross)
+    loud = power > 1e-12 * power.max()
+    if not loud.any():
+        return 0.0
+    return float(abs((cross[loud].real / power[loud]).mean()))

@@ -1,0 +1,266 @@
+"""Groups of normal recordings that are not independent of each other, and the table of ways to find them.
+
+Recordings of one session (a day, a position of the microphone, one long recording that was cut) are more alike
+than recordings of different sessions. A threshold that holds for new sessions leaves out whole groups; see
+:mod:`nearfar.thresholds.rules`. Groups come from attributes, sub-folders, time stamps in names, numbered names
+such as ``rec03_007``, or, where names say nothing, from runs of successive recordings with like features.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearfar.data.clips import Clip
+from nearfar.errors import InputError
+from nearfar.registry import Entry, Registry
+
+Features = NDArray[np.float64]
+Labels = list[str]
+
+AUTO = "auto"
+SESSION_KEYS = ("session", "recording", "day", "date", "take", "source_file", "source", "file")
+"""Attributes that name a session, in the order in which they are tried."""
+
+_SESSION_WORDS = "|".join(
+    ("recordings?", "rec", "records?", "sessions?", "sess", "ses", "days?", "takes?", "tracks?", "files?", "shift")
+)
+_PART = re.compile(
+    rf"(?P<group>.*?(?:(?:{_SESSION_WORDS})[-_ ]?\d+|\d{{4}}-?\d{{2}}-?\d{{2}}).*?)[-_ .]+\D{{0,8}}\d+",
+    re.IGNORECASE,
+)
+"""A name of a session with its number or date, followed by the number of a part."""
+_TIME = re.compile(
+    r"(?<!\d)(20\d{2})[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])[-_ T.]+([01]\d|2[0-3])[-_.:h]?([0-5]\d)"
+    r"(?:[-_.:m]?([0-5]\d))?(?!\d)"
+)
+_LONG_GAP = 6.0
+"""A pause so many times the median time between recordings begins a new session."""
+_FEWEST = 3
+"""Fewer groups cannot calibrate a threshold, so that another way to find groups is tried."""
+_RUNS, _SIGNIFICANT = 0.9, 0.01
+"""Successive recordings form runs where they are at most this fraction as far apart as others, and by chance with
+at most this probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouping(Entry):
+    """A way to find groups.
+
+    Attributes:
+        find: from clips and their features (clips, dim), or None where there are none yet, to the name of each
+            clip's group; None where it finds nothing.
+    """
+
+    find: Callable[[Sequence[Clip], Features | None], Labels | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The group of each clip, a phrase that says how they were found, and what limits what they can promise."""
+
+    labels: tuple[str, ...]
+    found_by: str
+    remark: str | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of different groups."""
+        return len(set(self.labels))
+
+
+GROUPINGS: Registry[Grouping] = Registry("grouping")
+"""In the order in which ``auto`` tries them; an attribute's key or a regular expression is accepted as well."""
+
+
+def find_groups(clips: Sequence[Clip], by: str = AUTO, features: Features | None = None) -> Groups:
+    """The groups of the normal recordings of one machine.
+
+    Args:
+        clips: in any order.
+        by: ``auto``, a name in :data:`GROUPINGS`, the key of an attribute, or a regular expression whose first
+            parenthesis matches the group in the file's path.
+        features: (clips, dim), for groups of successive recordings.
+
+    Raises:
+        InputError: if ``by`` is none of these, or does not apply to every clip.
+    """
+    if by == AUTO:
+        remark = None
+        for entry in GROUPINGS.values():
+            labels = entry.find(clips, features)
+            if labels is not None and len(set(labels)) >= _FEWEST:
+                return Groups(tuple(labels), entry.description)
+            if labels is not None and len(set(labels)) > 1:
+                remark = (
+                    f"only {len(set(labels))} sessions by {entry.description}: the false-alarm rate is promised for "
+                    "new recordings of these sessions; record on more days for one that holds on other days"
+                )
+        return replace(_each(clips), remark=remark)
+    if by in GROUPINGS:
+        labels = GROUPINGS[by].find(clips, features)
+        if labels is None:
+            return _each(clips)
+        return Groups(tuple(labels), GROUPINGS[by].description)
+    if "(" in by:
+        return Groups(tuple(_matched(clips, by)), f"the pattern {by}")
+    found = _by_attribute(clips, by)
+    if found is None:
+        keys = sorted({key for clip in clips for key, _ in clip.attributes})
+        raise InputError(
+            clips[0].path if clips else "group_by",
+            found=f"no attribute {by!r} of every recording" + (f" (but {', '.join(keys)})" if keys else ""),
+            expected=f"{AUTO}, {', '.join(GROUPINGS)}, the key of an attribute, or a pattern such as '(.*)_[0-9]+'",
+            remedy="Correct calibration.group_by (--group-by)",
+        )
+    return Groups(tuple(found), f"the attribute {by}")
+
+
+def _each(clips: Sequence[Clip]) -> Groups:
+    return Groups(tuple(str(clip.path) for clip in clips), GROUPINGS["recording"].description)
+
+
+def _matched(clips: Sequence[Clip], pattern: str) -> Labels:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(
+            "group_by", found=f"{pattern!r} ({error})", expected="a regular expression", remedy="Correct it"
+        ) from None
+    labels = []
+    for clip in clips:
+        match = compiled.search(clip.path.as_posix()) if compiled.groups else None
+        if match is None or match[1] is None:
+            raise InputError(
+                clip.path,
+                found=f"a path that the pattern {pattern!r} does not match",
+                expected="a pattern with one parenthesis, which matches the group in every path",
+                remedy="Correct calibration.group_by (--group-by)",
+            )
+        labels.append(match[1])
+    return labels
+
+
+def _by_attribute(clips: Sequence[Clip], key: str) -> Labels | None:
+    values = [dict(clip.attributes).get(key) for clip in clips]
+    return None if not values or None in values else [str(value) for value in values]
+
+
+def _by_session(clips: Sequence[Clip], features: Features | None) -> Labels | None:
+    found = (_by_attribute(clips, key) for key in SESSION_KEYS)
+    return next((labels for labels in found if labels is not None and len(set(labels)) > 1), None)
+
+
+def _by_folder(clips: Sequence[Clip], features: Features | None) -> Labels | None:
+    folders = [str(clip.path.parent) for clip in clips]
+    return folders if len(set(folders)) > 1 else None
+
+
+def _by_name(clips: Sequence[Clip], features: Features | None) -> Labels | None:
+    matches = [_PART.fullmatch(clip.path.stem) for clip in clips]
+    if any(match is None for match in matches):
+        return None
+    labels = [match["group"] for match in matches if match is not None]
+    sizes = Counter(labels)
+    return labels if 1 < len(sizes) < len(labels) else None
+
+
+def _by_time(clips: Sequence[Clip], features: Features | None) -> Labels | None:
+    found = [_TIME.search(clip.path.stem) for clip in clips]
+    times = [match and datetime(*(int(part or 0) for part in match.groups())) for match in found]
+    if len(clips) < _FEWEST or None in times:
+        return None
+    seconds = np.array([time.timestamp() for time in times if time is not None])
+    order = np.argsort(seconds, kind="stable")
+    gaps = np.diff(seconds[order])
+    begins = np.concatenate([[False], gaps > _LONG_GAP * max(float(np.median(gaps)), 1.0)])
+    labels: Labels = [""] * len(clips)
+    for index, session in zip(order, np.cumsum(begins), strict=True):
+        labels[index] = f"session {session + 1}"
+    days = [str(time.date()) for time in times if time is not None]
+    return labels if len(set(labels)) >= _FEWEST or len(set(days)) < _FEWEST else days
+
+
+def _by_order(clips: Sequence[Clip], features: Features | None) -> Labels | None:
+    """Runs of recordings, in the order of their names, whose features are alike.
+
+    Operating conditions are taken out first, so that recordings sorted by condition form no runs.
+    """
+    from sklearn.cluster import AgglomerativeClustering
+    from sklearn.metrics import silhouette_score
+
+    count = len(clips)
+    if features is None or count < 4 * _FEWEST:
+        return None
+    order = sorted(range(count), key=lambda index: natural_order(clips[index].path))
+    values = _without_conditions(features, [(clip.domain, clip.attributes) for clip in clips])[order]
+    spread = values.std(axis=0)
+    values = values[:, spread > 0] / spread[spread > 0]
+    if not values.shape[1] or not _has_runs(values):
+        return None
+    chain = np.eye(count, k=1) + np.eye(count, k=-1)
+    best: tuple[float, NDArray[np.int64]] | None = None
+    for number in sorted(
+        {*range(_FEWEST, min(count // 2, 24) + 1), *range(24, count // 2 + 1, max(1, count // 50))}
+    ):
+        runs = AgglomerativeClustering(number, connectivity=chain, linkage="ward").fit_predict(values)
+        score = float(silhouette_score(values, runs))
+        if best is None or score > best[0]:
+            best = score, runs
+    assert best is not None
+    labels: Labels = [""] * count
+    for index, run in zip(order, best[1], strict=True):
+        labels[index] = f"run {run + 1}"
+    return labels
+
+
+def _without_conditions(features: Features, conditions: Sequence[Hashable]) -> Features:
+    """Features with the mean of their operating condition subtracted, where it has several recordings."""
+    out = features.astype(np.float64, copy=True)
+    of_condition: dict[Hashable, list[int]] = {}
+    for index, condition in enumerate(conditions):
+        of_condition.setdefault(condition, []).append(index)
+    for members in of_condition.values():
+        out[members] -= out[members].mean(axis=0)
+    return out
+
+
+def _has_runs(values: Features, draws: int = 199) -> bool:
+    """Whether successive rows are nearer to each other than in random orders (a permutation test)."""
+    squares = np.einsum("ij,ij->i", values, values)
+    products = values @ values.T
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0.0))
+    count = len(values)
+    everyone = distances.sum() / (count * (count - 1))
+    if everyone == 0:
+        return False
+    successive = distances[np.arange(count - 1), np.arange(1, count)].mean()
+    if successive > _RUNS * everyone:
+        return False
+    random = np.random.default_rng(0)
+    as_near = 0
+    for _ in range(draws):
+        order = random.permutation(count)
+        as_near += bool(distances[order[:-1], order[1:]].mean() <= successive)
+    return (1 + as_near) / (1 + draws) <= _SIGNIFICANT
+
+
+def natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:
+    """A key that sorts ``2.wav`` before ``10.wav``."""
+    parts = re.split(r"(\d+)", str(path))
+    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)
+
+
+GROUPINGS["session"] = Grouping(find=_by_session, description="an attribute that names sessions")
+GROUPINGS["time"] = Grouping(find=_by_time, description="pauses between the time stamps in file names")
+GROUPINGS["folder"] = Grouping(find=_by_folder, description="sub-folders")
+GROUPINGS["name"] = Grouping(find=_by_name, description="numbered sessions in file names")
+GROUPINGS["order"] = Grouping(find=_by_order, description="runs of successive recordings that are alike")
+GROUPINGS["recording"] = Grouping(find=lambda clips, features: None, description="single recordings")
