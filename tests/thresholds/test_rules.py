@@ -53,10 +53,13 @@ def test_a_gamma_is_finite_or_refused(spread):
     assert np.isfinite(threshold)
 
 
-def test_a_gamma_distribution_far_from_the_scores_is_refused(monkeypatch):
+def test_a_search_that_ends_far_off_is_replaced_by_the_moments(monkeypatch):
     scores = np.random.default_rng(3).gamma(4.0, 0.01, size=36)
-    monkeypatch.setattr(
-        "scipy.stats.gamma.fit", lambda values, *start, **more: (4.0, 0.0, 0.1)
-    )  # ten times too wide
+    expected = gamma_threshold(scores, 0.1)
+    monkeypatch.setattr("scipy.stats.gamma.fit", lambda values, *start, **more: (4.0, 0.0, 0.1))  # too wide
+    assert gamma_threshold(scores, 0.1) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_gamma_distribution_far_from_the_scores_is_refused():
     with pytest.raises(InputError, match="far from"):
-        gamma_threshold(scores, 0.1)
+        gamma_threshold(np.repeat([1.0, 1.1, 50.0], 12), 0.1)

@@ -174,17 +174,21 @@ def _by_name(clips: Sequence[Clip], features: Features | None) -> Labels | None:
 
 def _by_time(clips: Sequence[Clip], features: Features | None) -> Labels | None:
     found = [_TIME.search(clip.path.stem) for clip in clips]
-    times = [match and datetime(*(int(part or 0) for part in match.groups())) for match in found]
-    if len(clips) < _FEWEST or None in times:
+    if len(clips) < _FEWEST or any(match is None for match in found):
         return None
-    seconds = np.array([time.timestamp() for time in times if time is not None])
+    parts = [[int(part or 0) for part in match.groups()] for match in found if match is not None]
+    try:
+        times = [datetime(part[0], part[1], part[2], part[3], part[4], part[5]) for part in parts]
+    except ValueError:  # such as 30 February
+        return None
+    seconds = np.array([(time - times[0]).total_seconds() for time in times])
     order = np.argsort(seconds, kind="stable")
     gaps = np.diff(seconds[order])
     begins = np.concatenate([[False], gaps > _LONG_GAP * max(float(np.median(gaps)), 1.0)])
     labels: Labels = [""] * len(clips)
     for index, session in zip(order, np.cumsum(begins), strict=True):
         labels[index] = f"session {session + 1}"
-    days = [str(time.date()) for time in times if time is not None]
+    days = [str(time.date()) for time in times]
     return labels if len(set(labels)) >= _FEWEST or len(set(days)) < _FEWEST else days
 
 

@@ -150,7 +150,7 @@ def gamma_threshold(calibration: ArrayLike, false_alarm_rate: float, groups: Arr
         threshold = float(gamma.ppf(1.0 - false_alarm_rate, *parameters))
         if not np.isfinite(threshold):
             continue
-        found = _misfit(scores, threshold, false_alarm_rate, lambda x, p=parameters: gamma.cdf(x, *p))
+        found = _misfit(scores, threshold, false_alarm_rate, gamma(*parameters).cdf)
         if found is None:
             return threshold
         why = f"scores that the fitted gamma distribution is far from ({found})"
