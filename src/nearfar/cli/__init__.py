@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 from typing import Annotated
 
-import typer
+from typer import Exit, Option, Typer
 
 from nearfar import __version__
 from nearfar.cli import challenge, data, machine, research
 from nearfar.cli.messages import Command, print_error
 
-app = typer.Typer(
+app = Typer(
     name="nearfar",
     help="Anomalous sound detection of machines, with one microphone near the machine and one far from it.",
     no_args_is_help=True,
@@ -50,13 +50,13 @@ _INTERRUPTED = 130
 def _version(value: bool) -> None:
     if value:
         print(f"nearfar {__version__}")
-        raise typer.Exit
+        raise Exit
 
 
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
