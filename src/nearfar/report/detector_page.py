@@ -18,24 +18,8 @@ from nearfar.detector.store import Card, read_banks, read_calibrations, read_car
 from nearfar.errors import InputError
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
-from nearfar.report.machine_charts import (
-    Numbers,
-    map_chart,
-    percent,
-    percent_above,
-    score_table,
-    threshold_name,
-    views_chart,
-)
-from nearfar.report.page import (
-    MachineSection,
-    Page,
-    PageChart,
-    PageTable,
-    channel_table,
-    with_progress,
-    write_page,
-)
+from nearfar.report.machine_charts import clip_map, percent, percent_above, score_table, threshold_name, view_chart
+from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
 from nearfar.thresholds import Calibration, Threshold
 
 
@@ -54,7 +38,7 @@ class UnitFacts:
         values = [(entry.domain, entry.value) for entry in self.thresholds]
         return [(threshold_name(domain), value) for domain, value in values if value is not None]
 
-    def scores_and_percentage(self, domain: str | None) -> tuple[Numbers, str | None]:
+    def scores_and_percentage(self, domain: str | None) -> tuple[NDArray[np.float64], str | None]:
         """(recordings,) scores of a domain, or of both for None, and the percentage above its threshold."""
         values: dict[str | None, float | None] = {entry.domain: entry.value for entry in self.thresholds}
         scores = self.calibration.scores(domain)
@@ -104,7 +88,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         description=card.recipe.description,
         notes=(*([note] if note else []), *(f"Channels of {warning}" for warning in warnings)),
         summary=(_thresholds_table(units),),
-        machines=tuple(_section(unit, card) for unit in with_progress(units, progress)),
+        machines=tuple(_section(unit, card) for unit in track(units, progress)),
         tables=(
             PageTable("Specification", ("property", "value"), rows, ends_in_text=True),
             channel_table(warnings, "There was no warning when the detector was fitted."),
@@ -172,15 +156,21 @@ def _section(facts: UnitFacts, card: Card) -> MachineSection:
     """Charts and examples of one machine of a detector."""
     calibration, bank = facts.calibration, facts.fitted
     recordings, groups = calibration.recordings, facts.groups()
-    charts = [_histogram(facts), _false_alarms(facts)] if recordings else []
-    views = tuple(recordings[0].channels) if recordings else ()
-    if len(views) > 1:
-        by_view = {view: np.array([entry.channels[view] for entry in recordings]) for view in views}
-        charts.append(views_chart(facts.name, by_view, groups))
+    charts = []
+    if recordings:
+        scores = calibration.scores()
+        of_groups = [(name, kind, scores[mask]) for name, kind, mask in groups]
+        title = f"Histogram of scores of normal recordings of {facts.name}"
+        drawing = histogram(of_groups, title, facts.named_thresholds())
+        caption = "Every recording is scored against normal recordings without itself."
+        charts = [PageChart("Scores of normal recordings", drawing.svg(), caption), _false_alarms(facts)]
+        views = {view: np.array([entry.channels[view] for entry in recordings]) for view in recordings[0].channels}
+        if len(views) > 1:
+            charts.append(view_chart(facts.name, views, groups))
     if len(bank.recording) > 1:
         flat = {view: table.flatten(start_dim=1).double().numpy() for view, table in bank.features.items()}
         features = {view: (rows, rows[:0]) for view, rows in flat.items()}
-        charts.append(map_chart(facts.name, features, bank.target[bank.recording]))
+        charts.append(clip_map(facts.name, features, bank.target[bank.recording]))
     counts = f"{len(bank.recordings)} normal recordings in {len(bank.recording)} windows"
     rows = [(f"{domain}, normal", *facts.scores_and_percentage(domain)) for domain in calibration.domains]
     return MachineSection(
@@ -190,15 +180,6 @@ def _section(facts: UnitFacts, card: Card) -> MachineSection:
         score_table(rows, facts.named_thresholds()),
         tuple(_examples(facts, card)),
     )
-
-
-def _histogram(facts: UnitFacts) -> PageChart:
-    scores = facts.calibration.scores()
-    groups = [(name, kind, scores[mask]) for name, kind, mask in facts.groups()]
-    title = f"Histogram of scores of normal recordings of {facts.name}"
-    drawing = histogram(groups, title, facts.named_thresholds())
-    caption = "Every recording is scored against normal recordings without itself."
-    return PageChart("Scores of normal recordings", drawing.svg(), caption)
 
 
 def _false_alarms(facts: UnitFacts) -> PageChart:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from nearfar.charts import Points, scatter
 from nearfar.report.page import PageChart, PageTable
 
-Numbers = NDArray[np.float64]
+Scores = NDArray[np.float64]
+TrainTest = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Features of training and of test clips, (clips, dim) each."""
 Groups = Sequence[tuple[str, str, NDArray[Any]]]
 """Groups of clips as (name, kind, rows): kinds as in :class:`nearfar.charts.Points`, rows a mask or indices."""
 
@@ -22,7 +24,7 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2g}\u00a0%" if fraction < 0.1 else f"{100 * fraction:.0f}\u00a0%"
 
 
-def percent_above(scores: Numbers, threshold: float | None) -> str | None:
+def percent_above(scores: Scores, threshold: float | None) -> str | None:
     """The percentage of (clips,) scores that are greater than a threshold; None without one or without clips."""
     return None if threshold is None or not scores.size else percent(float((scores > threshold).mean()))
 
@@ -33,7 +35,7 @@ def threshold_name(domain: str | None) -> str:
 
 
 def score_table(
-    rows: Sequence[tuple[str, Numbers, str | None]], thresholds: Sequence[tuple[str, float]]
+    rows: Sequence[tuple[str, Scores, str | None]], thresholds: Sequence[tuple[str, float]]
 ) -> PageTable:
     """The number, median and maximum of scores.
 
@@ -51,7 +53,7 @@ def score_table(
     )
 
 
-def views_chart(machine: str, views: Mapping[str, Numbers], groups: Groups) -> PageChart:
+def view_chart(machine: str, views: Mapping[str, Scores], groups: Groups) -> PageChart:
     """Scores of the same clips from two views: x from the first, y from the second.
 
     Args:
@@ -73,20 +75,16 @@ class ClipMap:
     """The first two principal components of a machine's clips.
 
     Attributes:
-        points: by view, (training clips, 2) and (test clips, 2) float64.
+        points: the components by view, ``dim`` is 2.
         explained: the explained variance of either component, as a fraction of the variance of training clips.
     """
 
-    points: dict[str, tuple[Numbers, Numbers]]
+    points: dict[str, TrainTest]
     explained: tuple[float, float]
 
 
-def principal_components(features: Mapping[str, tuple[Numbers, Numbers]]) -> ClipMap:
-    """Project clips to two dimensions after standardising every feature by all training clips.
-
-    Args:
-        features: by view, (training clips, dim) and (test clips, dim).
-    """
+def principal_components(features: Mapping[str, TrainTest]) -> ClipMap:
+    """Project features, by view, to two dimensions after standardising each by all training clips."""
     normal = np.concatenate([train for train, _ in features.values()])
     mean, deviation = normal.mean(axis=0), normal.std(axis=0)
     scale = np.where(deviation > 1e-9, deviation, np.inf)
@@ -101,9 +99,9 @@ def principal_components(features: Mapping[str, tuple[Numbers, Numbers]]) -> Cli
     return ClipMap(points, (float(explained[0]), float(explained[1])))
 
 
-def map_chart(
+def clip_map(
     machine: str,
-    features: Mapping[str, tuple[Numbers, Numbers]],
+    features: Mapping[str, TrainTest],
     target: NDArray[np.bool_],
     groups: Groups = (),
 ) -> PageChart:
@@ -115,9 +113,9 @@ def map_chart(
         target: (training clips,), true for the target domain.
         groups: of test clips.
     """
-    clip_map = principal_components(features)
+    projected = principal_components(features)
     series: list[Points] = []
-    for number, (train, test) in enumerate(clip_map.points.values()):
+    for number, (train, test) in enumerate(projected.points.values()):
         parts = [
             (f"training, {domain}", f"{domain} training", train[mask])
             for domain, mask in (("source", ~target), ("target", target))
@@ -130,9 +128,9 @@ def map_chart(
         "Clips with similar embeddings lie close together, as far as two dimensions can show it. In brackets: the "
         "fraction of the training clips' variance."
     )
-    first, *others = clip_map.points
+    first, *others = projected.points
     if others:
         caption += f" Circles and × are from {first}, squares and + from {' and '.join(others)}."
-    labels = [f"component {number} ({percent(part)})" for number, part in enumerate(clip_map.explained, start=1)]
+    labels = [f"component {number} ({percent(part)})" for number, part in enumerate(projected.explained, start=1)]
     chart = scatter(series, f"Two principal components of {machine}", labels[0], labels[1], ticks=False)
     return PageChart("Map of clips", chart.svg(), caption)

@@ -73,7 +73,7 @@ class Page:
     texts: tuple[tuple[str, str], ...]
 
 
-def with_progress(machines: Sequence[Entry], progress: Progress) -> Iterator[Entry]:
+def track(machines: Sequence[Entry], progress: Progress) -> Iterator[Entry]:
     """Iterate over machines; ``progress`` is called after each."""
     for number, machine in enumerate(machines, start=1):
         yield machine

@@ -24,23 +24,8 @@ from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
-from nearfar.report.machine_charts import (
-    Numbers,
-    map_chart,
-    percent_above,
-    score_table,
-    threshold_name,
-    views_chart,
-)
-from nearfar.report.page import (
-    MachineSection,
-    Page,
-    PageChart,
-    PageTable,
-    channel_table,
-    with_progress,
-    write_page,
-)
+from nearfar.report.machine_charts import Scores, clip_map, percent_above, score_table, threshold_name, view_chart
+from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
 
 QUANTITIES: dict[Quantity, str] = {
     "auc_source": "AUC (source)",
@@ -70,8 +55,8 @@ class MachineFacts:
     scores: MachineScores
     truth: ClipLabels | None
     rule: OfficialRule
-    views: dict[str, Numbers]
-    normal: Numbers
+    views: dict[str, Scores]
+    normal: Scores
     thresholds: dict[str, float]
     flagged: NDArray[np.bool_] | None
     train: tuple[Clip, ...]
@@ -151,7 +136,7 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
         quantities=tuple(QUANTITIES.values()),
         results=[(name, _finite(row)) for name, row in rows],
         resamples=intervals.resamples if intervals else 0,
-        machines=tuple(_section(machine, recipe, run / "model") for machine in with_progress(machines, progress)),
+        machines=tuple(_section(machine, recipe, run / "model") for machine in track(machines, progress)),
         charts=_training_charts(run / "model" / "log.jsonl"),
         tables=tuple(tables),
         texts=(("Recipe", (run / "recipe.toml").read_text(encoding="utf-8")), ("Environment", environment)),
@@ -303,8 +288,8 @@ def _section(facts: MachineFacts, recipe: Recipe, model: Path) -> MachineSection
     if facts.normal.size > 1:
         charts.append(_false_alarms(facts))
     if len(facts.views) > 1:
-        charts.append(views_chart(facts.name, facts.views, groups))
-    charts += _clip_map(facts, recipe, model)
+        charts.append(view_chart(facts.name, facts.views, groups))
+    charts += _feature_maps(facts, recipe, model)
     rows = [(name, scores[mask], facts.percent_flagged(mask)) for name, _, mask in groups]
     if facts.normal.size:
         rows.insert(0, ("training, normal", facts.normal, facts.percent_of_training()))
@@ -335,7 +320,7 @@ def _false_alarms(facts: MachineFacts) -> PageChart:
     return PageChart("Threshold and false alarms", drawing.svg(), caption)
 
 
-def _clip_map(facts: MachineFacts, recipe: Recipe, model: Path) -> list[PageChart]:
+def _feature_maps(facts: MachineFacts, recipe: Recipe, model: Path) -> list[PageChart]:
     """The map of clips by the features of every scored view, from the run's cache or computed.
 
     Empty without recordings, without the model, and for features that are not cached because they are too many.
@@ -355,7 +340,7 @@ def _clip_map(facts: MachineFacts, recipe: Recipe, model: Path) -> list[PageChar
     if position.keys() >= set(facts.scores.names):
         order = np.array([position[name] for name in facts.scores.names])
         groups = [(name, kind, order[mask]) for name, kind, mask in facts.groups()]
-    return [map_chart(facts.name, {view: (train[view], test[view]) for view in train}, target, groups)]
+    return [clip_map(facts.name, {view: (train[view], test[view]) for view in train}, target, groups)]
 
 
 def _examples(facts: MachineFacts, recipe: Recipe) -> list[Example]:
