@@ -189,7 +189,7 @@ def exceedance(groups: Groups, thresholds: Thresholds, title: str) -> Chart:
 
 
 def curve(x: ArrayLike, y: ArrayLike, title: str, x_label: str, y_label: str) -> Chart:
-    """One line over (points,) ``x``, with zero on the y axis."""
+    """One line through (points,) ``x`` and ``y``, with zero on the y axis."""
     across, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     with _figure() as figure:
         axes = figure.add_subplot()

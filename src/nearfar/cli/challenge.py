@@ -133,7 +133,9 @@ def evaluate(
     from nearfar.evaluation.tables import results_table
     from nearfar.evaluation.uncertainty import uncertainty
 
-    lowest = None if below is None else _fraction("--below", below)
+    if below is not None and not 0 <= below <= 100:
+        raise usage_error("--below", f"{below:g}", "a score from 0 to 100", "Write 55 or 0.55 for 55 %")
+    lowest = below / 100 if below is not None and below > 1 else below
     entries, decisions, labels = _read(scores, truth)
     results = evaluate_scores(entries, labels)
     notes, name = [note] if note else _run_notes(scores), _system_folder(scores).name
@@ -224,16 +226,8 @@ def submit(
     if not listed:
         expected = "--authors FILE, or --author 'First Last <address@host>'"
         raise usage_error("nearfar submit", "no author", expected, "Add one")
-    written = write_submission(
-        run,
-        label,
-        out,
-        authors=listed,
-        development=development,
-        name=name,
-        abbreviation=abbreviation,
-        source_code=source_code,
-    )
+    details = {"name": name, "abbreviation": abbreviation, "source_code": source_code}
+    written = write_submission(run, label, out, authors=listed, development=development, **details)
     _report(check_submission(written.parent), written.parent, as_json)
 
 
@@ -369,10 +363,3 @@ def _system_folder(folder: Path) -> Path:
     """The folder named after a system: of its run, or of its score files."""
     path = folder.resolve()
     return path.parent if path.name == "scores" else path
-
-
-def _fraction(option: str, number: float) -> float:
-    """A score given as a fraction or, above 1, in percent."""
-    if not 0 <= number <= 100:
-        raise usage_error(option, f"{number:g}", "a score from 0 to 100", "Write 55 or 0.55 for 55 %")
-    return number / 100 if number > 1 else number
