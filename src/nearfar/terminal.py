@@ -23,7 +23,7 @@ _STYLES = {"": None, "strong": "bold", "alarm": "bold red", "faint": "dim"}
 
 
 def show(content: str | Text | TextTable) -> None:
-    """Print a text without markup, or a table with its notes, to standard output; 200 columns if no terminal."""
+    """Print a text as it is, or a table and its notes, to standard output, 200 columns wide without a terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)

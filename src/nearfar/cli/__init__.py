@@ -1,6 +1,7 @@
-"""The command line. Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
+"""The command line. Heavy libraries are imported inside the commands, so that ``--help`` is fast.
 
-Exit codes: 0 success, 1 anomalous or below a bar where asked, 2 usage or input error.
+Exit codes: 0 success; 1 an anomaly with ``--fail-on-anomaly``, a score below that of ``--below`` or a submission
+with defects; 2 usage or input error; 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations

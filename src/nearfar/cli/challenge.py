@@ -343,7 +343,7 @@ def _run_notes(folder: Path) -> list[str]:
 
 
 def _seeds_of(name: str, text: str) -> list[Path]:
-    """The folder, or folders separated by commas, in an argument ``name``."""
+    """The folder, or the folders of several seeds, separated by commas, in the argument ``name``."""
     if Path(text).exists():
         return [Path(text)]
     folders = text.split(",")
@@ -360,6 +360,6 @@ def _name_of_seeds(folders: list[Path]) -> str:
 
 
 def _system_folder(folder: Path) -> Path:
-    """The folder named after a system: of its run, or of its score files."""
+    """The folder with the name of a system: that of its run, or of its score files."""
     path = folder.resolve()
     return path.parent if path.name == "scores" else path

@@ -1,4 +1,4 @@
-"""The default encoder of commands: EAT-base if it is in the local cache, else eat-tiny, part of nearfar."""
+"""The default encoder of commands: EAT-base if it was downloaded, else eat-tiny, which is part of nearfar."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _print_note(why: str) -> None:
 
 
 def _started_with(folder: Path) -> str | None:
-    """The one of the two encoders that the run or model in a folder was started with, if either."""
+    """The hub name of EAT-base or ``eat-tiny`` if the run or model in a folder was started with it, else None."""
     found = [
         _table(folder / "recipe.toml", "encoder").get("weights"),
         _table(folder / "model.json", "recipe", "encoder").get("weights"),
@@ -120,7 +120,7 @@ def _started_with(folder: Path) -> str | None:
 
 
 def _table(path: Path, *keys: str) -> dict[str, Any]:
-    """A table in a TOML or JSON file; empty if it is missing or cannot be read, which its reader reports."""
+    """A table in a TOML or JSON file; empty if it is missing or the file cannot be read."""
     try:
         tree = (json if path.suffix == ".json" else tomllib).loads(path.read_text(encoding="utf-8"))
         for key in keys:

@@ -100,7 +100,7 @@ def in_flags(error: NearfarError, flags: Mapping[str, str], given: set[str]) -> 
 
 
 def _arguments_in_flags(text: str, flags: Mapping[str, str]) -> str:
-    """Replace names in parentheses, such as ``(machine)`` or ``(replace=True)``, and recipe keys."""
+    """Replace arguments in parentheses, such as ``(machine)`` or ``(replace=True)``, and recipe keys by flags."""
     text = _ARGUMENT.sub(lambda match: f"({flags[match[1]]})" if match[1] in flags else match[0], text)
     return _keys_in_flags(text, flags)
 

@@ -25,9 +25,9 @@ from nearfar.explain.localisation import (
 from nearfar.frontends.kaldi import mel_centres_hz
 
 SURPASSED = 0.95
-"""A statistic is mentioned if the region surpasses this fraction of normal clips in it."""
+"""Fraction of normal clips that a region must surpass in a statistic for the statistic to be mentioned."""
 AUDIBLE_DB = 1.0
-"""Smaller differences are not mentioned."""
+"""Differences below this level are not mentioned."""
 _WORDS = {
     "level": ("quieter", "louder"),
     "variation": ("steadier", "more impulsive"),

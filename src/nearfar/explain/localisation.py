@@ -49,7 +49,7 @@ class NormalPatches:
     Attributes:
         patches: (bands, patches, dim) float32.
         owners: (bands, patches) int64, index of the clip of each patch.
-        typical: (bands,) float32, median distance of a normal patch to the nearest one here of another clip.
+        typical: (bands,) float32, median distance of a normal patch to the nearest of ``patches`` of another clip.
     """
 
     patches: Tensor
@@ -216,7 +216,7 @@ def _covering(points: Tensor, most: int) -> Tensor:
 
 
 def _nearest_other(patches: Tensor, selected: Tensor, group: Tensor, selected_group: Tensor) -> Tensor:
-    """(patches,) distances to the nearest selected patch of another group; 0 where there is none."""
+    """(patches,) distances to the nearest selected patch of another group; 0 if there is none."""
     out = []
     for rows, groups in zip(torch.split(patches, 1024), torch.split(group, 1024), strict=True):
         distances = torch.cdist(rows, selected).masked_fill(groups[:, None] == selected_group[None], torch.inf)
@@ -239,7 +239,7 @@ def nearest_patches(features: Tensor, normal: NormalPatches) -> tuple[Tensor, Te
 
 
 def departures(features: Tensor, normal: NormalPatches) -> Tensor:
-    """The map of departures of one clip.
+    """The map of departures of one clip, smoothed in time.
 
     Args:
         features: (columns, bands, dim) float32, the same kind of features as in ``normal``.

@@ -24,7 +24,7 @@ from nearfar.thresholds import Calibration, Threshold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class UnitFacts:
+class DetectorMachine:
     """One machine and section of a detector; ``recordings`` is empty if no data is given."""
 
     name: str
@@ -66,7 +66,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         NearfarError: if the page cannot be written.
     """
     card = read_card(folder)
-    units = _read_units(folder, card, data)
+    machines = _read_machines(folder, card, data)
     note = (
         "A detector holds no audio. nearfar report DETECTOR --data FOLDER, with its normal recordings, adds "
         "spectrograms and audio of some of them."
@@ -87,8 +87,8 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         title=folder.resolve().name,
         description=card.recipe.description,
         notes=(*([note] if note else []), *(f"Channels of {warning}" for warning in warnings)),
-        summary=(_thresholds_table(units),),
-        machines=tuple(_section(unit, card) for unit in track(units, progress)),
+        summary=(_thresholds_table(machines),),
+        machines=tuple(_section(machine, card) for machine in track(machines, progress)),
         tables=(
             PageTable("Specification", ("property", "value"), rows, ends_in_text=True),
             channel_table(warnings, "There was no warning when the detector was fitted."),
@@ -98,24 +98,24 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
     return write_page(out, "page.html.j2", page)
 
 
-def _read_units(folder: Path, card: Card, data: Path | None) -> list[UnitFacts]:
+def _read_machines(folder: Path, card: Card, data: Path | None) -> list[DetectorMachine]:
     banks, thresholds = read_banks(folder, card), read_thresholds(folder)
     calibrations = {(entry.machine, entry.section): entry for entry in read_calibrations(folder)}
     recordings = {} if data is None else _recordings(data, banks).groups()
-    units = []
+    machines = []
     for name, bank in zip(machine_names(banks), banks, strict=True):
-        unit = (bank.machine, bank.section)
-        if unit not in calibrations:
+        key = (bank.machine, bank.section)
+        if key not in calibrations:
             raise InputError(
                 folder,
                 found=f"no scores of {name} in calibration.json",
                 expected="scores of every machine",
                 remedy="Restore the file, or fit the detector again",
             )
-        own = tuple(entry for entry in thresholds if (entry.machine, entry.section) == unit)
-        train, _ = recordings.get(unit, ((), ()))
-        units.append(UnitFacts(name, bank, calibrations[unit], own, train))
-    return units
+        own = tuple(entry for entry in thresholds if (entry.machine, entry.section) == key)
+        train, _ = recordings.get(key, ((), ()))
+        machines.append(DetectorMachine(name, bank, calibrations[key], own, train))
+    return machines
 
 
 def _recordings(data: Path, banks: tuple[FittedMachine, ...]) -> Dataset:
@@ -133,9 +133,9 @@ def _recordings(data: Path, banks: tuple[FittedMachine, ...]) -> Dataset:
     return dataset
 
 
-def _thresholds_table(units: list[UnitFacts]) -> PageTable:
+def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:
     rows = []
-    for name, entry in ((unit.name, entry) for unit in units for entry in unit.thresholds):
+    for name, entry in ((machine.name, entry) for machine in machines for entry in machine.thresholds):
         rate, bound = entry.false_alarm_rate, "at most" if entry.guaranteed else "about"
         row = (
             name,
@@ -152,65 +152,65 @@ def _thresholds_table(units: list[UnitFacts]) -> PageTable:
     return PageTable("Thresholds", columns, tuple(rows), caption, ends_in_text=True)
 
 
-def _section(facts: UnitFacts, card: Card) -> MachineSection:
+def _section(machine: DetectorMachine, card: Card) -> MachineSection:
     """Charts and examples of one machine of a detector."""
-    calibration, bank = facts.calibration, facts.fitted
-    recordings, groups = calibration.recordings, facts.groups()
+    calibration, bank = machine.calibration, machine.fitted
+    recordings, groups = calibration.recordings, machine.groups()
     charts = []
     if recordings:
         scores = calibration.scores()
-        of_groups = [(name, kind, scores[mask]) for name, kind, mask in groups]
-        title = f"Histogram of scores of normal recordings of {facts.name}"
-        drawing = histogram(of_groups, title, facts.named_thresholds())
+        scores_of_groups = [(name, kind, scores[mask]) for name, kind, mask in groups]
+        title = f"Histogram of scores of normal recordings of {machine.name}"
+        drawing = histogram(scores_of_groups, title, machine.named_thresholds())
         caption = "Every recording is scored against normal recordings without itself."
-        charts = [PageChart("Scores of normal recordings", drawing.svg(), caption), _false_alarms(facts)]
+        charts = [PageChart("Scores of normal recordings", drawing.svg(), caption), _false_alarms(machine)]
         views = {view: np.array([entry.channels[view] for entry in recordings]) for view in recordings[0].channels}
         if len(views) > 1:
-            charts.append(view_chart(facts.name, views, groups))
+            charts.append(view_chart(machine.name, views, groups))
     if len(bank.recording) > 1:
         flat = {view: table.flatten(start_dim=1).double().numpy() for view, table in bank.features.items()}
         features = {view: (rows, rows[:0]) for view, rows in flat.items()}
-        charts.append(clip_map(facts.name, features, bank.target[bank.recording]))
+        charts.append(clip_map(machine.name, features, bank.target[bank.recording]))
     counts = f"{len(bank.recordings)} normal recordings in {len(bank.recording)} windows"
-    rows = [(f"{domain}, normal", *facts.scores_and_percentage(domain)) for domain in calibration.domains]
+    rows = [(f"{domain}, normal", *machine.scores_and_percentage(domain)) for domain in calibration.domains]
     return MachineSection(
-        facts.name,
+        machine.name,
         f"{counts}; scores for thresholds: {calibration.method}",
         tuple(charts),
-        score_table(rows, facts.named_thresholds()),
-        tuple(_examples(facts, card)),
+        score_table(rows, machine.named_thresholds()),
+        tuple(_examples(machine, card)),
     )
 
 
-def _false_alarms(facts: UnitFacts) -> PageChart:
+def _false_alarms(machine: DetectorMachine) -> PageChart:
     """Normal recordings above every possible threshold; by domain if domains have their own thresholds."""
     groups, above = [], []
-    own: list[str | None] = [entry.domain for entry in facts.thresholds if entry.domain is not None]
+    own: list[str | None] = [entry.domain for entry in machine.thresholds if entry.domain is not None]
     for domain in own or [None]:
         name = "normal recordings" if domain is None else f"normal recordings, {domain}"
-        scores, percentage = facts.scores_and_percentage(domain)
+        scores, percentage = machine.scores_and_percentage(domain)
         groups.append((name, "normal" if domain is None else f"{domain} normal", scores))
         if percentage is not None:
             above.append(f"{percentage} of {name}")
-    title = f"Fraction of normal recordings of {facts.name} above a threshold"
-    drawing = exceedance(groups, facts.named_thresholds(), title)
+    title = f"Fraction of normal recordings of {machine.name} above a threshold"
+    drawing = exceedance(groups, machine.named_thresholds(), title)
     sentences = [f"Above the threshold: {', '.join(above)}."] if above else []
-    rates = {entry.false_alarm_rate for entry in facts.thresholds if entry.false_alarm_rate is not None}
+    rates = {entry.false_alarm_rate for entry in machine.thresholds if entry.false_alarm_rate is not None}
     if rates:
         sentences.append(f"Requested: {', '.join(percent(rate) for rate in sorted(rates))}.")
     sentences.append("To change it: nearfar threshold DETECTOR --false-alarm-rate RATE.")
     return PageChart("Threshold and false alarms", drawing.svg(), " ".join(sentences))
 
 
-def _examples(facts: UnitFacts, card: Card) -> list[Example]:
+def _examples(machine: DetectorMachine, card: Card) -> list[Example]:
     """The normal recordings with the highest scores, compared with the others."""
-    by_name = {clip.name: clip for clip in facts.recordings}
-    highest = sorted(facts.calibration.recordings, key=lambda entry: -entry.score)[: 2 * PER_KIND]
+    by_name = {clip.name: clip for clip in machine.recordings}
+    highest = sorted(machine.calibration.recordings, key=lambda entry: -entry.score)[: 2 * PER_KIND]
     examples = [
         Example("highest normal", by_name[entry.file], entry.domain, entry.score)
         for entry in highest
         if entry.file in by_name
     ]
     names = {example.clip.name for example in examples}
-    others = [clip for clip in facts.recordings if clip.name not in names]
+    others = [clip for clip in machine.recordings if clip.name not in names]
     return make_examples(examples, others, card.recipe)

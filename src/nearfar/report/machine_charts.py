@@ -30,7 +30,7 @@ def percent_above(scores: Scores, threshold: float | None) -> str | None:
 
 
 def threshold_name(domain: str | None) -> str:
-    """The name of a threshold in charts: of a domain, or of both for None."""
+    """The legend entry of the threshold of a domain, or of both domains for None."""
     return "threshold" if domain is None else f"threshold, {domain}"
 
 
@@ -48,9 +48,8 @@ def score_table(
         for name, scores, above in rows
     )
     caption = f"The threshold is {thresholds[0][1]:.3g}." if len(thresholds) == 1 else ""
-    return PageTable(
-        "Scores in numbers", ("clips", "number", "median", "highest", "above threshold"), cells, caption
-    )
+    columns = ("clips", "number", "median", "highest", "above threshold")
+    return PageTable("Scores in numbers", columns, cells, caption)
 
 
 def view_chart(machine: str, views: Mapping[str, Scores], groups: Groups) -> PageChart:

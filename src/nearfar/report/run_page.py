@@ -38,7 +38,7 @@ _MOST_POINTS = 300
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MachineFacts:
+class RunMachine:
     """One machine and section of a run.
 
     Attributes:
@@ -73,18 +73,18 @@ class MachineFacts:
         if self.truth is None:
             return [("test clips", "source normal", np.ones(len(self.scores.names), dtype=bool))]
         masks = [
-            (f"{domain}, {label}", f"{domain} {label}", (self.truth.domains == domain) & of_label)
-            for label, of_label in (("normal", ~self.truth.anomalous), ("anomaly", self.truth.anomalous))
+            (f"{domain}, {label}", f"{domain} {label}", (self.truth.domains == domain) & has_label)
+            for label, has_label in (("normal", ~self.truth.anomalous), ("anomaly", self.truth.anomalous))
             for domain in DOMAINS
         ]
         return [group for group in masks if group[2].any()]
 
     def percent_flagged(self, mask: NDArray[np.bool_]) -> str | None:
-        """The percentage of a group of test clips that are classified as anomalous."""
+        """The percentage of the masked test clips that are classified as anomalous; None without a threshold."""
         return None if self.flagged is None else percent_above(self.flagged[mask].astype(np.float64), 0.0)
 
     def percent_of_training(self) -> str | None:
-        """The percentage of training clips above a threshold of both domains."""
+        """The percentage of training clips above the threshold; None if domains have their own thresholds."""
         return percent_above(self.normal, self.thresholds.get(threshold_name(None)))
 
 
@@ -153,7 +153,7 @@ def _read_machines(
     dataset: Dataset | None,
     entries: list[MachineScores],
     truth: GroundTruth,
-) -> list[MachineFacts]:
+) -> list[RunMachine]:
     thresholds: dict[tuple[str, str], dict[str, float]] = {}
     for row in _json(run / "thresholds.json"):
         if row["value"] is not None:
@@ -166,7 +166,7 @@ def _read_machines(
     for entry in entries:
         key = (entry.machine, entry.section)
         row, (train, test) = views.get(key, {}), clips.get(key, ((), ()))
-        facts = MachineFacts(
+        machine = RunMachine(
             entry,
             truth.labels(entry) if entry in labelled else None,
             truth.rule,
@@ -177,7 +177,7 @@ def _read_machines(
             train,
             test,
         )
-        machines.append(facts)
+        machines.append(machine)
     return machines
 
 
@@ -255,7 +255,7 @@ def _finite(intervals: Intervals) -> list[Interval | None]:
 
 
 def _data_table(data: list[dict[str, Any]]) -> PageTable:
-    """Clips by machine at the time of the run."""
+    """Clips by machine, as ``data.json`` of the run lists them."""
     rows = []
     for machine in data:
         count = {"train": 0, "test": 0}
@@ -273,92 +273,92 @@ def _data_table(data: list[dict[str, Any]]) -> PageTable:
     return PageTable("Data", columns, tuple(rows), ends_in_text=True)
 
 
-def _section(facts: MachineFacts, recipe: Recipe, model: Path) -> MachineSection:
-    """Charts and examples of one machine, as far as the run has data for them."""
-    scores, truth, groups = facts.scores.scores, facts.truth, facts.groups()
-    thresholds = list(facts.thresholds.items())
-    of_groups = [(name, kind, scores[mask]) for name, kind, mask in groups]
-    drawing = histogram(of_groups, f"Histogram of anomaly scores of {facts.name}", thresholds)
+def _section(machine: RunMachine, recipe: Recipe, model: Path) -> MachineSection:
+    """Charts and examples of one machine, without those that the run has no data for."""
+    scores, truth, groups = machine.scores.scores, machine.truth, machine.groups()
+    thresholds = list(machine.thresholds.items())
+    scores_of_groups = [(name, kind, scores[mask]) for name, kind, mask in groups]
+    drawing = histogram(scores_of_groups, f"Histogram of anomaly scores of {machine.name}", thresholds)
     caption = "Anomalies should lie to the right of the threshold, normal clips of both domains to the left."
     charts = [PageChart("Scores by domain and label", drawing.svg(), caption)]
     if truth is not None:
-        drawing = roc(truth.anomalous, truth.domains, scores, f"ROC curves of {facts.name}", facts.rule)
+        drawing = roc(truth.anomalous, truth.domains, scores, f"ROC curves of {machine.name}", machine.rule)
         caption = "pAUC covers the shaded strip, false-alarm rates up to 10 %. The dotted diagonal is chance."
         charts.append(PageChart("ROC", drawing.svg(), caption))
-    if facts.normal.size > 1:
-        charts.append(_false_alarms(facts))
-    if len(facts.views) > 1:
-        charts.append(view_chart(facts.name, facts.views, groups))
-    charts += _feature_maps(facts, recipe, model)
-    rows = [(name, scores[mask], facts.percent_flagged(mask)) for name, _, mask in groups]
-    if facts.normal.size:
-        rows.insert(0, ("training, normal", facts.normal, facts.percent_of_training()))
+    if machine.normal.size > 1:
+        charts.append(_false_alarms(machine))
+    if len(machine.views) > 1:
+        charts.append(view_chart(machine.name, machine.views, groups))
+    charts += _feature_maps(machine, recipe, model)
+    rows = [(name, scores[mask], machine.percent_flagged(mask)) for name, _, mask in groups]
+    if machine.normal.size:
+        rows.insert(0, ("training, normal", machine.normal, machine.percent_of_training()))
     return MachineSection(
-        facts.name,
-        f"{facts.normal.size or len(facts.train)} normal training clips, {len(scores)} test clips",
+        machine.name,
+        f"{machine.normal.size or len(machine.train)} normal training clips, {len(scores)} test clips",
         tuple(charts),
         score_table(rows, thresholds),
-        tuple(_examples(facts, recipe)),
+        tuple(_examples(machine, recipe)),
     )
 
 
-def _false_alarms(facts: MachineFacts) -> PageChart:
+def _false_alarms(machine: RunMachine) -> PageChart:
     """The fractions of training clips, normal test clips and anomalies above every possible threshold."""
-    groups = [("training clips, leave-one-out", "training", facts.normal)]
-    above = [("training clips", facts.percent_of_training())]
-    if facts.truth is not None:
-        anomalous = facts.truth.anomalous
+    groups = [("training clips, leave-one-out", "training", machine.normal)]
+    above = [("training clips", machine.percent_of_training())]
+    if machine.truth is not None:
+        anomalous = machine.truth.anomalous
         for name, kind, mask in (("normal test clips", "normal", ~anomalous), ("anomalies", "anomaly", anomalous)):
             if mask.any():
-                groups.append((name, kind, facts.scores.scores[mask]))
-                above.append((name, facts.percent_flagged(mask)))
-    title = f"Fraction of clips above a threshold, {facts.name}"
-    drawing = exceedance(groups, list(facts.thresholds.items()), title)
+                groups.append((name, kind, machine.scores.scores[mask]))
+                above.append((name, machine.percent_flagged(mask)))
+    title = f"Fraction of clips above a threshold, {machine.name}"
+    drawing = exceedance(groups, list(machine.thresholds.items()), title)
     parts = [f"{percentage} of {name}" for name, percentage in above if percentage is not None]
-    caption = f"Above the threshold: {', '.join(parts)}." if facts.thresholds else "No threshold is set."
+    caption = f"Above the threshold: {', '.join(parts)}." if machine.thresholds else "No threshold is set."
     caption += " If more normal test clips than training clips are above it, conditions have changed."
     return PageChart("Threshold and false alarms", drawing.svg(), caption)
 
 
-def _feature_maps(facts: MachineFacts, recipe: Recipe, model: Path) -> list[PageChart]:
+def _feature_maps(machine: RunMachine, recipe: Recipe, model: Path) -> list[PageChart]:
     """The map of clips by the features of every scored view, from the run's cache or computed.
 
     Empty without recordings, without the model, and for features that are not cached because they are too many.
     """
-    if not facts.train or not facts.test or (recipe.trains and not (model / "model.json").is_file()):
+    if not machine.train or not machine.test or (recipe.trains and not (model / "model.json").is_file()):
         return []
     extractor, cache = build_extractor(recipe, model), FeatureCache(model / FEATURES)
     if not extractor.source.cached:
         return []
     train, test = (
         {view: rows.reshape(len(clips), -1).double().numpy() for view, rows in cache.get(extractor, clips).items()}
-        for clips in (facts.train, facts.test)
+        for clips in (machine.train, machine.test)
     )
-    target = np.array([clip.domain == "target" for clip in facts.train])
-    position = {clip.name: number for number, clip in enumerate(facts.test)}
+    target = np.array([clip.domain == "target" for clip in machine.train])
+    position = {clip.name: number for number, clip in enumerate(machine.test)}
     groups: list[tuple[str, str, NDArray[np.int64]]] = []
-    if position.keys() >= set(facts.scores.names):
-        order = np.array([position[name] for name in facts.scores.names])
-        groups = [(name, kind, order[mask]) for name, kind, mask in facts.groups()]
-    return [clip_map(facts.name, {view: (train[view], test[view]) for view in train}, target, groups)]
+    if position.keys() >= set(machine.scores.names):
+        order = np.array([position[name] for name in machine.scores.names])
+        groups = [(name, kind, order[mask]) for name, kind, mask in machine.groups()]
+    return [clip_map(machine.name, {view: (train[view], test[view]) for view in train}, target, groups)]
 
 
-def _examples(facts: MachineFacts, recipe: Recipe) -> list[Example]:
+def _examples(machine: RunMachine, recipe: Recipe) -> list[Example]:
     """The highest-scoring normal clips and the lowest-scoring anomalies of one machine, worst first.
 
     Empty without labels or recordings; clips that were classified correctly are left out.
     """
-    if facts.truth is None or not facts.test or not facts.train:
+    if machine.truth is None or not machine.test or not machine.train:
         return []
-    clips = {clip.name: clip for clip in facts.test}
-    names, scores, anomalous = facts.scores.names, facts.scores.scores, facts.truth.anomalous
+    clips = {clip.name: clip for clip in machine.test}
+    names, scores, anomalous = machine.scores.names, machine.scores.scores, machine.truth.anomalous
     order = np.argsort(scores, kind="stable")
     alarms = [int(row) for row in order[::-1] if not anomalous[row]][:PER_KIND]
     misses = [int(row) for row in order if anomalous[row]][:PER_KIND]
     examples = [
-        Example(kind, clips[names[row]], str(facts.truth.domains[row]), float(scores[row]))
+        Example(kind, clips[names[row]], str(machine.truth.domains[row]), float(scores[row]))
         for kind, rows in (("false alarm", alarms), ("miss", misses))
         for row in rows
-        if names[row] in clips and (facts.flagged is None or facts.flagged[row] == (kind == "false alarm"))
+        if names[row] in clips and (machine.flagged is None or machine.flagged[row] == (kind == "false alarm"))
     ]
-    return make_examples(examples, facts.train, recipe)
+    return make_examples(examples, machine.train, recipe)
