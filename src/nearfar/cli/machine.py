@@ -82,8 +82,7 @@ def fit(
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
     folders = (model, model.parent) if model else (_model_folder(chosen, out),)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))
-    rate_and_rule = {"threshold.false_alarm_rate": false_alarm_rate, "threshold.rule": rule}
-    given = {"audio.clip_seconds": seconds, **rate_and_rule}
+    given = {"audio.clip_seconds": seconds, "threshold.false_alarm_rate": false_alarm_rate, "threshold.rule": rule}
     chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
     with progress_bars() as progress:
         detector = Detector.fit(dataset, chosen, model=model or _model_folder(chosen, out), progress=progress)

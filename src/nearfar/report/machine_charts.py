@@ -99,10 +99,7 @@ def principal_components(features: Mapping[str, TrainTest]) -> ClipMap:
 
 
 def clip_map(
-    machine: str,
-    features: Mapping[str, TrainTest],
-    target: NDArray[np.bool_],
-    groups: Groups = (),
+    machine: str, features: Mapping[str, TrainTest], target: NDArray[np.bool_], groups: Groups = ()
 ) -> PageChart:
     """A scatter chart of the principal components of a machine's clips.
 

@@ -148,20 +148,16 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
 
 
 def _read_machines(
-    run: Path,
-    by_view: list[dict[str, Any]],
-    dataset: Dataset | None,
-    entries: list[MachineScores],
-    truth: GroundTruth,
+    run: Path, rows: list[dict[str, Any]], data: Dataset | None, entries: list[MachineScores], truth: GroundTruth
 ) -> list[RunMachine]:
     thresholds: dict[tuple[str, str], dict[str, float]] = {}
     for row in _json(run / "thresholds.json"):
         if row["value"] is not None:
             of_machine = thresholds.setdefault((row["machine"], row["section"]), {})
             of_machine[threshold_name(row.get("domain"))] = float(row["value"])
-    views = {(row["machine"], row["section"]): row for row in by_view}
+    views = {(row["machine"], row["section"]): row for row in rows}
     labelled, flagged = truth.evaluable(entries), _flagged(run / "scores", entries)
-    clips = {} if dataset is None else dataset.groups()
+    clips = {} if data is None else data.groups()
     machines = []
     for entry in entries:
         key = (entry.machine, entry.section)
