@@ -1,21 +1,20 @@
 """Charts of scores, curves, clip maps and spectrograms, drawn with matplotlib for PNG files and for HTML pages.
 
-Every chart carries a title and a description for screen readers. Groups of clips differ in mark or line style as
-well as in colour; the colours are Okabe and Ito's, darkened until text in them can be read on white.
+Every chart has a title and a description for screen readers. Groups of clips differ in marker or line style as
+well as in colour; the colours are Okabe and Ito's, darkened to be readable as text on white.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -37,8 +36,13 @@ PALETTE = {
 """Colours by name; an inline SVG refers to them as CSS variables, which a page's style sheet defines."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Style:
+Groups = Sequence[tuple[str, str, ArrayLike]]
+"""Groups of clips as (name, kind, scores (clips,)): for the kinds see :class:`Points`."""
+Thresholds = Sequence[tuple[str, float]]
+"""Thresholds as (name, score), drawn as vertical lines."""
+
+
+class _Style(NamedTuple):
     colour: str
     line: str = "-"
     marker: str = "o"
@@ -62,10 +66,11 @@ _OTHER_MARKERS = {"o": "s", "x": "+"}
 _BINS = 24
 _MOST_STEPS = 200
 _MOST_COLUMNS, _COLOURS = 320, 48
-"""Of a spectrogram: fewer make a smaller file."""
+"""Largest number of time columns, and number of colours, of a spectrogram: fewer make a smaller file."""
 _DARKEST = 0.45
-"""Opacity of the highest cell of a heat map, so that the number in it can still be read."""
+"""Opacity of the highest cell of a heat map: the number in it must be readable."""
 _TICK, _LABEL = 11.0, 12.0
+"""Font sizes of tick labels and axis labels in points."""
 _RC: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": _LABEL,
     "svg.fonttype": "none", "figure.facecolor": "none", "axes.facecolor": "none", "text.color": PALETTE["ink"],
@@ -81,7 +86,7 @@ _RC: Any = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chart:
-    """A finished figure with its title and a description of what it shows."""
+    """A figure with its title and a description for screen readers."""
 
     figure: Figure
     title: str
@@ -101,7 +106,7 @@ class Chart:
         return _inline(buffer.getvalue(), name, self.title, self.description)
 
     def save_png(self, path: Path) -> None:
-        """Write a PNG file at 150 dpi; it appears whole or not at all, and its folder is made if need be."""
+        """Write a PNG file at 150 dpi; it appears whole or not at all, and its folder is created if needed."""
         from matplotlib import rc_context
 
         with rc_context(_RC), whole_file(path) as partial:
@@ -113,10 +118,10 @@ class Points:
     """Clips in a scatter chart.
 
     Attributes:
-        name: for the legend; left out of it where the name is empty.
-        kind: such as ``source normal``, ``target anomaly`` or ``source training``: sets colour and mark.
+        name: for the legend; empty for no entry in it.
+        kind: such as ``source normal``, ``target anomaly`` or ``source training``: sets colour and marker.
         x, y: (clips,).
-        other_view: whether to draw squares for circles and + for x, as for clips of a second view.
+        other_view: whether to draw squares instead of circles and + instead of x, for clips of a second view.
     """
 
     name: str
@@ -126,25 +131,16 @@ class Points:
     other_view: bool = False
 
 
-def histogram(
-    groups: Sequence[tuple[str, str, ArrayLike]], title: str, thresholds: Sequence[tuple[str, float]] = ()
-) -> Chart:
-    """Histogram of anomaly scores by group; anomalies are counted downwards.
-
-    Args:
-        groups: (name, kind, scores (clips,)), kinds as in :class:`Points`.
-        title: of the chart.
-        thresholds: (name, score), drawn as upright lines.
-    """
+def histogram(groups: Groups, title: str, thresholds: Thresholds = ()) -> Chart:
+    """Histogram of anomaly scores by group; anomalies are counted downwards."""
     with _figure(rows=len(groups) + len(thresholds)) as figure:
         _draw_histogram(figure.add_subplot(), groups, thresholds)
     parts = [
-        f"{name}: {np.size(scores)} clips, median {_short(float(np.median(np.asarray(scores))))}"
+        f"{name}: {np.size(scores)} clips, median {_median(scores)}"
         for name, _, scores in groups
         if np.size(scores)
     ]
-    parts += [f"{name}: {_short(score)}" for name, score in thresholds]
-    return Chart(figure, title, "; ".join(parts))
+    return Chart(figure, title, "; ".join(parts + _described(thresholds)))
 
 
 def roc(
@@ -159,7 +155,7 @@ def roc(
         domains: (clips,) of ``source`` and ``target``.
         scores: (clips,) finite, higher is more anomalous.
         title: of the chart.
-        rule: of the clips' year; a domain without normal clips is left out where the rule allows it.
+        rule: of the clips' year; a domain without normal clips is left out if the rule allows it.
 
     Raises:
         ValueError: as :func:`nearfar.metrics.machine_metrics`.
@@ -169,16 +165,10 @@ def roc(
     return Chart(figure, title, f"Detection rate over false-alarm rate. {'; '.join(areas)}")
 
 
-def exceedance(
-    groups: Sequence[tuple[str, str, ArrayLike]], thresholds: Sequence[tuple[str, float]], title: str
-) -> Chart:
-    """The fraction of each group of scores that lies above every possible threshold.
+def exceedance(groups: Groups, thresholds: Thresholds, title: str) -> Chart:
+    """The fraction of each group of scores that is above every possible threshold.
 
-    Args:
-        groups: (name, kind, scores (clips,)), not empty; kinds are ``training``, ``normal``, ``anomaly`` or as in
-            :class:`Points`.
-        thresholds: (name, score), drawn as upright lines.
-        title: of the chart.
+    ``groups`` must not be empty; their kinds may also be ``training``, ``normal`` and ``anomaly``.
     """
     grid = np.unique(np.concatenate([np.asarray(scores, dtype=np.float64) for _, _, scores in groups]))
     if len(grid) > _MOST_STEPS:
@@ -191,16 +181,15 @@ def exceedance(
         for name, kind, scores in groups:
             style, above = _STYLES[kind], fraction_above(scores, grid)
             axes.step(grid, above, where="post", color=PALETTE[style.colour], linestyle=style.line, label=name)
-            parts.append(f"{name}: median {_short(float(np.median(np.asarray(scores))))}")
+            parts.append(f"{name}: median {_median(scores)}")
         _draw_thresholds(axes, thresholds)
         axes.set(ylim=(0, 1.02), xlabel="threshold", ylabel="fraction above")
         _legend(axes)
-    parts += [f"{name}: {_short(score)}" for name, score in thresholds]
-    return Chart(figure, title, "; ".join(parts))
+    return Chart(figure, title, "; ".join(parts + _described(thresholds)))
 
 
 def curve(x: ArrayLike, y: ArrayLike, title: str, x_label: str, y_label: str) -> Chart:
-    """One line over (points,) ``x``, with zero on the y axis."""
+    """One line through (points,) ``x`` and ``y``, with zero on the y axis."""
     across, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     with _figure() as figure:
         axes = figure.add_subplot()
@@ -228,7 +217,7 @@ def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *,
             axes.set(xticks=[], yticks=[])
         _legend(axes)
     parts = [
-        f"{group.name}: {len(group.x)} clips around {_short(np.median(group.x))}, {_short(np.median(group.y))}"
+        f"{group.name}: {len(group.x)} clips around {_median(group.x)}, {_median(group.y)}"
         for group in groups
         if group.name and len(group.x)
     ]
@@ -238,28 +227,20 @@ def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *,
 def heat_map(
     values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], title: str
 ) -> Chart:
-    """A table of numbers as shaded cells with one decimal in them; None is an empty cell.
-
-    Args:
-        values: (rows, columns).
-        rows, columns: their names.
-        title: of the chart.
-    """
+    """A heat map of (rows, columns) values with one decimal in every cell; None is an empty cell."""
     from matplotlib.patches import Rectangle
 
-    finite = [value for row in values for value in row if value is not None and math.isfinite(value)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    table = np.array(values, dtype=np.float64)  # NaN for None
+    finite = table[np.isfinite(table)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     width = 46 * len(columns) + 7 * max(map(len, rows)) + 40
     height = 20 * len(rows) + 5 * max(map(len, columns)) + 24
     with _figure(width=width, height=height) as figure:
         axes = figure.add_subplot()
-        for y, row in enumerate(values):
-            for x, value in enumerate(row):
-                if value is None or not math.isfinite(value):
-                    continue
-                opacity = _DARKEST * (0.1 + 0.9 * ((value - low) / (high - low) if high > low else 1.0))
-                axes.add_patch(Rectangle((x, y), 0.97, 0.95, facecolor=PALETTE["blue"], alpha=opacity))
-                axes.text(x + 0.49, y + 0.5, f"{value:.1f}", ha="center", va="center", size=_TICK)
+        for y, x in np.argwhere(np.isfinite(table)):
+            opacity = _DARKEST * (0.1 + 0.9 * ((table[y, x] - low) / (high - low) if high > low else 1.0))
+            axes.add_patch(Rectangle((x, y), 0.97, 0.95, facecolor=PALETTE["blue"], alpha=opacity))
+            axes.text(x + 0.49, y + 0.5, f"{table[y, x]:.1f}", ha="center", va="center", size=_TICK)
         axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
         slanted: Any = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
         axes.set_xticks(np.arange(len(columns)) + 0.5, columns, **slanted if max(map(len, columns)) > 5 else {})
@@ -279,7 +260,8 @@ def spectrogram(log_mel: ArrayLike, marked: NDArray[np.bool_], title: str, descr
 
     Args:
         log_mel: (frames, 128) natural logarithms of energy, a frame every 10 ms.
-        marked: (columns, bands) of the map of departures; see :mod:`nearfar.explain.localisation`.
+        marked: (columns, bands), the cells of a map of departures to frame, see
+            :func:`nearfar.explain.localisation.departures`.
         title, description: of the chart.
     """
     from matplotlib import colormaps
@@ -301,7 +283,9 @@ def spectrogram(log_mel: ArrayLike, marked: NDArray[np.bool_], title: str, descr
         lines = np.stack([edges_s[corners[..., 0]], PATCH_FRAMES * corners[..., 1]], axis=-1)
         for colour, linewidth in (("#000000", 3.2), ("#7df9ff", 1.6)):
             axes.add_collection(LineCollection(list(lines), colors=colour, linewidths=linewidth), autolim=False)
-        axes.set_yticks(_bins_at([500, 1000, 2000, 4000]), ["0.5", "1", "2", "4"])
+        centres = mel_centres_hz().numpy()
+        ticks = np.interp([500, 1000, 2000, 4000], centres, np.arange(len(centres)) + 0.5)
+        axes.set_yticks(ticks, ["0.5", "1", "2", "4"])  # mel bin m reaches from m to m + 1
         axes.set(xlabel="seconds", ylabel="kHz")
         axes.grid(visible=False)
     return Chart(figure, title, description)
@@ -321,19 +305,19 @@ def machine_figure(
     Args:
         machine: the machine type, for the heading.
         labels, domains, scores, rule: as for :func:`roc`.
-        title: what made the scores, and on what data; follows the machine in the heading.
-        path: the PNG file; it appears whole or not at all, and its folder is made if need be.
+        title: the system and the data; follows the machine in the heading.
+        path: the PNG file, see :meth:`Chart.save_png`.
 
     Raises:
         ValueError: as :func:`roc`.
     """
     anomalous, domain, score = np.asarray(labels, dtype=bool), np.asarray(domains), np.asarray(scores)
-    masks = {
-        f"{name} {label}": (domain == name) & (anomalous == is_anomaly)
+    kinds = [
+        (f"{name} {label}", score[(domain == name) & (anomalous == is_anomaly)])
         for label, is_anomaly in (("normal", False), ("anomaly", True))
         for name in DOMAINS
-    }
-    groups = [(f"{kind} ({mask.sum()})", kind, score[mask]) for kind, mask in masks.items() if mask.any()]
+    ]
+    groups = [(f"{kind} ({len(of_kind)})", kind, of_kind) for kind, of_kind in kinds if len(of_kind)]
     with _figure(width=720, height=345.6) as figure:
         figure.suptitle(fill(f"{machine} – {title}", width=90), x=0.01, ha="left", size=13, weight="bold")
         left, right = figure.subplots(1, 2)
@@ -349,7 +333,7 @@ def fraction_above(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float
 
 
 def outline(marked: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The edges between marked cells and others.
+    """The edges between marked and other cells.
 
     Args:
         marked: (columns, bands).
@@ -358,9 +342,9 @@ def outline(marked: NDArray[np.bool_]) -> NDArray[np.int64]:
         (edges, 2 ends, 2) corners in columns and bands; cell (t, f) has the corners (t, f) and (t + 1, f + 1).
     """
     padded = np.pad(marked, 1)
-    upright = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    level = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
-    ends = [np.stack([start, start + step], axis=1) for start, step in ((upright, (0, 1)), (level, (1, 0)))]
+    vertical = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    horizontal = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    ends = [np.stack([start, start + step], axis=1) for start, step in ((vertical, (0, 1)), (horizontal, (1, 0)))]
     return np.concatenate(ends)
 
 
@@ -381,9 +365,7 @@ def _legend(axes: Axes) -> None:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, labelspacing=0.25, columnspacing=1.2)
 
 
-def _draw_histogram(
-    axes: Axes, groups: Sequence[tuple[str, str, ArrayLike]], thresholds: Sequence[tuple[str, float]]
-) -> None:
+def _draw_histogram(axes: Axes, groups: Groups, thresholds: Thresholds) -> None:
     from matplotlib.ticker import MaxNLocator
 
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(scores) for _, _, scores in groups]), bins=_BINS)
@@ -404,7 +386,7 @@ def _draw_histogram(
     _legend(axes)
 
 
-def _draw_thresholds(axes: Axes, thresholds: Sequence[tuple[str, float]]) -> None:
+def _draw_thresholds(axes: Axes, thresholds: Thresholds) -> None:
     for (name, score), style in zip(thresholds, ((0, (4, 2)), (0, (1, 1.5))), strict=False):
         axes.axvline(score, color=PALETTE["ink"], linestyle=style, linewidth=1.4, label=f"{name} {_short(score)}")
 
@@ -412,7 +394,7 @@ def _draw_thresholds(axes: Axes, thresholds: Sequence[tuple[str, float]]) -> Non
 def _draw_roc(
     axes: Axes, labels: ArrayLike, domains: ArrayLike, scores: ArrayLike, rule: OfficialRule
 ) -> list[str]:
-    """Draw the curves; the names with their areas are returned."""
+    """Draw the curves; returns their names with their areas."""
     anomalous, domain, score = np.asarray(labels, dtype=bool), np.asarray(domains), np.asarray(scores)
     metrics = machine_metrics(anomalous, domain, score, rule)
     names = []
@@ -435,17 +417,11 @@ def _draw_roc(
     return names
 
 
-def _bins_at(hertz: Sequence[float]) -> NDArray[np.float64]:
-    """Where frequencies lie on the mel axis of a spectrogram, whose bin m reaches from m to m + 1."""
-    centres = mel_centres_hz().numpy()
-    return np.asarray(np.interp(hertz, centres, np.arange(len(centres)) + 0.5))
-
-
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
 def _inline(svg: bytes, name: str, title: str, description: str) -> str:
-    """Reduce matplotlib's SVG document to an element for a page: no namespaces, own styles or needless digits."""
+    """Reduce matplotlib's SVG document to an element for a page: no namespaces, style sheet or excess digits."""
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -478,7 +454,7 @@ def _inline(svg: bytes, name: str, title: str, description: str) -> str:
 
 
 def _share_style(group: ElementTree.Element) -> None:
-    """Give a group the style that all its marks repeat."""
+    """Move the style that all markers of a group have to the group."""
     styles = {child.get("style") for child in group if child.tag.endswith("use")}
     if len(styles) == 1 and all(child.tag.endswith("use") for child in group):
         group.set("style", styles.pop() or "")
@@ -487,10 +463,18 @@ def _share_style(group: ElementTree.Element) -> None:
 
 
 def _page_style(style: str) -> str:
-    """Colours as CSS variables of the page, and the page's font."""
+    """Replace colours by CSS variables of the page, and remove the font."""
     for name, colour in PALETTE.items():
         style = style.replace(colour, f"var(--{name})")
     return re.sub(r"font-family: [^;]*; ", "", style)
+
+
+def _described(thresholds: Thresholds) -> list[str]:
+    return [f"{name}: {_short(score)}" for name, score in thresholds]
+
+
+def _median(values: ArrayLike) -> str:
+    return _short(np.median(np.asarray(values, dtype=np.float64)))
 
 
 def _short(number: float | np.floating[Any]) -> str:

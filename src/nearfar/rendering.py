@@ -1,4 +1,4 @@
-"""Tables of text as plain data, and as Markdown, CSV and JSON. :mod:`nearfar.terminal` prints them."""
+"""Tables of text and their conversion to Markdown; CSV and JSON. :mod:`nearfar.terminal` prints tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Emphasis = Literal["", "strong", "alarm", "faint"]
 
 
 class TextRow(NamedTuple):
-    """A row: one text per column, how to set it off, and whether a group of rows ends with it."""
+    """A row: one text per column, its emphasis, and whether it is the last of a group of rows."""
 
     cells: tuple[str, ...]
     emphasis: Emphasis = ""
@@ -25,12 +25,12 @@ class TextTable:
     """A table for people.
 
     Attributes:
-        headings: one per column; text columns are aligned to the left, others (numbers) to the right.
+        headings: one per column.
         rows: the body.
-        text_columns: indices of the text columns.
-        title: a line above; empty for none.
-        notes: lines beneath.
-        unwrapped: how many columns, from the first, are never broken over lines.
+        text_columns: indices of the columns aligned to the left; the others, of numbers, are aligned to the right.
+        title: a line above the table; empty for none.
+        notes: lines below the table.
+        unwrapped: number of columns, from the first, without line breaks in cells.
     """
 
     headings: tuple[str, ...]
@@ -47,20 +47,15 @@ def markdown(table: TextTable) -> str:
     lines = [table.headings, ["---:" if is_number else "---" for is_number in numbers]]
     for row in table.rows:
         bold = "**" if row.emphasis == "strong" else ""
-        lines.append(
-            [
-                f"{bold}{cell}{bold}" if is_number else cell
-                for cell, is_number in zip(row.cells, numbers, strict=True)
-            ]
-        )
+        cells = zip(row.cells, numbers, strict=True)
+        lines.append([f"{bold}{cell}{bold}" if is_number else cell for cell, is_number in cells])
     body = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    return "\n".join(
-        [*([f"{table.title}\n"] if table.title else []), body, *(f"{note}\n" for note in table.notes)]
-    )
+    title = [f"{table.title}\n"] if table.title else []
+    return "\n".join([*title, body, *(f"{note}\n" for note in table.notes)])
 
 
 def csv_text(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """CSV with a header."""
+    """CSV with a header row."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(headings)

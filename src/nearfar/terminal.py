@@ -6,17 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich import progress as rich_progress
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -24,50 +16,49 @@ from nearfar.rendering import TextRow, TextTable
 
 if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
-    from nearfar.detector.results import Departure, Score
+    from nearfar.detector.results import Score
     from nearfar.thresholds import Threshold
 
 _STYLES = {"": None, "strong": "bold", "alarm": "bold red", "faint": "dim"}
 
 
 def show(content: str | Text | TextTable) -> None:
-    """Print a text as it is, or a table with its notes, to standard output: 200 columns wide if no terminal."""
+    """Print a text as it is, or a table and its notes, to standard output, 200 columns wide without a terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
     if isinstance(content, TextTable):
         console.print(_rich_table(content), markup=False)
-    lines = content.notes if isinstance(content, TextTable) else [content]
-    for line in lines:
+    for line in content.notes if isinstance(content, TextTable) else [content]:
         console.print(line, soft_wrap=True, markup=False)
 
 
 def _rich_table(table: TextTable) -> Table:
-    shown = Table(box=SIMPLE_HEAD, title=table.title or None)
+    rich_table = Table(box=SIMPLE_HEAD, title=table.title or None)
     for column, heading in enumerate(table.headings):
         justify: JustifyMethod = "left" if column in table.text_columns else "right"
-        shown.add_column(heading, justify=justify, overflow="fold", no_wrap=column < table.unwrapped)
+        rich_table.add_column(heading, justify=justify, overflow="fold", no_wrap=column < table.unwrapped)
     for row in table.rows:
-        shown.add_row(*row.cells, style=_STYLES[row.emphasis], end_section=row.ends_group)
-    return shown
+        rich_table.add_row(*row.cells, style=_STYLES[row.emphasis], end_section=row.ends_group)
+    return rich_table
 
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``(task, done, total)`` that keeps one bar per task; plain lines where there is no terminal."""
+    """A function ``(task, done, total)`` that shows a progress bar per task, or plain lines without a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _line_progress(console)
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TimeRemainingColumn(),
     )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console) as bars:
+    tasks: dict[str, rich_progress.TaskID] = {}
+    with rich_progress.Progress(*columns, console=console) as bars:
 
         def advance(task: str, done: int, total: int) -> None:
             if task not in tasks:
@@ -99,15 +90,13 @@ def data_table(machines: Iterable[MachineSummary]) -> TextTable:
 
 
 def _data_row(machine: MachineSummary) -> tuple[str, ...]:
-    train = ", ".join(f"{c.clips} {c.domain or ''}".strip() for c in machine.clips if c.split == "train")
-    test = ", ".join(
-        " ".join(filter(None, (str(c.clips), c.domain, c.label))) for c in machine.clips if c.split == "test"
-    )
+    train = [f"{c.clips} {c.domain or ''}".strip() for c in machine.clips if c.split == "train"]
+    test = [" ".join(filter(None, (str(c.clips), c.domain, c.label))) for c in machine.clips if c.split == "test"]
     low, high = machine.shortest_seconds, machine.longest_seconds
     return (
         machine.machine,
-        train or "none",
-        test or "none",
+        ", ".join(train) or "none",
+        ", ".join(test) or "none",
         ", ".join(f"{a.attributes} ({a.domain} {a.clips})" for a in machine.attributes if a.split == "train"),
         f"{low:g}" if low == high else f"{low:g} to {high:g}",
         "/".join(map(str, machine.channels)),
@@ -117,7 +106,7 @@ def _data_row(machine: MachineSummary) -> tuple[str, ...]:
 
 
 def scores_table(scores: Sequence[Score], *, windows: bool = False) -> TextTable:
-    """A row per recording, anomalous ones set off, each followed by rows of its windows if asked for."""
+    """A row per recording, anomalous ones emphasised; with ``windows``, also a row per window of longer ones."""
     views = list(scores[0].views) if scores and len(scores[0].views) > 1 else []
     headings = ("file", "machine", "score", *views, "threshold", "margin", "p", "nearest normal", "departs most")
     rows = []
@@ -129,7 +118,7 @@ def scores_table(scores: Sequence[Score], *, windows: bool = False) -> TextTable
                 "",
                 f"{window.score:.4f}",
                 *(f"{window.views[view]:.4f}" for view in views),
-                *("", "", ""),
+                *[""] * 3,
                 _nearest(window.nearest, window.nearest_begin_s),
                 "",
             )
@@ -138,6 +127,8 @@ def scores_table(scores: Sequence[Score], *, windows: bool = False) -> TextTable
 
 
 def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
+    found = entry.departure
+    times = "" if found is None else f"{found.begin_s:.1f} to {found.end_s:.1f} s, "
     return (
         entry.file,
         entry.machine,
@@ -147,7 +138,7 @@ def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
         "" if entry.margin is None else f"{entry.margin:+.4f}" + (" anomalous" if entry.anomalous else ""),
         "" if entry.p_value is None else f"{entry.p_value:.3g}",
         _nearest(entry.nearest, entry.nearest_begin_s),
-        _region(entry.departure),
+        "" if found is None else f"{times}{found.low_hz:.0f} to {found.high_hz:.0f} Hz",
     )
 
 
@@ -155,19 +146,11 @@ def _nearest(name: str | None, begin_s: float | None) -> str:
     return f"{name} from {begin_s:.2f} s" if begin_s else name or ""
 
 
-def _region(departure: Departure | None) -> str:
-    if departure is None:
-        return ""
-    times = f"{departure.begin_s:.1f} to {departure.end_s:.1f} s"
-    return f"{times}, {departure.low_hz:.0f} to {departure.high_hz:.0f} Hz"
-
-
 def thresholds_table(thresholds: Iterable[Threshold]) -> TextTable:
     """A row per threshold: value, rule, false-alarm rate and number of normal recordings."""
     rows = []
     for entry in thresholds:
-        rate = entry.false_alarm_rate
-        bound = "at most" if entry.guaranteed else "about"
+        rate, bound = entry.false_alarm_rate, "at most" if entry.guaranteed else "about"
         cells = (
             entry.machine if entry.section == "00" else f"{entry.machine}/{entry.section}",
             entry.domain or "both",

@@ -119,7 +119,7 @@ def test_a_single_clip_and_digital_silence_give_finite_maps() -> None:
     for clips in ([random_clips(1)[0]], [silence, silence], [silence]):
         bank = fit_patches(clips)
         for query in (clips[0], random_clips(1, seed=3)[0]):
-            assert torch.isfinite(departures(patch_features(query), bank.normal)).all()
+            assert torch.isfinite(departures(patch_features(query), bank)).all()
 
 
 def test_many_clips_are_thinned_and_counted_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_burst_shows_at_its_time_and_frequency() -> None:
         begin, end = time_edges_s(12)[column : column + 2]
         hz = math.sqrt(edges[band] * edges[band + 1])
         burst = 0.1 * np.sin(2 * np.pi * hz * time) * ((time >= begin) & (time < end))
-        grid = departures(patch_features(log_mel(burst + 0.05 * random.standard_normal(32_000))), bank.normal)
+        grid = departures(patch_features(log_mel(burst + 0.05 * random.standard_normal(32_000))), bank)
         assert divmod(int(grid.argmax()), 8) == (column, band)
 
 
@@ -208,7 +208,7 @@ def test_simulated_faults_are_found_well_above_chance(tmp_path: Path) -> None:
                 min(high, edges[b + 1]) - max(low, edges[b]) >= 0.5 * (edges[b + 1] - edges[b]) for b in range(8)
             ]
             inside = np.outer(columns, bands)
-            grid = departures(patch_features(log_mel(root / row["file_name"])), bank.normal)
+            grid = departures(patch_features(log_mel(root / row["file_name"])), bank)
             hits.append(bool(inside.flatten()[int(grid.argmax())]))
             shares.append(inside.mean())
     assert len(hits) == 32

@@ -1,6 +1,7 @@
-"""The command line. Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
+"""The command line. Heavy libraries are imported inside the commands, so that ``--help`` is fast.
 
-Exit codes: 0 success, 1 anomalous or below a bar where asked, 2 usage or input error.
+Exit codes: 0 success; 1 an anomaly with ``--fail-on-anomaly``, a score below that of ``--below`` or a submission
+with defects; 2 usage or input error; 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import logging
 from typing import Annotated
 
-import typer
+from typer import Exit, Option, Typer
 
 from nearfar import __version__
 from nearfar.cli import challenge, data, machine, research
 from nearfar.cli.messages import Command, print_error
 
-app = typer.Typer(
+app = Typer(
     name="nearfar",
     help="Anomalous sound detection of machines, with one microphone near the machine and one far from it.",
     no_args_is_help=True,
@@ -50,13 +51,13 @@ _INTERRUPTED = 130
 def _version(value: bool) -> None:
     if value:
         print(f"nearfar {__version__}")
-        raise typer.Exit
+        raise Exit
 
 
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
+from nearfar.cli import options
 from nearfar.cli.messages import Command
-from nearfar.cli.options import FarOption, JsonOption, NearOption, number_pair
-
-if TYPE_CHECKING:
-    from nearfar.data.channel_check import ChannelWarning
-    from nearfar.data.layouts import Dataset
+from nearfar.cli.options import channel_numbers, number_pair
+from nearfar.terminal import progress_bars, show
 
 
 def data(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Data folder, such as <machine>/{train,test}/*.wav.")
-    ],
-    as_json: JsonOption = False,
+    folder: Annotated[Path, Argument(metavar="DIR", help="Data folder, such as <machine>/{train,test}/*.wav.")],
+    as_json: options.Json = False,
     check: Annotated[
-        bool,
-        typer.Option("--check-channels", help="Also check near and far channels on a sample of recordings."),
+        bool, Option("--check-channels", help="Also check near and far channels on a sample of recordings.")
     ] = False,
-    near: NearOption = None,
-    far: FarOption = None,
+    near: options.Near = None,
+    far: options.Far = None,
 ) -> None:
     """Summarise a data folder per machine: clips, domains, lengths, channels, warnings."""
-    from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
     from nearfar.data import read_dataset
+    from nearfar.data.channel_check import check_channels
     from nearfar.data.summary import summarise
 
     dataset = read_dataset(folder)
     machines = summarise(dataset)
-    numbers = (NEAR_CHANNEL if near is None else near, FAR_CHANNEL if far is None else far)
-    warnings = _channel_warnings(dataset, *numbers) if check else []
+    near, far = channel_numbers(near, far)
+    warnings = []
+    if check:
+        with progress_bars() as progress:
+            warnings = check_channels(dataset, near=near, far=far, progress=progress)
     if as_json:
         tree = {
             "root": str(folder),
@@ -48,44 +46,33 @@ def data(
         return
     from rich.text import Text
 
-    from nearfar.terminal import data_table, show
+    from nearfar.terminal import data_table
 
     show(data_table(machines))
     for text in [*dataset.warnings, *(f"{m.machine}: {text}" for m in machines for text in m.warnings)]:
         show(Text.assemble(("warning", "yellow"), f" {text}"))
     for warning in warnings:
-        exchange = " Exchange: --near {1} --far {0}.".format(*numbers) if warning.kind == "swapped" else ""
+        exchange = f" Exchange: --near {far} --far {near}." if warning.kind == "swapped" else ""
         show(Text.assemble(("warning", "red"), f" {warning}{exchange}"))
     if check and not warnings:
         show("Near and far channels of the sampled recordings show no fault.")
 
 
-def _channel_warnings(dataset: Dataset, near: int, far: int) -> list[ChannelWarning]:
-    from nearfar.data.channel_check import check_channels
-    from nearfar.terminal import progress_bars
-
-    with progress_bars() as progress:
-        return check_channels(dataset, near=near, far=far, progress=progress)
-
-
 def simulate(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; must be new or empty.")],
-    machines: Annotated[str | None, typer.Option(help="Machine types, comma-separated; default all.")] = None,
-    train_source: Annotated[
-        int, typer.Option(help="Normal training clips of the source domain per machine.")
-    ] = 60,
-    train_target: Annotated[int, typer.Option(help="Normal training clips of the target domain.")] = 10,
-    test: Annotated[int, typer.Option(help="Test clips per domain and label.")] = 15,
-    seconds: Annotated[float, typer.Option(help="Length of a clip in seconds.")] = 4.0,
+    out: Annotated[Path, Argument(metavar="OUT", help="Output folder; must be new or empty.")],
+    machines: Annotated[str | None, Option(help="Machine types, comma-separated; default all.")] = None,
+    train_source: Annotated[int, Option(help="Normal training clips of the source domain per machine.")] = 60,
+    train_target: Annotated[int, Option(help="Normal training clips of the target domain.")] = 10,
+    test: Annotated[int, Option(help="Test clips per domain and label.")] = 15,
+    seconds: Annotated[float, Option(help="Length of a clip in seconds.")] = 4.0,
     snr_db: Annotated[
-        str, typer.Option(help="Lowest and highest signal-to-noise ratio in dB at the near microphone.")
+        str, Option(help="Lowest and highest signal-to-noise ratio in dB at the near microphone.")
     ] = "8,18",
-    severity: Annotated[str, typer.Option(help="Lowest and highest severity of the faults, 0 to 1.")] = "0.4,1",
-    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    severity: Annotated[str, Option(help="Lowest and highest severity of the faults, 0 to 1.")] = "0.4,1",
+    seed: Annotated[int, Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
     """Simulate recordings of a factory with two microphones in the DCASE 2026 layout, with faults and noise."""
     from nearfar.data.simulate import FactoryPlan, machine_types, simulate_factory
-    from nearfar.terminal import progress_bars, show
 
     plan = FactoryPlan(
         machines=tuple(machines.split(",")) if machines else machine_types(),
@@ -103,13 +90,12 @@ def simulate(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Output folder; created if needed.")] = Path("demo"),
+    out: options.Out = Path("demo"),
 ) -> None:
     """Simulate a small factory; run the report's four systems with eat-tiny, and nearfar-best. A few minutes."""
     from nearfar.challenge.demo import BEST, demonstrate
     from nearfar.evaluation.tables import to_text
     from nearfar.report.run_page import report_run
-    from nearfar.terminal import progress_bars, show
 
     show("The recordings of this demonstration are simulated. The encoder is eat-tiny, which was trained on other")
     show("recordings of the same simulator. To get EAT-base: nearfar download eat-base")
@@ -123,13 +109,12 @@ def demo(
     show(f"Open {out}/report.html in a browser. The recordings are in {out}/factory.")
 
 
-download = typer.Typer(
+download = Typer(
     no_args_is_help=True, help="Download the challenge's data, or the weights of a published encoder."
 )
 
 EncoderOutOption = Annotated[
-    Path | None,
-    typer.Option("--out", help="Also copy the weights into this folder, for a computer without network."),
+    Path | None, Option("--out", help="Also copy the weights into this folder, for a computer without network.")
 ]
 
 
@@ -137,18 +122,18 @@ EncoderOutOption = Annotated[
 def dcase2026(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="dev|train|eval",
             help="Development set, additional training set, evaluation test set; default all three.",
         ),
     ] = None,
-    machines: Annotated[str | None, typer.Option(help="Machine types, comma-separated; default all.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Data folder; created if needed.")] = Path("data"),
-    connections: Annotated[int, typer.Option(min=1, max=4, help="Archives downloaded at the same time.")] = 3,
+    machines: Annotated[str | None, Option(help="Machine types, comma-separated; default all.")] = None,
+    out: Annotated[Path, Option("--out", help="Data folder; created if needed.")] = Path("data"),
+    connections: Annotated[int, Option(min=1, max=4, help="Archives downloaded at the same time.")] = 3,
     only_list: Annotated[
-        bool, typer.Option("--list", help="Print addresses, sizes and md5 sums; download nothing.")
+        bool, Option("--list", help="Print addresses, sizes and md5 sums; download nothing.")
     ] = False,
-    base_url: Annotated[str | None, typer.Option(envvar="NEARFAR_ZENODO", hidden=True)] = None,
+    base_url: Annotated[str | None, Option(envvar="NEARFAR_ZENODO", hidden=True)] = None,
 ) -> None:
     """Download, verify and unpack the recordings of DCASE 2026 Challenge Task 2.
 
@@ -157,7 +142,6 @@ def dcase2026(
     from nearfar.data.download.catalogue import ZENODO, chosen
     from nearfar.data.download.dataset import address_list
     from nearfar.data.download.dataset import download as download_archives
-    from nearfar.terminal import progress_bars, show
 
     archives, url = chosen(parts or (), machines.split(",") if machines else ()), base_url or ZENODO
     if only_list:
@@ -167,8 +151,7 @@ def dcase2026(
         fetched = download_archives(archives, out, base_url=url, connections=connections, progress=progress)
     for entry in fetched:
         show(f"{entry.archive.filename}: {entry.how}")
-    records = dict.fromkeys(archive.record for archive in archives)
-    for record in records:
+    for record in dict.fromkeys(archive.record for archive in archives):
         show(f"Licence of record {record.number} of Zenodo: {record.licence}")
     show(f"The recordings are in {out}. Summarise them with: nearfar data {out}")
 
@@ -187,7 +170,6 @@ def eat_large(out: EncoderOutOption = None) -> None:
 
 def _download_encoder(short_name: str, out: Path | None) -> None:
     from nearfar.encoders.hub import fetch_encoder
-    from nearfar.terminal import show
 
     fetched = fetch_encoder(short_name, out)
     show(f"{fetched.name} at {fetched.revision}: {fetched.how}, {fetched.licence}")

@@ -1,4 +1,4 @@
-"""The default encoder of commands: EAT-base if it was downloaded, else eat-tiny, which comes with nearfar."""
+"""The default encoder of commands: EAT-base if it was downloaded, else eat-tiny, which is part of nearfar."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DefaultEncoder:
     Args:
         encoder: the value of ``--encoder``.
         settings: the values of ``--set``.
-        source: name or path of the recipe; a recipe file of the user may name an encoder as well.
+        source: name or path of the recipe; a recipe file may name an encoder as well.
     """
 
     def __init__(
@@ -51,39 +51,38 @@ class DefaultEncoder:
         self._named = (
             encoder is not None
             or bool(keys & {"encoder", "encoder.weights", "encoder.revision"})
-            or (source is not None and _names_encoder(Path(source)))
+            or (source is not None and "weights" in _table(Path(source), "encoder"))
         )
         self._noted = False
 
     def __call__(self, recipe: AnyRecipe, *folders: Path) -> AnyRecipe:
-        """The recipe with the default encoder, if its encoder is EAT-base and it uses it.
+        """The recipe with the default encoder, if its encoder is EAT-base and is used.
 
         Args:
             recipe: with the changes of the command line.
             folders: run and model folders that may hold unfinished or finished work.
         """
-        if self._named or recipe.encoder.weights != EAT_BASE or not _uses_encoder(recipe):
+        is_used = getattr(recipe, "uses_encoder", True)  # always in pre-training
+        if self._named or recipe.encoder.weights != EAT_BASE or not is_used:
             return recipe
-        started = next(((folder, weights) for folder in folders if (weights := _started_with(folder))), None)
-        if started is None:
-            return recipe if self._default == EAT_BASE else _with_substitute(recipe)
-        folder, weights = started
-        if weights == EAT_BASE:
-            return recipe
-        if not self._noted:
-            _print_note(f"{folder} was started with it. For EAT-base, choose another folder")
-            self._noted = True
-        return _with_substitute(recipe)
+        for folder in folders:
+            weights = _started_with(folder)
+            if weights == SUBSTITUTE and not self._noted:
+                _print_note(f"{folder} was started with it. For EAT-base, choose another folder")
+                self._noted = True
+            if weights is not None:
+                return recipe if weights == EAT_BASE else _with_substitute(recipe)
+        return recipe if self._default == EAT_BASE else _with_substitute(recipe)
 
     def grid(self, grid: Grid) -> Grid:
-        """A grid whose combinations, and the recipe they are compared with, have the default encoder.
+        """The grid with the default encoder in its combinations and in the recipe they are compared with.
 
         A grid with encoders on an axis is returned unchanged.
         """
         points, _ = grid.points()
         recipes = [point.recipe for point in points]
         if all(recipe.encoder.weights == grid.base.encoder.weights for recipe in recipes):
-            with_encoder = [recipe for recipe in (grid.base, *recipes) if _uses_encoder(recipe)]
+            with_encoder = [recipe for recipe in (grid.base, *recipes) if recipe.uses_encoder]
             if with_encoder and self(with_encoder[0]) != with_encoder[0]:
                 grid = replace(grid, base=_with_substitute(grid.base))
         reference = grid.recipes()[1:]
@@ -107,44 +106,25 @@ def _with_substitute(recipe: AnyRecipe) -> AnyRecipe:
 
 
 def _print_note(why: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # once in a distributed launch
+    if os.environ.get("RANK", "0") == "0":  # only the first process of a distributed launch
         print(f"The encoder is eat-tiny, which comes with nearfar: {why}", file=sys.stderr)
 
 
-def _uses_encoder(recipe: Recipe | PretrainRecipe) -> bool:
-    from nearfar.config import Recipe
-
-    return not isinstance(recipe, Recipe) or recipe.uses_encoder
-
-
-def _names_encoder(path: Path) -> bool:
-    """Whether a recipe file of the user sets the encoder itself."""
-    return path.is_file() and "weights" in _table(_read_toml(path), "encoder")
-
-
 def _started_with(folder: Path) -> str | None:
-    """Which of the two encoders the work in a run's or model's folder was started with, if either."""
-    trees = [_read_toml(folder / "recipe.toml"), _table(_read_json(folder / "model.json"), "recipe")]
-    found = [_table(tree, "encoder").get("weights") for tree in trees]
+    """The hub name of EAT-base or ``eat-tiny`` if the run or model in a folder was started with it, else None."""
+    found = [
+        _table(folder / "recipe.toml", "encoder").get("weights"),
+        _table(folder / "model.json", "recipe", "encoder").get("weights"),
+    ]
     return next((str(weights) for weights in found if weights in (EAT_BASE, SUBSTITUTE)), None)
 
 
-def _table(tree: dict[str, Any], key: str) -> dict[str, Any]:
-    value = tree.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    """The content of a file; empty where it cannot be read, which the code that needs it reports."""
+def _table(path: Path, *keys: str) -> dict[str, Any]:
+    """A table in a TOML or JSON file; empty if it is missing or the file cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        return {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        tree = (json if path.suffix == ".json" else tomllib).loads(path.read_text(encoding="utf-8"))
+        for key in keys:
+            tree = tree[key]
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
     return tree if isinstance(tree, dict) else {}

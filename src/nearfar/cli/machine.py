@@ -1,17 +1,21 @@
-"""The commands for machines of one's own: fit a detector, score recordings, change thresholds, write a page."""
+"""The commands for users' machines: fit a detector, score recordings, change thresholds, write a page."""
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
+from nearfar.cli import options
 from nearfar.cli.encoders import DefaultEncoder
-from nearfar.cli.options import EncoderOption, FarOption, JsonOption, NearOption, SetOption, changed
+from nearfar.cli.messages import usage_error
+from nearfar.cli.options import changed
 from nearfar.errors import InputError
+from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,16 +24,16 @@ if TYPE_CHECKING:
     from nearfar.detector.results import Score
     from nearfar.thresholds import Calibration, Threshold
 
-DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="Folder that nearfar fit wrote.")]
+DetectorArgument = Annotated[Path, Argument(metavar="DETECTOR", help="Folder that nearfar fit wrote.")]
 RateOption = Annotated[
     float | None,
-    typer.Option(
+    Option(
         "--false-alarm-rate", metavar="RATE", help="Fraction of normal recordings that may be called anomalous."
     ),
 ]
 RuleOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--rule",
         help="How thresholds are found: conformal (a bound on false alarms), gamma (a fitted distribution) or "
         "empirical (a quantile of the scores).",
@@ -40,57 +44,50 @@ RuleOption = Annotated[
 def fit(
     folder: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             metavar="FOLDER",
             help="Normal recordings: <machine>/normal/*.wav, a folder of the challenge, or plain files.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="Output folder; must be new or empty.")],
+    out: Annotated[Path, Option("--out", metavar="DETECTOR", help="Output folder; must be new or empty.")],
     recipe: Annotated[
         str | None,
-        typer.Option(help="A recipe or a TOML file; default nearfar-best, or frozen-near for mono recordings."),
+        Option(help="A recipe or a TOML file; default nearfar-best, or frozen-near for mono recordings."),
     ] = None,
-    encoder: EncoderOption = None,
+    encoder: options.Encoder = None,
     machine: Annotated[
-        str | None, typer.Option(help="Fit only this machine; of plain files, the name to give the machine.")
+        str | None, Option(help="Fit only this machine; of plain files, the name to give the machine.")
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="Length of the windows that recordings are cut into; default: the recordings' length."),
+        Option(help="Length of the windows that recordings are cut into; default: the recordings' length."),
     ] = None,
     false_alarm_rate: RateOption = None,
     rule: RuleOption = None,
     model: Annotated[
-        Path | None,
-        typer.Option(help="Model folder of a recipe that trains; may be that of a run on the same data."),
+        Path | None, Option(help="Model folder of a recipe that trains; may be that of a run on the same data.")
     ] = None,
-    near: NearOption = None,
-    far: FarOption = None,
-    settings: SetOption = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite an existing detector.")] = False,
+    near: options.Near = None,
+    far: options.Far = None,
+    settings: options.Set = None,
+    replace: Annotated[bool, Option("--replace", help="Overwrite an existing detector.")] = False,
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
     from nearfar.detector.detector import Detector, starting_recipe
     from nearfar.detector.store import require_free
-    from nearfar.terminal import progress_bars, show, thresholds_table
 
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
     folders = (model, model.parent) if model else (_model_folder(chosen, out),)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))
-    given = {
-        "audio.clip_seconds": seconds,
-        "threshold.false_alarm_rate": false_alarm_rate,
-        "threshold.rule": rule,
-    }
+    given = {"audio.clip_seconds": seconds, "threshold.false_alarm_rate": false_alarm_rate, "threshold.rule": rule}
     chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
     with progress_bars() as progress:
         detector = Detector.fit(dataset, chosen, model=model or _model_folder(chosen, out), progress=progress)
         detector.save(out, replace=replace)
-    show(thresholds_table(detector.thresholds))
-    _print_remarks(detector.thresholds)
+    _show_thresholds(detector.thresholds)
     show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
 
 
@@ -101,31 +98,29 @@ def _model_folder(recipe: Recipe, out: Path) -> Path | None:
 
 def score(
     detector: DetectorArgument,
-    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Recordings, or folders of them.")],
+    files: Annotated[list[Path], Argument(metavar="FILES", help="Recordings, or folders of them.")],
     machine: Annotated[
-        str | None, typer.Option(help="Machine of the recordings; default: the name of the folder they are in.")
+        str | None, Option(help="Machine of the recordings; default: the name of the folder they are in.")
     ] = None,
-    domain: Annotated[
-        str | None, typer.Option(help="source or target, if each domain has its own threshold.")
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Path of the detector's encoder, if it has moved.")] = None,
-    as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row per recording.")] = False,
+    domain: Annotated[str | None, Option(help="source or target, if each domain has its own threshold.")] = None,
+    encoder: Annotated[str | None, Option(help="Path of the detector's encoder, if it has moved.")] = None,
+    as_json: options.Json = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print CSV, a row per recording.")] = False,
     windows: Annotated[
-        bool, typer.Option("--windows", help="Add a row per window of recordings longer than a clip.")
+        bool, Option("--windows", help="Add a row per window of recordings longer than a clip.")
     ] = False,
     fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if a recording is anomalous.")
+        bool, Option("--fail-on-anomaly", help="Exit with 1 if a recording is anomalous.")
     ] = False,
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
     from nearfar.detector.results import csv_rows
     from nearfar.detector.routing import recordings_in
-    from nearfar.terminal import progress_bars, scores_table, show
+    from nearfar.terminal import scores_table
 
     if as_json and as_csv:
-        raise InputError("nearfar score", found="--json and --csv", expected="one of them", remedy="Omit one")
+        raise usage_error("nearfar score", "--json and --csv", "one of them", "Omit one")
     listed = recordings_in(files)
     loaded = Detector.load(detector, encoder=encoder)
     with progress_bars() as progress:
@@ -133,8 +128,6 @@ def score(
     if as_json:
         print(json.dumps([entry.to_json() for entry in scores], indent=1, ensure_ascii=False))
     elif as_csv:
-        import csv
-
         csv.writer(sys.stdout, lineterminator="\n").writerows(csv_rows(scores, windows=windows))
     else:
         show(scores_table(scores, windows=windows))
@@ -155,26 +148,25 @@ def _exit_on_anomaly(scores: list[Score], detector: Path) -> None:
             remedy="Fit it on more normal recordings, or set one with nearfar threshold --value",
         )
     if any(entry.anomalous for entry in scores):
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def threshold(
     detector: DetectorArgument,
     false_alarm_rate: RateOption = None,
-    machine: Annotated[str | None, typer.Option(help="Change only this machine's thresholds.")] = None,
+    machine: Annotated[str | None, Option(help="Change only this machine's thresholds.")] = None,
     rule: RuleOption = None,
     domains: Annotated[
-        str | None, typer.Option(help="pooled (one threshold for both domains) or separate (one for each).")
+        str | None, Option(help="pooled (one threshold for both domains) or separate (one for each).")
     ] = None,
     value: Annotated[
-        float | None, typer.Option(help="Set this number as the threshold of --machine, or of a single machine.")
+        float | None, Option(help="Set this number as the threshold of --machine, or of a single machine.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show a detector's thresholds, or find others from its normal scores without fitting it again."""
     from nearfar.detector.store import read_calibrations, read_card, read_thresholds, write_thresholds
     from nearfar.pipeline.preparation import DETECTOR
-    from nearfar.terminal import show, thresholds_table
     from nearfar.thresholds import changed_thresholds
 
     fitted = read_card(detector).recipe.threshold
@@ -187,51 +179,45 @@ def threshold(
         )
         write_thresholds(detector, thresholds)
     elif rule is not None or domains is not None or machine is not None:
-        raise InputError(
-            "nearfar threshold",
-            found="neither --false-alarm-rate nor --value",
-            expected="the false-alarm rate of the new thresholds, such as --false-alarm-rate 0.01",
-            remedy="Add it",
-        )
+        expected = "the false-alarm rate of the new thresholds, such as --false-alarm-rate 0.01"
+        raise usage_error("nearfar threshold", "neither --false-alarm-rate nor --value", expected, "Add it")
     if as_json:
         print(json.dumps([entry.model_dump(mode="json") for entry in thresholds], indent=1, ensure_ascii=False))
     else:
-        show(thresholds_table(thresholds))
-        _print_remarks(thresholds)
+        _show_thresholds(thresholds)
 
 
 def _change(
     rate: float | None, rule: str, value: float | None, several: bool
 ) -> Callable[[Calibration, str | None], Threshold] | None:
-    """How the new threshold of a machine and domain is found; None to change nothing."""
+    """The function that finds a new threshold for a machine and domain; None to change nothing."""
     from nearfar.thresholds import find_threshold, given_threshold
 
     if value is None:
         return None if rate is None else lambda entry, domain: find_threshold(entry, rule, rate, domain)
-    if rate is not None or several:
-        raise InputError(
-            "--value",
-            found="--false-alarm-rate as well" if rate is not None else "several machines",
-            expected="a threshold for one machine",
-            remedy="Omit one" if rate is not None else "Name the machine with --machine",
-        )
+    expected = "a threshold for one machine"
+    if rate is not None:
+        raise usage_error("--value", "--false-alarm-rate as well", expected, "Omit one")
+    if several:
+        raise usage_error("--value", "several machines", expected, "Name the machine with --machine")
     return lambda entry, domain: given_threshold(entry, value, domain)
 
 
-def _print_remarks(thresholds: Iterable[Threshold]) -> None:
+def _show_thresholds(thresholds: Iterable[Threshold]) -> None:
+    from nearfar.terminal import thresholds_table
+
+    show(thresholds_table(thresholds))
     for entry in thresholds:
         if entry.remark is not None:
             print(f"nearfar: {entry.machine}: {entry.remark}", file=sys.stderr)
 
 
 def report(
-    source: Annotated[
-        Path, typer.Argument(metavar="RUN|DETECTOR", help="Folder of a finished run or of a detector.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    source: Annotated[Path, Argument(metavar="RUN|DETECTOR", help="Folder of a finished run or of a detector.")],
+    out: Annotated[Path, Option("--out", help="HTML file to write.")] = Path("report.html"),
     data: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--data",
             help="Folder of recordings: of a run, if they have moved; of a detector, those it was fitted on.",
         ),
@@ -241,7 +227,6 @@ def report(
     from nearfar.detector.store import is_detector
     from nearfar.report.detector_page import report_detector
     from nearfar.report.run_page import report_run
-    from nearfar.terminal import progress_bars, show
 
     with progress_bars() as progress:
         write = report_detector if is_detector(source) else report_run

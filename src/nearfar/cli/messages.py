@@ -1,4 +1,4 @@
-"""Error messages of commands, with flags instead of the library's argument names and recipe keys."""
+"""Error messages of commands, with flags in place of the library's argument names and recipe keys."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ARGUMENT = re.compile(r"\((\w+)(?:=\w+)?\)")
 
 
 class Command(TyperCommand):
-    """A command that prints an error that a person can fix as one message, and exits with 2."""
+    """A command that prints a :class:`nearfar.errors.NearfarError` or OSError as one message, and exits with 2."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, with flags of earlier versions replaced."""
@@ -64,18 +64,23 @@ class Command(TyperCommand):
         raise typer.Exit(USAGE_ERROR)
 
 
+def usage_error(subject: str, found: str, expected: str, remedy: str) -> InputError:
+    """An error about an option or argument, or a combination of them."""
+    return InputError(subject, found=found, expected=expected, remedy=remedy)
+
+
 def print_error(message: str) -> None:
     """Print a message to standard error."""
     print(f"nearfar: {message}", file=sys.stderr)
 
 
 def in_flags(error: NearfarError, flags: Mapping[str, str], given: set[str]) -> str:
-    """The message of an error, with flags of a command instead of arguments and recipe keys.
+    """The message of an error of the library, with flags in place of arguments and recipe keys.
 
     Args:
-        error: of the library.
+        error: the error.
         flags: the flag of every parameter of the command, such as ``{"false_alarm_rate": "--false-alarm-rate"}``.
-        given: names of the parameters on the command line: a recipe key that another source set is named as it is.
+        given: names of the parameters on the command line; recipe keys that are set elsewhere are not replaced.
     """
     if isinstance(error, MultipleInputError):
         lines = [in_flags(entry, flags, given) for entry in error.errors[:MOST_LISTED]]
@@ -95,7 +100,7 @@ def in_flags(error: NearfarError, flags: Mapping[str, str], given: set[str]) -> 
 
 
 def _arguments_in_flags(text: str, flags: Mapping[str, str]) -> str:
-    """Replace names in parentheses, such as ``(machine)`` or ``(replace=True)``, and recipe keys."""
+    """Replace arguments in parentheses, such as ``(machine)`` or ``(replace=True)``, and recipe keys by flags."""
     text = _ARGUMENT.sub(lambda match: f"({flags[match[1]]})" if match[1] in flags else match[0], text)
     return _keys_in_flags(text, flags)
 
@@ -105,7 +110,7 @@ def _keys_in_flags(text: str, flags: Mapping[str, str]) -> str:
 
 
 def _flag(parameter: Any) -> str:
-    """The long flag of an option, or the name that help shows of an argument."""
+    """The long flag of an option, or the name of an argument in the help text."""
     if parameter.param_type_name == "option":
         return str(max(parameter.opts, key=len))
     return str(parameter.metavar or parameter.name.upper()).rstrip(".")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their text is parsed."""
+"""Options of several commands, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -6,38 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import typer
+from typer import Option
 
-from nearfar.errors import InputError
+from nearfar.cli.messages import usage_error
 
 if TYPE_CHECKING:
     from nearfar.config.validation import RecipeTable
 
-DataOption = Annotated[
-    Path,
-    typer.Option(
-        "--data", help="Folder with <machine>/{train,test}/*.wav, or <machine>/normal/*.wav; see docs/layouts.md."
-    ),
-]
-OutOption = Annotated[Path, typer.Option("--out", help="Output folder; created if needed.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-NoteOption = Annotated[
-    str | None, typer.Option("--note", help="A line for all tables of the results, such as 'simulated data'.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key: --set training.steps=100"),
-]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option("--encoder", help="Encoder weights: a folder, file or hub name, eat-tiny, or random:tiny."),
-]
-NearOption = Annotated[
-    int | None, typer.Option("--near", min=0, help="Channel of the near microphone in the files, from 0.")
-]
-FarOption = Annotated[
-    int | None, typer.Option("--far", min=0, help="Channel of the far microphone in the files, from 0.")
-]
+_DATA = "Folder with <machine>/{train,test}/*.wav, or <machine>/normal/*.wav; see docs/layouts.md."
+_ENCODER = "Encoder weights: a folder, file or hub name, eat-tiny, or random:tiny."
+_NOTE = "A line for all tables of the results, such as 'simulated data'."
+_SET = "Change a recipe key: --set training.steps=100"
+_CHANNEL = "Channel of the {} microphone in the files, from 0."
+
+Data = Annotated[Path, Option("--data", help=_DATA)]
+Out = Annotated[Path, Option("--out", help="Output folder; created if needed.")]
+Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
+Note = Annotated[str | None, Option("--note", help=_NOTE)]
+Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help=_SET)]
+Encoder = Annotated[str | None, Option("--encoder", help=_ENCODER)]
+Near = Annotated[int | None, Option("--near", min=0, help=_CHANNEL.format("near"))]
+Far = Annotated[int | None, Option("--far", min=0, help=_CHANNEL.format("far"))]
 
 Changed = TypeVar("Changed", bound="RecipeTable")
 Number = TypeVar("Number", int, float)
@@ -51,15 +40,19 @@ def changed(
     near: int | None = None,
     far: int | None = None,
 ) -> Changed:
-    """The recipe with the changes that options ask for; the options themselves override ``--set``."""
+    """The recipe with the values of options, which override ``--set``.
+
+    Raises:
+        InputError: if a setting has no ``=``, or the recipe has no such key or value.
+    """
     changes: dict[str, Any] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise InputError("--set", found=setting, expected="KEY=VALUE", remedy="Write --set training.steps=100")
+            raise usage_error("--set", setting, "KEY=VALUE", "Write --set training.steps=100")
         changes[key] = _toml_value(value)
-    options = {"encoder.weights": encoder, "seed": seed, "audio.near_channel": near, "audio.far_channel": far}
-    changes |= {key: value for key, value in options.items() if value is not None}
+    given = {"encoder.weights": encoder, "seed": seed, "audio.near_channel": near, "audio.far_channel": far}
+    changes |= {key: value for key, value in given.items() if value is not None}
     return recipe.with_changes(**changes) if changes else recipe
 
 
@@ -74,17 +67,24 @@ def _toml_value(text: str) -> Any:
 
 
 def numbers(option: str, text: str, kind: Callable[[str], Number], expected: str) -> tuple[Number, ...]:
-    """Numbers separated by commas; ``expected`` words the error."""
+    """Numbers separated by commas; an InputError with ``expected`` if they are not."""
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise InputError(option, found=text, expected=expected, remedy="Correct it") from None
+        raise usage_error(option, text, expected, "Correct it") from None
 
 
 def number_pair(option: str, text: str) -> tuple[float, float]:
-    """Two numbers separated by a comma."""
+    """Two numbers separated by a comma; an InputError if they are not."""
     expected = "two numbers, as in -3,9"
-    found = numbers(option, text, float, expected)
-    if len(found) != 2:
-        raise InputError(option, found=text, expected=expected, remedy="Correct it")
-    return found[0], found[1]
+    pair = numbers(option, text, float, expected)
+    if len(pair) != 2:
+        raise usage_error(option, text, expected, "Correct it")
+    return pair[0], pair[1]
+
+
+def channel_numbers(near: int | None, far: int | None) -> tuple[int, int]:
+    """The values of ``--near`` and ``--far``, by default those of the challenge's recordings."""
+    from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
+
+    return NEAR_CHANNEL if near is None else near, FAR_CHANNEL if far is None else far

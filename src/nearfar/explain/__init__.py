@@ -1,1 +1,1 @@
-"""Where in time and frequency a recording departs from normal."""
+"""Localisation of anomalies in time and frequency, and their explanation in words."""

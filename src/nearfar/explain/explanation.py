@@ -1,4 +1,4 @@
-"""An explanation of a clip in one sentence: at which times and frequencies it departs from normal, and how."""
+"""Explanation of a clip in one sentence: at which times and frequencies it departs from normal, and how."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from nearfar.explain.localisation import (
 from nearfar.frontends.kaldi import mel_centres_hz
 
 SURPASSED = 0.95
-"""A statistic is mentioned if the region surpasses this fraction of normal clips in it."""
+"""Fraction of normal clips that a region must surpass in a statistic for the statistic to be mentioned."""
 AUDIBLE_DB = 1.0
-"""Smaller differences are not mentioned."""
+"""Differences below this level are not mentioned."""
 _WORDS = {
     "level": ("quieter", "louder"),
     "variation": ("steadier", "more impulsive"),
@@ -41,7 +41,7 @@ Cells = tuple[slice, slice]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """Where a clip departs most from normal.
+    """The region of a clip that departs most from normal.
 
     Attributes:
         map: (columns, bands) float32, see :func:`nearfar.explain.localisation.departures`; cell (t, f) is EAT's
@@ -55,7 +55,7 @@ class Explanation:
             the most patches nearest to the region's.
         most_hz: the frequency in the region where the mean spectrum differs most from the nearest normal patches.
         excess_db: the difference there in dB, relative to the mean levels of the clips.
-        sentence: the same in words.
+        sentence: the region, whether it is notable, and the difference in words.
     """
 
     map: NDArray[np.float32]
@@ -73,15 +73,6 @@ class Explanation:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Nearest:
-    """The clip of most normal patches nearest to a region, and the greatest difference of the mean spectra."""
-
-    clip: int
-    at_hz: float
-    excess_db: float
-
-
 def explain(log_mel: Tensor, bank: PatchBank, *, begin_s: float | None = None) -> Explanation:
     """Explain one clip.
 
@@ -94,32 +85,32 @@ def explain(log_mel: Tensor, bank: PatchBank, *, begin_s: float | None = None) -
         ValueError: if there are fewer than 16 frames.
     """
     features = patch_features(log_mel)
-    grid = departures(features, bank.normal)
+    grid = departures(features, bank)
     cells = region(grid)
-    notable = float(grid.max()) > bank.usual_peak
-    nearest = _nearest(features, bank, cells)
+    peak = float(grid.max())
+    notable = peak > bank.usual_peak
+    nearest, most_hz, excess_db = _nearest(features, bank, cells)
     times, bands = [(begin_s or 0.0) + edge for edge in time_edges_s(len(grid))], band_edges_hz()
     begin, end = times[cells[0].start], times[cells[0].stop]
     low, high = bands[cells[1].start], bands[cells[1].stop]
     throughout = begin_s is None and (cells[0].start, cells[0].stop) == (0, len(grid))
-    when = "throughout" if throughout else f"{begin:.1f} to {end:.1f} s"
-    where = f"{when}, {_hertz(low, high)}"
+    span = f"{'throughout' if throughout else f'{begin:.1f} to {end:.1f} s'}, {_hertz(low, high)}"
+    opening = span if notable else f"Nothing stands out; the least usual part, {span}"
     difference = _comparison(patch_facts(log_mel)[cells], bank, cells)
-    difference = difference or _difference(nearest, len(bank.peaks), notable)
-    opening = where if notable else f"Nothing stands out; the least usual part, {where}"
+    difference = difference or _difference(most_hz, excess_db, len(bank.peaks), notable)
     return Explanation(
         map=grid.numpy(),
         time_edges_s=tuple(times),
         band_edges_hz=tuple(bands),
-        peak=float(grid.max()),
+        peak=peak,
         notable=notable,
         begin_s=begin,
         end_s=end,
         low_hz=low,
         high_hz=high,
-        nearest=nearest.clip,
-        most_hz=nearest.at_hz,
-        excess_db=nearest.excess_db,
+        nearest=nearest,
+        most_hz=most_hz,
+        excess_db=excess_db,
         sentence=f"{opening}: {difference}{_overall(log_mel, bank)}.",
     )
 
@@ -128,36 +119,40 @@ def region(grid: Tensor) -> Cells:
     """The cells around the peak of a (columns, bands) map.
 
     Returns:
-        the run of columns around the peak that reach half of it in its band; the run of bands around the peak's in
-        which at least half of these columns do.
+        the consecutive columns around the peak that reach half of it in its band; the consecutive bands around
+        the peak's in which at least half of these columns do.
     """
     column, band = divmod(int(grid.argmax()), grid.shape[1])
-    enough = grid >= max(0.5 * float(grid.max()), 0.0)
-    enough[column, band] = True  # a map without positive values has a peak as well
-    columns = _run(enough[:, band], column)
-    bands = _run(enough[columns].float().mean(dim=0) >= 0.5, band)
-    return columns, slice(min(bands.start, band), max(bands.stop, band + 1))
+    above_half = grid >= max(0.5 * float(grid.max()), 0.0)
+    above_half[column, band] = True  # a map without positive values has a peak as well
+    columns = _consecutive(above_half[:, band], column)
+    return columns, _consecutive(above_half[columns].float().mean(dim=0) >= 0.5, band)
 
 
-def _run(true: Tensor, index: int) -> slice:
-    """The unbroken run of true values around an index."""
+def _consecutive(mask: Tensor, index: int) -> slice:
+    """The consecutive true values around an index, and the index itself."""
     first, last = index, index
-    while first > 0 and true[first - 1]:
+    while first > 0 and mask[first - 1]:
         first -= 1
-    while last < len(true) - 1 and true[last + 1]:
+    while last < len(mask) - 1 and mask[last + 1]:
         last += 1
     return slice(first, last + 1)
 
 
-def _nearest(features: Tensor, bank: PatchBank, cells: Cells) -> _Nearest:
-    index = nearest_patches(features, bank.normal)[1]
+def _nearest(features: Tensor, bank: PatchBank, cells: Cells) -> tuple[int, float, float]:
+    """The clip of most normal patches nearest to a region, and the largest difference of their mean spectra.
+
+    Returns:
+        the index of the clip, the frequency of the difference in Hz, and the difference in dB.
+    """
+    _, index = nearest_patches(features, bank)
     bands = torch.arange(BANDS).expand_as(index)
     bins = features.shape[2] // 2
     difference = features[cells] - bank.patches[bands, index][cells]
     by_bin = _DECIBELS * difference[..., :bins].mean(dim=0).flatten()
     largest = int(by_bin.abs().argmax())
     clip = int(bank.owners[bands, index][cells].flatten().mode().values)
-    return _Nearest(clip, float(mel_centres_hz()[cells[1].start * bins + largest]), float(by_bin[largest]))
+    return clip, float(mel_centres_hz()[cells[1].start * bins + largest]), float(by_bin[largest])
 
 
 def _comparison(facts: Tensor, bank: PatchBank, cells: Cells) -> str:
@@ -170,31 +165,31 @@ def _comparison(facts: Tensor, bank: PatchBank, cells: Cells) -> str:
     lowest, highest = bank.facts[:, :, cells[1]].mean(dim=2).unbind(dim=1)
     by_column = facts.mean(dim=1)
     margin = AUDIBLE_DB / _DECIBELS
-    words, weakest = [], clips
+    words, fewest = [], clips
     for index, fact in enumerate(FACTS):
         below = int((by_column[:, index].min() < lowest[:, index] - margin).sum())
         above = int((by_column[:, index].max() > highest[:, index] + margin).sum())
         surpassed, word = max((below, _WORDS[fact][0]), (above, _WORDS[fact][1]))
         if surpassed >= SURPASSED * clips:
             words.append(word)
-            weakest = min(weakest, surpassed)
+            fewest = min(fewest, surpassed)
     if not words:
         return ""
-    return f"{_listed(words)} than {'any' if weakest == clips else weakest} of {clips} normal clips"
+    listed = " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return f"{listed} than {'any' if fewest == clips else fewest} of {clips} normal clips"
 
 
-def _difference(nearest: _Nearest, clips: int, notable: bool) -> str:
-    """How a region differs from the nearest normal patches, in words."""
+def _difference(most_hz: float, excess_db: float, clips: int, notable: bool) -> str:
+    """The difference of a region from the nearest normal patches, in words."""
     opening = f"unlike any sound there in {clips} normal clips" if notable else "much as in normal clips"
-    if abs(nearest.excess_db) < AUDIBLE_DB:
+    if abs(excess_db) < AUDIBLE_DB:
         return opening
-    word = _WORDS["level"][nearest.excess_db > 0]
-    most = f"{abs(nearest.excess_db):.0f} dB {word} at {_number(nearest.at_hz)} than the most similar"
+    most = f"{abs(excess_db):.0f} dB {_WORDS['level'][excess_db > 0]} at {_number(most_hz)} than the most similar"
     return f"{opening}, {most}" if notable else f"{opening}, at most {most}"
 
 
 def _overall(log_mel: Tensor, bank: PatchBank) -> str:
-    """Whether the whole clip is louder or quieter than all normal clips, which the map does not show."""
+    """The level of the whole clip if it is above or below all normal clips, in words; the map does not show it."""
     level = clip_level(log_mel)
     above, below = float(level - bank.levels.max()), float(bank.levels.min() - level)
     excess = _DECIBELS * max(above, below)
@@ -203,14 +198,9 @@ def _overall(log_mel: Tensor, bank: PatchBank) -> str:
     return f"; the whole clip is {excess:.0f} dB {'louder' if above > below else 'quieter'} than any of them"
 
 
-def _listed(words: list[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-
-
 def _hertz(low: float, high: float) -> str:
-    if low >= 1000:
-        return f"{low / 1000:.1f} to {_number(high)}"
-    return f"{_number(low)} to {_number(high)}" if high >= 1000 else f"{low:.0f} to {_number(high)}"
+    same_unit = (low >= 1000) == (high >= 1000)
+    return f"{_number(low).split()[0] if same_unit else _number(low)} to {_number(high)}"
 
 
 def _number(hertz: float) -> str:

@@ -1,4 +1,4 @@
-"""Where in time and frequency a clip departs from normal: patches of its log-mel spectrogram against normal ones.
+"""Localisation of anomalies in time and frequency by patches of log-mel spectrograms.
 
 A patch has the size of an EAT token, 16 frames (160 ms) by 16 mel bins, on a grid of time columns by 8 frequency
 bands. Its features are the mean and the standard deviation over time of every mel bin, after the mean level of the
@@ -11,7 +11,7 @@ docs/results/localisation.md compares features, scales and smoothing on simulate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from nearfar.frontends.kaldi import (
 
 BANDS = MEL_BINS // PATCH_FRAMES
 MOST_PATCHES = 1_000
-"""Largest number of normal patches per band; of more, those that cover the others best."""
+"""Largest number of normal patches per band; of more, a subset that covers the others best."""
 MOST_CLIPS = 300
 """Largest number of normal clips that are used; of more, every n-th."""
 NOTABLE = 0.95
@@ -49,7 +49,7 @@ class NormalPatches:
     Attributes:
         patches: (bands, patches, dim) float32.
         owners: (bands, patches) int64, index of the clip of each patch.
-        typical: (bands,) float32, median distance of a normal patch to the nearest one here of another clip.
+        typical: (bands,) float32, median distance of a normal patch to the nearest of ``patches`` of another clip.
     """
 
     patches: Tensor
@@ -58,28 +58,20 @@ class NormalPatches:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PatchBank:
-    """Statistics of a machine's normal clips that explanations need; a few megabytes at most.
+class PatchBank(NormalPatches):
+    """Normal patches with :func:`patch_features` and statistics of a machine's normal clips; a few MB at most.
+
+    ``owners`` index the clips passed to :func:`fit_patches`.
 
     Attributes:
-        patches, owners, typical: as in :class:`NormalPatches`, with :func:`patch_features`; owners index the clips
-            passed to :func:`fit_patches`.
         peaks: (clips,) float32, largest value of the map of every normal clip against the others.
         facts: (clips, 2, bands, 3) float32, minimum and maximum over time of :func:`patch_facts` of each clip.
         levels: (clips,) float32, :func:`clip_level` of each clip.
     """
 
-    patches: Tensor
-    owners: Tensor
-    typical: Tensor
     peaks: Tensor
     facts: Tensor
     levels: Tensor
-
-    @property
-    def normal(self) -> NormalPatches:
-        """Patches, owners and typical distances."""
-        return NormalPatches(self.patches, self.owners, self.typical)
 
     @property
     def usual_peak(self) -> float:
@@ -88,12 +80,12 @@ class PatchBank:
 
     def tensors(self) -> dict[str, Tensor]:
         """The attributes by name, for a safetensors file."""
-        return {name: getattr(self, name).contiguous() for name in self.__slots__}
+        return {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> PatchBank:
         """The inverse of :meth:`tensors`."""
-        return cls(**{name: tensors[name] for name in cls.__slots__})
+        return cls(**{field.name: tensors[field.name] for field in fields(cls)})
 
 
 def patch_features(log_mel: Tensor) -> Tensor:
@@ -130,7 +122,7 @@ def patch_facts(log_mel: Tensor) -> Tensor:
 
 
 def clip_level(log_mel: Tensor) -> Tensor:
-    """The mean of (frames, 128) log-mel values, () float32, without the filter that covers no FFT bin."""
+    """The mean of (frames, 128) log-mel values without the filter that covers no FFT bin, () float32."""
     return log_mel[:, mel_bank().sum(dim=1) > 0].mean()
 
 
@@ -206,9 +198,10 @@ def fit_normal_patches(clips: Sequence[Tensor]) -> tuple[NormalPatches, list[Ten
 
 
 def _covering(points: Tensor, most: int) -> Tensor:
-    """Indices of up to ``most`` points that cover the others, (selected,) int64: the farthest point next.
+    """Indices of up to ``most`` points that cover the others, (selected,) int64, by farthest-point sampling.
 
-    Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985; at most twice the best radius.
+    The radius is at most twice the best (Gonzalez, "Clustering to minimize the maximum intercluster distance",
+    Theoretical Computer Science 38, 1985).
     """
     if len(points) <= most:
         return torch.arange(len(points))
@@ -223,7 +216,7 @@ def _covering(points: Tensor, most: int) -> Tensor:
 
 
 def _nearest_other(patches: Tensor, selected: Tensor, group: Tensor, selected_group: Tensor) -> Tensor:
-    """(patches,) distances to the nearest selected patch of another group; 0 where there is none."""
+    """(patches,) distances to the nearest selected patch of another group; 0 if there is none."""
     out = []
     for rows, groups in zip(torch.split(patches, 1024), torch.split(group, 1024), strict=True):
         distances = torch.cdist(rows, selected).masked_fill(groups[:, None] == selected_group[None], torch.inf)
@@ -241,15 +234,12 @@ def nearest_patches(features: Tensor, normal: NormalPatches) -> tuple[Tensor, Te
     Returns:
         distances (columns, bands) float32, and indices of the band's patches, (columns, bands) int64.
     """
-    found = [
-        torch.cdist(band, patches).min(dim=1)
-        for band, patches in zip(features.float().transpose(0, 1), normal.patches, strict=True)
-    ]
-    return torch.stack([band.values for band in found], dim=1), torch.stack([b.indices for b in found], dim=1)
+    distances, indices = torch.cdist(features.float().transpose(0, 1), normal.patches).min(dim=2)
+    return distances.T, indices.T
 
 
 def departures(features: Tensor, normal: NormalPatches) -> Tensor:
-    """The map of departures of one clip.
+    """The map of departures of one clip, smoothed in time.
 
     Args:
         features: (columns, bands, dim) float32, the same kind of features as in ``normal``.
@@ -261,7 +251,7 @@ def departures(features: Tensor, normal: NormalPatches) -> Tensor:
 
 
 def smoothed(grid: Tensor) -> Tensor:
-    """(columns, bands) averaged with the neighbours in time, weights 1, 2, 1, against single outliers."""
+    """(columns, bands) averaged with the neighbours in time, weights 1, 2, 1, to suppress single outliers."""
     padded = torch.cat([grid[:1], grid, grid[-1:]])
     return (padded[:-2] + 2.0 * padded[1:-1] + padded[2:]) / 4.0
 
@@ -277,7 +267,7 @@ def time_edges_s(columns: int) -> list[float]:
 
 
 def band_edges_hz() -> list[float]:
-    """The nine edges of the eight bands in hertz: where the triangles of neighbouring bands' filters cross.
+    """The nine edges of the eight bands in hertz, at which the triangular filters of neighbouring bands cross.
 
     Kaldi's mel scale is 1127 ln(1 + f / 700); filter m of 128 (from 0) peaks m + 1 steps above 20 Hz, so that
     bands of 16 filters meet half a step before the first filter of the upper one.

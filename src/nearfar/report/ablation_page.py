@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nearfar.ablation.grid import Skipped
@@ -14,24 +13,7 @@ from nearfar.charts import heat_map
 from nearfar.report.page import PageChart, PageTable, read_resource, write_page
 
 MOST_MAPS = 10
-"""The number of pairs of axes that are drawn, in the order of the grid."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AblationPage:
-    """The page of an ablation, as the template ``ablation.html.j2`` reads it."""
-
-    kind: str = "Ablation"
-    title: str
-    description: str
-    notes: tuple[str, ...]
-    axes: int
-    maps: tuple[PageChart, ...]
-    left_out: PageTable
-    caption: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    skipped: tuple[tuple[str, int], ...]
+"""Largest number of pairs of axes that are drawn, in the order of the grid."""
 
 
 def write_ablation_page(
@@ -42,31 +24,25 @@ def write_ablation_page(
     Args:
         table: the ablation.
         out: the file; it appears whole or not at all.
-        title: what was varied, and on which data.
+        title: the grid and the data.
         skipped: combinations without a row.
         notes: remarks on the data, shown at the top.
 
     Raises:
         NearfarError: if the page cannot be written.
     """
-    combinations, left_out = to_text(table), left_out_to_text(table)
-    page = AblationPage(
-        title=title,
-        description=f"{len(table.rows)} combinations against {table.reference_name}.",
-        notes=tuple(notes),
-        axes=len(table.axes),
-        maps=tuple(heat_maps(table)),
-        left_out=PageTable(
-            "Leave one machine out",
-            left_out.headings,
-            tuple(row.cells for row in left_out.rows),
-            f"{left_out.title}, in percent.",
-        ),
-        caption=combinations.notes[0],
-        headings=combinations.headings,
-        rows=tuple(row.cells for row in combinations.rows),
-        skipped=tuple(reasons(skipped).items()),
-    )
+    left_out = left_out_to_text(table)
+    rows, caption = tuple(row.cells for row in left_out.rows), f"{left_out.title}, in percent."
+    page = {
+        "kind": "Ablation",
+        "title": title,
+        "description": f"{len(table.rows)} combinations against {table.reference_name}.",
+        "notes": notes,
+        "maps": heat_maps(table),
+        "left_out": PageTable("Leave one machine out", left_out.headings, rows, caption),
+        "combinations": to_text(table),
+        "skipped": reasons(skipped),
+    }
     return write_page(out, "ablation.html.j2", page, script=read_resource("sort.js"))
 
 
@@ -75,7 +51,7 @@ def heat_maps(table: Ablation) -> list[PageChart]:
     several = [axis for axis in table.axes if len({row.values[axis] for row in table.rows}) > 1]
     charts = []
     for pair in itertools.islice(itertools.combinations(several, 2), MOST_MAPS):
-        # The axis with the longer names labels the rows, where there is more room.
+        # The axis with the longer names labels the rows, which have more room.
         across, down = sorted(pair, key=lambda axis: max(len(row.values[axis]) for row in table.rows))
         best: dict[tuple[str, str], float] = {}
         for row in table.rows:  # best first

@@ -10,40 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.challenge.run import data_note
-from nearfar.charts import Points, exceedance, histogram
+from nearfar.charts import exceedance, histogram
 from nearfar.data import Clip, Dataset, read_normals
 from nearfar.detector.machine import FittedMachine
 from nearfar.detector.routing import machine_names
 from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_thresholds
 from nearfar.errors import InputError
 from nearfar.progress import Progress, silent
-from nearfar.report.examples import PER_KIND, Candidate, Example, make_examples
-from nearfar.report.machine_charts import (
-    map_chart,
-    named_thresholds,
-    percent,
-    percent_above,
-    principal_components,
-    score_row,
-    score_table,
-    views_chart,
-)
-from nearfar.report.page import (
-    MachineSection,
-    Page,
-    PageChart,
-    PageTable,
-    channel_notes,
-    channel_table,
-    machine_sections,
-    write_page,
-)
+from nearfar.report.examples import PER_KIND, Example, make_examples
+from nearfar.report.machine_charts import clip_map, percent, percent_above, score_table, threshold_name, view_chart
+from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
 from nearfar.thresholds import Calibration, Threshold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class UnitFacts:
-    """One machine and section of a detector; ``recordings`` is empty where no data is given."""
+class DetectorMachine:
+    """One machine and section of a detector; ``recordings`` is empty if no data is given."""
 
     name: str
     fitted: FittedMachine
@@ -53,12 +35,14 @@ class UnitFacts:
 
     def named_thresholds(self) -> list[tuple[str, float]]:
         """(name, score) of the thresholds that have a value."""
-        return named_thresholds((entry.domain, entry.value) for entry in self.thresholds)
+        values = [(entry.domain, entry.value) for entry in self.thresholds]
+        return [(threshold_name(domain), value) for domain, value in values if value is not None]
 
-    def threshold(self, domain: str | None) -> float | None:
-        """The threshold of a domain, or that of both domains."""
+    def scores_and_percentage(self, domain: str | None) -> tuple[NDArray[np.float64], str | None]:
+        """(recordings,) scores of a domain, or of both for None, and the percentage above its threshold."""
         values: dict[str | None, float | None] = {entry.domain: entry.value for entry in self.thresholds}
-        return values.get(domain, values.get(None))
+        scores = self.calibration.scores(domain)
+        return scores, percent_above(scores, values.get(domain, values.get(None)))
 
     def groups(self) -> list[tuple[str, str, NDArray[np.bool_]]]:
         """(name, kind, mask) of the scored recordings by domain."""
@@ -78,50 +62,64 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         progress: called after each machine.
 
     Raises:
-        InputError: if the folder holds no complete detector, or ``data`` not its recordings.
+        InputError: if the folder holds no complete detector, or ``data`` none of its recordings.
         NearfarError: if the page cannot be written.
     """
     card = read_card(folder)
-    units = _read_units(folder, card, data)
-    sections = machine_sections(units, lambda unit, anchor: _section(unit, card, anchor), progress)
+    machines = _read_machines(folder, card, data)
     note = (
         "A detector holds no audio. nearfar report DETECTOR --data FOLDER, with its normal recordings, adds "
         "spectrograms and audio of some of them."
         if data is None
         else data_note(data)
     )
-    page = _page(folder.resolve().name, card, units, sections, () if note is None else (note,))
+    clip, encoder, warnings = card.clip, card.encoder, card.channel_warnings
+    rows = (
+        ("recipe", card.recipe.name),
+        ("channels", ", ".join(f"{name} (channel {number})" for name, number in clip.channels.items())),
+        ("windows", f"{clip.seconds:g} s, one every {clip.hop_seconds:g} s, {clip.sample_rate_hz} Hz"),
+        ("encoder", "none" if encoder is None else f"{encoder.weights} ({encoder.hash[:12]})"),
+        ("classes", ", ".join(card.classes) or "none: nothing was trained"),
+        ("nearfar", card.nearfar),
+    )
+    page = Page(
+        kind="Detector",
+        title=folder.resolve().name,
+        description=card.recipe.description,
+        notes=(*([note] if note else []), *(f"Channels of {warning}" for warning in warnings)),
+        summary=(_thresholds_table(machines),),
+        machines=tuple(_section(machine, card) for machine in track(machines, progress)),
+        tables=(
+            PageTable("Specification", ("property", "value"), rows, ends_in_text=True),
+            channel_table(warnings, "There was no warning when the detector was fitted."),
+        ),
+        texts=(("Recipe", card.recipe.to_toml()), ("Environment", json.dumps(card.made_with, indent=1))),
+    )
     return write_page(out, "page.html.j2", page)
 
 
-def _read_units(folder: Path, card: Card, data: Path | None) -> list[UnitFacts]:
+def _read_machines(folder: Path, card: Card, data: Path | None) -> list[DetectorMachine]:
     banks, thresholds = read_banks(folder, card), read_thresholds(folder)
     calibrations = {(entry.machine, entry.section): entry for entry in read_calibrations(folder)}
-    dataset = None if data is None else _recordings(data, banks)
-    units = []
+    recordings = {} if data is None else _recordings(data, banks).groups()
+    machines = []
     for name, bank in zip(machine_names(banks), banks, strict=True):
-        unit = (bank.machine, bank.section)
-        if unit not in calibrations:
+        key = (bank.machine, bank.section)
+        if key not in calibrations:
             raise InputError(
                 folder,
                 found=f"no scores of {name} in calibration.json",
                 expected="scores of every machine",
                 remedy="Restore the file, or fit the detector again",
             )
-        clips = () if dataset is None else dataset.train(bank.machine)
-        units.append(
-            UnitFacts(
-                name,
-                bank,
-                calibrations[unit],
-                tuple(entry for entry in thresholds if (entry.machine, entry.section) == unit),
-                tuple(clip for clip in clips if clip.section == bank.section),
-            )
-        )
-    return units
+        own = tuple(entry for entry in thresholds if (entry.machine, entry.section) == key)
+        train, _ = recordings.get(key, ((), ()))
+        machines.append(DetectorMachine(name, bank, calibrations[key], own, train))
+    return machines
 
 
 def _recordings(data: Path, banks: tuple[FittedMachine, ...]) -> Dataset:
+    """The normal recordings in a folder, at least one of which the detector was fitted on."""
     machines = {bank.machine for bank in banks}
     dataset = read_normals(data, next(iter(machines)) if len(machines) == 1 else None)
     fitted = {(bank.machine, name) for bank in banks for name in bank.recordings}
@@ -135,128 +133,84 @@ def _recordings(data: Path, banks: tuple[FittedMachine, ...]) -> Dataset:
     return dataset
 
 
-# --- the page ---------------------------------------------------------------------------------------------------
-
-
-def _page(
-    name: str, card: Card, units: list[UnitFacts], sections: tuple[MachineSection, ...], notes: tuple[str, ...]
-) -> Page:
-    clip, encoder = card.clip, card.encoder
-    rows = [
-        ("recipe", card.recipe.name),
-        ("channels", ", ".join(f"{name} (channel {number})" for name, number in clip.channels.items())),
-        ("windows", f"{clip.seconds:g} s, one every {clip.hop_seconds:g} s, {clip.sample_rate_hz} Hz"),
-        ("encoder", "none" if encoder is None else f"{encoder.weights} ({encoder.hash[:12]})"),
-        ("classes", ", ".join(card.classes) or "none: nothing was trained"),
-        ("nearfar", card.nearfar),
-    ]
-    return Page(
-        kind="Detector",
-        title=name,
-        description=card.recipe.description,
-        notes=(*notes, *channel_notes(card.channel_warnings)),
-        summary=(_thresholds_table(units),),
-        machines=sections,
-        tables=(
-            PageTable("Specification", ("property", "value"), tuple(rows), ends_in_text=True),
-            channel_table(card.channel_warnings, "There was no warning when the detector was fitted."),
-        ),
-        texts=(("Recipe", card.recipe.to_toml()), ("Environment", json.dumps(card.made_with, indent=1))),
-    )
-
-
-def _thresholds_table(units: list[UnitFacts]) -> PageTable:
+def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:
     rows = []
-    for unit in units:
-        for entry in unit.thresholds:
-            rate = entry.false_alarm_rate
-            rows.append(
-                (
-                    unit.name,
-                    entry.domain or "both",
-                    "–" if entry.value is None else f"{entry.value:.4g}",
-                    "–" if rate is None else f"{'at most' if entry.guaranteed else 'about'} {percent(rate)}",
-                    entry.rule,
-                    str(entry.recordings),
-                    entry.remark or "–",
-                )
-            )
+    for name, entry in ((machine.name, entry) for machine in machines for entry in machine.thresholds):
+        rate, bound = entry.false_alarm_rate, "at most" if entry.guaranteed else "about"
+        row = (
+            name,
+            entry.domain or "both",
+            "–" if entry.value is None else f"{entry.value:.4g}",
+            "–" if rate is None else f"{bound} {percent(rate)}",
+            entry.rule,
+            str(entry.recordings),
+            entry.remark or "–",
+        )
+        rows.append(row)
     columns = ("machine", "domain", "threshold", "false alarms", "rule", "normal scores", "remark")
     caption = "A recording with a higher score is classified as anomalous. False alarms: the requested rate."
     return PageTable("Thresholds", columns, tuple(rows), caption, ends_in_text=True)
 
 
-def _section(facts: UnitFacts, card: Card, anchor: str) -> MachineSection:
+def _section(machine: DetectorMachine, card: Card) -> MachineSection:
     """Charts and examples of one machine of a detector."""
-    calibration, bank = facts.calibration, facts.fitted
-    charts = [_histogram(facts), _false_alarms(facts)] if calibration.recordings else []
-    views = tuple(calibration.recordings[0].channels) if calibration.recordings else ()
-    if len(views) > 1:
-        scores = np.array([[entry.channels[view] for view in views[:2]] for entry in calibration.recordings])
-        points = [Points(name, kind, scores[mask, 0], scores[mask, 1]) for name, kind, mask in facts.groups()]
-        charts.append(views_chart(facts.name, (views[0], views[1]), points))
+    calibration, bank = machine.calibration, machine.fitted
+    recordings, groups = calibration.recordings, machine.groups()
+    charts = []
+    if recordings:
+        scores = calibration.scores()
+        scores_of_groups = [(name, kind, scores[mask]) for name, kind, mask in groups]
+        title = f"Histogram of scores of normal recordings of {machine.name}"
+        drawing = histogram(scores_of_groups, title, machine.named_thresholds())
+        caption = "Every recording is scored against normal recordings without itself."
+        charts = [PageChart("Scores of normal recordings", drawing.svg(), caption), _false_alarms(machine)]
+        views = {view: np.array([entry.channels[view] for entry in recordings]) for view in recordings[0].channels}
+        if len(views) > 1:
+            charts.append(view_chart(machine.name, views, groups))
     if len(bank.recording) > 1:
-        features = {
-            view: table.reshape(len(table), -1).numpy().astype(np.float64) for view, table in bank.features.items()
-        }
-        clip_map = principal_components({view: (rows, rows[:0]) for view, rows in features.items()})
-        charts.append(map_chart(facts.name, clip_map, bank.target[bank.recording], []))
+        flat = {view: table.flatten(start_dim=1).double().numpy() for view, table in bank.features.items()}
+        features = {view: (rows, rows[:0]) for view, rows in flat.items()}
+        charts.append(clip_map(machine.name, features, bank.target[bank.recording]))
     counts = f"{len(bank.recordings)} normal recordings in {len(bank.recording)} windows"
-    rows = []
-    for domain in calibration.domains:
-        scores, value = calibration.scores(domain), facts.threshold(domain)
-        above = None if value is None else percent_above(scores, value)
-        rows.append(score_row(f"{domain}, normal", scores, above))
+    rows = [(f"{domain}, normal", *machine.scores_and_percentage(domain)) for domain in calibration.domains]
     return MachineSection(
-        facts.name,
-        anchor,
+        machine.name,
         f"{counts}; scores for thresholds: {calibration.method}",
         tuple(charts),
-        score_table(rows, facts.named_thresholds()),
-        tuple(_examples(facts, card)),
+        score_table(rows, machine.named_thresholds()),
+        tuple(_examples(machine, card)),
     )
 
 
-def _histogram(facts: UnitFacts) -> PageChart:
-    scores = facts.calibration.scores()
-    drawing = histogram(
-        [(name, kind, scores[mask]) for name, kind, mask in facts.groups()],
-        f"Histogram of scores of normal recordings of {facts.name}",
-        facts.named_thresholds(),
-    )
-    caption = "Every recording is scored against normal recordings without itself."
-    return PageChart("Scores of normal recordings", drawing.svg(), caption)
-
-
-def _false_alarms(facts: UnitFacts) -> PageChart:
-    """Normal recordings above every possible threshold; by domain where domains have thresholds of their own."""
+def _false_alarms(machine: DetectorMachine) -> PageChart:
+    """Normal recordings above every possible threshold; by domain if domains have their own thresholds."""
     groups, above = [], []
-    own: list[str | None] = [entry.domain for entry in facts.thresholds if entry.domain is not None]
+    own: list[str | None] = [entry.domain for entry in machine.thresholds if entry.domain is not None]
     for domain in own or [None]:
         name = "normal recordings" if domain is None else f"normal recordings, {domain}"
-        scores, value = facts.calibration.scores(domain), facts.threshold(domain)
+        scores, percentage = machine.scores_and_percentage(domain)
         groups.append((name, "normal" if domain is None else f"{domain} normal", scores))
-        if value is not None:
-            above.append(f"{percent_above(scores, value)} of {name}")
-    title = f"Fraction of normal recordings of {facts.name} above a threshold"
-    drawing = exceedance(groups, facts.named_thresholds(), title)
+        if percentage is not None:
+            above.append(f"{percentage} of {name}")
+    title = f"Fraction of normal recordings of {machine.name} above a threshold"
+    drawing = exceedance(groups, machine.named_thresholds(), title)
     sentences = [f"Above the threshold: {', '.join(above)}."] if above else []
-    rates = {entry.false_alarm_rate for entry in facts.thresholds if entry.false_alarm_rate is not None}
+    rates = {entry.false_alarm_rate for entry in machine.thresholds if entry.false_alarm_rate is not None}
     if rates:
         sentences.append(f"Requested: {', '.join(percent(rate) for rate in sorted(rates))}.")
     sentences.append("To change it: nearfar threshold DETECTOR --false-alarm-rate RATE.")
     return PageChart("Threshold and false alarms", drawing.svg(), " ".join(sentences))
 
 
-def _examples(facts: UnitFacts, card: Card) -> list[Example]:
+def _examples(machine: DetectorMachine, card: Card) -> list[Example]:
     """The normal recordings with the highest scores, compared with the others."""
-    by_name = {clip.name: clip for clip in facts.recordings}
-    highest = sorted(facts.calibration.recordings, key=lambda entry: -entry.score)[: 2 * PER_KIND]
-    candidates = [
-        Candidate("highest normal", by_name[entry.file], entry.domain, entry.score)
+    by_name = {clip.name: clip for clip in machine.recordings}
+    highest = sorted(machine.calibration.recordings, key=lambda entry: -entry.score)[: 2 * PER_KIND]
+    examples = [
+        Example("highest normal", by_name[entry.file], entry.domain, entry.score)
         for entry in highest
         if entry.file in by_name
     ]
-    names = {candidate.clip.name for candidate in candidates}
-    others = [clip for clip in facts.recordings if clip.name not in names]
-    return make_examples(candidates, others, card.recipe)
+    names = {example.clip.name for example in examples}
+    others = [clip for clip in machine.recordings if clip.name not in names]
+    return make_examples(examples, others, card.recipe)

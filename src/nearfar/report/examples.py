@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import soundfile
@@ -24,51 +24,41 @@ from nearfar.views import read_views
 PER_KIND = 2
 """Clips of either kind per machine."""
 MOST_NORMALS = 100
-"""Normal clips that examples are compared with; of more, every n-th."""
+"""Largest number of normal clips that examples are compared with; of more, every n-th."""
 LONGEST_S = 60.0
-"""Only the beginning of longer recordings is shown."""
+"""Longer recordings are cut to this length."""
 PEAK = 0.9
-"""Peak amplitude that audio is scaled to, so that quiet recordings are audible."""
+"""Peak amplitude of the audio after scaling, which makes quiet recordings audible."""
 _AUDIO_NAMES = {"cancelled": "near without far"}
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """One channel of a clip as a data URI that an ``<audio>`` element plays."""
+class Example:
+    """A clip to show; the last three attributes are set by :func:`make_examples`.
 
-    name: str
-    uri: str
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A clip to show; ``kind`` is ``false alarm``, ``miss`` or ``highest normal``."""
+    Attributes:
+        kind: ``false alarm``, ``miss`` or ``highest normal``.
+        clip, domain, score: the clip, its domain and its anomaly score.
+        sentence: the explanation of the score.
+        spectrogram: as SVG.
+        audio: a data URI for ``<audio>`` elements by name of the channel or view.
+    """
 
     kind: str
     clip: Clip
     domain: str
     score: float
+    sentence: str = ""
+    spectrogram: str = ""
+    audio: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A clip with its spectrogram (SVG), a sentence on where it departs from normal clips, and its audio."""
-
-    kind: str
-    name: str
-    domain: str
-    score: float
-    sentence: str
-    spectrogram: str
-    sounds: tuple[Sound, ...]
-
-
-def make_examples(candidates: Sequence[Candidate], normal: Sequence[Clip], recipe: Recipe) -> list[Example]:
+def make_examples(examples: Sequence[Example], normal: Sequence[Clip], recipe: Recipe) -> list[Example]:
     """Explain clips of one machine by comparison with other, normal clips of it.
 
     Clips that cannot be read are left out; with fewer than two readable normal clips there are no examples.
     """
-    if not candidates:
+    if not examples:
         return []
     view = recipe.waveform_views[0]
     thinned = normal[:: -(-len(normal) // MOST_NORMALS) or 1]
@@ -76,12 +66,12 @@ def make_examples(candidates: Sequence[Candidate], normal: Sequence[Clip], recip
     if len(log_mels) < 2:
         return []
     bank = fit_patches(log_mels)
-    examples = (_example(candidate, view, recipe, bank) for candidate in candidates)
-    return [example for example in examples if example is not None]
+    explained = (_explained(example, view, recipe, bank) for example in examples)
+    return [example for example in explained if example is not None]
 
 
-def _example(candidate: Candidate, view: str, recipe: Recipe, bank: PatchBank) -> Example | None:
-    clip = candidate.clip
+def _explained(example: Example, view: str, recipe: Recipe, bank: PatchBank) -> Example | None:
+    clip = example.clip
     names = dict.fromkeys(("near", "far", view))
     waveforms = {name: waveform for name in names if (waveform := _read(clip, name, recipe)) is not None}
     log_mel = _log_mel(waveforms.get(view))
@@ -92,29 +82,21 @@ def _example(candidate: Candidate, view: str, recipe: Recipe, bank: PatchBank) -
     cut = f" (Only the first {LONGEST_S:g} s are shown.)" if seconds == LONGEST_S else ""
     title = f"Log-mel spectrogram of {clip.machine} {clip.name}, {seconds:.1f} seconds, 20 Hz to 8 kHz"
     chart = spectrogram(log_mel.numpy(), explanation.map > bank.usual_peak, title, explanation.sentence)
-    return Example(
-        candidate.kind,
-        clip.name,
-        candidate.domain,
-        candidate.score,
-        explanation.sentence + cut,
-        chart.svg(),
-        tuple(Sound(_AUDIO_NAMES.get(name, name), audio_uri(waveform)) for name, waveform in waveforms.items()),
+    return replace(
+        example,
+        sentence=explanation.sentence + cut,
+        spectrogram=chart.svg(),
+        audio={_AUDIO_NAMES.get(name, name): audio_uri(waveform) for name, waveform in waveforms.items()},
     )
 
 
 def _read(clip: Clip, view: str, recipe: Recipe) -> NDArray[np.float32] | None:
-    """The beginning of a clip, (samples,) at 16 kHz, or None where it cannot be read."""
+    """The first :data:`LONGEST_S` of a clip, (samples,) at 16 kHz; None if it cannot be read."""
+    audio = recipe.audio
+    channels = {"near": audio.near_channel, "far": audio.far_channel}
+    settings, rate_hz = recipe.view_settings(), audio.sample_rate_hz
     try:
-        audio = recipe.audio
-        waveform = read_views(
-            clip.path,
-            (view,),
-            recipe.view_settings(),
-            sample_rate_hz=audio.sample_rate_hz,
-            near=audio.near_channel,
-            far=audio.far_channel,
-        )[0]
+        waveform = read_views(clip.path, (view,), settings, sample_rate_hz=rate_hz, **channels)[0]
     except InputError:
         return None
     beginning: NDArray[np.float32] = waveform[: round(LONGEST_S * SAMPLE_RATE_HZ)]
@@ -129,18 +111,15 @@ def _log_mel(waveform: NDArray[np.float32] | None) -> torch.Tensor | None:
 
 
 def audio_uri(waveform: NDArray[np.float32]) -> str:
-    """A data URI of MP3 audio, or WAV where the sound library writes no MP3.
+    """A data URI of MP3 audio, or WAV if the installed libsndfile cannot write MP3.
 
     Args:
         waveform: (samples,) at 16 kHz; scaled to a peak of 0.9.
     """
     peak = float(np.abs(waveform).max(initial=0.0))
     scaled = waveform * np.float32(PEAK / peak) if peak > 0 else waveform
+    is_mp3 = "MP3" in soundfile.available_formats()
+    form, subtype, mime = ("MP3", "MPEG_LAYER_III", "mpeg") if is_mp3 else ("WAV", "PCM_16", "wav")
     buffer = io.BytesIO()
-    if "MP3" in soundfile.available_formats():
-        soundfile.write(buffer, scaled, SAMPLE_RATE_HZ, format="MP3", subtype="MPEG_LAYER_III")
-        kind = "audio/mpeg"
-    else:
-        soundfile.write(buffer, scaled, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-        kind = "audio/wav"
-    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    soundfile.write(buffer, scaled, SAMPLE_RATE_HZ, format=form, subtype=subtype)
+    return f"data:audio/{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"

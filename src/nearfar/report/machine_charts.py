@@ -1,17 +1,22 @@
-"""Charts and tables of one machine that the pages of runs and of detectors share."""
+"""Charts and tables of one machine on the pages of runs and detectors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from nearfar.charts import Points, scatter
 from nearfar.report.page import PageChart, PageTable
 
-Numbers = NDArray[np.float64]
+Scores = NDArray[np.float64]
+TrainTest = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Features of training and of test clips, (clips, dim) each."""
+Groups = Sequence[tuple[str, str, NDArray[Any]]]
+"""Groups of clips as (name, kind, rows): kinds as in :class:`nearfar.charts.Points`, rows a mask or indices."""
 
 
 def percent(fraction: float) -> str:
@@ -19,39 +24,48 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2g}\u00a0%" if fraction < 0.1 else f"{100 * fraction:.0f}\u00a0%"
 
 
-def percent_above(scores: ArrayLike, threshold: float) -> str:
-    """How many of (clips,) scores are greater than the threshold, in percent."""
-    return percent(float(np.mean(np.asarray(scores) > threshold)))
+def percent_above(scores: Scores, threshold: float | None) -> str | None:
+    """The percentage of (clips,) scores that are greater than a threshold; None without one or without clips."""
+    return None if threshold is None or not scores.size else percent(float((scores > threshold).mean()))
 
 
-def named_thresholds(values: Iterable[tuple[str | None, float | None]]) -> list[tuple[str, float]]:
-    """(name, score) for charts, of pairs of a domain, None for both, and a threshold, None where there is none."""
-    return [
-        ("threshold" if domain is None else f"threshold, {domain}", value)
-        for domain, value in values
-        if value is not None
-    ]
+def threshold_name(domain: str | None) -> str:
+    """The legend entry of the threshold of a domain, or of both domains for None."""
+    return "threshold" if domain is None else f"threshold, {domain}"
 
 
-def score_row(name: str, scores: Numbers, above: str | None) -> tuple[str, ...]:
-    """A row of :func:`score_table`: one group of (clips,) scores, and how many are above the threshold."""
-    return name, str(len(scores)), f"{np.median(scores):.2g}", f"{scores.max():.2g}", above or "–"
+def score_table(
+    rows: Sequence[tuple[str, Scores, str | None]], thresholds: Sequence[tuple[str, float]]
+) -> PageTable:
+    """The number, median and maximum of scores.
 
-
-def score_table(rows: Sequence[tuple[str, ...]], thresholds: Sequence[tuple[str, float]]) -> PageTable:
-    """The scores of groups of clips as numbers."""
+    Args:
+        rows: (name, scores (clips,), percentage above the threshold).
+        thresholds: (name, score).
+    """
+    cells = tuple(
+        (name, str(len(scores)), f"{np.median(scores):.2g}", f"{scores.max():.2g}", above or "–")
+        for name, scores, above in rows
+    )
     caption = f"The threshold is {thresholds[0][1]:.3g}." if len(thresholds) == 1 else ""
     columns = ("clips", "number", "median", "highest", "above threshold")
-    return PageTable("Scores in numbers", columns, tuple(rows), caption)
+    return PageTable("Scores in numbers", columns, cells, caption)
 
 
-def views_chart(machine: str, views: tuple[str, str], groups: Sequence[Points]) -> PageChart:
-    """Scores of the same clips from two views: x from the first, y from the second."""
-    first, second = views
+def view_chart(machine: str, views: Mapping[str, Scores], groups: Groups) -> PageChart:
+    """Scores of the same clips from two views: x from the first, y from the second.
+
+    Args:
+        machine: its name.
+        views: (clips,) scores by view, of at least two views.
+        groups: of the clips.
+    """
+    (first, x), (second, y) = list(views.items())[:2]
     caption = f"The score of each clip from {first} and from {second}."
     if second == "far":
         caption += " A high score from far only suggests noise in the surroundings rather than a fault."
-    chart = scatter(groups, f"Scores of {machine} by view", f"score, {first}", f"score, {second}")
+    points = [Points(name, kind, x[rows], y[rows]) for name, kind, rows in groups]
+    chart = scatter(points, f"Scores of {machine} by view", f"score, {first}", f"score, {second}")
     return PageChart(f"{first.capitalize()} against {second}", chart.svg(), caption)
 
 
@@ -60,20 +74,16 @@ class ClipMap:
     """The first two principal components of a machine's clips.
 
     Attributes:
-        points: by view, (training clips, 2) and (test clips, 2) float64.
-        explained: the fraction of the variance of training clips along either axis.
+        points: the components by view, ``dim`` is 2.
+        explained: the explained variance of either component, as a fraction of the variance of training clips.
     """
 
-    points: dict[str, tuple[Numbers, Numbers]]
+    points: dict[str, TrainTest]
     explained: tuple[float, float]
 
 
-def principal_components(features: dict[str, tuple[Numbers, Numbers]]) -> ClipMap:
-    """Project clips to two dimensions, every feature scaled by its deviation over all training clips.
-
-    Args:
-        features: by view, (training clips, dim) and (test clips, dim).
-    """
+def principal_components(features: Mapping[str, TrainTest]) -> ClipMap:
+    """Project features, by view, to two dimensions after standardising each by all training clips."""
     normal = np.concatenate([train for train, _ in features.values()])
     mean, deviation = normal.mean(axis=0), normal.std(axis=0)
     scale = np.where(deviation > 1e-9, deviation, np.inf)
@@ -88,22 +98,20 @@ def principal_components(features: dict[str, tuple[Numbers, Numbers]]) -> ClipMa
     return ClipMap(points, (float(explained[0]), float(explained[1])))
 
 
-def map_chart(
-    machine: str,
-    clip_map: ClipMap,
-    target: NDArray[np.bool_],
-    groups: Sequence[tuple[str, str, NDArray[np.int64]]],
+def clip_map(
+    machine: str, features: Mapping[str, TrainTest], target: NDArray[np.bool_], groups: Groups = ()
 ) -> PageChart:
-    """A scatter chart of a machine's clips by their embeddings.
+    """A scatter chart of the principal components of a machine's clips.
 
     Args:
         machine: its name.
-        clip_map: the points.
+        features: as for :func:`principal_components`.
         target: (training clips,), true for the target domain.
-        groups: of test clips: (name, kind, rows), kinds as in :class:`nearfar.charts.Points`.
+        groups: of test clips.
     """
+    projected = principal_components(features)
     series: list[Points] = []
-    for number, (train, test) in enumerate(clip_map.points.values()):
+    for number, (train, test) in enumerate(projected.points.values()):
         parts = [
             (f"training, {domain}", f"{domain} training", train[mask])
             for domain, mask in (("source", ~target), ("target", target))
@@ -116,9 +124,9 @@ def map_chart(
         "Clips with similar embeddings lie close together, as far as two dimensions can show it. In brackets: the "
         "fraction of the training clips' variance."
     )
-    first, *others = clip_map.points
+    first, *others = projected.points
     if others:
         caption += f" Circles and × are from {first}, squares and + from {' and '.join(others)}."
-    labels = [f"component {number} ({percent(part)})" for number, part in enumerate(clip_map.explained, start=1)]
+    labels = [f"component {number} ({percent(part)})" for number, part in enumerate(projected.explained, start=1)]
     chart = scatter(series, f"Two principal components of {machine}", labels[0], labels[1], ticks=False)
     return PageChart("Map of clips", chart.svg(), caption)

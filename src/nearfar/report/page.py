@@ -1,10 +1,10 @@
-"""The parts of an HTML page and how they are rendered: one file that needs no network."""
+"""The parts of HTML pages, and their rendering into one file that needs no network."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import nearfar
 from nearfar.data.channel_check import ChannelWarning
+from nearfar.evaluation.uncertainty import Interval
 from nearfar.files import write_text
 from nearfar.progress import Progress
 from nearfar.report.examples import Example
@@ -22,7 +23,7 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, slots=True)
 class PageChart:
-    """A drawing under a heading, with a caption on how to read it."""
+    """An SVG chart with a heading and a caption."""
 
     heading: str
     svg: str
@@ -31,7 +32,7 @@ class PageChart:
 
 @dataclass(frozen=True, slots=True)
 class PageTable:
-    """Rows under a heading; the first cell of a row is its name, and ``ends_in_text`` aligns the last one left."""
+    """A table; the first cell of a row is its heading, and ``ends_in_text`` aligns the last column left."""
 
     heading: str
     columns: tuple[str, ...]
@@ -45,31 +46,25 @@ class MachineSection:
     """The part of a page about one machine."""
 
     name: str
-    anchor: str
     counts: str
     charts: tuple[PageChart, ...]
     numbers: PageTable
     examples: tuple[Example, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ResultsRow:
-    """A row of the results table: (value, low, high) in percent by quantity, None where there is no value."""
-
-    name: str
-    cells: tuple[tuple[float, float, float] | None, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The page about a run or a detector, as the template ``page.html.j2`` reads it."""
+    """The page about a run or a detector, for the template ``page.html.j2``.
+
+    ``results`` are rows of a machine's name and its intervals in the order of ``quantities``, None for NaN.
+    """
 
     kind: str
     title: str
     description: str
     notes: tuple[str, ...]
     quantities: tuple[str, ...] = ()
-    results: tuple[ResultsRow, ...] = ()
+    results: Sequence[tuple[str, Sequence[Interval | None]]] = ()
     resamples: int = 0
     summary: tuple[PageTable, ...] = ()
     machines: tuple[MachineSection, ...]
@@ -78,19 +73,15 @@ class Page:
     texts: tuple[tuple[str, str], ...]
 
 
-def machine_sections(
-    entries: Sequence[Entry], section: Callable[[Entry, str], MachineSection], progress: Progress
-) -> tuple[MachineSection, ...]:
-    """Build the section of every machine from its entry and its anchor."""
-    sections = []
-    for number, entry in enumerate(entries, start=1):
-        sections.append(section(entry, f"machine-{number}"))
-        progress("drawing machines", number, len(entries))
-    return tuple(sections)
+def track(machines: Sequence[Entry], progress: Progress) -> Iterator[Entry]:
+    """Iterate over machines; ``progress`` is called after each."""
+    for number, machine in enumerate(machines, start=1):
+        yield machine
+        progress("drawing machines", number, len(machines))
 
 
 def channel_table(warnings: Sequence[ChannelWarning], no_warnings: str) -> PageTable:
-    """Warnings about the near and the far channel, or the sentence that there are none."""
+    """Warnings about the near and the far channel; ``no_warnings`` is printed if there are none."""
     rows = tuple(
         (warning.machine, warning.kind, f"{len(warning.files)} of {warning.checked}", str(warning))
         for warning in warnings
@@ -99,20 +90,15 @@ def channel_table(warnings: Sequence[ChannelWarning], no_warnings: str) -> PageT
     return PageTable("Channels", columns, rows, "" if rows else no_warnings, ends_in_text=True)
 
 
-def channel_notes(warnings: Sequence[ChannelWarning]) -> tuple[str, ...]:
-    """The same warnings as notes for the top of a page."""
-    return tuple(f"Channels of {warning}" for warning in warnings)
-
-
 def write_page(out: Path, template: str, page: Any, script: str = "") -> Path:
     """Render a page to a file, which appears whole or not at all.
 
     Args:
         out: the HTML file.
         template: name of a template in this package.
-        page: the template's ``page``: kind, title, description, notes and what else it reads. Texts are escaped,
-            drawings are not.
-        script: JavaScript; without it the page allows none.
+        page: object or dictionary with kind, title, description, notes and whatever else the template reads.
+            Texts are escaped, charts are not.
+        script: JavaScript of the page; no other script can run.
 
     Raises:
         NearfarError: if the file cannot be written.

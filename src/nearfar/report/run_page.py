@@ -11,69 +11,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.challenge.run import FEATURES
-from nearfar.charts import Points, curve, exceedance, histogram, roc
+from nearfar.charts import curve, exceedance, histogram, roc
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import AudioHeader, Clip, Dataset, read_dataset
-from nearfar.data.channel_check import ChannelWarning, check_channels
+from nearfar.data.channel_check import check_channels
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineScores, decision_file, read_decisions, read_scores
 from nearfar.evaluation.truth import ClipLabels, GroundTruth
-from nearfar.evaluation.uncertainty import Interval, Intervals, Uncertainty, uncertainty
-from nearfar.metrics import OfficialRule
+from nearfar.evaluation.uncertainty import Interval, Intervals, uncertainty
+from nearfar.metrics import DOMAINS, OfficialRule, Quantity
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.progress import Progress, silent
-from nearfar.report.examples import PER_KIND, Candidate, Example, make_examples
-from nearfar.report.machine_charts import (
-    ClipMap,
-    Numbers,
-    map_chart,
-    named_thresholds,
-    percent,
-    percent_above,
-    principal_components,
-    score_row,
-    score_table,
-    views_chart,
-)
-from nearfar.report.page import (
-    MachineSection,
-    Page,
-    PageChart,
-    PageTable,
-    ResultsRow,
-    channel_notes,
-    channel_table,
-    machine_sections,
-    write_page,
-)
+from nearfar.report.examples import PER_KIND, Example, make_examples
+from nearfar.report.machine_charts import Scores, clip_map, percent_above, score_table, threshold_name, view_chart
+from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
 
-QUANTITIES = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC", "score": "score"}
+QUANTITIES: dict[Quantity, str] = {
+    "auc_source": "AUC (source)",
+    "auc_target": "AUC (target)",
+    "pauc": "pAUC",
+    "score": "score",
+}
 _MOST_POINTS = 300
 """Points of a training curve."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MachineFacts:
+class RunMachine:
     """One machine and section of a run.
 
     Attributes:
         scores: of the test clips.
-        truth: labels and domains of the test clips, or None where they are hidden.
+        truth: labels and domains of the test clips, or None if they are hidden.
         rule: of the official score of the clips' year.
         views: (clips,) scores of every view before fusion.
         normal: leave-one-out scores of training clips.
-        thresholds: (domain, value), the domain None where both have one threshold; empty where there is none.
+        thresholds: scores by :func:`nearfar.report.machine_charts.threshold_name`; empty if there are none.
         flagged: (clips,) bool, test clips classified as anomalous; None without a threshold.
-        train, test: the clips, empty where the recordings cannot be found.
+        train, test: the clips, empty if the recordings are missing.
     """
 
     scores: MachineScores
     truth: ClipLabels | None
     rule: OfficialRule
-    views: dict[str, Numbers]
-    normal: Numbers
-    thresholds: tuple[tuple[str | None, float], ...]
+    views: dict[str, Scores]
+    normal: Scores
+    thresholds: dict[str, float]
     flagged: NDArray[np.bool_] | None
     train: tuple[Clip, ...]
     test: tuple[Clip, ...]
@@ -89,27 +73,19 @@ class MachineFacts:
         if self.truth is None:
             return [("test clips", "source normal", np.ones(len(self.scores.names), dtype=bool))]
         masks = [
-            (f"{domain}, {label}", f"{domain} {label}", (self.truth.domains == domain) & of_label)
-            for label, of_label in (("normal", ~self.truth.anomalous), ("anomaly", self.truth.anomalous))
-            for domain in ("source", "target")
+            (f"{domain}, {label}", f"{domain} {label}", (self.truth.domains == domain) & has_label)
+            for label, has_label in (("normal", ~self.truth.anomalous), ("anomaly", self.truth.anomalous))
+            for domain in DOMAINS
         ]
         return [group for group in masks if group[2].any()]
 
+    def percent_flagged(self, mask: NDArray[np.bool_]) -> str | None:
+        """The percentage of the masked test clips that are classified as anomalous; None without a threshold."""
+        return None if self.flagged is None else percent_above(self.flagged[mask].astype(np.float64), 0.0)
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RunFacts:
-    """A whole run: ``intervals`` is None where labels are hidden, ``training`` (steps, losses) where nothing was
-    trained in this folder, ``warnings`` where no recording has two channels."""
-
-    folder: Path
-    recipe: Recipe
-    environment: dict[str, Any]
-    data: list[dict[str, Any]]
-    notes: tuple[str, ...]
-    intervals: Uncertainty | None
-    machines: tuple[MachineFacts, ...]
-    training: tuple[Numbers, Numbers] | None
-    warnings: tuple[ChannelWarning, ...] | None
+    def percent_of_training(self) -> str | None:
+        """The percentage of training clips above the threshold; None if domains have their own thresholds."""
+        return percent_above(self.normal, self.thresholds.get(threshold_name(None)))
 
 
 def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Progress = silent) -> Path:
@@ -125,16 +101,6 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
         InputError: if the folder holds no finished run, a file in it is damaged, or ``data`` holds no recordings.
         NearfarError: if the page cannot be written.
     """
-    facts = read_run(run, data)
-    sections = machine_sections(facts.machines, lambda machine, anchor: _section(machine, facts, anchor), progress)
-    return write_page(out, "page.html.j2", _page(facts, sections))
-
-
-# --- facts of a run ---------------------------------------------------------------------------------------------
-
-
-def read_run(run: Path, data: Path | None = None) -> RunFacts:
-    """Read the folder of a finished run; arguments and errors as for :func:`report_run`."""
     for name in ("recipe.toml", "view_scores.json", "scores"):
         if not (run / name).exists():
             raise InputError(
@@ -147,49 +113,68 @@ def read_run(run: Path, data: Path | None = None) -> RunFacts:
     by_view = _json(run / "view_scores.json")
     if not isinstance(by_view, dict) or not {"data", "machines"} <= by_view.keys():
         raise _unreadable(run / "view_scores.json", "the folder of the recordings is missing")
-    thresholds: dict[tuple[str, str], list[tuple[str | None, float]]] = {}
-    for row in _json(run / "thresholds.json"):
-        if row["value"] is not None:
-            pair = (row.get("domain"), float(row["value"]))
-            thresholds.setdefault((row["machine"], row["section"]), []).append(pair)
     results = _json(run / "results.json") if (run / "results.json").is_file() else {}
     notes = [str(note) for note in results.get("notes", [])]
     dataset = _dataset(Path(by_view["data"]), data, notes)
     entries = read_scores(run / "scores")
     truth = GroundTruth.of_score_folder(run / "scores", entries)
     labelled = truth.evaluable(entries)
-    flagged = _flagged(run / "scores", entries)
-    views = {(row["machine"], row["section"]): row for row in by_view["machines"]}
+    machines = _read_machines(run, by_view["machines"], dataset, entries, truth)
+    intervals = uncertainty(labelled, truth) if labelled else None
+    rows = [*intervals.machines.items(), ("all machines", intervals.all_machines)] if intervals else []
+    environment = json.dumps(_json(run / "environment.json"), indent=1)
+    tables = [_data_table(_json(run / "data.json"))]
+    if dataset is not None and _has_both_channels(dataset, recipe):
+        warnings = check_channels(dataset, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
+        tables.append(channel_table(warnings, "No problem was found in a sample of the normal recordings."))
+        notes += [f"Channels of {warning}" for warning in warnings]
+    page = Page(
+        kind="Run",
+        title=recipe.name,
+        description=recipe.description,
+        notes=tuple(notes),
+        quantities=tuple(QUANTITIES.values()),
+        results=[(name, _finite(row)) for name, row in rows],
+        resamples=intervals.resamples if intervals else 0,
+        machines=tuple(_section(machine, recipe, run / "model") for machine in track(machines, progress)),
+        charts=_training_charts(run / "model" / "log.jsonl"),
+        tables=tuple(tables),
+        texts=(("Recipe", (run / "recipe.toml").read_text(encoding="utf-8")), ("Environment", environment)),
+    )
+    return write_page(out, "page.html.j2", page)
+
+
+# --- reading a run ----------------------------------------------------------------------------------------------
+
+
+def _read_machines(
+    run: Path, rows: list[dict[str, Any]], data: Dataset | None, entries: list[MachineScores], truth: GroundTruth
+) -> list[RunMachine]:
+    thresholds: dict[tuple[str, str], dict[str, float]] = {}
+    for row in _json(run / "thresholds.json"):
+        if row["value"] is not None:
+            of_machine = thresholds.setdefault((row["machine"], row["section"]), {})
+            of_machine[threshold_name(row.get("domain"))] = float(row["value"])
+    views = {(row["machine"], row["section"]): row for row in rows}
+    labelled, flagged = truth.evaluable(entries), _flagged(run / "scores", entries)
+    clips = {} if data is None else data.groups()
     machines = []
     for entry in entries:
         key = (entry.machine, entry.section)
-        clips = () if dataset is None else dataset.train(entry.machine) + dataset.test(entry.machine)
-        own = [clip for clip in clips if clip.section == entry.section]
-        row = views.get(key, {})
-        machines.append(
-            MachineFacts(
-                entry,
-                truth.labels(entry) if entry in labelled else None,
-                truth.rule,
-                {view: np.array(scores) for view, scores in row.get("views", {}).items()},
-                np.array(row.get("normal", [])),
-                tuple(thresholds.get(key, ())),
-                flagged.get(key),
-                tuple(clip for clip in own if clip.split == "train"),
-                tuple(clip for clip in own if clip.split == "test"),
-            )
+        row, (train, test) = views.get(key, {}), clips.get(key, ((), ()))
+        machine = RunMachine(
+            entry,
+            truth.labels(entry) if entry in labelled else None,
+            truth.rule,
+            {view: np.array(scores) for view, scores in row.get("views", {}).items()},
+            np.array(row.get("normal", [])),
+            thresholds.get(key, {}),
+            flagged.get(key),
+            train,
+            test,
         )
-    return RunFacts(
-        run,
-        recipe,
-        _json(run / "environment.json"),
-        _json(run / "data.json"),
-        tuple(notes),
-        uncertainty(labelled, truth) if labelled else None,
-        tuple(machines),
-        _training_curve(run / "model" / "log.jsonl"),
-        None if dataset is None else _channel_warnings(dataset, recipe),
-    )
+        machines.append(machine)
+    return machines
 
 
 def _flagged(folder: Path, entries: list[MachineScores]) -> dict[tuple[str, str], NDArray[np.bool_]]:
@@ -205,7 +190,7 @@ def _flagged(folder: Path, entries: list[MachineScores]) -> dict[tuple[str, str]
 
 
 def _dataset(recorded: Path, given: Path | None, notes: list[str]) -> Dataset | None:
-    """The recordings; if those of the run have gone, a note says so."""
+    """The recordings; a note is added if those of the run are missing."""
     if given is not None:
         return read_dataset(given)
     try:
@@ -218,12 +203,11 @@ def _dataset(recorded: Path, given: Path | None, notes: list[str]) -> Dataset | 
         return None
 
 
-def _channel_warnings(dataset: Dataset, recipe: Recipe) -> tuple[ChannelWarning, ...] | None:
-    near, far = recipe.audio.near_channel, recipe.audio.far_channel
+def _has_both_channels(dataset: Dataset, recipe: Recipe) -> bool:
+    """Whether any training recording has the near and the far channel."""
+    last = max(recipe.audio.near_channel, recipe.audio.far_channel)
     headers = dataset.select(split="train").headers().values()
-    if not any(isinstance(header, AudioHeader) and header.channels > max(near, far) for header in headers):
-        return None
-    return tuple(check_channels(dataset, near=near, far=far))
+    return any(isinstance(header, AudioHeader) and header.channels > last for header in headers)
 
 
 def _json(path: Path) -> Any:
@@ -242,211 +226,135 @@ def _unreadable(path: Path, why: object) -> InputError:
     )
 
 
-def _training_curve(log: Path) -> tuple[Numbers, Numbers] | None:
-    """Steps and losses, (points,) each, averaged over stretches of steps."""
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+def _training_charts(log: Path) -> tuple[PageChart, ...]:
+    """The training curve, averaged over stretches of steps; empty if nothing was trained in this folder."""
     if not log.is_file():
-        return None
+        return ()
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     if len(rows) < 2:
-        return None
+        return ()
     stretch = -(-len(rows) // _MOST_POINTS)
     whole = len(rows) // stretch * stretch
     table = np.array([(row["step"] + 1, row["loss"]) for row in rows[:whole]], dtype=np.float64)
     steps, losses = table.reshape(-1, stretch, 2).mean(axis=1).T
-    return steps, losses
+    drawing = curve(steps, losses, "Training loss", "step", "loss")
+    return (PageChart("Training", drawing.svg(), "Mean loss over short stretches of steps."),)
 
 
-def _clip_map(facts: MachineFacts, run: RunFacts) -> ClipMap | None:
-    """Principal components of the features of every scored view, from the run's cache or computed.
-
-    None without recordings, without the model, and for features that are not cached because they are too many.
-    """
-    folder = run.folder / "model"
-    if not facts.train or not facts.test or (run.recipe.trains and not (folder / "model.json").is_file()):
-        return None
-    extractor, cache = build_extractor(run.recipe, folder), FeatureCache(folder / FEATURES)
-    if not extractor.source.cached:
-        return None
-    train, test = (
-        {view: rows.reshape(len(clips), -1).double().numpy() for view, rows in cache.get(extractor, clips).items()}
-        for clips in (facts.train, facts.test)
-    )
-    return principal_components({view: (train[view], test[view]) for view in train})
-
-
-# --- the page ---------------------------------------------------------------------------------------------------
-
-
-def _page(facts: RunFacts, sections: tuple[MachineSection, ...]) -> Page:
-    charts: tuple[PageChart, ...] = ()
-    if facts.training is not None:
-        drawing = curve(*facts.training, "Training loss", "step", "loss")
-        charts = (PageChart("Training", drawing.svg(), "Mean loss over short stretches of steps."),)
-    tables = [_data_table(facts.data)]
-    if facts.warnings is not None:
-        tables.append(channel_table(facts.warnings, "No problem was found in a sample of the normal recordings."))
-    return Page(
-        kind="Run",
-        title=facts.recipe.name,
-        description=facts.recipe.description,
-        notes=(*facts.notes, *channel_notes(facts.warnings or ())),
-        quantities=tuple(QUANTITIES.values()),
-        results=tuple(_results(facts.intervals)),
-        resamples=facts.intervals.resamples if facts.intervals else 0,
-        machines=sections,
-        charts=charts,
-        tables=tuple(tables),
-        texts=(
-            ("Recipe", (facts.folder / "recipe.toml").read_text(encoding="utf-8")),
-            ("Environment", json.dumps(facts.environment, indent=1)),
-        ),
-    )
-
-
-def _results(intervals: Uncertainty | None) -> list[ResultsRow]:
-    """A row per machine and one over all; none where labels are hidden."""
-    if intervals is None:
-        return []
-    rows = [*intervals.machines.items(), ("all machines", intervals.all_machines)]
-    return [ResultsRow(name, _cells(row)) for name, row in rows]
-
-
-def _cells(intervals: Intervals) -> tuple[tuple[float, float, float] | None, ...]:
-    found: dict[str, Interval] = {str(quantity): interval for quantity, interval in intervals.items()}
-    cells = []
-    for quantity in QUANTITIES:
-        interval = found.get(quantity)
-        finite = interval is not None and np.isfinite(interval.value)
-        cells.append(
-            (100 * interval.value, 100 * interval.low, 100 * interval.high) if interval and finite else None
-        )
-    return tuple(cells)
+def _finite(intervals: Intervals) -> list[Interval | None]:
+    """The intervals by quantity; None for NaN, the value of a metric without clips."""
+    row = [intervals[quantity] for quantity in QUANTITIES]
+    return [interval if np.isfinite(interval.value) else None for interval in row]
 
 
 def _data_table(data: list[dict[str, Any]]) -> PageTable:
-    """Clips by machine at the time of the run."""
+    """Clips by machine, as ``data.json`` of the run lists them."""
     rows = []
     for machine in data:
         count = {"train": 0, "test": 0}
         for entry in machine["clips"]:
             count[entry["split"]] += entry["clips"]
-        rows.append(
-            (
-                str(machine["machine"]),
-                str(count["train"]),
-                str(count["test"]),
-                f"{machine['longest_seconds']:g} s",
-                ", ".join(map(str, machine["channels"])),
-                "; ".join(machine.get("warnings") or machine.get("oddities", ())) or "–",
-            )
+        row = (
+            str(machine["machine"]),
+            *map(str, count.values()),
+            f"{machine['longest_seconds']:g} s",
+            ", ".join(map(str, machine["channels"])),
+            "; ".join(machine.get("warnings") or machine.get("oddities", ())) or "–",
         )
+        rows.append(row)
     columns = ("machine", "training clips", "test clips", "length", "channels", "remarks")
     return PageTable("Data", columns, tuple(rows), ends_in_text=True)
 
 
-def _section(facts: MachineFacts, run: RunFacts, anchor: str) -> MachineSection:
-    """Charts and examples of one machine, as far as the run has data for them."""
-    charts = [_histogram(facts)]
-    if facts.truth is not None:
-        charts.append(_roc(facts, facts.truth))
-    if facts.normal.size > 1:
-        charts.append(_false_alarms(facts))
-    if len(facts.views) > 1:
-        first, second = list(facts.views)[:2]
-        points = [
-            Points(name, kind, facts.views[first][mask], facts.views[second][mask])
-            for name, kind, mask in facts.groups()
-        ]
-        charts.append(views_chart(facts.name, (first, second), points))
-    clip_map = _clip_map(facts, run)
-    if clip_map is not None:
-        charts.append(_map(facts, clip_map))
+def _section(machine: RunMachine, recipe: Recipe, model: Path) -> MachineSection:
+    """Charts and examples of one machine, without those that the run has no data for."""
+    scores, truth, groups = machine.scores.scores, machine.truth, machine.groups()
+    thresholds = list(machine.thresholds.items())
+    scores_of_groups = [(name, kind, scores[mask]) for name, kind, mask in groups]
+    drawing = histogram(scores_of_groups, f"Histogram of anomaly scores of {machine.name}", thresholds)
+    caption = "Anomalies should lie to the right of the threshold, normal clips of both domains to the left."
+    charts = [PageChart("Scores by domain and label", drawing.svg(), caption)]
+    if truth is not None:
+        drawing = roc(truth.anomalous, truth.domains, scores, f"ROC curves of {machine.name}", machine.rule)
+        caption = "pAUC covers the shaded strip, false-alarm rates up to 10 %. The dotted diagonal is chance."
+        charts.append(PageChart("ROC", drawing.svg(), caption))
+    if machine.normal.size > 1:
+        charts.append(_false_alarms(machine))
+    if len(machine.views) > 1:
+        charts.append(view_chart(machine.name, machine.views, groups))
+    charts += _feature_maps(machine, recipe, model)
+    rows = [(name, scores[mask], machine.percent_flagged(mask)) for name, _, mask in groups]
+    if machine.normal.size:
+        rows.insert(0, ("training, normal", machine.normal, machine.percent_of_training()))
     return MachineSection(
-        facts.name,
-        anchor,
-        f"{facts.normal.size or len(facts.train)} normal training clips, {len(facts.scores.names)} test clips",
+        machine.name,
+        f"{machine.normal.size or len(machine.train)} normal training clips, {len(scores)} test clips",
         tuple(charts),
-        _numbers(facts),
-        tuple(_examples(facts, run.recipe)),
+        score_table(rows, thresholds),
+        tuple(_examples(machine, recipe)),
     )
 
 
-def _above(facts: MachineFacts, mask: NDArray[np.bool_]) -> str | None:
-    """How many of a group of test clips are classified as anomalous, in percent."""
-    return None if facts.flagged is None or not mask.any() else percent(float(facts.flagged[mask].mean()))
-
-
-def _training_above(facts: MachineFacts) -> str | None:
-    """How many training clips are above a threshold that both domains have, in percent."""
-    common = [value for domain, value in facts.thresholds if domain is None]
-    return percent_above(facts.normal, common[0]) if common and facts.normal.size else None
-
-
-def _numbers(facts: MachineFacts) -> PageTable:
-    rows = [score_row(name, facts.scores.scores[mask], _above(facts, mask)) for name, _, mask in facts.groups()]
-    if facts.normal.size:
-        rows.insert(0, score_row("training, normal", facts.normal, _training_above(facts)))
-    return score_table(rows, named_thresholds(facts.thresholds))
-
-
-def _histogram(facts: MachineFacts) -> PageChart:
-    groups = [(name, kind, facts.scores.scores[mask]) for name, kind, mask in facts.groups()]
-    drawing = histogram(groups, f"Histogram of anomaly scores of {facts.name}", named_thresholds(facts.thresholds))
-    caption = "Anomalies should lie to the right of the threshold, normal clips of both domains to the left."
-    return PageChart("Scores by domain and label", drawing.svg(), caption)
-
-
-def _roc(facts: MachineFacts, truth: ClipLabels) -> PageChart:
-    drawing = roc(truth.anomalous, truth.domains, facts.scores.scores, f"ROC curves of {facts.name}", facts.rule)
-    caption = "pAUC covers the shaded strip, false-alarm rates up to 10 %. The dotted diagonal is chance."
-    return PageChart("ROC", drawing.svg(), caption)
-
-
-def _false_alarms(facts: MachineFacts) -> PageChart:
-    """How often training clips, normal test clips and anomalies are above every possible threshold."""
-    groups = [("training clips, leave-one-out", "training", facts.normal)]
-    above = [("training clips", _training_above(facts))]
-    if facts.truth is not None:
-        anomalous = facts.truth.anomalous
+def _false_alarms(machine: RunMachine) -> PageChart:
+    """The fractions of training clips, normal test clips and anomalies above every possible threshold."""
+    groups = [("training clips, leave-one-out", "training", machine.normal)]
+    above = [("training clips", machine.percent_of_training())]
+    if machine.truth is not None:
+        anomalous = machine.truth.anomalous
         for name, kind, mask in (("normal test clips", "normal", ~anomalous), ("anomalies", "anomaly", anomalous)):
             if mask.any():
-                groups.append((name, kind, facts.scores.scores[mask]))
-                above.append((name, _above(facts, mask)))
-    title = f"Fraction of clips above a threshold, {facts.name}"
-    drawing = exceedance(groups, named_thresholds(facts.thresholds), title)
-    parts = [f"{fraction} of {name}" for name, fraction in above if fraction is not None]
-    caption = f"Above the threshold: {', '.join(parts)}." if facts.thresholds else "No threshold is set."
+                groups.append((name, kind, machine.scores.scores[mask]))
+                above.append((name, machine.percent_flagged(mask)))
+    title = f"Fraction of clips above a threshold, {machine.name}"
+    drawing = exceedance(groups, list(machine.thresholds.items()), title)
+    parts = [f"{percentage} of {name}" for name, percentage in above if percentage is not None]
+    caption = f"Above the threshold: {', '.join(parts)}." if machine.thresholds else "No threshold is set."
     caption += " If more normal test clips than training clips are above it, conditions have changed."
     return PageChart("Threshold and false alarms", drawing.svg(), caption)
 
 
-def _map(facts: MachineFacts, clip_map: ClipMap) -> PageChart:
-    target = np.array([clip.domain == "target" for clip in facts.train])
-    position = {clip.name: number for number, clip in enumerate(facts.test)}
+def _feature_maps(machine: RunMachine, recipe: Recipe, model: Path) -> list[PageChart]:
+    """The map of clips by the features of every scored view, from the run's cache or computed.
+
+    Empty without recordings, without the model, and for features that are not cached because they are too many.
+    """
+    if not machine.train or not machine.test or (recipe.trains and not (model / "model.json").is_file()):
+        return []
+    extractor, cache = build_extractor(recipe, model), FeatureCache(model / FEATURES)
+    if not extractor.source.cached:
+        return []
+    train, test = (
+        {view: rows.reshape(len(clips), -1).double().numpy() for view, rows in cache.get(extractor, clips).items()}
+        for clips in (machine.train, machine.test)
+    )
+    target = np.array([clip.domain == "target" for clip in machine.train])
+    position = {clip.name: number for number, clip in enumerate(machine.test)}
     groups: list[tuple[str, str, NDArray[np.int64]]] = []
-    if position.keys() >= set(facts.scores.names):
-        order = np.array([position[name] for name in facts.scores.names])
-        groups = [(name, kind, order[mask]) for name, kind, mask in facts.groups()]
-    return map_chart(facts.name, clip_map, target, groups)
+    if position.keys() >= set(machine.scores.names):
+        order = np.array([position[name] for name in machine.scores.names])
+        groups = [(name, kind, order[mask]) for name, kind, mask in machine.groups()]
+    return [clip_map(machine.name, {view: (train[view], test[view]) for view in train}, target, groups)]
 
 
-def _examples(facts: MachineFacts, recipe: Recipe) -> list[Example]:
+def _examples(machine: RunMachine, recipe: Recipe) -> list[Example]:
     """The highest-scoring normal clips and the lowest-scoring anomalies of one machine, worst first.
 
-    None without labels or recordings; clips that were classified correctly are left out.
+    Empty without labels or recordings; clips that were classified correctly are left out.
     """
-    if facts.truth is None or not facts.test or not facts.train:
+    if machine.truth is None or not machine.test or not machine.train:
         return []
-    by_name = {clip.name: clip for clip in facts.test}
-    scores, anomalous = facts.scores.scores, facts.truth.anomalous
+    clips = {clip.name: clip for clip in machine.test}
+    names, scores, anomalous = machine.scores.names, machine.scores.scores, machine.truth.anomalous
     order = np.argsort(scores, kind="stable")
     alarms = [int(row) for row in order[::-1] if not anomalous[row]][:PER_KIND]
     misses = [int(row) for row in order if anomalous[row]][:PER_KIND]
-    candidates = []
-    for kind, rows in (("false alarm", alarms), ("miss", misses)):
-        for row in rows:
-            clip = by_name.get(facts.scores.names[row])
-            wrong = facts.flagged is None or facts.flagged[row] == (kind == "false alarm")
-            if clip is not None and wrong:
-                candidates.append(Candidate(kind, clip, str(facts.truth.domains[row]), float(scores[row])))
-    return make_examples(candidates, facts.train, recipe)
+    examples = [
+        Example(kind, clips[names[row]], str(machine.truth.domains[row]), float(scores[row]))
+        for kind, rows in (("false alarm", alarms), ("miss", misses))
+        for row in rows
+        if names[row] in clips and (machine.flagged is None or machine.flagged[row] == (kind == "false alarm"))
+    ]
+    return make_examples(examples, machine.train, recipe)
