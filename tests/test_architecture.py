@@ -166,7 +166,8 @@ PUBLIC = {
         "NearestNeighbours", "Scorer", "ScoringPlan", "VarMin", "ViewScores", "Workspace",
     ],
     "nearfar.thresholds": [
-        "FEWEST_GROUPS", "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold", "changed_thresholds",
+        "FEWEST_GROUPS", "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold",
+        "changed_thresholds",
         "conformal_threshold", "domains_of", "empirical_threshold", "find_threshold", "gamma_threshold",
         "given_threshold", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
     ],

@@ -16,7 +16,7 @@ from nearfar.rendering import TextRow, TextTable
 
 if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
-    from nearfar.detector.results import Score
+    from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Threshold
 
 _STYLES = {"": None, "strong": "bold", "alarm": "bold red", "faint": "dim"}
@@ -105,12 +105,21 @@ def _data_row(machine: MachineSummary) -> tuple[str, ...]:
     )
 
 
-def scores_table(scores: Sequence[Score], *, windows: bool = False) -> TextTable:
+def scores_table(scores: Sequence[Score | Failure], *, windows: bool = False) -> TextTable:
     """A row per recording, anomalous ones emphasised; with ``windows``, also a row per window of longer ones."""
-    views = list(scores[0].views) if scores and len(scores[0].views) > 1 else []
-    headings = ("file", "machine", "score", *views, "threshold", "margin", "p", "nearest normal", "departs most")
+    from nearfar.detector.results import Failure, Score
+
+    views = next((list(entry.views) for entry in scores if isinstance(entry, Score)), [])
+    views = views if len(views) > 1 else []
+    headings = (
+        *("file", "machine", "score", *views, "threshold", "margin", "p", "status", "nearest normal"),
+        "departs most",
+    )
     rows = []
     for entry in scores:
+        if isinstance(entry, Failure):
+            rows.append(TextRow((entry.file, *[""] * (len(views) + 5), "error", "", ""), "strong"))
+            continue
         rows.append(TextRow(_score_row(entry, views), "alarm" if entry.anomalous else ""))
         for window in entry.windows if windows and len(entry.windows) > 1 else ():
             cells = (
@@ -118,25 +127,28 @@ def scores_table(scores: Sequence[Score], *, windows: bool = False) -> TextTable
                 "",
                 f"{window.score:.4f}",
                 *(f"{window.views[view]:.4f}" for view in views),
-                *[""] * 3,
+                *[""] * 4,
                 _nearest(window.nearest, window.nearest_begin_s),
                 "",
             )
             rows.append(TextRow(cells, "faint"))
-    return TextTable(headings, tuple(rows), text_columns=(0, 1, len(headings) - 2, len(headings) - 1))
+    text = (0, 1, len(headings) - 3, len(headings) - 2, len(headings) - 1)
+    return TextTable(headings, tuple(rows), text_columns=text)
 
 
 def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
     found = entry.departure
     times = "" if found is None else f"{found.begin_s:.1f} to {found.end_s:.1f} s, "
+    checks = ", ".join(problem.check for problem in entry.quality)
     return (
         entry.file,
         entry.machine,
         f"{entry.score:.4f}",
         *(f"{entry.views[view]:.4f}" for view in views),
         "none" if entry.threshold is None else f"{entry.threshold:.4f}",
-        "" if entry.margin is None else f"{entry.margin:+.4f}" + (" anomalous" if entry.anomalous else ""),
+        "" if entry.margin is None else f"{entry.margin:+.4f}",
         "" if entry.p_value is None else f"{entry.p_value:.3g}",
+        entry.status + (f" ({checks})" if checks else ""),
         _nearest(entry.nearest, entry.nearest_begin_s),
         "" if found is None else f"{times}{found.low_hz:.0f} to {found.high_hz:.0f} Hz",
     )
@@ -158,7 +170,8 @@ def thresholds_table(thresholds: Iterable[Threshold]) -> TextTable:
             entry.rule,
             "unknown" if rate is None or entry.value is None else f"{bound} {100 * rate:.3g} %",
             str(entry.recordings),
+            "" if entry.groups is None else str(entry.groups),
         )
         rows.append(TextRow(cells))
-    headings = ("machine", "domain", "threshold", "found by", "false alarms", "normal recordings")
+    headings = ("machine", "domain", "threshold", "found by", "false alarms", "normal recordings", "groups")
     return TextTable(headings, tuple(rows), text_columns=(0, 1, 3))

@@ -1,19 +1,23 @@
 """The command line. Heavy libraries are imported inside the commands, so that ``--help`` is fast.
 
 Exit codes: 0 success; 1 an anomaly with ``--fail-on-anomaly``, a score below that of ``--below`` or a submission
-with defects; 2 usage or input error; 130 stopped with Ctrl-C.
+with defects; 2 usage or input error, a recording that could not be scored, or a defect of the program; 130 stopped
+with Ctrl-C.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
+import traceback
 from typing import Annotated
 
 from typer import Exit, Option, Typer
 
 from nearfar import __version__
 from nearfar.cli import challenge, data, machine, research
-from nearfar.cli.messages import Command, print_error
+from nearfar.cli.messages import USAGE_ERROR, Command, print_error
 
 app = Typer(
     name="nearfar",
@@ -65,9 +69,16 @@ def _main(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files need not be valid UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
             print_error("stopped; rerun the same command to resume")
         raise
+    except Exception:  # Python would exit with 1, which means an anomaly
+        traceback.print_exc()
+        print_error("this is a defect of nearfar, please report it with the lines above")
+        raise SystemExit(USAGE_ERROR) from None

@@ -18,10 +18,10 @@ from nearfar.errors import InputError
 from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
-    from nearfar.detector.results import Score
+    from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
 DetectorArgument = Annotated[Path, Argument(metavar="DETECTOR", help="Folder that nearfar fit wrote.")]
@@ -64,6 +64,15 @@ def fit(
     ] = None,
     false_alarm_rate: RateOption = None,
     rule: RuleOption = None,
+    group_by: Annotated[
+        str | None,
+        Option(
+            "--group-by",
+            metavar="GROUPS",
+            help="Which recordings are of one session: auto, session, time, folder, name, order, "
+            "recording (each alone), the key of an attribute, or a regular expression for paths.",
+        ),
+    ] = None,
     model: Annotated[
         Path | None, Option(help="Model folder of a recipe that trains; may be that of a run on the same data.")
     ] = None,
@@ -82,7 +91,12 @@ def fit(
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
     folders = (model, model.parent) if model else (_model_folder(chosen, out),)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))
-    given = {"audio.clip_seconds": seconds, "threshold.false_alarm_rate": false_alarm_rate, "threshold.rule": rule}
+    given = {
+        "audio.clip_seconds": seconds,
+        "threshold.false_alarm_rate": false_alarm_rate,
+        "threshold.rule": rule,
+        "calibration.group_by": group_by,
+    }
     chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
     with progress_bars() as progress:
         detector = Detector.fit(dataset, chosen, model=model or _model_folder(chosen, out), progress=progress)
@@ -112,10 +126,11 @@ def score(
     fail_on_anomaly: Annotated[
         bool, Option("--fail-on-anomaly", help="Exit with 1 if a recording is anomalous.")
     ] = False,
+    strict: Annotated[bool, Option("--strict", help="Stop at the first recording that cannot be scored.")] = False,
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
-    from nearfar.detector.results import csv_rows
+    from nearfar.detector.results import Failure
     from nearfar.detector.routing import recordings_in
     from nearfar.terminal import scores_table
 
@@ -123,32 +138,85 @@ def score(
         raise usage_error("nearfar score", "--json and --csv", "one of them", "Omit one")
     listed = recordings_in(files)
     loaded = Detector.load(detector, encoder=encoder)
+    write = _JsonWriter() if as_json else _CsvWriter(loaded.recipe.scoring.views, windows) if as_csv else None
+    scores: list[Score | Failure] = []
     with progress_bars() as progress:
-        scores = list(loaded.score_many(listed, machine, domain=domain, progress=progress))
-    if as_json:
-        print(json.dumps([entry.to_json() for entry in scores], indent=1, ensure_ascii=False))
-    elif as_csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(csv_rows(scores, windows=windows))
+        for entry in loaded.score_many(listed, machine, domain=domain, keep_errors=not strict, progress=progress):
+            scores.append(entry)
+            if write is not None:
+                write.add(entry)
+    if write is not None:
+        write.end()
     else:
         show(scores_table(scores, windows=windows))
-        for entry in scores:
-            if entry.anomalous and entry.departure is not None:
-                show(f"{entry.file}: {entry.departure.sentence}")
-    if fail_on_anomaly:
-        _exit_on_anomaly(scores, detector)
+    for entry in scores:
+        if isinstance(entry, Failure):
+            print(f"nearfar: {entry.error}", file=sys.stderr)
+            continue
+        if write is None and entry.anomalous and entry.departure is not None:
+            show(f"{entry.file}: {entry.departure.sentence}")
+        for problem in entry.quality:
+            print(f"nearfar: {entry.file}: {problem.check}: {problem.message}", file=sys.stderr)
+    _exit_code(scores, detector, fail_on_anomaly)
 
 
-def _exit_on_anomaly(scores: list[Score], detector: Path) -> None:
-    undecided = [entry.machine for entry in scores if entry.anomalous is None]
-    if undecided:
+class _CsvWriter:
+    """Writes rows of CSV to standard output as scores come."""
+
+    def __init__(self, views: Sequence[str], windows: bool) -> None:
+        from nearfar.detector.results import csv_header
+
+        self._rows, self._windows = csv.writer(sys.stdout, lineterminator="\n"), windows
+        self._rows.writerow(csv_header(views))
+
+    def add(self, entry: Score | Failure) -> None:
+        from nearfar.detector.results import csv_rows
+
+        self._rows.writerows(csv_rows(entry, windows=self._windows))
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        pass
+
+
+class _JsonWriter:
+    """Writes a JSON list to standard output, an entry at a time."""
+
+    def __init__(self) -> None:
+        self._separator = "[\n"
+
+    def add(self, entry: Score | Failure) -> None:
+        print(self._separator + json.dumps(entry.to_json(), indent=1, ensure_ascii=False), end="", flush=True)
+        self._separator = ",\n"
+
+    def end(self) -> None:
+        print("\n]")
+
+
+def _exit_code(scores: Sequence[Score | Failure], detector: Path, fail_on_anomaly: bool) -> None:
+    """Exit with 2 if a recording could not be scored or judged; if asked to, with 1 if one is anomalous."""
+    from nearfar.cli.messages import USAGE_ERROR
+    from nearfar.detector.results import Failure, Score
+
+    failed = sum(isinstance(entry, Failure) for entry in scores)
+    if failed:
+        print(f"nearfar: {failed} of {len(scores)} recordings could not be scored", file=sys.stderr)
+        raise Exit(USAGE_ERROR)
+    judged = [entry for entry in scores if isinstance(entry, Score)]
+    if not fail_on_anomaly:
+        return
+    if any(entry.anomalous for entry in judged):
+        raise Exit(1)
+    without = [entry.machine for entry in judged if entry.threshold is None]
+    if without:
         raise InputError(
             detector,
-            found=f"no threshold for {undecided[0]}",
+            found=f"no threshold for {without[0]}",
             expected="a threshold above which recordings are called anomalous",
             remedy="Fit it on more normal recordings, or set one with nearfar threshold --value",
         )
-    if any(entry.anomalous for entry in scores):
-        raise Exit(1)
+    if any(entry.anomalous is None for entry in judged):
+        raise Exit(USAGE_ERROR)
 
 
 def threshold(

@@ -20,7 +20,7 @@ Waveform = NDArray[np.float32]
 _NEIGHBOURHOOD = 512
 """A landmark is the largest smoothed sample within this many samples to both sides."""
 _SMOOTHING, _STEP, _BITS = 4, 3, 48
-"""A code is the signs of the slopes between this many smoothed samples around the landmark, so many samples apart."""
+"""A code is the signs of so many slopes around the landmark, between smoothed samples this many apart."""
 _VOTES = 3
 """Equal codes at one lag that make two recordings candidates."""
 _COMMON = 8
@@ -82,15 +82,14 @@ def find_copies(marks: Sequence[Landmarks], read: Callable[[int], Waveform]) -> 
         marks: of every recording.
         read: from the index of a recording to its samples, for the candidates alone.
     """
-    where: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    of_code: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for index, mark in enumerate(marks):
         for position, code in zip(mark.positions.tolist(), mark.codes.tolist(), strict=True):
-            where[code].append((index, position))
+            of_code[code].append((index, position))
     votes: Counter[tuple[int, int, int]] = Counter()
-    for places in where.values():
-        if not 1 < len({index for index, _ in places}) <= max(_COMMON, len(marks) // 2) or len(places) > 4 * len(
-            marks
-        ):
+    for places in of_code.values():
+        sharing = len({index for index, _ in places})
+        if not 1 < sharing <= max(_COMMON, len(marks) // 2) or len(places) > 4 * len(marks):
             continue
         for number, (first, begin) in enumerate(places):
             for second, at in places[number + 1 :]:

@@ -100,8 +100,8 @@ def find_groups(clips: Sequence[Clip], by: str = AUTO, features: Features | None
                 return Groups(tuple(labels), entry.description)
             if labels is not None and len(set(labels)) > 1:
                 remark = (
-                    f"only {len(set(labels))} sessions by {entry.description}: the false-alarm rate is promised for "
-                    "new recordings of these sessions; record on more days for one that holds on other days"
+                    f"only {len(set(labels))} sessions by {entry.description}: the false-alarm rate is promised "
+                    "for new recordings of these sessions; record on more days for one that holds on other days"
                 )
         return replace(_each(clips), remark=remark)
     if by in GROUPINGS:
@@ -117,7 +117,7 @@ def find_groups(clips: Sequence[Clip], by: str = AUTO, features: Features | None
         raise InputError(
             clips[0].path if clips else "group_by",
             found=f"no attribute {by!r} of every recording" + (f" (but {', '.join(keys)})" if keys else ""),
-            expected=f"{AUTO}, {', '.join(GROUPINGS)}, the key of an attribute, or a pattern such as '(.*)_[0-9]+'",
+            expected=f"{AUTO}, {', '.join(GROUPINGS)}, the key of an attribute, or a pattern like '(.*)_[0-9]+'",
             remedy="Correct calibration.group_by (--group-by)",
         )
     return Groups(tuple(found), f"the attribute {by}")

@@ -191,6 +191,11 @@ def problems(facts: SignalFacts, normal: Profile, window_s: float) -> list[Probl
             edge = (BANDS - missing) / (2 * BANDS)
             message = f"the {name} channel lacks the sound above {edge:.2f} of the sample rate"
             found.append(Problem("chain", f"{message} that every normal recording has"))
+    if _is_swapped(facts, normal):
+        message = (
+            "near and far look exchanged: their levels are those of the normal recordings the other way round"
+        )
+        found.append(Problem("swapped", message))
     if facts.sample_rate_hz not in normal.sample_rates_hz:
         rates = ", ".join(map(str, normal.sample_rates_hz))
         message = f"recorded at {facts.sample_rate_hz} Hz, and the detector was fitted on recordings of {rates} Hz"
@@ -204,8 +209,8 @@ def problems(facts: SignalFacts, normal: Profile, window_s: float) -> list[Probl
     return found
 
 
-def looks_swapped(facts: SignalFacts, normal: Profile) -> bool:
-    """Whether the levels of near and far are those of the normal recordings exchanged, and not as they are."""
+def _is_swapped(facts: SignalFacts, normal: Profile) -> bool:
+    """Whether the difference of the levels of near and far is a normal one with the opposite sign."""
     difference = _difference(facts.channels)
     if difference is None or normal.difference_db is None:
         return False

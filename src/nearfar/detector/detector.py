@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ from nearfar.detector.machine import (
     fit_machine,
     hold_out,
 )
-from nearfar.detector.results import Score, recording_scores
-from nearfar.detector.routing import choose_machine, machine_names
+from nearfar.detector.results import Failure, Score, recording_scores
+from nearfar.detector.routing import choose_machine, machine_names, require_known
 from nearfar.encoders import ENCODERS, encoder_hash
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
@@ -243,6 +243,7 @@ class Detector:
         scores = self.score_many([recording], machine, domain=domain, sample_rate_hz=sample_rate_hz, device=device)
         return next(scores)
 
+    @overload
     def score_many(
         self,
         recordings: Iterable[Source],
@@ -251,55 +252,121 @@ class Detector:
         domain: str | None = None,
         sample_rate_hz: int = SAMPLE_RATE_HZ,
         device: Device = None,
+        keep_errors: Literal[False] = False,
         progress: Progress = silent,
-    ) -> Iterator[Score]:
+    ) -> Iterator[Score]: ...
+
+    @overload
+    def score_many(
+        self,
+        recordings: Iterable[Source],
+        machine: str | None = None,
+        *,
+        domain: str | None = None,
+        sample_rate_hz: int = SAMPLE_RATE_HZ,
+        device: Device = None,
+        keep_errors: bool,
+        progress: Progress = silent,
+    ) -> Iterator[Score | Failure]: ...
+
+    def score_many(
+        self,
+        recordings: Iterable[Source],
+        machine: str | None = None,
+        *,
+        domain: str | None = None,
+        sample_rate_hz: int = SAMPLE_RATE_HZ,
+        device: Device = None,
+        keep_errors: bool = False,
+        progress: Progress = silent,
+    ) -> Iterator[Score | Failure]:
         """Score many recordings: an iterator of their scores, in order; arguments as :meth:`score`.
 
-        Recordings are read in batches of :data:`BATCH` as the iterator advances.
+        Recordings are read in batches of :data:`BATCH` as the iterator advances. With ``keep_errors``, a recording
+        that cannot be used gives a :class:`Failure` in its place, and the others are scored all the same.
 
         Raises:
-            InputError: at once if an argument is wrong or there are no recordings; while iterating if a recording
-                cannot be used.
+            InputError: at once if an argument is wrong or there are no recordings; while iterating, without
+                ``keep_errors``, if a recording cannot be used.
         """
         if domain not in (None, "source", "target"):
             raise InputError("domain", found=repr(domain), expected="'source' or 'target'", remedy="Correct it")
         listed = _listed(recordings, sample_rate_hz)
         machines = self._fitted.machines
-        chosen = [choose_machine(machines, recording, machine) for recording in listed]
+        require_known(machines, machine)
+        chosen: list[int | InputError] = []
+        for recording in listed:
+            try:
+                chosen.append(choose_machine(machines, recording, machine))
+            except InputError as error:
+                if not keep_errors:
+                    raise
+                chosen.append(error)
         target = self._device if device is None else torch.device(device)
-        return self._scores(listed, chosen, domain, target, progress)
+        return self._scores(listed, chosen, domain, target, keep_errors, progress)
 
     def _scores(
         self,
         listed: Sequence[Recording],
-        chosen: Sequence[int],
+        chosen: Sequence[int | InputError],
         domain: str | None,
         device: torch.device,
+        keep_errors: bool,
         progress: Progress,
-    ) -> Iterator[Score]:
-        fitted = self._fitted
+    ) -> Iterator[Score | Failure]:
         for first in range(0, len(listed), BATCH):
             batch = range(first, min(first + BATCH, len(listed)))
-            found: dict[int, Score] = {}
-            for number in dict.fromkeys(chosen[index] for index in batch):
-                indices = [index for index in batch if chosen[index] == number]
-                recordings = [listed[index] for index in indices]
-                extracted = extract(
-                    fitted.extractor, recordings, device=device, spectrograms_of=range(len(recordings))
-                )
-                scores = recording_scores(
-                    fitted.machines[number],
-                    fitted.calibrations[number],
-                    fitted.thresholds,
-                    extracted,
-                    _scored_features(extracted, fitted.recipe),
-                    [recording.name for recording in recordings],
-                    self.machines[number],
-                    domain,
-                )
+            found: dict[int, Score | Failure] = {}
+            by_machine: dict[int, list[int]] = {}
+            for index in batch:
+                machine = chosen[index]
+                if isinstance(machine, InputError):
+                    found[index] = Failure(listed[index].name, machine)
+                else:
+                    by_machine.setdefault(machine, []).append(index)
+            for number, indices in by_machine.items():
+                scores = self._scores_of(number, [listed[index] for index in indices], domain, device, keep_errors)
                 found |= dict(zip(indices, scores, strict=True))
             progress("scoring recordings", batch.stop, len(listed))
             yield from (found[index] for index in batch)
+
+    def _scores_of(
+        self,
+        number: int,
+        recordings: Sequence[Recording],
+        domain: str | None,
+        device: torch.device,
+        keep_errors: bool,
+    ) -> list[Score | Failure]:
+        """Scores of recordings of one machine, and failures in their places."""
+        fitted = self._fitted
+        extracted = extract(
+            fitted.extractor,
+            recordings,
+            device=device,
+            spectrograms_of=range(len(recordings)),
+            keep_errors=keep_errors,
+        )
+        out: dict[int, Score | Failure] = {
+            index: Failure(recordings[index].name, error) for index, error in extracted.errors.items()
+        }
+        usable = [index for index in range(len(recordings)) if index not in out]
+        if out and usable:
+            extracted = extracted.of(usable)
+        if usable:
+            scores = recording_scores(
+                fitted.machines[number],
+                fitted.calibrations[number],
+                fitted.thresholds,
+                extracted,
+                _scored_features(extracted, fitted.recipe),
+                [recordings[index].name for index in usable],
+                self.machines[number],
+                fitted.extractor.padded_samples / self.recipe.audio.sample_rate_hz,
+                domain,
+            )
+            out |= dict(zip(usable, scores, strict=True))
+        return [out[index] for index in range(len(recordings))]
 
     def with_thresholds(
         self,

@@ -107,7 +107,7 @@ def explained_recordings(count: int) -> range:
 
 
 def hold_out(clips: Sequence[Clip], groups: Sequence[str], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Recordings of one machine to hold out, (clips,) bool: about this fraction of each domain's groups, at random.
+    """Recordings of one machine to hold out, (clips,) bool: about this fraction of every domain's groups.
 
     At least one group of a domain stays in the bank, and at least one is held out where there are several.
     """
@@ -175,8 +175,8 @@ def require_two_channels(unit: Unit, clips: Sequence[Clip], normal: Profile, rec
     if computed and normal.residual_db is not None and normal.residual_db < SAME_CHANNEL_DB:
         raise InputError(
             clips[0].path.parent,
-            found=f"far and near channels of {unit[0]} that are the same but for a filter: what far does not explain "
-            f"of near is {-normal.residual_db:.0f} dB below it",
+            found=f"far and near channels of {unit[0]} that are the same but for a filter: what far does not "
+            f"explain of near is {-normal.residual_db:.0f} dB below it",
             expected=f"two microphones at different places, for the view {computed[0]}",
             remedy="Check the wiring, or use a recipe of the near channel alone, such as frozen-near",
         )

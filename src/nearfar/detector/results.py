@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nearfar.data.quality import Problem, problems
 from nearfar.detector.machine import FittedMachine, most_anomalous
+from nearfar.errors import InputError
 from nearfar.explain.explanation import explain
 from nearfar.pipeline.extraction import Extracted
 from nearfar.scoring import ViewScores
@@ -51,6 +53,18 @@ class WindowScore:
     nearest_begin_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A recording that could not be scored, and why."""
+
+    file: str
+    error: InputError
+
+    def to_json(self) -> dict[str, Any]:
+        """File, status and message."""
+        return {"file": self.file, "status": "error", "error": str(self.error)}
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Score:
     """The score of one recording.
@@ -64,13 +78,16 @@ class Score:
         margin: ``score - threshold``.
         p_value: the fraction of normal recordings at least as anomalous, this one included; None where no normal
             recording could be scored against others.
-        anomalous: whether ``margin`` is above 0.
+        anomalous: whether ``margin`` is above 0; None where there is no threshold, and where ``margin`` is above 0
+            and the recording cannot be compared with normal ones (see ``quality``): that is no alarm of the
+            machine.
         domain: the domain whose threshold and p-value these are, where domains have thresholds of their own.
         nearest: the normal recording nearest to the most anomalous window, and ``nearest_begin_s`` where in it;
             ``nearest_file`` is its path when the detector was fitted. None where the back-end has no nearest one.
         views: that window's score by view, before fusion.
         departure: where the recording departs most from normal; None where it is too short.
         windows: every window, in order.
+        quality: how the recording differs from normal ones by the microphones or the recorder.
     """
 
     file: str
@@ -87,6 +104,14 @@ class Score:
     views: dict[str, float]
     departure: Departure | None
     windows: tuple[WindowScore, ...]
+    quality: tuple[Problem, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """``normal``, ``anomalous``, ``not comparable`` or ``no threshold``."""
+        if self.anomalous is not None:
+            return "anomalous" if self.anomalous else "normal"
+        return "no threshold" if self.threshold is None else "not comparable"
 
     def __repr__(self) -> str:
         shown = {name: getattr(self, name) for name in ("file", "machine", "score", "threshold", "anomalous")}
@@ -95,7 +120,8 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """The same as dictionaries, lists, text, numbers and None."""
-        return {key: [*value] if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        tree = {key: [*value] if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"file": tree.pop("file"), "status": self.status, **tree}
 
 
 def recording_scores(
@@ -106,6 +132,7 @@ def recording_scores(
     features: dict[str, Tensor],
     names: Sequence[str],
     machine: str,
+    window_s: float,
     domain: str | None = None,
 ) -> list[Score]:
     """The score of each recording from its windows, compared with the normal recordings of one machine."""
@@ -117,6 +144,8 @@ def recording_scores(
         domain_of = domain or ("source" if nearest is None else fitted.domain(nearest))
         threshold = threshold_of(listed, fitted.machine, fitted.section, domain_of)
         score = float(scored.fused[window])
+        quality = _quality(fitted, extracted, index, window_s)
+        comparable = all(problem.comparable for problem in quality)
         own = None if threshold is None else threshold.domain
         value = None if threshold is None else threshold.value
         name, begin, path = (None, None, None) if nearest is None else fitted.nearest(nearest)
@@ -128,7 +157,7 @@ def recording_scores(
                 threshold=value,
                 margin=None if value is None else score - value,
                 p_value=calibration.p_value(score, own),
-                anomalous=None if value is None else score > value,
+                anomalous=None if value is None or (score > value and not comparable) else score > value,
                 domain=own,
                 nearest=name,
                 nearest_begin_s=begin,
@@ -139,9 +168,16 @@ def recording_scores(
                     _window(fitted, extracted, scored, int(i))
                     for i in np.flatnonzero(extracted.recording == index)
                 ),
+                quality=quality,
             )
         )
     return out
+
+
+def _quality(fitted: FittedMachine, extracted: Extracted, index: int, window_s: float) -> tuple[Problem, ...]:
+    if fitted.profile is None or index not in extracted.facts:
+        return ()
+    return tuple(problems(extracted.facts[index], fitted.profile, window_s))
 
 
 def _window(fitted: FittedMachine, extracted: Extracted, scored: ViewScores, window: int) -> WindowScore:
@@ -170,29 +206,35 @@ def _departure(fitted: FittedMachine, extracted: Extracted, window: int) -> Depa
 _COLUMNS = (
     *("file", "machine", "begin_s", "end_s", "score", "threshold", "margin", "p_value", "anomalous"),
     *("nearest", "nearest_begin_s", "departs_begin_s", "departs_end_s", "departs_low_hz", "departs_high_hz"),
-    "departs",
+    *("departs", "status", "quality", "error"),
 )
 
 
-def csv_rows(scores: Sequence[Score], *, windows: bool = False) -> Iterator[list[object]]:
-    """A header and a row per recording, followed by one for every window of longer ones if asked for.
+def csv_header(views: Sequence[str]) -> list[object]:
+    """The column names of :func:`csv_rows` for scores by these views."""
+    return [*_COLUMNS, *(f"score_{view}" for view in views)]
+
+
+def csv_rows(entry: Score | Failure, *, windows: bool = False) -> Iterator[list[object]]:
+    """A row for a recording, followed by one for every window of a longer one if asked for.
 
     Missing numbers are empty; ``anomalous`` is 1, 0 or empty. Rows of windows have no threshold.
     """
-    views = list(scores[0].views) if scores else []
-    yield [*_COLUMNS, *(f"score_{view}" for view in views)]
-    for entry in scores:
-        end = max(window.end_s for window in entry.windows)
-        found = entry.departure
-        departs: list[object] = [None] * 5
-        if found is not None:
-            departs = [found.begin_s, found.end_s, found.low_hz, found.high_hz, found.sentence]
-        anomalous = None if entry.anomalous is None else int(entry.anomalous)
-        decision = [entry.score, entry.threshold, entry.margin, entry.p_value, anomalous]
-        nearest = [entry.nearest, entry.nearest_begin_s]
-        by_view = [entry.views[view] for view in views]
-        yield [entry.file, entry.machine, 0.0, end, *decision, *nearest, *departs, *by_view]
-        for window in entry.windows if windows and len(entry.windows) > 1 else ():
-            span = [entry.file, entry.machine, window.begin_s, window.end_s]
-            near = [window.nearest, window.nearest_begin_s]
-            yield [*span, window.score, *[None] * 4, *near, *[None] * 5, *(window.views[view] for view in views)]
+    if isinstance(entry, Failure):
+        yield [entry.file, *[None] * (len(_COLUMNS) - 4), "error", None, str(entry.error)]
+        return
+    end = max(window.end_s for window in entry.windows)
+    found = entry.departure
+    departs: list[object] = [None] * 5
+    if found is not None:
+        departs = [found.begin_s, found.end_s, found.low_hz, found.high_hz, found.sentence]
+    anomalous = None if entry.anomalous is None else int(entry.anomalous)
+    decision = [entry.score, entry.threshold, entry.margin, entry.p_value, anomalous]
+    quality = "; ".join(f"{problem.check}: {problem.message}" for problem in entry.quality)
+    state = [entry.status, quality or None, None]
+    nearest = [entry.nearest, entry.nearest_begin_s]
+    yield [entry.file, entry.machine, 0.0, end, *decision, *nearest, *departs, *state, *entry.views.values()]
+    for window in entry.windows if windows and len(entry.windows) > 1 else ():
+        span = [entry.file, entry.machine, window.begin_s, window.end_s]
+        near = [window.nearest, window.nearest_begin_s]
+        yield [*span, window.score, *[None] * 4, *near, *[None] * 8, *window.views.values()]

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nearfar.data.audio import read_headers
 from nearfar.data.folders import is_audio
 from nearfar.detector.machine import FittedMachine
-from nearfar.errors import InputError, raise_errors
+from nearfar.errors import InputError
 from nearfar.pipeline.extraction import Recording
 
 _SECTION = re.compile(r"(?:^|_)(?:section|id)_([0-9]{2})(?:_|$)")
@@ -19,7 +18,7 @@ def recordings_in(paths: Iterable[Path]) -> list[Path]:
     """The files, and the WAV and FLAC files in the folders and below them, sorted within each.
 
     Raises:
-        InputError: listing files that are missing or no complete WAV or FLAC files; or if a folder holds none.
+        InputError: if a folder holds none.
     """
     out: list[Path] = []
     for path in paths:
@@ -32,7 +31,6 @@ def recordings_in(paths: Iterable[Path]) -> list[Path]:
                 path, found="no WAV or FLAC file in it", expected="recordings to score", remedy="Check the path"
             )
         out += sorted(inside)
-    raise_errors([header for header in read_headers(out) if isinstance(header, InputError)])
     return out
 
 
@@ -45,6 +43,18 @@ def machine_names(machines: Sequence[FittedMachine]) -> tuple[str, ...]:
     )
 
 
+def require_known(machines: Sequence[FittedMachine], machine: str | None) -> None:
+    """Raise an InputError if there is no such machine, or machine and section."""
+    names = machine_names(machines)
+    if machine is not None and machine not in {*names, *(entry.machine for entry in machines)}:
+        raise InputError(
+            "machine",
+            found=repr(machine),
+            expected=f"one of {', '.join(names)}, which the detector was fitted on",
+            remedy="Check the spelling, or fit a detector on normal recordings of this machine",
+        )
+
+
 def choose_machine(machines: Sequence[FittedMachine], recording: Recording, machine: str | None) -> int:
     """The index of the machine that a recording is of: the named one, or else the one whose folder it lies in.
 
@@ -54,16 +64,10 @@ def choose_machine(machines: Sequence[FittedMachine], recording: Recording, mach
         InputError: if the machine is unknown, or nothing decides which it is.
     """
     names = machine_names(machines)
+    require_known(machines, machine)
     if machine in names:
         return names.index(machine)
     fitted = {entry.machine for entry in machines}
-    if machine is not None and machine not in fitted:
-        raise InputError(
-            "machine",
-            found=repr(machine),
-            expected=f"one of {', '.join(names)}, which the detector was fitted on",
-            remedy="Check the spelling, or fit a detector on normal recordings of this machine",
-        )
     chosen = machine or (next(iter(fitted)) if len(fitted) == 1 else _by_folder(recording, fitted))
     of_machine = [index for index, entry in enumerate(machines) if entry.machine == chosen]
     if len(of_machine) == 1:

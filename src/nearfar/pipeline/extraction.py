@@ -282,7 +282,7 @@ def _waveform(
 ) -> tuple[dict[Channel, NDArray[np.float32]], int]:
     """The samples (samples,) of channels at the recipe's rate, and the rate at which they were recorded.
 
-    Of two microphones both are read, where they can be, even if the recipe uses one: they show a faulty microphone.
+    Of two microphones both are read, where they can be, even if the recipe uses one: both may show a fault.
     """
     audio = recipe.audio
     near, far, rate = audio.near_channel, audio.far_channel, audio.sample_rate_hz

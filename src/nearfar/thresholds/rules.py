@@ -12,7 +12,8 @@ hierarchical data", 2023, section 3). With groups of one recording this is the s
 Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005; Bates et al., "Testing for Outliers with
 Conformal p-values", Annals of Statistics 2023).
 
-``conformal``: the threshold above which p is at most the false-alarm rate; K groups support no rate below 1 / (K + 1).
+``conformal``: the threshold above which p is at most the false-alarm rate; K groups support no rate below
+1 / (K + 1).
 ``gamma``: a quantile of a gamma distribution fitted to the scores, as the official baseline uses it.
 ``empirical``: a quantile of the scores themselves.
 The last two take as many scores of every group.
