@@ -169,7 +169,7 @@ PUBLIC = {
         "FEWEST_GROUPS", "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold",
         "changed_thresholds",
         "conformal_threshold", "domains_of", "empirical_threshold", "find_threshold", "gamma_threshold",
-        "given_threshold", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
+        "given_threshold", "is_consistent", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
     ],
     "nearfar.views": [
         "VIEWS", "View", "channels_of", "combined_features", "make_views", "read_views", "required_waveforms",

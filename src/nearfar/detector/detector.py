@@ -467,7 +467,8 @@ class Detector:
                 remedy="Fit the detector again, or use the nearfar version that wrote it",
             )
         machines = store.read_banks(folder, card)
-        calibrations, thresholds = store.read_calibrations(folder), store.read_thresholds(folder)
+        calibrations = store.read_calibrations(folder, card)
+        thresholds = store.read_thresholds(folder, calibrations)
         if [(entry.machine, entry.section) for entry in machines] != [
             (c.machine, c.section) for c in calibrations
         ]:
