@@ -128,6 +128,11 @@ def parse_attributes(text: str, where: Path | str) -> Attributes:
     return tuple((key, value.casefold()) for key, value in zip(parts[::2], parts[1::2], strict=True))
 
 
+def attributes_text(attributes: Attributes) -> str:
+    """The inverse of :func:`parse_attributes`."""
+    return "_".join(f"{key}_{value}" for key, value in attributes) or "noAttribute"
+
+
 def parse_clip(path: Path, machine: str, split: Split) -> Clip:
     """Parse a file name of 2022 to 2026.
 

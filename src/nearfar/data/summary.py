@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
-from nearfar.data.clips import CHANNELS, Clip, Domain, Label, Split
+from nearfar.data.clips import CHANNELS, Clip, Domain, Label, Split, attributes_text
 from nearfar.data.layouts import Dataset, Layout
 from nearfar.errors import InputError
 
@@ -101,14 +101,12 @@ def _count_clips(clips: Iterable[Clip]) -> tuple[ClipCount, ...]:
 
 
 def _count_attributes(clips: Iterable[Clip]) -> tuple[AttributeCount, ...]:
-    counts = Counter((_attribute_text(clip), clip.split, clip.domain) for clip in clips if clip.domain is not None)
+    counts = Counter(
+        (attributes_text(clip.attributes), clip.split, clip.domain) for clip in clips if clip.domain is not None
+    )
     order = ("train", "test", "source", "target")
     groups = sorted(counts, key=lambda group: (order.index(group[1]), order.index(group[2]), group[0]))
     return tuple(AttributeCount(*group, counts[group]) for group in groups)
-
-
-def _attribute_text(clip: Clip) -> str:
-    return "_".join(f"{key}_{value}" for key, value in clip.attributes) or "noAttribute"
 
 
 def _unreadable(errors: Sequence[InputError]) -> Iterator[str]:

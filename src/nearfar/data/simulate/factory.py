@@ -14,8 +14,7 @@ for bit the same whatever other machines are simulated.
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,9 +22,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from nearfar.data.clips import Domain, Label, Split
+from nearfar.data.clips import Domain, Label, Split, attributes_text
 from nearfar.data.simulate.background import NOISES
-from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace, machine_types
+from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace
 from nearfar.data.simulate.rooms import PATHS, Room, build_room, carry, carry_moving
 from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, decibels, rms, stream
 from nearfar.errors import InputError
@@ -46,10 +45,8 @@ TRUTH_COLUMNS = (
     *("snr_db", "level_dbfs", "noise", "noise_path", "noise_from", "noise_to", "speed", "load"),
     *("near_m", "far_m"),
 )
-
-
-LARGEST_COUNT = 10_000
-"""As the index in a file name has four digits."""
+MOST_CLIPS = 10_000
+"""Of one machine, split, domain and label: the index in a file name has four digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +76,29 @@ class FactoryPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check_machines()
-        for name in ("train_source", "train_target", "test_per_group"):
-            count = getattr(self, name)
-            if not 1 <= count <= LARGEST_COUNT:
-                raise _bad(name, count, f"a number of clips from 1 to {LARGEST_COUNT}")
-        if not 1 <= self.clip_seconds <= 60:
-            raise _bad("clip_seconds", self.clip_seconds, "a length from 1 to 60 s")
-        if not (all(map(math.isfinite, self.snr_db)) and -40 <= self.snr_db[0] <= self.snr_db[1] <= 60):
-            raise _bad("snr_db", self.snr_db, "a lower and an upper ratio from -40 to 60 dB")
-        if not 0 < self.severity[0] <= self.severity[1] <= 1:
-            raise _bad("severity", self.severity, "a lower and an upper severity above 0 and up to 1")
-        if self.seed < 0:
-            raise _bad("seed", self.seed, "a whole number from 0 up")
+        unknown = [machine for machine in self.machines if machine not in MACHINES]
+        machines = ", ".join(unknown or self.machines) or "none"
+        each_once = 0 < len(self.machines) == len(set(self.machines))
+        count = f"a number of clips from 1 to {MOST_CLIPS}"
+        (low_db, high_db), (mildest, worst) = self.snr_db, self.severity
+        for name, found, valid, expected in (
+            ("machines", machines, not unknown, f"machine types out of {', '.join(MACHINES)}"),
+            ("machines", machines, each_once, "one or more machine types, each once"),
+            ("train_source", self.train_source, 1 <= self.train_source <= MOST_CLIPS, count),
+            ("train_target", self.train_target, 1 <= self.train_target <= MOST_CLIPS, count),
+            ("test_per_group", self.test_per_group, 1 <= self.test_per_group <= MOST_CLIPS, count),
+            ("clip_seconds", self.clip_seconds, 1 <= self.clip_seconds <= 60, "a length from 1 to 60 s"),
+            ("snr_db", self.snr_db, -40 <= low_db <= high_db <= 60, "two ascending ratios from -40 to 60 dB"),
+            ("severity", self.severity, 0 < mildest <= worst <= 1, "two ascending severities above 0, up to 1"),
+            ("seed", self.seed, self.seed >= 0, "a whole number from 0 up"),
+        ):
+            if not valid:
+                raise InputError(f"simulate {name}", found=str(found), expected=expected, remedy=f"Change {name}")
 
     @property
     def clips(self) -> int:
         """Total number of clips."""
         return len(self.machines) * (self.train_source + self.train_target + 4 * self.test_per_group)
-
-    def _check_machines(self) -> None:
-        unknown = [machine for machine in self.machines if machine not in machine_types()]
-        if unknown:
-            raise _bad("machines", ", ".join(unknown), f"machine types out of {', '.join(machine_types())}")
-        if not self.machines or len(set(self.machines)) != len(self.machines):
-            raise _bad("machines", ", ".join(self.machines) or "none", "one or more machine types, each once")
-
-
-def _bad(option: str, found: object, expected: str) -> InputError:
-    return InputError(f"simulate {option}", found=str(found), expected=expected, remedy=f"Change {option}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +132,14 @@ class ClipPlan:
         return (self.machine, self.split, self.domain, self.label, self.index)
 
     @property
+    def path(self) -> str:
+        """The path of the file in the simulated folder, with slashes."""
+        return f"{self.machine}/{self.split}/{self.name}"
+
+    @property
     def name(self) -> str:
         """The file name in the grammar of :mod:`nearfar.data.clips`."""
-        attributes = self.condition.operation.attributes
-        text = "_".join(f"{key}_{value}" for key, value in attributes) if attributes else "noAttribute"
+        text = attributes_text(self.condition.operation.attributes)
         return f"section_00_{self.domain}_{self.split}_{self.label}_{self.index:04d}_{text}.wav"
 
 
@@ -173,16 +168,14 @@ def simulate_factory(plan: FactoryPlan, out: Path, progress: Callable[[int, int]
         truth.writerow(TRUTH_COLUMNS)
         done = 0
         for machine in plan.machines:
-            rooms: dict[Domain, Room] = {
-                "source": build_room(plan.seed, machine, "source"),
-                "target": build_room(plan.seed, machine, "target"),
-            }
+            rooms = {domain: build_room(plan.seed, machine, domain) for domain in NOISES_OF_DOMAIN}
             clips = list(plan_clips(plan, machine))
             _write_attributes(out / machine, clips)
             for clip in clips:
                 room = rooms[clip.domain]
                 audio, trace = simulate_clip(plan, clip, room)
-                _write_wav(out / machine / clip.split / clip.name, audio)
+                (out / clip.path).parent.mkdir(exist_ok=True)
+                soundfile.write(out / clip.path, audio, SAMPLE_RATE_HZ, subtype="PCM_16")
                 truth.writerow(_truth(clip, room, trace))
                 done += 1
                 if progress is not None:
@@ -197,13 +190,16 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
         conditions = _conditions(plan, machine, "train", domain, count)
         for index, condition in enumerate(conditions):
             yield ClipPlan(machine, "train", domain, "normal", index, condition, None)
-    labels: tuple[Label, Label] = ("normal", "anomaly")
+    count = plan.test_per_group
     for domain in counts:
-        conditions = _conditions(plan, machine, "test", domain, plan.test_per_group)
-        for label in labels:
-            order = stream(plan.seed, machine, "order", domain, label).permutation(len(conditions))
-            faults = _faults(plan, machine, domain, len(order)) if label == "anomaly" else [None] * len(order)
-            for index, (position, fault) in enumerate(zip(order, faults, strict=True)):
+        conditions = _conditions(plan, machine, "test", domain, count)
+        faults: dict[Label, Sequence[Fault | None]] = {
+            "normal": [None] * count,
+            "anomaly": _faults(plan, machine, domain, count),
+        }
+        for label, of_clips in faults.items():
+            order = stream(plan.seed, machine, "order", domain, label).permutation(count)
+            for index, (position, fault) in enumerate(zip(order, of_clips, strict=True)):
                 yield ClipPlan(machine, "test", domain, label, index, conditions[position], fault)
 
 
@@ -268,24 +264,14 @@ def mix(
 
 def _claim(out: Path) -> None:
     """Create the folder; refuse one that is not empty."""
-    if out.exists() and not out.is_dir():
-        found = "a file"
-    elif out.is_dir() and any(out.iterdir()):
-        found = "a folder that is not empty"
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        return
-    raise InputError(
-        out,
-        found=found,
-        expected="a new or empty folder, as nothing is overwritten",
-        remedy="Choose another folder, or empty this one",
-    )
-
-
-def _write_wav(path: Path, audio: NDArray[np.int16]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, audio, SAMPLE_RATE_HZ, subtype="PCM_16")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(
+            out,
+            found="a folder that is not empty" if out.is_dir() else "a file",
+            expected="a new or empty folder, as nothing is overwritten",
+            remedy="Choose another folder, or empty this one",
+        )
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def _write_attributes(folder: Path, clips: list[ClipPlan]) -> None:
@@ -297,7 +283,7 @@ def _write_attributes(folder: Path, clips: list[ClipPlan]) -> None:
         table.writerow(["file_name", *(f"d{n}{part}" for n in range(1, widest + 1) for part in "pv")])
         for clip in clips:
             pairs = [text for pair in clip.condition.operation.attributes for text in pair]
-            table.writerow([f"{clip.machine}/{clip.split}/{clip.name}", *pairs])
+            table.writerow([clip.path, *pairs])
 
 
 def _truth(clip: ClipPlan, room: Room, trace: Trace | None) -> list[str]:
@@ -305,7 +291,7 @@ def _truth(clip: ClipPlan, room: Room, trace: Trace | None) -> list[str]:
     condition, fault = clip.condition, clip.fault
     intervals = trace.intervals_s if trace else ()
     return [
-        *(f"{clip.machine}/{clip.split}/{clip.name}", clip.machine, clip.split, clip.domain, clip.label),
+        *(clip.path, clip.machine, clip.split, clip.domain, clip.label),
         *((fault.name, f"{fault.severity:.3f}") if fault else ("", "")),
         *((f"{trace.low_hz:.0f}", f"{trace.high_hz:.0f}") if trace else ("", "")),
         ";".join(f"{start:.3f}-{end:.3f}" for start, end in intervals),

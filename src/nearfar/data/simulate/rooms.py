@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft, next_fast_len, rfft
 
 from nearfar.data.clips import Domain
-from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, Signal, noise, rms, stream
+from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, Signal, convolve, noise, rms, stream
 
 NEAR_METRES = (0.4, 0.6)
 FAR_METRES = (2.5, 3.5)
@@ -58,11 +57,11 @@ def build_room(seed: int, machine: str, domain: Domain) -> Room:
     paths = [_path(rng, size, (source, near, far)) for _ in range(PATHS)]
     responses = _responses(size, reverberation_s, np.stack([source, *np.concatenate(paths)]), (near, far))
     probe = noise(rng, 2 * SAMPLE_RATE_HZ, (150.0, 4000.0, 1.0, 1.0))
-    levels = [rms(image) for image in _convolved(probe, responses[0])]
+    near_rms, far_rms = map(rms, convolve(probe, responses[0]))
     return Room(
         machine=responses[0],
         paths=responses[1:].reshape(PATHS, WAYPOINTS, 2, -1),
-        far_over_near=levels[1] / levels[0],
+        far_over_near=far_rms / near_rms,
         near_m=float(np.linalg.norm(near - source)),
         far_m=float(np.linalg.norm(far - source)),
     )
@@ -70,7 +69,7 @@ def build_room(seed: int, machine: str, domain: Domain) -> Room:
 
 def carry(room: Room, dry: Signal) -> NDArray[np.float64]:
     """The machine's sound at both microphones: (2, samples)."""
-    return _convolved(dry, room.machine)
+    return convolve(dry, room.machine)
 
 
 def carry_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> NDArray[np.float64]:
@@ -87,14 +86,8 @@ def carry_moving(room: Room, dry: Signal, path: int, start: float, end: float) -
     for waypoint in range(WAYPOINTS):
         gain = np.cos(np.pi / 2 * np.minimum(np.abs(position - waypoint), 1.0))
         if gain.max() > 1e-9:
-            images += _convolved(gain * dry, room.paths[path, waypoint])
+            images += convolve(gain * dry, room.paths[path, waypoint])
     return images
-
-
-def _convolved(dry: Signal, responses: NDArray[np.float64]) -> NDArray[np.float64]:
-    length = next_fast_len(len(dry) + responses.shape[-1] - 1, real=True)
-    spectra = rfft(dry, length) * rfft(responses, length)
-    return np.asarray(irfft(spectra, length)[..., : len(dry)])
 
 
 def _around(rng: np.random.Generator, centre: Point, metres: tuple[float, float], size: Point) -> Point:
