@@ -28,7 +28,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nearfar.errors import InputError
 
@@ -39,7 +39,7 @@ Channel = Literal["near", "far"]
 """A recorded channel."""
 Attributes = tuple[tuple[str, str], ...]
 Edition = Literal["dcase2020", "dcase2021", "dcase2022"]
-"""Years with the same file names, called by the first of them: ``dcase2022`` is 2022 to 2026."""
+"""Years with the same form of file names, named after the first: ``dcase2022`` is 2022 to 2026."""
 
 CHANNELS: tuple[Channel, Channel] = ("near", "far")
 """In the challenge's recordings channel 0 is the near microphone, channel 1 the far one."""
@@ -52,18 +52,16 @@ _TRAIN_2021 = re.compile(r"section_([0-9]{2})_(source|target)_train_normal_([0-9
 _TEST_2021 = re.compile(r"section_([0-9]{2})_(source|target)_test_(?:(normal|anomaly)_)?([0-9]{4})")
 _NAME_2020 = re.compile(r"(?:(normal|anomaly)_)?id_([0-9]{2})_([0-9]{8})")
 
-_EXPECTED_2022 = (
-    "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav, "
+_EXPECTED: dict[Edition, str] = {
+    "dcase2020": "normal_id_NN_NNNNNNNN.wav, anomaly_id_NN_NNNNNNNN.wav (test only) "
+    "or id_NN_NNNNNNNN.wav (evaluation)",
+    "dcase2021": "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav in train, and in source_test and "
+    "target_test section_NN_{source|target}_test_{normal|anomaly}_NNNN.wav or "
+    "section_NN_{source|target}_test_NNNN.wav",
+    "dcase2022": "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav, "
     "section_NN_{source|target}_test_{normal|anomaly}_NNNN_{attributes}.wav "
-    "or section_NN_NNNN.wav for evaluation clips"
-)
-_EXPECTED_2021 = (
-    "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav in train, and in source_test and target_test "
-    "section_NN_{source|target}_test_{normal|anomaly}_NNNN.wav or section_NN_{source|target}_test_NNNN.wav"
-)
-_EXPECTED_2020 = (
-    "normal_id_NN_NNNNNNNN.wav, anomaly_id_NN_NNNNNNNN.wav (test only) or id_NN_NNNNNNNN.wav (evaluation)"
-)
+    "or section_NN_NNNN.wav for evaluation clips",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +144,14 @@ def parse_clip(path: Path, machine: str, split: Split) -> Clip:
     """
     if hidden := _HIDDEN_2022.fullmatch(path.stem):
         if split == "train":
-            raise _bad_name(path, "a training clip whose name gives no domain and label", _EXPECTED_2022)
+            raise _bad_name(path, "a training clip whose name gives no domain and label")
         return Clip(path, machine, hidden[1], split, None, None, int(hidden[2]))
-    match = _NAME_2022.fullmatch(path.stem)
-    if match is None:
-        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2022)
-    section, domain, split_in_name, label, index, attributes = match.groups()
+    section, domain, split_in_name, label, index, attributes = _groups(_NAME_2022, path, "dcase2022")
     if split_in_name != split:
-        raise _bad_name(path, f"a name with {split_in_name!r} in the folder {split!r}", _EXPECTED_2022)
+        raise _bad_name(path, f"a name with {split_in_name!r} in the folder {split!r}")
     if split == "train" and label != "normal":
-        raise _bad_name(path, "an anomalous clip in the training folder", _EXPECTED_2022)
-    pairs = parse_attributes(attributes, path)
-    return Clip(path, machine, section, split, _domain(domain), _label(label), int(index), pairs)
+        raise _bad_name(path, "an anomalous clip in the training folder")
+    return Clip(path, machine, section, split, domain, label, int(index), parse_attributes(attributes, path))
 
 
 def parse_2021(path: Path, machine: str, split: Split) -> Clip:
@@ -166,17 +160,14 @@ def parse_2021(path: Path, machine: str, split: Split) -> Clip:
     Raises:
         InputError: if the name has another form, or another split or domain than its folder.
     """
-    match = (_TRAIN_2021 if split == "train" else _TEST_2021).fullmatch(path.stem)
-    if match is None:
-        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2021)
     if split == "train":
-        section, domain, index, text = match.groups()
+        section, domain, index, text = _groups(_TRAIN_2021, path, "dcase2021")
         condition = () if text.casefold() == "noattribute" else (("condition", text.casefold()),)
-        return Clip(path, machine, section, split, _domain(domain), "normal", int(index), condition)
-    section, domain, label, index = match.groups()
+        return Clip(path, machine, section, split, domain, "normal", int(index), condition)
+    section, domain, label, index = _groups(_TEST_2021, path, "dcase2021")
     if path.parent.name in ("source_test", "target_test") and path.parent.name != f"{domain}_test":
-        raise _bad_name(path, f"a clip of the {domain} domain in the folder {path.parent.name}", _EXPECTED_2021)
-    return Clip(path, machine, section, split, _domain(domain), _label(label), int(index))
+        raise _bad_name(path, f"a clip of the {domain} domain in the folder {path.parent.name}", "dcase2021")
+    return Clip(path, machine, section, split, domain, label, int(index))
 
 
 def parse_2020(path: Path, machine: str, split: Split) -> Clip:
@@ -185,13 +176,10 @@ def parse_2020(path: Path, machine: str, split: Split) -> Clip:
     Raises:
         InputError: if the name has another form, or a training clip is not called normal.
     """
-    match = _NAME_2020.fullmatch(path.stem)
-    if match is None:
-        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2020)
-    label, machine_id, index = match.groups()
+    label, machine_id, index = _groups(_NAME_2020, path, "dcase2020")
     if split == "train" and label != "normal":
-        raise _bad_name(path, "a clip in the training folder that is not called normal", _EXPECTED_2020)
-    return Clip(path, machine, machine_id, split, "source", _label(label), int(index))
+        raise _bad_name(path, "a clip in the training folder that is not called normal", "dcase2020")
+    return Clip(path, machine, machine_id, split, "source", label, int(index))
 
 
 PARSERS: dict[Edition, Callable[[Path, str, Split], Clip]] = {
@@ -202,12 +190,12 @@ PARSERS: dict[Edition, Callable[[Path, str, Split], Clip]] = {
 
 
 def is_name_of_2020(path: Path) -> bool:
-    """Whether a file name has the form of 2020, which no later year's names have."""
+    """Whether a file name has the form of 2020, which differs from all later years."""
     return _NAME_2020.fullmatch(path.stem) is not None
 
 
 def edition_of(name: str) -> Edition:
-    """The years that name test clips so; names of no year's form count as 2022 to 2026.
+    """The edition with this form of test clips' names; any other form counts as 2022 to 2026.
 
     Test clips of 2021 have no attributes after the number, those of 2022 to 2026 at least ``noAttribute``.
     """
@@ -226,14 +214,14 @@ def parse_test_name(name: str, machine: str) -> Clip:
     return PARSERS[edition_of(name)](Path(name), machine, "test")
 
 
-def _domain(text: str) -> Domain:
-    return "source" if text == "source" else "target"
+def _groups(pattern: re.Pattern[str], path: Path, edition: Edition) -> tuple[Any, ...]:
+    """The groups of a pattern in a file name without its suffix."""
+    match = pattern.fullmatch(path.stem)
+    if match is None:
+        raise _bad_name(path, f"the name {path.name!r}", edition)
+    return match.groups()
 
 
-def _label(text: str | None) -> Label | None:
-    return None if text is None else "normal" if text == "normal" else "anomaly"
-
-
-def _bad_name(path: Path, found: str, expected: str) -> InputError:
+def _bad_name(path: Path, found: str, edition: Edition = "dcase2022") -> InputError:
     remedy = "Rename the file, move it to the right folder or take it out of the data folder"
-    return InputError(path, found=found, expected=expected, remedy=remedy)
+    return InputError(path, found=found, expected=_EXPECTED[edition], remedy=remedy)
