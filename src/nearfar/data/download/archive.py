@@ -8,15 +8,14 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.data.download.transfer import disk_errors, require_space
 from nearfar.errors import InputError
 
-CHUNK_BYTES = 1 << 20
-ENCRYPTED = 0x1
+_CHUNK_BYTES = 1 << 20
+_ENCRYPTED = 0x1
 
 
 def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
@@ -31,19 +30,27 @@ def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] | None
         InputError: if the archive is damaged or encrypted, an entry would leave the folder, is a link or another
             special file or is repeated, or the disk is too small.
     """
-    with _readable(path), zipfile.ZipFile(path) as archive:
-        targets = _targets(path, archive.infolist())
-        # An entry has no more bytes than the directory states: zipfile stops there and compares the checksum.
-        total = sum(info.file_size for info, _ in targets)
-        require_space(folder, total, f"the {len(targets)} entries of {path.name}")
-        done = 0
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        for info, target in targets:
-            for written in _extract(archive, info, folder / target):
-                done += written
-                if progress is not None:
-                    progress(done, total)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            targets = _targets(path, archive.infolist())
+            # An entry has no more bytes than the directory states: zipfile stops there and compares the checksum.
+            total = sum(info.file_size for info in targets.values())
+            require_space(folder, total, f"the {len(targets)} entries of {path.name}")
+            done = 0
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            for target, info in targets.items():
+                for written in _extract(archive, info, folder / target):
+                    done += written
+                    if progress is not None:
+                        progress(done, total)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        raise InputError(
+            path,
+            found=f"an archive that cannot be read ({error})",
+            expected="a whole zip archive",
+            remedy="Remove it and rerun the same command to download it again",
+        ) from None
 
 
 def merge(source: Path, target: Path, origin: str) -> None:
@@ -69,16 +76,14 @@ def merge(source: Path, target: Path, origin: str) -> None:
             entry.replace(existing.with_name(f"{existing.stem}.{origin}{existing.suffix}"))
 
 
-def _targets(path: Path, entries: Iterable[zipfile.ZipInfo]) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    """Each entry's path relative to the folder; all entries are checked before any is written."""
+def _targets(path: Path, entries: Iterable[zipfile.ZipInfo]) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """The entries by path relative to the folder; all are checked before any is written."""
     targets: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in entries:
         target = PurePosixPath(info.filename)
-        objection = _objection(info) or (
-            f"{info.filename!r} twice"
-            if target in targets and not (info.is_dir() and targets[target].is_dir())
-            else None
-        )
+        objection = _objection(info)
+        if target in targets and not (info.is_dir() and targets[target].is_dir()):
+            objection = objection or f"{info.filename!r} twice"
         if objection:
             raise InputError(
                 path,
@@ -87,7 +92,7 @@ def _targets(path: Path, entries: Iterable[zipfile.ZipInfo]) -> list[tuple[zipfi
                 remedy="Do not unpack it by other means, and check its origin; nothing of it was written",
             )
         targets[target] = info
-    return [(info, target) for target, info in targets.items()]
+    return targets
 
 
 def _objection(info: zipfile.ZipInfo) -> str | None:
@@ -103,9 +108,9 @@ def _objection(info: zipfile.ZipInfo) -> str | None:
         "an empty name": not any(part not in ("", ".") for part in parts),
         "a link": kind == stat.S_IFLNK,
         "a special file": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
-        "an encrypted entry": info.flag_bits & ENCRYPTED,
+        "an encrypted entry": info.flag_bits & _ENCRYPTED,
     }
-    return next((f"{reason}: {name!r}" for reason, found in objections.items() if found), None)
+    return next((f"{reason}: {name!r}" for reason, applies in objections.items() if applies), None)
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Iterator[int]:
@@ -115,23 +120,9 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> I
         if info.is_dir():
             return
         with archive.open(info) as packed, target.open("xb") as file:
-            while chunk := packed.read(CHUNK_BYTES):
+            while chunk := packed.read(_CHUNK_BYTES):
                 file.write(chunk)
                 yield len(chunk)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a damaged zip archive into InputErrors."""
-    try:
-        yield
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
-        raise InputError(
-            path,
-            found=f"an archive that cannot be read ({error})",
-            expected="a whole zip archive",
-            remedy="Remove it and rerun the same command to download it again",
-        ) from None
 
 
 def _conflict(path: Path, found: str, origin: str) -> InputError:

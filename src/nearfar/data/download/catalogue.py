@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,10 +20,7 @@ _SPLITS: dict[Part, tuple[str, ...]] = {"dev": ("train", "test"), "train": ("tra
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record of Zenodo: its number, its licence, and the total size of its archives.
-
-    ``total_bytes`` is rounded as published: for estimates, not for verification.
-    """
+    """A record of Zenodo. ``total_bytes`` of its archives is rounded as published, so only for estimates."""
 
     number: int
     licence: str
@@ -74,11 +71,9 @@ def _dev(filename: str, size_bytes: int, md5: str) -> Archive:
     return Archive("dev", machine, filename, md5, size_bytes)
 
 
-def _evaluation(machine: str, train_md5: str, test_md5: str) -> tuple[Archive, Archive]:
-    return (
-        Archive("train", machine, f"eval_data_{machine}_train.zip", train_md5),
-        Archive("eval", machine, f"eval_data_{machine}_test.zip", test_md5),
-    )
+def _evaluation(machine: str, train_md5: str, test_md5: str) -> Iterator[Archive]:
+    yield Archive("train", machine, f"eval_data_{machine}_train.zip", train_md5)
+    yield Archive("eval", machine, f"eval_data_{machine}_test.zip", test_md5)
 
 
 ARCHIVES: tuple[Archive, ...] = (
@@ -98,7 +93,7 @@ ARCHIVES: tuple[Archive, ...] = (
 
 
 def chosen(parts: Iterable[str] = (), machines: Iterable[str] = ()) -> tuple[Archive, ...]:
-    """The archives of parts and machines; without names all of them.
+    """The archives of the named parts and machines; all of them without names.
 
     Raises:
         InputError: if a part or a machine is not in the catalogue.
@@ -107,18 +102,14 @@ def chosen(parts: Iterable[str] = (), machines: Iterable[str] = ()) -> tuple[Arc
     for part in parts:
         if part not in PARTS:
             raise InputError(part, found="no such part", expected="dev, train or eval", remedy="Correct the name")
-    for machine in machines:
-        _require_machine(machine, parts)
-    return tuple(a for a in ARCHIVES if a.part in parts and (not machines or a.machine in machines))
-
-
-def _require_machine(machine: str, parts: tuple[str, ...]) -> None:
     available = sorted({archive.machine for archive in ARCHIVES if archive.part in parts}, key=str.casefold)
-    if machine not in available:
-        elsewhere = sorted({archive.part for archive in ARCHIVES if archive.machine == machine})
-        raise InputError(
-            "machines",
-            found=f"{machine}, which is in {' and '.join(elsewhere)}" if elsewhere else machine,
-            expected=f"machines of {', '.join(parts)}: {', '.join(available)}",
-            remedy="Correct the name",
-        )
+    for machine in machines:
+        if machine not in available:
+            elsewhere = sorted({archive.part for archive in ARCHIVES if archive.machine == machine})
+            raise InputError(
+                "machines",
+                found=f"{machine}, which is in {' and '.join(elsewhere)}" if elsewhere else machine,
+                expected=f"machines of {', '.join(parts)}: {', '.join(available)}",
+                remedy="Correct the name",
+            )
+    return tuple(a for a in ARCHIVES if a.part in parts and (not machines or a.machine in machines))

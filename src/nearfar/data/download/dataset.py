@@ -48,7 +48,7 @@ class _StoppedError(Exception):
     """Another thread failed, or there is no network."""
 
 
-_Failures = dict[Archive, NearfarError | _StoppedError]
+_Failure = NearfarError | _StoppedError
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,18 @@ def download(
         if missing:
             require_space(out, _space_bytes(missing, out, connections), f"{len(missing)} archives, unpacked")
         stop = threading.Event()
-        job = _Job(out, base_url, retry or RetryPolicy(sleep=lambda seconds: _wait(stop, seconds)), progress, stop)
-        fetched, failed = _fetch_all(job, missing, connections)
+
+        def sleep(seconds: float) -> None:
+            if stop.wait(seconds):
+                raise _StoppedError
+
+        job = _Job(out, base_url, retry or RetryPolicy(sleep=sleep), progress, stop)
+        results = _fetch_all(job, missing, connections)
+    failed = {archive: result for archive, result in results.items() if not isinstance(result, FetchedArchive)}
     if failed:
         raise NearfarError(_failure_text(failed, job, len(archives) - len(failed)))
-    return tuple(fetched.get(archive, FetchedArchive(archive, "already complete")) for archive in archives)
+    fetched = [results.get(archive, FetchedArchive(archive, "already complete")) for archive in archives]
+    return tuple(entry for entry in fetched if isinstance(entry, FetchedArchive))
 
 
 def address_list(archives: Sequence[Archive], base_url: str = ZENODO) -> str:
@@ -132,39 +139,29 @@ def address_list(archives: Sequence[Archive], base_url: str = ZENODO) -> str:
 
 def _fetch_all(
     job: _Job, archives: Sequence[Archive], connections: int
-) -> tuple[dict[Archive, FetchedArchive], _Failures]:
-    fetched: dict[Archive, FetchedArchive] = {}
-    failed: _Failures = {}
+) -> dict[Archive, FetchedArchive | _Failure]:
     offline = threading.Event()
 
-    def attempt(archive: Archive) -> FetchedArchive:
+    def attempt(archive: Archive) -> FetchedArchive | _Failure:
         if offline.is_set() and not (job.out / archive.filename).is_file():
-            raise _StoppedError  # without network, do not retry for every archive in turn
+            return _StoppedError()  # without network, do not retry for every archive in turn
         try:
             return _fetch_archive(job, archive)
-        except TransferError as error:
-            if not error.answered:
+        except (NearfarError, _StoppedError) as error:
+            if isinstance(error, TransferError) and not error.answered:
                 offline.set()
-            raise
+            return error
 
     with ThreadPoolExecutor(max_workers=connections) as pool:
-        futures = {pool.submit(attempt, archive): archive for archive in archives}
+        futures = {archive: pool.submit(attempt, archive) for archive in archives}
         try:
-            for future in as_completed(futures):
-                try:
-                    fetched[futures[future]] = future.result()
-                except (NearfarError, _StoppedError) as error:
-                    failed[futures[future]] = error
+            for future in as_completed(futures.values()):
+                future.result()
         except BaseException:  # interrupted by the user, or a bug: end the other threads too
             job.stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return fetched, failed
-
-
-def _wait(stop: threading.Event, seconds: float) -> None:
-    if stop.wait(seconds):
-        raise _StoppedError
+    return {archive: future.result() for archive, future in futures.items()}
 
 
 def _space_bytes(missing: Sequence[Archive], out: Path, connections: int) -> int:
@@ -201,7 +198,7 @@ def _lock(out: Path) -> Iterator[None]:
         yield
 
 
-def _failure_text(failed: _Failures, job: _Job, complete: int) -> str:
+def _failure_text(failed: dict[Archive, _Failure], job: _Job, complete: int) -> str:
     wrong = [str(error) for error in failed.values() if not isinstance(error, TransferError | _StoppedError)]
     missing = [archive for archive, error in failed.items() if isinstance(error, TransferError | _StoppedError)]
     if not missing:
@@ -223,20 +220,19 @@ def _failure_text(failed: _Failures, job: _Job, complete: int) -> str:
 
 
 def _fetch_archive(job: _Job, archive: Archive) -> FetchedArchive:
-    """Move one archive's clips into ``<out>/<machine>/{train,test}``. A local archive in ``out`` is used and kept.
-
-    Raises:
-        TransferError: if it cannot be downloaded.
-        InputError: if its content is wrong, or the disk is too small.
-        _StoppedError: if the job was stopped.
-    """
+    """Move one archive's clips into ``<out>/<machine>/{train,test}``; an archive in ``out`` is used and kept."""
     local_path = job.out / archive.filename
     is_local = local_path.is_file()
     path = local_path if is_local else job.out / STORE / archive.filename
-    if is_local:
-        _require_md5(local_path, archive)
-    else:
+    if not is_local:
         _fetch_verified(job, archive, path)
+    elif (md5 := _md5(path)) != archive.md5:
+        raise InputError(
+            path,
+            found=f"md5 {md5} in {path.stat().st_size} bytes",
+            expected=f"md5 {archive.md5}",
+            remedy="Download it again, or remove the file so that nearfar downloads it; it was not changed",
+        )
     size = path.stat().st_size
     _unpack(job, archive, path)
     with disk_errors(path):
@@ -244,17 +240,6 @@ def _fetch_archive(job: _Job, archive: Archive) -> FetchedArchive:
         if not is_local:
             path.unlink()
     return FetchedArchive(archive, "local file" if is_local else "downloaded")
-
-
-def _require_md5(path: Path, archive: Archive) -> None:
-    found = _md5(path)
-    if found != archive.md5:
-        raise InputError(
-            path,
-            found=f"md5 {found} in {path.stat().st_size} bytes",
-            expected=f"md5 {archive.md5}",
-            remedy="Download it again, or remove the file so that nearfar downloads it; it was not changed",
-        )
 
 
 def _fetch_verified(job: _Job, archive: Archive, path: Path) -> None:
@@ -268,7 +253,6 @@ def _fetch_verified(job: _Job, archive: Archive, path: Path) -> None:
         needed = max(0, total - held) + round(total * UNPACKED_PER_PACKED)
         require_space(partial.parent, needed, f"{archive.filename} and its content")
 
-    found = ""
     for _ in range(2):
         fetch(
             archive.url(job.base_url),
@@ -278,15 +262,15 @@ def _fetch_verified(job: _Job, archive: Archive, path: Path) -> None:
             on_size=require_space_to_finish,
             progress=job.reporter(archive.filename),
         )
-        found = _md5(partial)
-        if found == archive.md5:
+        md5 = _md5(partial)
+        if md5 == archive.md5:
             with disk_errors(path):
                 partial.replace(path)
             return
         partial.unlink()
     raise InputError(
         archive.url(job.base_url),
-        found=f"md5 {found}, after a second download too; the file was removed",
+        found=f"md5 {md5}, after a second download too; the file was removed",
         expected=f"md5 {archive.md5}",
         remedy="Try again later. If it fails again, the publisher has replaced the archive, or a proxy changes it",
     )
@@ -315,12 +299,10 @@ def _require_layout(folder: Path, archive: Archive, path: Path) -> None:
     empty = [split for split in archive.splits if not _count_clips(folder / archive.machine / split)["files"]]
     if folders == [archive.machine] and not empty:
         return
-    found = f"the folders {', '.join(folders) or '(none)'}"
-    if empty:
-        found += f", no clips in {archive.machine}/{' and '.join(empty)}"
+    no_clips = f", no clips in {archive.machine}/{' and '.join(empty)}" if empty else ""
     raise InputError(
         path,
-        found=found,
+        found=f"the folders {', '.join(folders) or '(none)'}{no_clips}",
         expected=" and ".join(f"{archive.machine}/{split}/*.wav" for split in archive.splits),
         remedy="The archive is kept; unpack it by hand and arrange it as <machine>/{train,test}",
     )
@@ -352,18 +334,16 @@ def _write_record(out: Path, archive: Archive, address: str, size_bytes: int) ->
 
 
 def _is_complete(out: Path, archive: Archive) -> bool:
-    """Whether this archive was recorded and at least as many clips and bytes exist as it has."""
+    """Whether the archive has a record, and its folders hold at least the recorded numbers of clips and bytes."""
     try:
         record: dict[str, Any] = json.loads(_record_path(out, archive).read_text(encoding="utf-8"))
-        same, recorded = record["md5"] == archive.md5, dict(record["clips"])
-        counts = {split: (int(count["files"]), int(count["bytes"])) for split, count in recorded.items()}
+        for split, recorded in dict(record["clips"]).items():
+            existing = _count_clips(out / archive.machine / split)
+            if any(existing[key] < int(recorded[key]) for key in ("files", "bytes")):
+                return False
+        return bool(record["md5"] == archive.md5) and set(record["clips"]) == set(archive.splits)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    for split, (files, size) in counts.items():
-        existing = _count_clips(out / archive.machine / split)
-        if existing["files"] < files or existing["bytes"] < size:
-            return False
-    return same and set(recorded) == set(archive.splits)
 
 
 def _count_clips(folder: Path) -> dict[str, int]:

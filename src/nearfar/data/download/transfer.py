@@ -38,30 +38,22 @@ class RetryPolicy:
     Args:
         attempts: successive failures, without receiving more of the file, before giving up.
         timeout_seconds: without data on a connection.
-        first_wait_seconds: after the first failure; doubled after each further one.
-        longest_wait_seconds: bound of that doubling.
         longest_retry_after_seconds: a server that asks for a longer wait is treated as a refusal.
         sleep: waits for a number of seconds.
-        now: seconds since the epoch, to which a date in Retry-After is compared.
     """
 
     attempts: int = 6
     timeout_seconds: float = 30.0
-    first_wait_seconds: float = 1.0
-    longest_wait_seconds: float = 60.0
     longest_retry_after_seconds: float = 900.0
     sleep: Callable[[float], object] = time.sleep
-    now: Callable[[], float] = time.time
 
     def wait_seconds(self, failures: int, retry_after: float | None) -> float:
-        """The wait after a number of successive failures: what the server asked for, else exponential back-off."""
-        if retry_after is not None:
-            return retry_after
-        return min(self.first_wait_seconds * 2.0 ** (failures - 1), self.longest_wait_seconds)
+        """The wait after a number of successive failures: the server's, else 1 s, doubled up to 60 s."""
+        return min(2.0 ** (failures - 1), 60.0) if retry_after is None else retry_after
 
 
 class TransferError(NearfarError):
-    """A download failed. ``answered`` is whether the server answered at all."""
+    """A download failed. ``answered`` is False if there was no answer from the server."""
 
     def __init__(self, url: str, reason: str, *, answered: bool) -> None:
         self.url, self.reason, self.answered = url, reason, answered
@@ -125,13 +117,8 @@ def fetch(
             raise TransferError(url, reason, answered=failure.answered) from None
 
 
-def retry_after_seconds(value: str | None, now: float) -> float | None:
-    """The wait that a Retry-After header asks for, in seconds or as an HTTP date; None if it is neither.
-
-    Args:
-        value: of the header.
-        now: seconds since the epoch.
-    """
+def retry_after_seconds(value: str | None) -> float | None:
+    """The wait that a Retry-After header gives in seconds or as an HTTP date; None if it is neither."""
     if value is None:
         return None
     if value.strip().isdecimal():
@@ -140,7 +127,7 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
         date = parsedate_to_datetime(value)
     except (TypeError, ValueError):
         return None
-    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
@@ -192,17 +179,13 @@ def _attempt(
     if size_bytes is not None and _size(path) > size_bytes:
         path.unlink()
     held = _size(path)
-    if held == size_bytes:
-        return
-    response = _request(url, path, retry)
-    if response is None:
+    if held == size_bytes or (response := _request(url, path, retry)) is None:
         return
     with response:
-        start, total = _range_of(response, held, size_bytes)
+        done, total = _range_of(response, held, size_bytes)
         if on_size is not None and total is not None:
             on_size(total)
-        done = start
-        with disk_errors(path), path.open("ab" if start else "wb") as file:
+        with disk_errors(path), path.open("ab" if done else "wb") as file:
             for chunk in _chunks(response):
                 file.write(chunk)
                 done += len(chunk)
@@ -232,7 +215,7 @@ def _request(url: str, path: Path, retry: RetryPolicy) -> HTTPResponse | None:
             reason = f"the server answers {error.code} {error.reason}"
             if error.code not in RETRY_STATUSES:
                 raise TransferError(url, reason, answered=True) from None
-            wait = retry_after_seconds(error.headers.get("Retry-After"), retry.now())
+            wait = retry_after_seconds(error.headers.get("Retry-After"))
             raise _AttemptError(reason, retry_after=wait) from None
     except (OSError, HTTPException) as error:
         raise _AttemptError(_reason(error), answered=False) from None
@@ -254,16 +237,13 @@ def _range_of(response: HTTPResponse, held: int, size_bytes: int | None) -> tupl
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """The body as it arrives. Errors of the network are separated from those of the disk here."""
-    while True:
-        try:
-            # read1 returns what is available: read would lose a part of a chunk when the connection drops.
-            chunk = response.read1(CHUNK_BYTES)
-        except (OSError, HTTPException) as error:
-            raise _AttemptError(f"the connection broke: {_reason(error)}") from None
-        if not chunk:
-            return
-        yield chunk
+    """The chunks of the body. Errors of the network are separated from those of the disk here."""
+    try:
+        # read1 returns the available bytes: read would lose a part of a chunk when the connection drops.
+        while chunk := response.read1(CHUNK_BYTES):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise _AttemptError(f"the connection broke: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
