@@ -44,10 +44,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def reset_permissions(folder: Path) -> None:
-    """Give every file in and below a folder the permissions of a new file, as the umask has it.
-
-    For libraries that create files readable only by their owner.
-    """
+    """Give files in and below a folder the umask's permissions; some libraries make them private."""
     example = folder / f".{os.getpid()}.mode"
     example.touch()
     mode = example.stat().st_mode

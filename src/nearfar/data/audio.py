@@ -116,12 +116,8 @@ def choose_channels(
     """Select, check and resample near and far channels of samples in memory; see :func:`read_waveform`.
 
     Args:
-        samples: (recorded channels, samples) float32 in [-1, 1].
-        recorded_hz: their sample rate.
+        samples: (recorded channels, samples) float32 in [-1, 1], at the rate ``recorded_hz``.
         recording: its name in messages.
-
-    Returns:
-        (channels, samples) float32 in [-1, 1].
 
     Raises:
         InputError: if a requested channel is missing, silent or holds NaN or infinite samples.
@@ -165,10 +161,7 @@ def is_silent(channel: NDArray[np.float32]) -> bool:
 
 
 def read_beginning(path: Path, seconds: float) -> tuple[NDArray[np.float32], int]:
-    """Read the first seconds of every channel at the file's sample rate, without checks of the samples.
-
-    Returns:
-        (channels, samples) float32, and the sample rate in hertz.
+    """Read the first seconds of every channel without checks: (channels, samples) float32, and their rate in Hz.
 
     Raises:
         InputError: as :func:`read_header`.
@@ -182,19 +175,10 @@ def read_beginning(path: Path, seconds: float) -> tuple[NDArray[np.float32], int
 def zero_pad(
     waveform: NDArray[np.float32], samples: int, path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ
 ) -> NDArray[np.float32]:
-    """Pad a waveform with zeros at its end.
-
-    Args:
-        waveform: (..., time) float32.
-        samples: the length to reach.
-        path: the file, for the message.
-        sample_rate_hz: for the message.
-
-    Returns:
-        (..., samples) float32.
+    """Pad a waveform, (..., time) float32, with zeros at its end to (..., samples).
 
     Raises:
-        InputError: if the waveform is longer than that.
+        InputError: if the waveform is longer; it states ``path`` and lengths in seconds.
     """
     length = waveform.shape[-1]
     if length > samples:

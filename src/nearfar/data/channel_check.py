@@ -52,12 +52,9 @@ class ChannelWarning:
     """A fault of the channels of a machine's recordings.
 
     Attributes:
-        kind: the fault.
-        machine: the machine type.
         files: names of the recordings with the fault.
         checked: number of recordings checked.
-        message: a sentence with its full stop.
-        remedy: an imperative sentence with its full stop.
+        message, remedy: sentences with their full stops.
     """
 
     kind: Kind

@@ -132,12 +132,7 @@ def attributes_text(attributes: Attributes) -> str:
 
 
 def parse_clip(path: Path, machine: str, split: Split) -> Clip:
-    """Parse a file name of 2022 to 2026.
-
-    Args:
-        path: the file; only its name is read.
-        machine: the machine type.
-        split: train or test; the name must agree with it.
+    """Parse a file name of 2022 to 2026; the file itself is not read.
 
     Raises:
         InputError: if the name has another form or another split.

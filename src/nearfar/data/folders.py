@@ -49,9 +49,8 @@ def read_challenge_machine(
     """The clips of a machine's folder in a layout of the challenge.
 
     Args:
-        folder: the machine's folder.
-        splits: split of each of its folders.
-        parse: reads a clip from its path, machine and split.
+        splits: split of each subfolder.
+        parse: makes a clip of its path, machine and split.
 
     Raises:
         InputError: if a training folder has no clips, a name has another form, or a clip is in it both as WAV and

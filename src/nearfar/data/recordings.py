@@ -72,7 +72,6 @@ def read_crop(
     Only the crop is read and resampled, so memory does not grow with the recording.
 
     Args:
-        recording: the file.
         channel: index in the file, from 0.
         samples: length at 16 kHz.
         random: draws the start; nothing is drawn for recordings that are not longer than the crop.

@@ -21,10 +21,7 @@ _ENCRYPTED = 0x1
 def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
     """Unpack a zip archive into a folder. Nothing is written if one of its entries is refused.
 
-    Args:
-        path: the archive.
-        folder: created if needed.
-        progress: called with bytes written and in all.
+    ``progress`` is called with bytes written and in all.
 
     Raises:
         InputError: if the archive is damaged or encrypted, an entry would leave the folder, is a link or another

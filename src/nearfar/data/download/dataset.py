@@ -14,11 +14,13 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.data.download.archive import merge, unpack
@@ -175,26 +177,19 @@ def _space_bytes(missing: Sequence[Archive], out: Path, connections: int) -> int
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
     """Exclude other downloads into the folder. The system releases the lock however this process ends."""
+    lock: AbstractContextManager[object]
     try:
-        import fcntl
-    except ImportError:  # Windows: not excluded
-        yield
-        return
-    path = out / STORE / "lock"
-    with disk_errors(path):
-        file = path.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                out,
-                found="another nearfar download running in this folder",
-                expected="one at a time",
-                remedy="Wait for it, or stop it and rerun this command",
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        lock = FileLock(out / STORE / "lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            out,
+            found="another nearfar download running in this folder",
+            expected="one at a time",
+            remedy="Wait for it, or stop it and rerun this command",
+        ) from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        lock = nullcontext()
+    with lock:
         yield
 
 

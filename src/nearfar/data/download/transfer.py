@@ -33,13 +33,12 @@ RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to repeat a failed request.
+    """Number and timing of repeated requests.
 
     Args:
         attempts: successive failures, without receiving more of the file, before giving up.
         timeout_seconds: without data on a connection.
         longest_retry_after_seconds: a server that asks for a longer wait is treated as a refusal.
-        sleep: waits for a number of seconds.
     """
 
     attempts: int = 6
@@ -77,17 +76,15 @@ def fetch(
     on_size: Callable[[int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Download a file, resuming after the bytes that ``path`` already holds.
+    """Download a file over HTTP, resuming after the bytes that ``path`` already holds.
 
     The file is downloaded from its start if the server ignores ranges. The content is not verified: compare a
     checksum afterwards.
 
     Args:
-        url: http or https.
-        path: the partial file; complete when this returns, kept when this raises.
+        path: the partial file; complete on return, kept after an error.
         size_bytes: of the whole file, if known; an answer of another size is refused before it is written.
-        retry: by default :class:`RetryPolicy` with its defaults.
-        on_size: called with the size of the whole file when it is known, before the first byte is written.
+        on_size: called with the size of the whole file once it is known, before the first byte is written.
         progress: called with bytes done and in all (0 if not known).
 
     Raises:
@@ -131,15 +128,10 @@ def retry_after_seconds(value: str | None) -> float | None:
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Require free space on the disk of a folder, which need not exist yet.
-
-    Args:
-        folder: to be written to.
-        needed_bytes: to be written.
-        purpose: for the message.
+    """Require ``needed_bytes`` and :data:`SPARE_BYTES` free on the disk of a folder, which need not exist yet.
 
     Raises:
-        InputError: if less than that and :data:`SPARE_BYTES` is free.
+        InputError: if less is free; it states the ``purpose``.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free

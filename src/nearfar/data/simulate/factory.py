@@ -150,18 +150,19 @@ def simulate_factory(plan: FactoryPlan, out: Path, progress: Callable[[int, int]
     ``<out>/<machine>/attributes_00.csv``, ``<out>/truth.csv`` with the simulated properties of each clip,
     faults included, and ``<out>/SIMULATED.md``.
 
-    Args:
-        plan: the settings.
-        out: the folder; nothing is overwritten.
-        progress: called with the number of clips done and in all.
-
-    Returns:
-        ``out``.
+    ``progress`` is called with the number of clips done and in all. Returns ``out``.
 
     Raises:
         InputError: if ``out`` is a file or a folder that is not empty.
     """
-    _claim(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(
+            out,
+            found="a folder that is not empty" if out.is_dir() else "a file",
+            expected="a new or empty folder, as nothing is overwritten",
+            remedy="Choose another folder, or empty this one",
+        )
+    out.mkdir(parents=True, exist_ok=True)
     (out / "SIMULATED.md").write_text(_readme(plan), encoding="utf-8")
     with (out / "truth.csv").open("w", encoding="utf-8", newline="") as file:
         truth = csv.writer(file, lineterminator="\n")
@@ -260,18 +261,6 @@ def mix(
     """
     level = np.array([[1.0 / rms(machine[0])], [far_over_near / rms(machine[1])]])
     return np.asarray(machine * level + noise * (decibels(-snr_db) / rms(noise[0])))
-
-
-def _claim(out: Path) -> None:
-    """Create the folder; refuse one that is not empty."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(
-            out,
-            found="a folder that is not empty" if out.is_dir() else "a file",
-            expected="a new or empty folder, as nothing is overwritten",
-            remedy="Choose another folder, or empty this one",
-        )
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _write_attributes(folder: Path, clips: list[ClipPlan]) -> None:

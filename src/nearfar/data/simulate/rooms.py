@@ -75,11 +75,8 @@ def carry(room: Room, dry: Signal) -> NDArray[np.float64]:
 def carry_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> NDArray[np.float64]:
     """The sound at both microphones of a source that moves along a path during the clip: (2, samples).
 
-    The dry signal is cross-faded with equal power between the responses of neighbouring waypoints.
-
-    Args:
-        path: index of the path.
-        start, end: positions on the path at the start and the end of the clip, from 0 to 1.
+    The dry signal is cross-faded with equal power between the responses of neighbouring waypoints. ``start`` and
+    ``end`` are positions on the path at the start and the end of the clip, from 0 to 1.
     """
     position = np.linspace(start, end, len(dry)) * (WAYPOINTS - 1)
     images = np.zeros((2, len(dry)))
