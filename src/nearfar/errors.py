@@ -15,7 +15,7 @@ class NearfarError(Exception):
 
 
 class InputError(NearfarError):
-    """An argument, file or folder is not what is needed.
+    """An argument, file or folder has a wrong value or content.
 
     Args:
         where: the file, folder or argument at fault.

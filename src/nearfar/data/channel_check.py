@@ -104,7 +104,7 @@ def check_channels(
         progress: called with the task ``checking channels``.
 
     Returns:
-        warnings by machine, the gravest first; empty without faults.
+        warnings by machine, the most severe first; empty without faults.
     """
     if near == far:
         return []
@@ -144,7 +144,7 @@ def _read_sample(clip: Clip, near: int, far: int) -> list[_Sample]:
 
 
 def _check_machine(machine: str, samples: list[_Sample]) -> list[ChannelWarning]:
-    """The checks, gravest first; each is made on recordings without the graver faults."""
+    """The checks, most severe fault first; each excludes recordings with a more severe one."""
     checked = len(samples)
     warnings: list[ChannelWarning] = []
 

@@ -107,7 +107,7 @@ def normal_clip(path: Path, machine: str) -> Clip:
     return Clip(path, machine, "00", "train", "source", "normal", None, (), path.name)
 
 
-def parse_attributes(text: str, where: Path | str) -> Attributes:
+def parse_attributes(text: str, path: Path | str) -> Attributes:
     """``"car_D2_spd_5_mic_2_mic_1"`` to ``(("car", "d2"), ("spd", "5"), ("mic", "2"), ("mic", "1"))``.
 
     Raises:
@@ -118,7 +118,7 @@ def parse_attributes(text: str, where: Path | str) -> Attributes:
     parts = text.split("_")
     if len(parts) % 2 or not all(parts):
         raise InputError(
-            where,
+            path,
             found=f"the attribute text {text!r}",
             expected="'noAttribute' or pairs key_value_key_value",
             remedy="Rename the file so that every attribute key has a value",

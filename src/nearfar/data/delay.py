@@ -41,8 +41,7 @@ class Delays:
     @property
     def whole(self) -> Correlations:
         """The mean over the segments."""
-        mean: Correlations = self.values.mean(axis=0)
-        return mean
+        return np.asarray(self.values.mean(axis=0))
 
 
 def correlate(near: NDArray[np.float32], far: NDArray[np.float32], rate_hz: int) -> Delays | None:

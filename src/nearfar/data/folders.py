@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -30,9 +30,9 @@ Found = tuple[list[Clip], list[str]]
 NORMAL, TEST = "normal", "test"
 ATTRIBUTES_CSV = "attributes.csv"
 SUPPLEMENTAL = "supplemental"
-SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "test": "test"}
+SPLIT_FOLDERS = ("train", TEST)
 TESTS_2021 = ("source_test", "target_test")
-SPLIT_FOLDERS_2021: dict[str, Split] = {**SPLIT_FOLDERS, "source_test": "test", "target_test": "test"}
+SPLIT_FOLDERS_2021 = (*SPLIT_FOLDERS, *TESTS_2021)
 """With ``test``, into which the organisers' own scripts merge the two."""
 
 _OTHER_FORMATS = (".aac", ".aif", ".aiff", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wma")
@@ -44,23 +44,23 @@ _COMPANIONS = ("attributes_", "license", "licence", "manifest", "readme", "simul
 
 
 def read_challenge_machine(
-    folder: Path, splits: Mapping[str, Split], parse: Callable[[Path, str, Split], Clip]
+    folder: Path, subfolders: Sequence[str], parse: Callable[[Path, str, Split], Clip]
 ) -> Found:
     """The clips of a machine's folder in a layout of the challenge.
 
     Args:
-        splits: split of each subfolder.
+        subfolders: names of its folders of clips.
         parse: makes a clip of its path, machine and split.
 
     Raises:
-        InputError: if a training folder has no clips, a name has another form, or a clip is in it both as WAV and
-            as FLAC.
+        InputError: if a training folder has no clips, a name has another form, or a clip exists as WAV and FLAC.
     """
     machine = folder_name(folder)
     clips: list[Clip] = []
     supplement = _supplement(folder / SUPPLEMENTAL, f"{machine}/{SUPPLEMENTAL}", parse)
-    warnings = supplement + unread(folder, machine, read=[*splits, *([SUPPLEMENTAL] if supplement else [])])
-    for name, split in splits.items():
+    warnings = supplement + unread(folder, machine, read=[*subfolders, *([SUPPLEMENTAL] if supplement else [])])
+    for name in subfolders:
+        split: Split = "train" if name == "train" else "test"
         if not (folder / name).is_dir():
             continue
         files = audio_files(folder / name)
@@ -256,7 +256,7 @@ def read_plain_folder(root: Path, machine: str | None = None) -> Found:
     """All recordings of a folder as normal ones of one machine, by default named after the folder.
 
     Raises:
-        InputError: if a name contains "anomal", or a clip is there both as WAV and as FLAC.
+        InputError: if a name contains "anomal", or a clip exists both as WAV and as FLAC.
     """
     files = audio_files(root)
     _require_no_duplicates(files)
@@ -323,7 +323,7 @@ def _no_recordings(folder: Path, found: str, remedy: str) -> InputError:
 
 
 def _require_no_duplicates(files: Iterable[Path]) -> None:
-    """Refuse a recording that is there both as WAV and as FLAC."""
+    """Refuse a recording that exists both as WAV and as FLAC."""
     first: dict[Path, Path] = {}
     for path in files:
         other = first.setdefault(path.with_suffix(""), path)

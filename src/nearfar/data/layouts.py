@@ -136,12 +136,12 @@ def read_dataset(root: Path | str) -> Dataset:
     layout = _recognise(root, folders)
     clips: list[Clip] = []
     warnings = [] if folders == [root] else unread(root, folder_name(root), {folder.name for folder in folders})
-    splits = SPLIT_FOLDERS_2021 if layout == "dcase2021" else SPLIT_FOLDERS
+    subfolders = SPLIT_FOLDERS_2021 if layout == "dcase2021" else SPLIT_FOLDERS
     for folder in folders:
         more_clips, more_warnings = (
             read_own_machine(folder)
             if layout == "own"
-            else read_challenge_machine(folder, splits, PARSERS[layout])
+            else read_challenge_machine(folder, subfolders, PARSERS[layout])
         )
         clips += more_clips
         warnings += more_warnings

@@ -1,20 +1,19 @@
 """Download of the challenge's archives into ``<out>/<machine>/{train,test}/*.wav``.
 
 Each archive is downloaded (or found in ``out``), verified, unpacked beside the data, moved into the data folder
-and recorded. The hidden folder ``<out>/.download`` holds partial files and one record per finished archive. A
-killed command leaves nothing that looks finished; rerun, it resumes.
+and recorded. The hidden folder ``<out>/.download`` holds partial files and one record per finished archive. An
+interrupted download leaves no record of unfinished archives; the next run resumes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +21,10 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.data.download.archive import merge, unpack
 from nearfar.data.download.catalogue import ZENODO, Archive
 from nearfar.data.download.transfer import RetryPolicy, TransferError, disk_errors, fetch, require_space
+from nearfar.data.folders import audio_files
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import flush_to_disk, whole_file
 from nearfar.progress import Progress, silent
@@ -174,12 +173,10 @@ def _space_bytes(missing: Sequence[Archive], out: Path, connections: int) -> int
     return round(sum(archive.about_bytes for archive in missing) * UNPACKED_PER_PACKED) + max(0, at_once - held)
 
 
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
+def _lock(out: Path) -> AbstractContextManager[object]:
     """Exclude other downloads into the folder. The system releases the lock however this process ends."""
-    lock: AbstractContextManager[object]
     try:
-        lock = FileLock(out / STORE / "lock").acquire(timeout=0)
+        return FileLock(out / STORE / "lock").acquire(timeout=0)
     except Timeout:
         raise InputError(
             out,
@@ -188,9 +185,7 @@ def _lock(out: Path) -> Iterator[None]:
             remedy="Wait for it, or stop it and rerun this command",
         ) from None
     except (OSError, NotImplementedError):  # a file system without locks
-        lock = nullcontext()
-    with lock:
-        yield
+        return nullcontext()
 
 
 def _failure_text(failed: dict[Archive, _Failure], job: _Job, complete: int) -> str:
@@ -273,19 +268,19 @@ def _fetch_verified(job: _Job, archive: Archive, path: Path) -> None:
 
 def _unpack(job: _Job, archive: Archive, path: Path) -> None:
     """Unpack an archive beside the data and move its content into the data folder."""
-    aside = job.out / STORE / f"{path.stem}.unpacking"
-    with disk_errors(aside):
-        if aside.exists():
-            shutil.rmtree(aside)  # of a run that was killed
-    unpack(path, aside, job.reporter(f"unpacking {archive.filename}"))
-    with disk_errors(aside):  # remove files that macOS adds to archives
-        shutil.rmtree(aside / "__MACOSX", ignore_errors=True)
-        for hidden in (*aside.rglob(".DS_Store"), *aside.rglob("._*")):
+    unpacked = job.out / STORE / f"{path.stem}.unpacking"
+    with disk_errors(unpacked):
+        if unpacked.exists():
+            shutil.rmtree(unpacked)  # of a run that was killed
+    unpack(path, unpacked, job.reporter(f"unpacking {archive.filename}"))
+    with disk_errors(unpacked):  # remove files that macOS adds to archives
+        shutil.rmtree(unpacked / "__MACOSX", ignore_errors=True)
+        for hidden in (*unpacked.rglob(".DS_Store"), *unpacked.rglob("._*")):
             hidden.unlink()
-    _require_layout(aside, archive, path)
+    _require_layout(unpacked, archive, path)
     with job.merging, disk_errors(job.out):  # archives of one machine share its folder
-        merge(aside, job.out, origin=path.stem)
-        shutil.rmtree(aside)
+        merge(unpacked, job.out, origin=path.stem)
+        shutil.rmtree(unpacked)
 
 
 def _require_layout(folder: Path, archive: Archive, path: Path) -> None:
@@ -342,10 +337,7 @@ def _is_complete(out: Path, archive: Archive) -> bool:
 
 
 def _count_clips(folder: Path) -> dict[str, int]:
-    if not folder.is_dir():
-        return {"files": 0, "bytes": 0}
-    with os.scandir(folder) as entries:
-        sizes = [e.stat().st_size for e in entries if Path(e.name).suffix.lower() in AUDIO_SUFFIXES]
+    sizes = [path.stat().st_size for path in audio_files(folder)]
     return {"files": len(sizes), "bytes": sum(sizes)}
 
 

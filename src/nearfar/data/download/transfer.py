@@ -170,11 +170,11 @@ def _attempt(
 ) -> None:
     if size_bytes is not None and _size(path) > size_bytes:
         path.unlink()
-    held = _size(path)
-    if held == size_bytes or (response := _request(url, path, retry)) is None:
+    offset = _size(path)
+    if offset == size_bytes or (response := _request(url, path, retry)) is None:
         return
     with response:
-        done, total = _range_of(response, held, size_bytes)
+        done, total = _range_of(response, offset, size_bytes)
         if on_size is not None and total is not None:
             on_size(total)
         with disk_errors(path), path.open("ab" if done else "wb") as file:
@@ -192,15 +192,15 @@ def _attempt(
 
 def _request(url: str, path: Path, retry: RetryPolicy) -> HTTPResponse | None:
     """The response with the bytes after those in ``path``; None if there are no more."""
-    held = _size(path)
-    headers = {"User-Agent": "nearfar", **({"Range": f"bytes={held}-"} if held else {})}
+    offset = _size(path)
+    headers = {"User-Agent": "nearfar", **({"Range": f"bytes={offset}-"} if offset else {})}
     request = urllib.request.Request(url, headers=headers)
     try:
         return cast(HTTPResponse, urllib.request.urlopen(request, timeout=retry.timeout_seconds))
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416 and held:
-                if error.headers.get("Content-Range", "").strip() == f"bytes */{held}":
+            if error.code == 416 and offset:
+                if error.headers.get("Content-Range", "").strip() == f"bytes */{offset}":
                     return None
                 path.unlink()
                 raise _AttemptError("the partial file does not match the server's") from None
@@ -213,13 +213,13 @@ def _request(url: str, path: Path, retry: RetryPolicy) -> HTTPResponse | None:
         raise _AttemptError(_reason(error), answered=False) from None
 
 
-def _range_of(response: HTTPResponse, held: int, size_bytes: int | None) -> tuple[int, int | None]:
+def _range_of(response: HTTPResponse, offset: int, size_bytes: int | None) -> tuple[int, int | None]:
     """The first byte of the response, and the size of the whole file if known."""
     if response.status == 206:
         stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-        if stated is None or int(stated[1]) != held:
+        if stated is None or int(stated[1]) != offset:
             raise _AttemptError("the server sends another range than requested")
-        start, total = held, None if stated[2] == "*" else int(stated[2])
+        start, total = offset, None if stated[2] == "*" else int(stated[2])
     else:
         length = response.headers.get("Content-Length", "")
         start, total = 0, int(length) if length.isdecimal() else None

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from nearfar.data.clips import Domain, Label, Split, attributes_text
 from nearfar.data.simulate.background import NOISES
 from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace
-from nearfar.data.simulate.rooms import PATHS, Room, build_room, carry, carry_moving
-from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, decibels, rms, stream
+from nearfar.data.simulate.rooms import PATHS, Room, build_room, convolve_moving
+from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, convolve, decibels, rms, stream
 from nearfar.errors import InputError
 
 NOISES_OF_DOMAIN: dict[Domain, tuple[str, ...]] = {
@@ -138,7 +138,7 @@ class ClipPlan:
 
     @property
     def name(self) -> str:
-        """The file name in the grammar of :mod:`nearfar.data.clips`."""
+        """The file name in the form of :mod:`nearfar.data.clips`."""
         text = attributes_text(self.condition.operation.attributes)
         return f"section_00_{self.domain}_{self.split}_{self.label}_{self.index:04d}_{text}.wav"
 
@@ -188,12 +188,11 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
     """Every clip of a machine, training clips first."""
     counts: dict[Domain, int] = {"source": plan.train_source, "target": plan.train_target}
     for domain, count in counts.items():
-        conditions = _conditions(plan, machine, "train", domain, count)
-        for index, condition in enumerate(conditions):
+        for index, condition in enumerate(_conditions(plan, machine, "train", domain, count)):
             yield ClipPlan(machine, "train", domain, "normal", index, condition, None)
     count = plan.test_per_group
     for domain in counts:
-        conditions = _conditions(plan, machine, "test", domain, count)
+        conditions = list(_conditions(plan, machine, "test", domain, count))
         faults: dict[Label, Sequence[Fault | None]] = {
             "normal": [None] * count,
             "anomaly": _faults(plan, machine, domain, count),
@@ -204,24 +203,20 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
                 yield ClipPlan(machine, "test", domain, label, index, conditions[position], fault)
 
 
-def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, count: int) -> list[Condition]:
-    """``count`` conditions; points of operation and noises alternate, so that all are equally frequent."""
+def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, count: int) -> Iterator[Condition]:
+    """Draw conditions; points of operation and noises alternate, so that all are equally frequent."""
     operations, noises = MACHINES[machine].operations(domain), NOISES_OF_DOMAIN[domain]
-    conditions = []
     for index in range(count):
         rng = stream(plan.seed, machine, "condition", split, domain, index)
-        conditions.append(
-            Condition(
-                operation=operations[index % len(operations)],
-                snr_db=float(rng.uniform(*plan.snr_db)),
-                level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
-                noise=noises[index // len(operations) % len(noises)],
-                path=int(rng.integers(PATHS)),
-                noise_from=float(rng.random()),
-                noise_to=float(rng.random()),
-            )
+        yield Condition(
+            operation=operations[index % len(operations)],
+            snr_db=float(rng.uniform(*plan.snr_db)),
+            level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
+            noise=noises[index // len(operations) % len(noises)],
+            path=int(rng.integers(PATHS)),
+            noise_from=float(rng.random()),
+            noise_to=float(rng.random()),
         )
-    return conditions
 
 
 def _faults(plan: FactoryPlan, machine: str, domain: Domain, count: int) -> list[Fault]:
@@ -240,10 +235,10 @@ def simulate_clip(plan: FactoryPlan, clip: ClipPlan, room: Room) -> tuple[NDArra
         condition.operation, clip.fault, body, stream(plan.seed, *clip.key, "machine"), samples
     )
     rng = stream(plan.seed, *clip.key, "noise")
-    noise = carry_moving(
+    noise = convolve_moving(
         room, NOISES[condition.noise](rng, samples), condition.path, condition.noise_from, condition.noise_to
     )
-    mixed = mix(carry(room, dry), noise, room.far_over_near, condition.snr_db)
+    mixed = mix(convolve(dry, room.machine), noise, room.far_over_near, condition.snr_db)
     mixed += decibels(MICROPHONE_NOISE_DB) * rng.standard_normal(mixed.shape)
     mixed *= decibels(condition.level_dbfs) / rms(mixed[0])
     scaled = np.round(np.clip(mixed, -1.0, 1.0 - 2.0**-15) * 2.0**15)

@@ -33,6 +33,8 @@ from nearfar.data.simulate.signals import (
     wander,
 )
 
+Intervals = tuple[tuple[float, float], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -60,7 +62,7 @@ class Trace:
 
     low_hz: float
     high_hz: float
-    intervals_s: tuple[tuple[float, float], ...] = ()
+    intervals_s: Intervals = ()
 
 
 Severities = Sequence[float]
@@ -232,8 +234,6 @@ def pump(operation: Operation, severities: Severities, body: float, rng: Generat
     }
 
 
-Intervals = tuple[tuple[float, float], ...]
-
 STOP: Modes = ((95.0, 0.035, 1.0), (310.0, 0.020, 1.0), (740.0, 0.010, 0.7), (1650.0, 0.005, 0.35))
 HARD_STOP: Modes = ((740.0, 0.012, 1.0), (1650.0, 0.010, 1.2), (2900.0, 0.007, 1.2), (4600.0, 0.004, 0.8))
 RAIL: Modes = ((640.0, 0.006, 0.7), (1900.0, 0.005, 1.0), (3300.0, 0.003, 0.8))
@@ -258,7 +258,7 @@ def slider(operation: Operation, severities: Severities, body: float, rng: Gener
     whine = harmonics(260.0 * travel, [1.0, 0.4, 0.25], rng)
     sound += 0.35 * spread_db(rng, 1.5) * np.sqrt(velocity) * whine
     sound += 0.06 * noise(rng, samples, (80.0, 1200.0, 1.0, 1.0))
-    ends = _moments(stroke, RUN)
+    ends = _times_at_phase(stroke, RUN)
     force = (2.0 + 1.5 * operation.load) * rng.lognormal(0.0, 0.12, len(ends))
     sound += impacts(ends, force * (1 - 0.3 * worn), stretched(STOP, body), samples)
     sound += 1.9 * worn * impacts(ends, force, stretched(HARD_STOP, body), samples)
@@ -296,7 +296,7 @@ def _rebounds(ends: Signal, force: Signal, rng: Generator) -> tuple[Signal, Sign
     return (ends[:, None] + np.cumsum(gaps, axis=1)).ravel(), strengths.ravel()
 
 
-def _moments(cycle: Signal, phase: float) -> Signal:
+def _times_at_phase(cycle: Signal, phase: float) -> Signal:
     """Times in seconds at which ``cycle`` is at ``phase`` of a turn, from one turn before the clip to one after.
 
     Events outside the clip have effects in it; their times follow from the mean speed.
@@ -310,7 +310,7 @@ def _moments(cycle: Signal, phase: float) -> Signal:
     return np.asarray(inside + before + after)
 
 
-def _since(time: Signal, events: Signal) -> Signal:
+def _seconds_since(time: Signal, events: Signal) -> Signal:
     """Seconds since the last of the events; 10 s before the first."""
     latest = np.searchsorted(events, time, side="right") - 1
     return np.where(latest >= 0, time - events[np.maximum(latest, 0)], 10.0)
@@ -337,12 +337,12 @@ def valve(operation: Operation, severities: Severities, body: float, rng: Genera
     """
     leak, sticking, loose = severities
     cycle = shaft_angle(rng, samples, operation.speed, unsteadiness=0.01)
-    opening = _moments(cycle, 0.0)
+    opening = _times_at_phase(cycle, 0.0)
     opening = opening + 0.004 * rng.standard_normal(len(opening))
     closing = opening + (0.42 + 0.01 * rng.standard_normal()) / operation.speed
     late = opening + sticking * rng.uniform(0.02, 0.10, len(opening))
     time = seconds(samples)
-    since_open, since_shut = _since(time, late), _since(time, closing)
+    since_open, since_shut = _seconds_since(time, late), _seconds_since(time, closing)
     rise_s = 0.004 + 0.06 * sticking
     state = np.where(since_open < since_shut, 1 - np.exp(-since_open / rise_s), np.exp(-since_shut / 0.004))
     pressure = 0.6 + 0.6 * operation.load

@@ -52,8 +52,8 @@ def build_room(seed: int, machine: str, domain: Domain) -> Room:
         reverberation_s = float(rng.uniform(0.32, 0.42))
     source = size * rng.uniform(0.38, 0.62, 3)
     source[2] = rng.uniform(0.8, 1.2)
-    near = _around(rng, source, NEAR_METRES, size)
-    far = _around(rng, source, FAR_METRES, size)
+    near = _point_near(rng, source, NEAR_METRES, size)
+    far = _point_near(rng, source, FAR_METRES, size)
     paths = [_path(rng, size, (source, near, far)) for _ in range(PATHS)]
     responses = _responses(size, reverberation_s, np.stack([source, *np.concatenate(paths)]), (near, far))
     probe = noise(rng, 2 * SAMPLE_RATE_HZ, (150.0, 4000.0, 1.0, 1.0))
@@ -67,12 +67,7 @@ def build_room(seed: int, machine: str, domain: Domain) -> Room:
     )
 
 
-def carry(room: Room, dry: Signal) -> NDArray[np.float64]:
-    """The machine's sound at both microphones: (2, samples)."""
-    return convolve(dry, room.machine)
-
-
-def carry_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> NDArray[np.float64]:
+def convolve_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> NDArray[np.float64]:
     """The sound at both microphones of a source that moves along a path during the clip: (2, samples).
 
     The dry signal is cross-faded with equal power between the responses of neighbouring waypoints. ``start`` and
@@ -87,7 +82,7 @@ def carry_moving(room: Room, dry: Signal, path: int, start: float, end: float) -
     return images
 
 
-def _around(rng: np.random.Generator, centre: Point, metres: tuple[float, float], size: Point) -> Point:
+def _point_near(rng: np.random.Generator, centre: Point, metres: tuple[float, float], size: Point) -> Point:
     """A point at a distance within ``metres`` from the centre, away from the walls, at about the same height."""
     while True:
         heading, height = rng.uniform(0.0, 2 * np.pi), rng.uniform(-0.2, 0.3)
@@ -97,13 +92,13 @@ def _around(rng: np.random.Generator, centre: Point, metres: tuple[float, float]
             return np.asarray(point)
 
 
-def _path(rng: np.random.Generator, size: Point, keep_off: tuple[Point, ...]) -> NDArray[np.float64]:
+def _path(rng: np.random.Generator, size: Point, devices: tuple[Point, ...]) -> NDArray[np.float64]:
     """Waypoints of a straight aisle of at least 3 m, at least 1.2 m from the machine and the microphones."""
     while True:
         ends = rng.uniform(0.5, size - 0.5, (2, 3))
         ends[:, 2] = rng.uniform(0.8, 1.8)
         points = ends[0] + np.linspace(0.0, 1.0, WAYPOINTS)[:, None] * (ends[1] - ends[0])
-        gaps = [np.min(np.linalg.norm(points[:, :2] - other[:2], axis=1)) for other in keep_off]
+        gaps = [np.min(np.linalg.norm(points[:, :2] - other[:2], axis=1)) for other in devices]
         if np.linalg.norm(ends[1] - ends[0]) >= 3.0 and min(gaps) >= 1.2:
             return np.asarray(points)
 
