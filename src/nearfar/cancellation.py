@@ -141,14 +141,7 @@ def multi_tap(near: Spectrum, far: Spectrum, taps: int) -> Spectrum:
     """Least squares over several frames of far: sum_k H_k(f) F(f, t - k), k = -1 ... taps - 2.
 
     One frame of lead allows for paths that reach the near microphone first. The normal equations of every
-    frequency are loaded by 1e-3 of their mean diagonal.
-
-    Args:
-        near, far: (frames, bins) complex64.
-        taps: how many frames of far are used.
-
-    Returns:
-        (frames, bins) complex64.
+    frequency are loaded by 1e-3 of their mean diagonal. Arguments and result are (frames, bins) complex64.
     """
     shifted = np.stack([delayed(far, k) for k in range(-1, taps - 1)], axis=-1).transpose(1, 0, 2)
     gram = shifted.conj().transpose(0, 2, 1) @ shifted

@@ -131,6 +131,7 @@ def choose_channels(
                 expected=f"at least {column + 1}, as channel {column} (from 0) is the {channel} microphone",
                 remedy="Record both microphones into one file, or use only the near one",
             )
+    for channel, column in columns.items():
         nonfinite = np.flatnonzero(~np.isfinite(samples[column]))
         if nonfinite.size:
             raise InputError(

@@ -92,16 +92,14 @@ def far_leads(correlation: Correlations, rate_hz: int) -> tuple[float, float]:
         ratios of energy at negative to positive delays, and before to after the peak, within 30 ms. Both are well
         below 1 for correct channels and well above 1 for swapped ones.
     """
-    middle, peak = len(correlation) // 2, int(np.argmax(correlation))
-    return _balance(correlation, middle, rate_hz), _balance(correlation, peak, rate_hz)
-
-
-def _balance(correlation: Correlations, centre: int, rate_hz: int) -> float:
-    """Ratio of the energies before and after an index, without a margin around it."""
     edge, tail = round(_EDGE_S * rate_hz), round(_TAIL_S * rate_hz)
-    before = correlation[max(centre - tail, 0) : max(centre - edge, 0)]
-    after = correlation[centre + edge + 1 : centre + tail + 1]
-    return float(np.square(before).sum() / max(np.square(after).sum(), 1e-12))
+
+    def energy_ratio(centre: int) -> float:
+        before = correlation[max(centre - tail, 0) : max(centre - edge, 0)]
+        after = correlation[centre + edge + 1 : centre + tail + 1]
+        return float(np.square(before).sum() / max(np.square(after).sum(), 1e-12))
+
+    return energy_ratio(len(correlation) // 2), energy_ratio(int(np.argmax(correlation)))
 
 
 def drift(clips: list[Delays], most_ppm: float = 600.0) -> tuple[float, float]:

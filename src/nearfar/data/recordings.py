@@ -13,9 +13,10 @@ import soxr
 from numpy.typing import NDArray
 
 from nearfar.data.audio import SAMPLE_RATE_HZ, open_audio, unreadable
+from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.errors import InputError
 
-SUFFIXES = (".wav", ".flac", ".ogg")
+SUFFIXES = (*AUDIO_SUFFIXES, ".ogg")
 _WHOLE = "a whole recording of finite samples"
 
 

@@ -11,11 +11,12 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,7 @@ class _StoppedError(Exception):
     """Another thread failed, or there is no network."""
 
 
-_Failure = NearfarError | _StoppedError
+_Failures = dict[Archive, NearfarError | _StoppedError]
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,11 @@ class _Job:
     stop: threading.Event
     merging: threading.Lock = field(default_factory=threading.Lock)
 
-    def reporter(self, task: str) -> Callable[[int, int], None]:
-        """Reports bytes as megabytes, and ends the thread if the job was stopped."""
-
-        def report(done: int, total: int) -> None:
-            if self.stop.is_set():
-                raise _StoppedError
-            self.progress(f"{task}, MB", -(-done // 1_000_000), max(1, -(-total // 1_000_000)))
-
-        return report
+    def report(self, task: str, done: int, total: int) -> None:
+        """Report bytes as megabytes, and end the thread if the job was stopped."""
+        if self.stop.is_set():
+            raise _StoppedError
+        self.progress(f"{task}, MB", -(-done // 1_000_000), max(1, -(-total // 1_000_000)))
 
 
 def download(
@@ -118,12 +115,10 @@ def download(
                 raise _StoppedError
 
         job = _Job(out, base_url, retry or RetryPolicy(sleep=sleep), progress, stop)
-        results = _fetch_all(job, missing, connections)
-    failed = {archive: result for archive, result in results.items() if not isinstance(result, FetchedArchive)}
+        fetched, failed = _fetch_all(job, missing, connections)
     if failed:
         raise NearfarError(_failure_text(failed, job, len(archives) - len(failed)))
-    fetched = [results.get(archive, FetchedArchive(archive, "already complete")) for archive in archives]
-    return tuple(entry for entry in fetched if isinstance(entry, FetchedArchive))
+    return tuple(fetched.get(archive, FetchedArchive(archive, "already complete")) for archive in archives)
 
 
 def address_list(archives: Sequence[Archive], base_url: str = ZENODO) -> str:
@@ -140,29 +135,31 @@ def address_list(archives: Sequence[Archive], base_url: str = ZENODO) -> str:
 
 def _fetch_all(
     job: _Job, archives: Sequence[Archive], connections: int
-) -> dict[Archive, FetchedArchive | _Failure]:
+) -> tuple[dict[Archive, FetchedArchive], _Failures]:
+    fetched: dict[Archive, FetchedArchive] = {}
+    failed: _Failures = {}
     offline = threading.Event()
 
-    def attempt(archive: Archive) -> FetchedArchive | _Failure:
-        if offline.is_set() and not (job.out / archive.filename).is_file():
-            return _StoppedError()  # without network, do not retry for every archive in turn
+    def attempt(archive: Archive) -> None:
         try:
-            return _fetch_archive(job, archive)
+            if offline.is_set() and not (job.out / archive.filename).is_file():
+                raise _StoppedError  # without network, do not retry for every archive in turn
+            fetched[archive] = _fetch_archive(job, archive)
         except (NearfarError, _StoppedError) as error:
             if isinstance(error, TransferError) and not error.answered:
                 offline.set()
-            return error
+            failed[archive] = error
 
     with ThreadPoolExecutor(max_workers=connections) as pool:
-        futures = {archive: pool.submit(attempt, archive) for archive in archives}
+        futures = [pool.submit(attempt, archive) for archive in archives]
         try:
-            for future in as_completed(futures.values()):
+            for future in as_completed(futures):
                 future.result()
         except BaseException:  # interrupted by the user, or a bug: end the other threads too
             job.stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return {archive: future.result() for archive, future in futures.items()}
+    return fetched, failed
 
 
 def _space_bytes(missing: Sequence[Archive], out: Path, connections: int) -> int:
@@ -188,7 +185,7 @@ def _lock(out: Path) -> AbstractContextManager[object]:
         return nullcontext()
 
 
-def _failure_text(failed: dict[Archive, _Failure], job: _Job, complete: int) -> str:
+def _failure_text(failed: _Failures, job: _Job, complete: int) -> str:
     wrong = [str(error) for error in failed.values() if not isinstance(error, TransferError | _StoppedError)]
     missing = [archive for archive, error in failed.items() if isinstance(error, TransferError | _StoppedError)]
     if not missing:
@@ -236,28 +233,28 @@ def _fetch_verified(job: _Job, archive: Archive, path: Path) -> None:
     """Download an archive to ``path``. Wrong content is removed and downloaded once more from the start."""
     if path.is_file() and _md5(path) == archive.md5:
         return  # a run was killed between here and the end of unpacking
-    partial = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".part")
 
     def require_space_to_finish(total: int) -> None:
-        held = partial.stat().st_size if partial.exists() else 0
-        needed = max(0, total - held) + round(total * UNPACKED_PER_PACKED)
-        require_space(partial.parent, needed, f"{archive.filename} and its content")
+        received = part.stat().st_size if part.exists() else 0
+        needed = max(0, total - received) + round(total * UNPACKED_PER_PACKED)
+        require_space(part.parent, needed, f"{archive.filename} and its content")
 
     for _ in range(2):
         fetch(
             archive.url(job.base_url),
-            partial,
+            part,
             size_bytes=archive.size_bytes,
             retry=job.retry,
             on_size=require_space_to_finish,
-            progress=job.reporter(archive.filename),
+            progress=partial(job.report, archive.filename),
         )
-        md5 = _md5(partial)
+        md5 = _md5(part)
         if md5 == archive.md5:
             with disk_errors(path):
-                partial.replace(path)
+                part.replace(path)
             return
-        partial.unlink()
+        part.unlink()
     raise InputError(
         archive.url(job.base_url),
         found=f"md5 {md5}, after a second download too; the file was removed",
@@ -272,7 +269,7 @@ def _unpack(job: _Job, archive: Archive, path: Path) -> None:
     with disk_errors(unpacked):
         if unpacked.exists():
             shutil.rmtree(unpacked)  # of a run that was killed
-    unpack(path, unpacked, job.reporter(f"unpacking {archive.filename}"))
+    unpack(path, unpacked, partial(job.report, f"unpacking {archive.filename}"))
     with disk_errors(unpacked):  # remove files that macOS adds to archives
         shutil.rmtree(unpacked / "__MACOSX", ignore_errors=True)
         for hidden in (*unpacked.rglob(".DS_Store"), *unpacked.rglob("._*")):
@@ -318,9 +315,9 @@ def _write_record(out: Path, archive: Archive, address: str, size_bytes: int) ->
         "clips": {split: _count_clips(out / archive.machine / split) for split in archive.splits},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with whole_file(_record_path(out, archive)) as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        flush_to_disk(partial)
+    with whole_file(_record_path(out, archive)) as path:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        flush_to_disk(path)
 
 
 def _is_complete(out: Path, archive: Archive) -> bool:
