@@ -55,7 +55,7 @@ def read_header(path: Path) -> AudioHeader:
 
     Raises:
         InputError: if the file is missing, empty, neither WAV nor FLAC, without samples, or a truncated WAV file.
-            (A truncated FLAC file shows only when :func:`read_waveform` decodes it.)
+            Truncated FLAC files are found only by :func:`read_waveform`, which decodes them.
     """
     with open_audio(path) as file:
         return _header(path, file)

@@ -95,8 +95,8 @@ def check_channels(
 ) -> list[ChannelWarning]:
     """Check a sample of every machine's training clips for faults of their near and far channels.
 
-    Files that cannot be read, hold NaN or lack one of the two channels are skipped: reading them for use raises an
-    error.
+    Files that cannot be read, hold NaN or lack one of the two channels are skipped; reading their waveforms raises
+    errors.
 
     Args:
         dataset: recordings; training clips are sampled from every domain.

@@ -75,9 +75,9 @@ class Clip:
         split: train or test.
         domain, label: None for evaluation test clips, whose names hide them.
         index: None where the name has no number.
-        attributes: operating conditions. Those of a test clip are for people to read: no model may use them (see
-            :func:`nearfar.training.labels.composite_class`, which refuses a test clip).
-        listed_as: name in score files where the file's own name is not unique; empty otherwise.
+        attributes: operating conditions. Those of test clips are for reports only, never for models
+            (:func:`nearfar.training.labels.composite_class` refuses test clips).
+        listed_as: name in score files if the file's own name is not unique; empty otherwise.
     """
 
     path: Path
@@ -204,7 +204,7 @@ def parse_test_name(name: str, machine: str) -> Clip:
     """Parse the name of a test clip of any year, as in score files.
 
     Raises:
-        InputError: if it has no year's form.
+        InputError: if it has the form of no year.
     """
     return PARSERS[edition_of(name)](Path(name), machine, "test")
 

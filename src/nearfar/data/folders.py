@@ -1,4 +1,4 @@
-"""The clips of one machine's folder, in the challenge's layouts, in one's own layout or without any.
+"""The clips of one machine's folder: in the challenge's layouts, in one's own layout, or a plain folder.
 
 In the challenge's layouts file names give labels and attributes (see :mod:`nearfar.data.clips`); its
 ``attributes_00.csv`` repeats them and is not read. In one's own layout folders give them. A machine has normal
@@ -123,7 +123,7 @@ def read_own_machine(folder: Path) -> Found:
         if not clips:
             remedy = "Copy them there (converted from other formats), or remove the folder"
             raise _no_recordings(folder / NORMAL, "a folder without WAV or FLAC files", remedy)
-    for path in visible(folder / TEST) if (folder / TEST).is_dir() else []:
+    for path in visible(folder / TEST):
         if is_audio(path):
             raise InputError(
                 path,
@@ -276,8 +276,9 @@ def read_plain_folder(root: Path, machine: str | None = None) -> Found:
 
 
 def visible(folder: Path) -> list[Path]:
-    """The entries of a folder, sorted, without hidden files and the ``__MACOSX`` folder of macOS archives."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    """The sorted entries of a folder that are neither hidden nor ``__MACOSX`` of macOS; empty if it is missing."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in entries if not path.name.startswith((".", "__MACOSX")))
 
 
 def is_audio(path: Path) -> bool:
@@ -286,8 +287,8 @@ def is_audio(path: Path) -> bool:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """The WAV and FLAC files of a folder, sorted; none if it does not exist. Hidden files are left out."""
-    return [path for path in visible(folder) if is_audio(path)] if folder.is_dir() else []
+    """The WAV and FLAC files among :func:`visible` entries."""
+    return [path for path in visible(folder) if is_audio(path)]
 
 
 def folder_name(folder: Path) -> str:

@@ -158,7 +158,7 @@ def read_normals(
     Args:
         source: a folder that :func:`read_dataset` reads, or a plain folder of recordings of one machine; clips or
             files; or a dataset.
-        machine: of several machines, only this one; of a plain folder or files, the name to give the machine.
+        machine: the machine to select; for a plain folder or files, the name of the machine.
 
     Returns:
         training clips only; ``root`` is the folder, or the common parent of the listed files.

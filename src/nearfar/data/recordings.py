@@ -39,7 +39,7 @@ def find_recordings(folders: Sequence[Path]) -> list[AudioFile]:
     """Every WAV, FLAC and Ogg file in the folders and below, in the order of folders and names.
 
     Raises:
-        InputError: if a folder is missing or holds no recording, or a file cannot be read as sound.
+        InputError: if a folder is missing or holds no recording, or a file cannot be decoded.
     """
     paths: list[Path] = []
     for folder in folders:

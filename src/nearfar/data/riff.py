@@ -21,12 +21,12 @@ _MOST_CHUNKS = 64
 
 
 def wav_source(path: Path) -> Path | io.BytesIO:
-    """The source for libsndfile: the path, or a copy in memory of a WAV file whose missing length is filled in.
+    """The source for libsndfile: the path, or a copy in memory with the length filled in if a WAV file lacks it.
 
     Files of other formats are not checked.
 
     Raises:
-        InputError: if the file cannot be opened, is empty, or is a WAV file that ends before its sound does.
+        InputError: if the file cannot be opened, is empty, or is a truncated WAV file.
     """
     try:
         size = path.stat().st_size

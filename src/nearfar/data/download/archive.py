@@ -57,7 +57,7 @@ def merge(source: Path, target: Path, origin: str) -> None:
     file, such as ``attributes_00.csv`` of a machine's second archive, is moved to a name with ``origin`` added.
 
     Raises:
-        InputError: if a clip with the same name and other content exists, or a file and a folder have one name.
+        InputError: if a clip of the same name has other content, or a file and a folder have the same name.
     """
     for entry in sorted(source.iterdir()):
         existing = target / entry.name

@@ -116,12 +116,11 @@ def fetch(
 
 def retry_after_seconds(value: str | None) -> float | None:
     """The wait that a Retry-After header gives in seconds or as an HTTP date; None if it is neither."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
+    text = (value or "").strip()
+    if text.isdecimal():
+        return float(text)
     try:
-        date = parsedate_to_datetime(value)
+        date = parsedate_to_datetime(text)
     except (TypeError, ValueError):
         return None
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())

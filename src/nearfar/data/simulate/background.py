@@ -1,4 +1,4 @@
-"""Background noises of a factory, dry."""
+"""Background noises of a factory, without a room."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Levels carry no information about faults:
 
 * the machine's sound is scaled to one level at each microphone after the fault has been added;
-* signal-to-noise ratio, noise, its path, level and point of operation are drawn independently of the label: the
+* signal-to-noise ratio, noise, its path, level and operating point are drawn independently of the label: the
   normal and the anomalous test clips of a domain get the same list of them in another order;
 * the near channel is scaled to an RMS from that list, the far channel with the same gain.
 
@@ -204,7 +204,7 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
 
 
 def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, count: int) -> Iterator[Condition]:
-    """Draw conditions; points of operation and noises alternate, so that all are equally frequent."""
+    """Draw conditions; operating points and noises alternate, so that all are equally frequent."""
     operations, noises = MACHINES[machine].operations(domain), NOISES_OF_DOMAIN[domain]
     for index in range(count):
         rng = stream(plan.seed, machine, "condition", split, domain, index)

@@ -1,7 +1,7 @@
-"""The simulated machine types: their sounds, faults and points of operation.
+"""The simulated machine types: their sounds, faults and operating points.
 
 Fan, gearbox, bearing and pump have sounds tied to the rotation of a shaft; slider and valve work in strokes.
-Each machine's function takes a point of operation, the severity of each fault, ``body`` (the factor on this unit's
+Each machine's function takes an operating point, the severity of each fault, ``body`` (the factor on this unit's
 structural resonances), a generator and the number of samples. It returns the dry sound at the machine,
 ``(samples,) float64`` of arbitrary level, and the time-frequency region of each fault.
 """
@@ -38,7 +38,7 @@ Intervals = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A point of operation: speed in revolutions or strokes per second, load from 0 to 1.
+    """An operating point: speed in revolutions or strokes per second, load from 0 to 1.
 
     ``attributes`` encode them in the file name; empty for machines without attributes.
     """
@@ -375,7 +375,7 @@ def valve(operation: Operation, severities: Severities, body: float, rng: Genera
 
 @dataclass(frozen=True, slots=True)
 class MachineType:
-    """A machine type. ``source`` and ``target`` are the points of operation of the two domains."""
+    """A machine type. ``source`` and ``target`` are the operating points of the two domains."""
 
     simulate: Callable[[Operation, Severities, float, Generator, int], Simulated]
     faults: tuple[str, ...]
@@ -383,7 +383,7 @@ class MachineType:
     target: tuple[Operation, ...]
 
     def operations(self, domain: Domain) -> tuple[Operation, ...]:
-        """The points of operation of a domain."""
+        """The operating points of a domain."""
         return self.source if domain == "source" else self.target
 
     def sound(
@@ -396,7 +396,7 @@ class MachineType:
 
 
 def _operations(speeds: dict[str, float], loads: dict[str, float] | float) -> tuple[Operation, ...]:
-    """Points of operation by the names of their attributes' values; a single load is no attribute."""
+    """Operating points by the names of their attributes' values; a single load is no attribute."""
     if isinstance(loads, float):
         return tuple(Operation(speed, loads, (("spd", name),)) for name, speed in speeds.items())
     return tuple(
