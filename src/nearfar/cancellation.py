@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy import fft
@@ -176,15 +177,10 @@ def delayed(values: NDArray[Any], shift: int) -> NDArray[Any]:
 def stft(waveform: Waveform, window: int, hop: int) -> Spectrum:
     """Hann-windowed spectra of (..., samples) float32, centred and zero-padded: (..., frames, bins) complex64."""
     *others, samples = waveform.shape
-    pieces, count = window // hop, 1 + -(-samples // hop)
-    shape = hann(window)
-    blocks = np.zeros((*others, (count + pieces - 1) * hop), np.float32)
-    blocks[..., window // 2 : window // 2 + samples] = waveform
-    blocks = blocks.reshape(*others, count + pieces - 1, hop)
-    frames = np.empty((*others, count, window), np.float32)
-    for piece in range(pieces):  # a frame is as many neighbouring blocks as hops make a window
-        part = slice(piece * hop, (piece + 1) * hop)
-        np.multiply(blocks[..., piece : piece + count, :], shape[part], out=frames[..., part])
+    count = 1 + -(-samples // hop)
+    padded = np.zeros((*others, (count - 1) * hop + window), np.float32)
+    padded[..., window // 2 : window // 2 + samples] = waveform
+    frames = sliding_window_view(padded, window, axis=-1)[..., ::hop, :] * hann(window)
     return np.asarray(fft.rfft(frames, axis=-1, overwrite_x=True))
 
 

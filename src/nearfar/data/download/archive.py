@@ -7,18 +7,19 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.data.download.transfer import disk_errors, require_space
 from nearfar.errors import InputError
+from nearfar.progress import StepProgress
 
 _CHUNK_BYTES = 1 << 20
 _ENCRYPTED = 0x1
 
 
-def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
+def unpack(path: Path, folder: Path, progress: StepProgress | None = None) -> None:
     """Unpack a zip archive into a folder. Nothing is written if one of its entries is refused.
 
     ``progress`` is called with bytes written and in all.

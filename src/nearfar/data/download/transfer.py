@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import cast
 
 from nearfar.errors import InputError, NearfarError
+from nearfar.progress import StepProgress
 
 _log = logging.getLogger(__name__)
 
+OnSize = Callable[[int], None] | None
 CHUNK_BYTES = 1 << 18
 STEADY_BYTES = 1 << 20
 """A connection that received this much before it dropped resets the count of failures."""
@@ -73,8 +75,8 @@ def fetch(
     *,
     size_bytes: int | None = None,
     retry: RetryPolicy | None = None,
-    on_size: Callable[[int], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_size: OnSize = None,
+    progress: StepProgress | None = None,
 ) -> None:
     """Download a file over HTTP, resuming after the bytes that ``path`` already holds.
 
@@ -164,8 +166,8 @@ def _attempt(
     path: Path,
     size_bytes: int | None,
     retry: RetryPolicy,
-    on_size: Callable[[int], None] | None,
-    progress: Callable[[int, int], None] | None,
+    on_size: OnSize,
+    progress: StepProgress | None,
 ) -> None:
     if size_bytes is not None and _size(path) > size_bytes:
         path.unlink()

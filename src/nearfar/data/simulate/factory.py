@@ -14,7 +14,7 @@ for bit the same whatever other machines are simulated.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace
 from nearfar.data.simulate.rooms import PATHS, Room, build_room, convolve_moving
 from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, convolve, decibels, rms, stream
 from nearfar.errors import InputError
+from nearfar.progress import StepProgress
 
 NOISES_OF_DOMAIN: dict[Domain, tuple[str, ...]] = {
     "source": ("ventilation", "forklift", "conveyor"),
@@ -127,23 +128,14 @@ class ClipPlan:
     fault: Fault | None
 
     @property
-    def key(self) -> tuple[str | int, ...]:
-        """The key, with the seed, of every random number of the clip."""
-        return (self.machine, self.split, self.domain, self.label, self.index)
-
-    @property
     def path(self) -> str:
-        """The path of the file in the simulated folder, with slashes."""
-        return f"{self.machine}/{self.split}/{self.name}"
-
-    @property
-    def name(self) -> str:
-        """The file name in the form of :mod:`nearfar.data.clips`."""
+        """The path in the simulated folder, with slashes; the name has the form of :mod:`nearfar.data.clips`."""
         text = attributes_text(self.condition.operation.attributes)
-        return f"section_00_{self.domain}_{self.split}_{self.label}_{self.index:04d}_{text}.wav"
+        name = f"section_00_{self.domain}_{self.split}_{self.label}_{self.index:04d}_{text}.wav"
+        return f"{self.machine}/{self.split}/{name}"
 
 
-def simulate_factory(plan: FactoryPlan, out: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+def simulate_factory(plan: FactoryPlan, out: Path, progress: StepProgress | None = None) -> Path:
     """Simulate a factory into an empty or new folder.
 
     Writes ``<out>/<machine>/{train,test}/*.wav`` (16 kHz, 16 bit, channel 0 near, channel 1 far),
@@ -229,12 +221,12 @@ def _faults(plan: FactoryPlan, machine: str, domain: Domain, count: int) -> list
 def simulate_clip(plan: FactoryPlan, clip: ClipPlan, room: Room) -> tuple[NDArray[np.int16], Trace | None]:
     """One clip as (samples, 2) int16, and the region of its fault."""
     samples = round(plan.clip_seconds * SAMPLE_RATE_HZ)
-    condition = clip.condition
+    condition, key = clip.condition, (clip.machine, clip.split, clip.domain, clip.label, clip.index)
     body = 1 + BODY_DEVIATION * float(stream(plan.seed, clip.machine, "body").standard_normal())
     dry, trace = MACHINES[clip.machine].sound(
-        condition.operation, clip.fault, body, stream(plan.seed, *clip.key, "machine"), samples
+        condition.operation, clip.fault, body, stream(plan.seed, *key, "machine"), samples
     )
-    rng = stream(plan.seed, *clip.key, "noise")
+    rng = stream(plan.seed, *key, "noise")
     noise = convolve_moving(
         room, NOISES[condition.noise](rng, samples), condition.path, condition.noise_from, condition.noise_to
     )
