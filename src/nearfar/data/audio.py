@@ -19,6 +19,7 @@ from nearfar.data.clips import CHANNELS, Channel
 from nearfar.data.riff import wav_source
 from nearfar.errors import InputError
 
+Waveform = NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
 STEP_16_BIT = 1 / 32_768
 WHOLE = "a whole WAV or FLAC file"
@@ -80,7 +81,7 @@ def read_waveform(
     sample_rate_hz: int = SAMPLE_RATE_HZ,
     near: int = 0,
     far: int = 1,
-) -> NDArray[np.float32]:
+) -> Waveform:
     """Read the near and far channels of a recording, resampled.
 
     Args:
@@ -105,14 +106,14 @@ def read_waveform(
 
 
 def choose_channels(
-    samples: NDArray[np.float32],
+    samples: Waveform,
     recorded_hz: int,
     recording: Path | str,
     channels: Sequence[Channel] = CHANNELS,
     sample_rate_hz: int = SAMPLE_RATE_HZ,
     near: int = 0,
     far: int = 1,
-) -> NDArray[np.float32]:
+) -> Waveform:
     """Select, check and resample near and far channels of samples in memory; see :func:`read_waveform`.
 
     Args:
@@ -156,12 +157,12 @@ def choose_channels(
     return np.ascontiguousarray(resampled.T, dtype=np.float32)
 
 
-def is_silent(channel: NDArray[np.float32]) -> bool:
+def is_silent(channel: Waveform) -> bool:
     """Whether the range of the samples is at most one 16-bit step."""
     return float(channel.max() - channel.min()) <= STEP_16_BIT
 
 
-def read_beginning(path: Path, seconds: float) -> tuple[NDArray[np.float32], int]:
+def read_beginning(path: Path, seconds: float) -> tuple[Waveform, int]:
     """Read the first seconds of every channel without checks: (channels, samples) float32, and their rate in Hz.
 
     Raises:
@@ -173,9 +174,7 @@ def read_beginning(path: Path, seconds: float) -> tuple[NDArray[np.float32], int
     return np.ascontiguousarray(samples.T), header.sample_rate_hz
 
 
-def zero_pad(
-    waveform: NDArray[np.float32], samples: int, path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ
-) -> NDArray[np.float32]:
+def zero_pad(waveform: Waveform, samples: int, path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Waveform:
     """Pad a waveform, (..., time) float32, with zeros at its end to (..., samples).
 
     Raises:
@@ -201,9 +200,8 @@ def open_audio(path: Path, expected: str = WHOLE) -> Iterator[soundfile.SoundFil
         with soundfile.SoundFile(source) as file:
             yield file
     except soundfile.LibsndfileError as error:
-        raise unreadable(
-            path, f"sound that cannot be decoded ({error.error_string.strip(' .')})", expected
-        ) from None
+        reason = error.error_string.strip(" .")
+        raise unreadable(path, f"sound that cannot be decoded ({reason})", expected) from None
 
 
 def _header(path: Path, file: soundfile.SoundFile) -> AudioHeader:

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nearfar.data.audio import STEP_16_BIT, AudioHeader, is_silent, read_beginning
+from nearfar.data.audio import STEP_16_BIT, AudioHeader, Waveform, is_silent, read_beginning
 from nearfar.data.clips import Clip
 from nearfar.data.delay import Delays, beyond, correlate, drift, far_leads, lag_s, prominence
 from nearfar.data.layouts import Dataset
@@ -21,7 +20,6 @@ from nearfar.errors import InputError
 from nearfar.progress import Progress, silent
 
 Kind = Literal["dead", "identical", "clipped", "misaligned", "drift", "swapped"]
-Waveform = NDArray[np.float32]
 
 SAMPLED_CLIPS = 12
 """Clips checked per machine and domain, spread evenly over its list."""
@@ -116,9 +114,8 @@ def check_channels(
             header = headers[clip.path]
             if isinstance(header, AudioHeader) and header.channels > max(near, far):
                 domains.setdefault(clip.domain, []).append(clip)
-        sampled[machine] = [
-            clip for clips in domains.values() for clip in clips[:: -(-len(clips) // SAMPLED_CLIPS)]
-        ]
+        evenly_spread = (clips[:: -(-len(clips) // SAMPLED_CLIPS)] for clips in domains.values())
+        sampled[machine] = [clip for clips in evenly_spread for clip in clips]
     total, done = sum(map(len, sampled.values())), 0
     warnings = []
     for machine, clips in sampled.items():

@@ -48,8 +48,8 @@ AUDIO_SUFFIXES = (".wav", ".flac")
 
 _NAME_2022 = re.compile(r"section_([0-9]{2})_(source|target)_(train|test)_(normal|anomaly)_([0-9]{4})_(.+)")
 _HIDDEN_2022 = re.compile(r"section_([0-9]{2})_(?:test_)?([0-9]{4})")
-_TRAIN_2021 = re.compile(r"section_([0-9]{2})_(source|target)_train_normal_([0-9]{4})_(.+)")
-_TEST_2021 = re.compile(r"section_([0-9]{2})_(source|target)_test_(?:(normal|anomaly)_)?([0-9]{4})")
+_TRAIN_2021 = re.compile(r"section_([0-9]{2})_(source|target)_train_(normal)_([0-9]{4})_(.+)")
+_TEST_2021 = re.compile(r"section_([0-9]{2})_(source|target)_test_(?:(normal|anomaly)_)?([0-9]{4})()")
 _NAME_2020 = re.compile(r"(?:(normal|anomaly)_)?id_([0-9]{2})_([0-9]{8})")
 
 _EXPECTED: dict[Edition, str] = {
@@ -155,14 +155,12 @@ def parse_2021(path: Path, machine: str, split: Split) -> Clip:
     Raises:
         InputError: if the name has another form, or another split or domain than its folder.
     """
-    if split == "train":
-        section, domain, index, text = _groups(_TRAIN_2021, path, "dcase2021")
-        condition = () if text.casefold() == "noattribute" else (("condition", text.casefold()),)
-        return Clip(path, machine, section, split, domain, "normal", int(index), condition)
-    section, domain, label, index = _groups(_TEST_2021, path, "dcase2021")
+    pattern = _TRAIN_2021 if split == "train" else _TEST_2021
+    section, domain, label, index, text = _groups(pattern, path, "dcase2021")
     if path.parent.name in ("source_test", "target_test") and path.parent.name != f"{domain}_test":
         raise _bad_name(path, f"a clip of the {domain} domain in the folder {path.parent.name}", "dcase2021")
-    return Clip(path, machine, section, split, domain, label, int(index))
+    condition = () if text.casefold() in ("", "noattribute") else (("condition", text.casefold()),)
+    return Clip(path, machine, section, split, domain, label, int(index), condition)
 
 
 def parse_2020(path: Path, machine: str, split: Split) -> Clip:

@@ -78,9 +78,8 @@ class Dataset:
 
     def select(self, machine: str | None = None, split: Split | None = None) -> Dataset:
         """The same dataset with the clips of one machine, one split or both."""
-        return self.with_clips(
-            clip for clip in self.clips if machine in (None, clip.machine) and split in (None, clip.split)
-        )
+        clips = (clip for clip in self.clips if machine in (None, clip.machine) and split in (None, clip.split))
+        return self.with_clips(clips)
 
     def with_clips(self, clips: Iterable[Clip]) -> Dataset:
         """The same dataset with other clips. Headers that were read are not read again."""

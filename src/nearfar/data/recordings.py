@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-from numpy.typing import NDArray
 
-from nearfar.data.audio import SAMPLE_RATE_HZ, open_audio, unreadable
+from nearfar.data.audio import SAMPLE_RATE_HZ, Waveform, open_audio, unreadable
 from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.errors import InputError
 
@@ -65,9 +64,7 @@ def recordings_key(recordings: Iterable[AudioFile]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def read_crop(
-    recording: AudioFile, channel: int, samples: int, random: np.random.Generator
-) -> NDArray[np.float32]:
+def read_crop(recording: AudioFile, channel: int, samples: int, random: np.random.Generator) -> Waveform:
     """A random crop of one channel at 16 kHz; shorter recordings are repeated to fill it.
 
     Only the crop is read and resampled, so memory does not grow with the recording.

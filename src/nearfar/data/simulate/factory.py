@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nearfar.data.clips import Domain, Label, Split, attributes_text
 from nearfar.data.simulate.background import NOISES
 from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace
-from nearfar.data.simulate.rooms import PATHS, Room, build_room, convolve_moving
+from nearfar.data.simulate.rooms import PATHS, Images, Room, build_room, convolve_moving
 from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, convolve, decibels, rms, stream
 from nearfar.errors import InputError
 from nearfar.progress import StepProgress
@@ -237,10 +237,8 @@ def simulate_clip(plan: FactoryPlan, clip: ClipPlan, room: Room) -> tuple[NDArra
     return np.ascontiguousarray(scaled.T.astype(np.int16)), trace
 
 
-def mix(
-    machine: NDArray[np.float64], noise: NDArray[np.float64], far_over_near: float, snr_db: float
-) -> NDArray[np.float64]:
-    """Machine plus noise at both microphones, (2, samples), with levels that do not depend on the fault.
+def mix(machine: Images, noise: Images, far_over_near: float, snr_db: float) -> Images:
+    """Machine plus noise at both microphones, with levels that do not depend on the fault.
 
     The machine gets RMS 1 near and ``far_over_near`` far, as a fault that changes the spectrum would otherwise
     change the ratio of the channels. The noise is scaled to ``snr_db`` at the near microphone and keeps its ratio

@@ -86,12 +86,8 @@ def fan(operation: Operation, severities: Severities, body: float, rng: Generato
     angle = shaft_angle(rng, samples, operation.speed)
     swell = 1 + (0.08 + 0.4 * imbalance) * np.cos(2 * np.pi * angle + 1.0)
     wake = 1 + 0.3 * np.cos(2 * np.pi * FAN_BLADES * angle) + 1.2 * broken * once_a_turn(angle, 0.06)
-    flow = noise(
-        rng,
-        samples,
-        (120.0, 700.0, 1.5, 1.0),
-        (700.0, 3500.0 * body, 2.0, (0.3 + 0.3 * operation.load) * spread_db(rng, 1.0)),
-    )
+    high_level = (0.3 + 0.3 * operation.load) * spread_db(rng, 1.0)
+    flow = noise(rng, samples, (120.0, 700.0, 1.5, 1.0), (700.0, 3500.0 * body, 2.0, high_level))
     blade_tone = harmonics(FAN_BLADES * angle, [1.0, 0.55, 0.35, 0.2, 0.12], rng)
     sound = swell * (wake * flow + 0.45 * spread_db(rng, 1.5) * blade_tone)
     sound += spread_db(rng, 2.0) * harmonics(angle, [0.12, 0.08, 0.05], rng)

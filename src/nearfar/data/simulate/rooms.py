@@ -21,6 +21,8 @@ WAYPOINTS = 5
 PATHS = 2
 
 Point = NDArray[np.float64]
+Images = NDArray[np.float64]
+"""A sound at the near and the far microphone, (2, samples) float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,8 @@ def build_room(seed: int, machine: str, domain: Domain) -> Room:
     )
 
 
-def convolve_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> NDArray[np.float64]:
-    """The sound at both microphones of a source that moves along a path during the clip: (2, samples).
+def convolve_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> Images:
+    """The sound at both microphones of a source that moves along a path during the clip.
 
     The dry signal is cross-faded with equal power between the responses of neighbouring waypoints. ``start`` and
     ``end`` are positions on the path at the start and the end of the clip, from 0 to 1.
