@@ -234,9 +234,5 @@ def _log_resampling(recording: Path | str, found_hz: int, wanted_hz: int) -> Non
         if (found_hz, wanted_hz) in _logged_rates:
             return
         _logged_rates.add((found_hz, wanted_hz))
-    _log.warning(
-        "%s has a sample rate of %d Hz; it and all other files of that rate are resampled to %d Hz",
-        recording,
-        found_hz,
-        wanted_hz,
-    )
+    message = "%s has a sample rate of %d Hz; it and all other files of that rate are resampled to %d Hz"
+    _log.warning(message, recording, found_hz, wanted_hz)

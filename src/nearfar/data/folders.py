@@ -314,9 +314,8 @@ def _other_formats(folder: Path, name: str) -> list[str]:
     if not files:
         return []
     count = "1 recording that is" if len(files) == 1 else f"{len(files)} recordings that are"
-    return [
-        f"{name}: {count} neither WAV nor FLAC and not read, such as {files[0].relative_to(folder).as_posix()}"
-    ]
+    first = files[0].relative_to(folder).as_posix()
+    return [f"{name}: {count} neither WAV nor FLAC and not read, such as {first}"]
 
 
 def _no_recordings(folder: Path, found: str, remedy: str) -> InputError:

@@ -186,9 +186,8 @@ def read_normals(
 
 
 def _listed_normals(source: Sequence[Clip | Path | str], machine: str | None) -> Dataset:
-    clips = [
-        entry if isinstance(entry, Clip) else normal_clip(Path(entry), machine or "machine") for entry in source
-    ]
+    name = machine or "machine"
+    clips = [entry if isinstance(entry, Clip) else normal_clip(Path(entry), name) for entry in source]
     expected = "recordings of normal operation"
     if not clips:
         raise InputError("recordings", found="none", expected=expected, remedy="Give some")

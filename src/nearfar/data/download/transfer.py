@@ -162,20 +162,15 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _attempt(
-    url: str,
-    path: Path,
-    size_bytes: int | None,
-    retry: RetryPolicy,
-    on_size: OnSize,
-    progress: StepProgress | None,
+    url: str, path: Path, size: int | None, retry: RetryPolicy, on_size: OnSize, progress: StepProgress | None
 ) -> None:
-    if size_bytes is not None and _size(path) > size_bytes:
+    if size is not None and _size(path) > size:
         path.unlink()
     offset = _size(path)
-    if offset == size_bytes or (response := _request(url, path, retry)) is None:
+    if offset == size or (response := _request(url, path, retry)) is None:
         return
     with response:
-        done, total = _range_of(response, offset, size_bytes)
+        done, total = _range_of(response, offset, size)
         if on_size is not None and total is not None:
             on_size(total)
         with disk_errors(path), path.open("ab" if done else "wb") as file:

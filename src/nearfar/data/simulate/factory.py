@@ -223,13 +223,11 @@ def simulate_clip(plan: FactoryPlan, clip: ClipPlan, room: Room) -> tuple[NDArra
     samples = round(plan.clip_seconds * SAMPLE_RATE_HZ)
     condition, key = clip.condition, (clip.machine, clip.split, clip.domain, clip.label, clip.index)
     body = 1 + BODY_DEVIATION * float(stream(plan.seed, clip.machine, "body").standard_normal())
-    dry, trace = MACHINES[clip.machine].sound(
-        condition.operation, clip.fault, body, stream(plan.seed, *key, "machine"), samples
-    )
+    rng = stream(plan.seed, *key, "machine")
+    dry, trace = MACHINES[clip.machine].sound(condition.operation, clip.fault, body, rng, samples)
     rng = stream(plan.seed, *key, "noise")
-    noise = convolve_moving(
-        room, NOISES[condition.noise](rng, samples), condition.path, condition.noise_from, condition.noise_to
-    )
+    dry_noise = NOISES[condition.noise](rng, samples)
+    noise = convolve_moving(room, dry_noise, condition.path, condition.noise_from, condition.noise_to)
     mixed = mix(convolve(dry, room.machine), noise, room.far_over_near, condition.snr_db)
     mixed += decibels(MICROPHONE_NOISE_DB) * rng.standard_normal(mixed.shape)
     mixed *= decibels(condition.level_dbfs) / rms(mixed[0])
