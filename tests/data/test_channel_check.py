@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from pydantic import TypeAdapter
 
 from nearfar.data.audio import read_beginning, read_waveform
 from nearfar.data.channel_check import ChannelWarning, check_channels
@@ -149,7 +150,7 @@ def test_a_sample_is_checked_and_progress_is_reported(tmp_path: Path) -> None:
 
 def test_warnings_round_trip_through_json() -> None:
     warning = ChannelWarning("drift", "pump", ("a.wav", "b.wav"), 12, "It drifts.", "Stop it.")
-    assert ChannelWarning.from_json(json.loads(json.dumps(warning.to_json()))) == warning
+    assert TypeAdapter(ChannelWarning).validate_json(json.dumps(warning.to_json())) == warning
 
 
 def test_the_beginning_is_read_as_recorded(tmp_path: Path) -> None:

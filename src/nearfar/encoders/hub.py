@@ -220,7 +220,7 @@ def _request(name: str, filename: str, revision: str, retry: RetryPolicy, force:
             response = getattr(error, "response", None)
             final = response is not None and response.status_code not in RETRY_STATUSES
             after = response.headers.get("Retry-After") if response is not None else None
-            wait = retry.wait_seconds(failures, retry_after_seconds(after, retry.now()))
+            wait = retry.wait_seconds(failures, retry_after_seconds(after))
             if final or failures == retry.attempts or wait > retry.longest_retry_after_seconds:
                 raise
             retry.sleep(wait)
