@@ -1,13 +1,13 @@
-"""The bank of one machine: its normal clips, synthetic ones made of them, and the bank without one of the clips.
+"""The bank of one machine: its normal clips, synthetic clips made from them, and the bank without one clip.
 
 The bank without a clip *r* of the N that it was made from:
 
 * plain banks and MemMix: the bank of the other N - 1 clips;
-* SMOTE: the synthetic clips that *r* is a parent of are removed with it; all others stay as they were drawn;
+* SMOTE: the synthetic clips made from *r* are removed with it; all others stay as they were drawn;
 * prototypes: the centres of k-means stay; if *r* is the clip nearest to one, the next nearest of its cluster
   replaces it.
 
-(Drawing or clustering again would change the rest of the bank at random, and so the scores of clips that are
+(Sampling or clustering again would change the rest of the bank at random, and so the scores of clips that are
 unrelated to *r*.)
 """
 
@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.scoring.distances import EPSILON, Scaling, chunks, pairwise_distance, points
+from nearfar.scoring.distances import EPSILON, Scaling, centred, chunks, mean_distance
 from nearfar.scoring.settings import NearestSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormalBank:
-    """The entries of a bank, and those that would replace another if a clip were left out.
+    """The entries of a bank, and spare entries that replace others if a clip is left out.
 
     Attributes:
         entries: (entries, parts, dim), scaled features.
-        target: (entries,) bool, whether an entry is of the target domain.
-        parents: (entries, 2) int64, the normal clips an entry is made of; a clip that is itself, twice.
-        active: (entries,) bool, which entries the whole bank holds.
-        replacements: (pairs, 2) int64, in rising order: if the first, a clip, is left out, the second, an entry,
-            is added.
+        target: (entries,) bool, true for entries of the target domain.
+        parents: (entries, 2) int64, the two normal clips that an entry is made from; the same one twice for a
+            normal clip itself.
+        active: (entries,) bool, false for spare entries, which are not in the whole bank.
+        replacements: (pairs, 2) int64, sorted: a clip, and the spare entry that is added if it is left out.
     """
 
     entries: Tensor
@@ -44,7 +44,7 @@ class NormalBank:
     replacements: Tensor
 
     def without(self, clips: Tensor) -> Tensor:
-        """The entries of the bank without one of ``clips``, for each: (clips, entries) bool."""
+        """Masks of the entries of the bank without each of ``clips`` in turn: (clips, entries) bool."""
         present = self.active & (self.parents[:, 0] != clips[:, None]) & (self.parents[:, 1] != clips[:, None])
         row = torch.full((int(self.replacements[:, 0].max()) + 1 if len(self.replacements) else 0,), -1)
         inside = torch.nonzero(clips < len(row))[:, 0]
@@ -57,7 +57,7 @@ class NormalBank:
 def make_bank(
     scaling: Scaling, scaled: Tensor, target: Tensor, settings: NearestSettings, seed: int
 ) -> NormalBank:
-    """The bank of normal clips, (normals, parts, dim) scaled; ``seed`` is of synthetic clips and of k-means."""
+    """The bank of scaled normal clips, (normals, parts, dim); ``seed`` is that of SMOTE and k-means."""
     clips = torch.arange(len(scaled))
     active, joins = torch.ones(len(scaled), dtype=torch.bool), [torch.empty(0, 2, dtype=torch.int64)]
     if settings.prototypes is not None:
@@ -87,7 +87,7 @@ def make_bank(
 
 
 def _mixed(scaling: Scaling, scaled: Tensor, pairs: Tensor, weight: Tensor) -> Tensor:
-    """(1 - weight) * first + weight * second; for the cosine again of length one."""
+    """(1 - weight) * first + weight * second; for the cosine, scaled to unit length."""
     weight = weight.to(scaled.dtype)[:, None, None]
     made = torch.lerp(scaled[pairs[:, 0]], scaled[pairs[:, 1]], weight)
     if scaling.distance == "cosine":
@@ -96,7 +96,7 @@ def _mixed(scaling: Scaling, scaled: Tensor, pairs: Tensor, weight: Tensor) -> T
 
 
 def _memmix_replacements(pairs: Tensor, held: Tensor, first: int) -> Tensor:
-    """If a source clip that a target clip is mixed with is left out, the target clip's spare mix is added."""
+    """(pairs, 2): the source clip of a mix, and the spare mix of the same target clip."""
     spare = torch.nonzero(~held)[:, 0]
     if not len(spare):
         return pairs[:0]
@@ -105,29 +105,27 @@ def _memmix_replacements(pairs: Tensor, held: Tensor, first: int) -> Tensor:
     return torch.stack([pairs[held, 1], of_target[pairs[held, 0]]], dim=1)
 
 
-def mean_distance(scaling: Scaling, queries: Tensor, normals: Tensor) -> Tensor:
-    """Distance of scaled features averaged over parts: (queries, normals) float64."""
-    total = torch.zeros(len(queries), len(normals), dtype=torch.float64)
-    for query, normal in zip(queries.unbind(dim=1), normals.unbind(dim=1), strict=True):
-        centre = normal.mean(dim=0)
-        total += pairwise_distance(points(query, centre), points(normal, centre), scaling.distance)
-    return total / normals.shape[1]
+def _distances(scaling: Scaling, queries: Tensor, normals: Tensor) -> Tensor:
+    """Mean distance over parts of scaled features: (queries, normals) float64."""
+    centres = [part.mean(dim=0) for part in normals.unbind(dim=1)]
+    return mean_distance(centred(queries, centres), centred(normals, centres), scaling.distance)
 
 
 def memmix_pairs(scaling: Scaling, scaled: Tensor, target: Tensor, sources: int) -> tuple[Tensor, Tensor]:
     """MemMix: each target clip is mixed with its ``sources`` nearest source clips, by mean distance over parts.
 
     Returns:
-        (pairs, 2) int64, target and source clip; and (pairs,) bool, false for one more source clip of every target
-        clip, which replaces another that is left out.
+        (pairs, 2) int64, target and source clip; and (pairs,) bool, false for the spare pair of every target clip,
+        with its next nearest source clip.
     """
     of_target, of_source = torch.nonzero(target)[:, 0], torch.nonzero(~target)[:, 0]
     if not len(of_target) or not len(of_source):
         return torch.empty(0, 2, dtype=torch.int64), torch.empty(0, dtype=torch.bool)
     count = min(sources + 1, len(of_source))
     parts = [scaled[of_target[part]] for part in chunks(len(of_target), len(of_source))]
-    found = [mean_distance(scaling, part, scaled[of_source]).topk(count, largest=False) for part in parts]
-    nearest = torch.cat([part.indices for part in found])
+    nearest = torch.cat(
+        [_distances(scaling, part, scaled[of_source]).topk(count, largest=False).indices for part in parts]
+    )
     pairs = torch.stack([of_target.repeat_interleave(count), of_source[nearest.flatten()]], dim=1)
     return pairs, (torch.arange(count) < sources).repeat(len(of_target))
 
@@ -135,20 +133,20 @@ def memmix_pairs(scaling: Scaling, scaled: Tensor, target: Tensor, sources: int)
 def smote_pairs(
     scaling: Scaling, scaled: Tensor, target: Tensor, neighbours: int, ratio: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """SMOTE on the target domain (Chawla et al., JAIR 2002): points between a target clip and a near other one.
+    """SMOTE on the target domain (Chawla et al., JAIR 2002): interpolation of target clips and their neighbours.
 
-    Target clips, synthetic ones included, become ``ratio`` times as many as source clips; none are added where
-    they are that many already, or where there are fewer than two.
+    Clips are added until the target domain has ``ratio`` times as many as the source domain; none if it has fewer
+    than two.
 
     Returns:
-        (made, 2) int64, the two target clips of each; and (made,) float64, the interpolation weight of the second.
+        (made, 2) int64, the two target clips of each synthetic one; and (made,) float64, the weight of the second.
     """
     of_target = torch.nonzero(target)[:, 0]
     missing = round(ratio * int((~target).sum())) - len(of_target)
     if missing <= 0 or len(of_target) < 2:
         return torch.empty(0, 2, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
     own = scaled[of_target]
-    distances = mean_distance(scaling, own, own)
+    distances = _distances(scaling, own, own)
     distances.fill_diagonal_(torch.inf)
     nearest = distances.topk(min(neighbours, len(of_target) - 1), dim=1, largest=False).indices
     random = np.random.default_rng(seed)
@@ -159,11 +157,11 @@ def smote_pairs(
 
 
 def prototypes(scaled: Tensor, target: Tensor, count: int, seed: int) -> Tensor:
-    """The source clips to use: of every k-means cluster (over the parts side by side) the nearest to its centre.
+    """The source clip nearest to the centre of every k-means cluster (of the concatenated parts).
 
     Returns:
-        (clusters, 2) int64: the clip, and the next nearest of the cluster, which replaces it where it is left
-        out; -1 where a cluster has no other. Every source clip is used where they are ``count`` or fewer.
+        (clusters, 2) int64: the clip, and the next nearest of the cluster, which replaces it if it is left out; -1
+        if the cluster has no other. If there are at most ``count`` source clips, all are used.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -172,15 +170,15 @@ def prototypes(scaled: Tensor, target: Tensor, count: int, seed: int) -> Tensor:
     if len(of_source) <= count:
         return torch.stack([of_source, torch.full_like(of_source, -1)], dim=1)
     flat = scaled[of_source].flatten(1).double().numpy()
-    with warnings.catch_warnings():  # clips that are alike make fewer clusters, which does no harm
+    with warnings.catch_warnings():  # identical clips give fewer clusters, which is harmless
         warnings.simplefilter("ignore", ConvergenceWarning)
         means = KMeans(count, n_init=1, random_state=seed).fit(flat)
-    own = np.linalg.norm(flat - means.cluster_centers_[means.labels_], axis=1)
-    own = own.round(6)  # the two clips of a cluster of two are equally far from its centre: the first is used
+    to_centre = np.linalg.norm(flat - means.cluster_centers_[means.labels_], axis=1)
+    to_centre = to_centre.round(6)  # both clips of a cluster of two are equally far from it: the first is used
     chosen = []
     for cluster in np.unique(means.labels_):
         members = np.flatnonzero(means.labels_ == cluster)
-        nearest = members[own[members].argsort(kind="stable")[:2]]
+        nearest = members[to_centre[members].argsort(kind="stable")[:2]]
         second = int(of_source[nearest[1]]) if len(nearest) > 1 else -1
         chosen.append((int(of_source[nearest[0]]), second))
     return torch.tensor(chosen, dtype=torch.int64)

@@ -1,8 +1,8 @@
-"""The nearest-neighbour back-end: how far a clip is from the nearest clips of a bank of normal ones.
+"""The nearest-neighbour back-end: distance of a clip to the nearest clips of a bank of normal clips.
 
 With one part, the cosine distance and one neighbour this is equation 3 of the report,
 ``1 - max_n cos(E, E_n)``. With several parts, each has its own nearest normal clip and the distances are
-averaged (BEAM of public systems), unless ``shared_neighbour`` makes them choose together.
+averaged (BEAM of public systems); with ``shared_neighbour`` the nearest clip is that of the mean distance.
 
 With two separate domains, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of
 each domain's own bank (domain-wise local density, after Wilkinghoff et al., arXiv 2509.10951), or
@@ -23,26 +23,20 @@ from torch import Tensor
 from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_features, as_target
 from nearfar.scoring.bank import NormalBank, make_bank
 from nearfar.scoring.density import DensityBank, NeighbourLists
-from nearfar.scoring.distances import EPSILON, CentredPoints, Scaling, chunks, pairwise_distance, points
-from nearfar.scoring.settings import Distance, NearestSettings
+from nearfar.scoring.distances import EPSILON, CentredPoints, Scaling, centred, chunks, mean_distance
+from nearfar.scoring.settings import NearestSettings
 
 
 class _Domain:
     """The entries of one domain, or of both pooled: a density bank per part, or one of all parts.
 
-    ``clips`` are the normal clips of the domain, ``members`` the entries.
+    ``clips`` are indices of the normal clips of the domain, ``members`` of its entries.
     """
 
     def __init__(
-        self,
-        distance: Distance,
-        scaled: Tensor,
-        bank: NormalBank,
-        members: Tensor,
-        clips: Tensor,
-        settings: NearestSettings,
+        self, scaled: Tensor, bank: NormalBank, members: Tensor, clips: Tensor, settings: NearestSettings
     ) -> None:
-        self._distance, self._bank, self._settings = distance, bank, settings
+        self._bank, self._settings = bank, settings
         self.members, self.clips, self._active = members, clips, bank.active[members]
         entries = bank.entries if len(members) == len(bank.entries) else bank.entries[members]
         self._centres = bank.entries[members[self._active]].mean(dim=0)
@@ -66,48 +60,46 @@ class _Domain:
             self._leave_one_out = [lists.means(self._active, settings.neighbours) for lists in self._lists]
 
     def centred(self, scaled: Tensor) -> list[CentredPoints]:
-        """Scaled features, (clips, parts, dim), by part and relative to the centre of the bank."""
-        return [points(part, centre) for part, centre in zip(scaled.unbind(dim=1), self._centres, strict=True)]
+        """Scaled features, (clips, parts, dim), by part and relative to the centre of the domain's entries."""
+        return centred(scaled, self._centres)
 
     def score(self, queries: list[CentredPoints], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean score over parts, and the entry that is nearest over all parts together.
+        """Mean score over parts, and the entry with the smallest mean of rescaled distances over parts.
 
-        ``present``, (queries, entries of the whole bank) bool, is which of them are present for each query.
+        ``present`` is a mask of the entries to compare each query with, (queries, entries of the whole bank) bool.
         """
-        active_here = None if present is None else present[:, self.members]
+        mask = None if present is None else present[:, self.members]
         total, overall = torch.zeros(len(queries[0].half), dtype=torch.float64), None
         for bank, parts in zip(self._banks, self._together, strict=True):
-            scores, rescaled = bank.score(self._mean_distance(queries, parts), active_here)
+            scores, rescaled = bank.score(self._mean_distance(queries, parts), mask)
             total += scores
             overall = rescaled if overall is None else overall.add_(rescaled)
         assert overall is not None, "features have one part or more"
         return total / len(self._banks), self.members[overall.argmin(dim=1)]
 
     def median(self) -> Tensor:
-        """The median leave-one-out score of the domain's normal clips, (1,); NaN where there is none."""
+        """The median leave-one-out score of the domain's normal clips, (1,); NaN if there is none."""
         return _median(torch.stack([mean for mean, _ in self._leave_one_out]).mean(dim=0)[None])
 
     def medians_without(self, clips: Tensor, present: Tensor) -> Tensor:
-        """The same in the bank without one of ``clips``: (clips,)."""
-        active_here, count = present[:, self.members], self._settings.neighbours
+        """The median for the bank without each of ``clips`` in turn: (clips,); ``present`` as in :meth:`score`."""
+        mask, count = present[:, self.members], self._settings.neighbours
         scores = [
-            lists.means_without(self._active, active_here, count, leave_one_out)
+            lists.means_without(self._active, mask, count, leave_one_out)
             for lists, leave_one_out in zip(self._lists, self._leave_one_out, strict=True)
         ]
         mean = torch.stack(scores).mean(dim=0)
         return _median(mean.masked_fill(self.clips == clips[:, None], torch.nan))
 
     def _mean_distance(self, queries: list[CentredPoints], parts: list[int]) -> Tensor:
-        total = pairwise_distance(queries[parts[0]], self._points[parts[0]], self._distance)
-        for part in parts[1:]:
-            total += pairwise_distance(queries[part], self._points[part], self._distance)
-        return total.div_(len(parts)) if len(parts) > 1 else total
+        entries = [self._points[part] for part in parts]
+        return mean_distance([queries[part] for part in parts], entries, self._settings.distance)
 
     def _among(self, entries: Tensor, parts: list[int]) -> Tensor:
         return self._mean_distance([each[entries] for each in self._points], parts)
 
     def _unrelated(self, rows: Tensor, parts: list[int]) -> Tensor:
-        """Distances of some of the domain's clips to entries that are not made of them."""
+        """Distances of some of the domain's clips to all entries, infinite to those made from the same clip."""
         distances = self._mean_distance([each[rows] for each in self._of_clips], parts)
         related = self._bank.parents[self.members].T[:, None] == self.clips[rows][:, None]
         return distances.masked_fill_(related.any(dim=0), torch.inf)
@@ -116,8 +108,8 @@ class _Domain:
 class NearestNeighbours:
     """Distance to the nearest normal clips.
 
-    Memory: the features and, with them, three numbers for each of some tens of neighbours of every entry; matrices
-    of distances are computed in chunks (:data:`nearfar.scoring.distances.ELEMENTS`).
+    Memory: the features and, for every entry, three numbers for each of a few tens of neighbours; matrices of
+    distances are computed in chunks (:data:`nearfar.scoring.distances.ELEMENTS`).
 
     Args:
         settings: by default the plain cosine distance to the nearest clip (K = 1).
@@ -126,7 +118,7 @@ class NearestNeighbours:
 
     Attributes:
         features: (normals, parts, dim) float32 that it was fitted on.
-        target: (normals,) bool, which of them are of the target domain.
+        target: (normals,) bool, true for clips of the target domain.
         bank: the entries that clips are compared with.
     """
 
@@ -160,7 +152,7 @@ class NearestNeighbours:
         if settings.domains != "pooled":
             groups = [(entries[self.bank.target == domain], clips[target == domain]) for domain in (False, True)]
         self._domains = [
-            _Domain(settings.distance, scaled, self.bank, members, of_domain, settings)
+            _Domain(scaled, self.bank, members, of_domain, settings)
             for members, of_domain in groups
             if len(of_domain)
         ]
@@ -180,8 +172,8 @@ class NearestNeighbours:
             features: (clips, parts, dim) or (clips, dim) float32.
 
         Returns:
-            (clips,) float64 scores, and (clips,) int64 indices of normal clips: over all parts together, where
-            there are several. Of a synthetic clip it is the target clip that it is made of.
+            (clips,) float64 scores, and (clips,) int64 indices of the normal clips nearest by the mean over parts.
+            For a synthetic clip it is the target clip that it is made from.
 
         Raises:
             ValueError: if the features have other sizes than the normal clips', or one is not finite (or, for the
@@ -198,9 +190,9 @@ class NearestNeighbours:
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a bank without it, (normals,) float64.
 
-        Exact: what a new fit on the other clips gives, in the sense of :mod:`nearfar.scoring.bank` where clips are
-        drawn or clustered. Only the scaling of ``standardised`` distances, a property of the features, stays. A
-        domain without other clips does not count.
+        It equals that of a new fit on the other clips, except for the scaling of ``standardised`` distances, which
+        stays that of all clips. (For SMOTE and prototypes see :mod:`nearfar.scoring.bank`.) A domain without other
+        clips is ignored.
 
         Raises:
             ValueError: if there is only one normal clip.
@@ -226,7 +218,7 @@ class NearestNeighbours:
         return lowest, self.bank.parents[entry, 0]
 
     def _chunks(self, clips: int) -> Iterator[Tensor]:
-        """Indices of clips in chunks, bounded by the distances to the bank and by the features themselves."""
+        """Indices of clips in chunks, bounded by the size of their distances to the bank and of their features."""
         yield from chunks(clips, max(len(self.bank.active), self.features[0].numel()))
 
 
@@ -250,18 +242,14 @@ class LocalDensity(NearestNeighbours):
 
 
 class BEAM(NearestNeighbours):
-    """:class:`NearestNeighbours` over several parts (bands), each with its own nearest normal clip; the mean of
-    these.
-
-    Fit it on (normals, bands, dim).
-    """
+    """Mean over bands of the distance to each band's own nearest normal clip; fit it on (normals, bands, dim)."""
 
     def __init__(self, *, seed: int = 0, **changes: Any) -> None:
         super().__init__(seed=seed, shared_neighbour=False, **changes)
 
 
 def _median(scores: Tensor) -> Tensor:
-    """The median of every row's numbers that are not NaN; NaN where there are none: (rows,) float64."""
+    """The median of every row without its NaN values; NaN if there are no others: (rows,) float64."""
     ordered = scores.sort(dim=1).values  # NaN comes last
     count = (~ordered.isnan()).sum(dim=1, keepdim=True)
     lower, upper = (count - 1).clamp_min(0) // 2, torch.minimum(count // 2, (count - 1).clamp_min(0))
@@ -269,7 +257,7 @@ def _median(scores: Tensor) -> Tensor:
 
 
 def _usable(medians: Tensor) -> Tensor:
-    """(domains, clips) to divide by: where a median is none, or 0 because clips are alike, the other domain's."""
+    """Divisors (domains, clips): the medians, or the other domain's if one is NaN or 0 (of identical clips)."""
     usable = medians > EPSILON
     others = medians.flip(0)
     return torch.where(usable, medians, torch.where(others > EPSILON, others, 1.0))
