@@ -6,33 +6,20 @@ its results is always the whole, resolved recipe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from nearfar.config import tables
 from nearfar.config.renamed import modernised
-from nearfar.config.tables import (
-    Audio,
-    Augmentation,
-    CalibrationTable,
-    EncoderTable,
-    FbankNormalisation,
-    FeaturesTable,
-    Head,
-    Scoring,
-    ThresholdTable,
-    Training,
-)
 from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
 from nearfar.data.clips import Channel
 from nearfar.encoders import ADAPTATIONS
 from nearfar.errors import InputError
 from nearfar.registry import Entry
 from nearfar.scoring import BACKENDS, Backend, ScoringPlan
-from nearfar.settings import Settings, checked, key_error, refusal, unknown_key
+from nearfar.settings import Settings, checked, unknown_key
 from nearfar.views import VIEWS, channels_of, required_waveforms
 
 RECIPES = "recipes"
@@ -49,16 +36,16 @@ class Recipe(RecipeTable):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     seed: Annotated[int, Field(ge=0)] = 0
-    audio: Audio = Audio()
-    fbank: FbankNormalisation = FbankNormalisation()
-    encoder: EncoderTable = EncoderTable()
-    head: Head = Head()
-    training: Training = Training()
-    augmentation: Augmentation = Augmentation()
-    features: FeaturesTable = FeaturesTable()
-    scoring: Scoring = Scoring()
-    threshold: ThresholdTable = ThresholdTable()
-    calibration: CalibrationTable = CalibrationTable()
+    audio: tables.Audio = tables.Audio()
+    fbank: tables.FbankNormalisation = tables.FbankNormalisation()
+    encoder: tables.EncoderTable = tables.EncoderTable()
+    head: tables.Head = tables.Head()
+    training: tables.Training = tables.Training()
+    augmentation: tables.Augmentation = tables.Augmentation()
+    features: tables.FeaturesTable = tables.FeaturesTable()
+    scoring: tables.Scoring = tables.Scoring()
+    threshold: tables.ThresholdTable = tables.ThresholdTable()
+    calibration: tables.CalibrationTable = tables.CalibrationTable()
 
     @model_validator(mode="before")
     @classmethod
@@ -69,12 +56,12 @@ class Recipe(RecipeTable):
     def _fill_own_tables(self) -> Self:
         extras = self.__pydantic_extra__
         assert extras is not None
-        tables = own_tables()
+        own = own_tables()
         for name, value in extras.items():
-            if name not in tables:
-                raise unknown_key(name, {*tables, *type(self).model_fields})
-            if not isinstance(value, tables[name]):
-                extras[name] = checked_table(name, tables[name], value)
+            if name not in own:
+                raise unknown_key(name, {*own, *type(self).model_fields})
+            if not isinstance(value, own[name]):
+                extras[name] = checked(own[name], value, name)
         for entry in self._chosen_entries():
             if entry.table is not None and entry.table not in extras:
                 extras[entry.table] = entry.settings()
@@ -216,24 +203,6 @@ def own_tables() -> dict[str, type[Settings]]:
     """The tables of a recipe that belong to one entry of a table of choices, by name."""
     entries: list[Entry] = [*VIEWS.values(), *ADAPTATIONS.values(), *BACKENDS.values()]
     return {entry.table: entry.settings for entry in entries if entry.table is not None}
-
-
-def checked_table(name: str, kind: type[Settings], value: Any) -> Settings:
-    """A table of the root from plain values, with errors that name its keys."""
-    if isinstance(value, Settings):
-        value = value.model_dump()
-    if not isinstance(value, Mapping):
-        raise refusal(name, value, "a table of keys")
-    for key in value:
-        if key not in kind.model_fields:
-            error = unknown_key(key, set(kind.model_fields))
-            raise key_error({**(error.context or {}), "key": f"{name}.{key}"})
-    try:
-        return checked(kind, value)
-    except PydanticCustomError as error:
-        context = dict(error.context or {})
-        context["key"] = ".".join(filter(None, (name, str(context.get("key", "")))))
-        raise key_error(context) from None
 
 
 def list_recipes() -> list[str]:

@@ -57,6 +57,7 @@ class FbankNormalisation(Settings):
 class EncoderTable(ChoiceTable):
     """Which encoder, and where its weights are."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"family": ENCODERS}
     family: str = "eat"
     weights: str = "worstchan/EAT-base_epoch30_pretrain"
     """A folder, file or hub name (see :func:`nearfar.load_encoder`), or ``random:tiny``, ``random:base``..."""
@@ -67,26 +68,20 @@ class EncoderTable(ChoiceTable):
     drop_path: Rate = 0.1
     """Stochastic depth of the last block while fine-tuning; it grows linearly from 0 at the first block."""
 
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"family": ENCODERS}
-
 
 class Head(ChoiceTable):
     """What is trained on top of the encoder: a pooling, a projection and a classification loss."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"pooling": TRAINED_POOLINGS, "loss": LOSSES}
     pooling: str = "asp"
     embedding_dim: PositiveInt = 256
     loss: str = "arcface"
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"pooling": TRAINED_POOLINGS, "loss": LOSSES}
 
 
 class Training(ChoiceTable):
     """Fine-tuning."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"adaptation": ADAPTATIONS}
     without_effect: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint_every", "loader_threads", "activation_checkpointing", "micro_batch_size"}
     )
@@ -116,10 +111,6 @@ class Training(ChoiceTable):
     checkpoint_every: PositiveInt = 500
     loader_threads: PositiveInt = 2
 
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"adaptation": ADAPTATIONS}
-
 
 class Augmentation(Settings):
     """Random changes to training waveforms and spectrograms; all off in the report."""
@@ -141,16 +132,14 @@ class Augmentation(Settings):
 class FeaturesTable(ChoiceTable):
     """What clips are compared by: one vector, or several (parts) whose distances are averaged."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"source": SOURCES}
     source: str = "embedding"
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"source": SOURCES}
 
 
 class Scoring(ChoiceTable):
     """From features to one anomaly score per clip."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"views": VIEWS, "backend": BACKENDS, "fusion": FUSIONS}
     without_effect: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     views: Names = ("near", "far")
@@ -161,10 +150,6 @@ class Scoring(ChoiceTable):
     batch_size: PositiveInt = 8
     """Windows per forward pass."""
 
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"views": VIEWS, "backend": BACKENDS, "fusion": FUSIONS}
-
 
 class ThresholdTable(ChoiceTable):
     """The threshold above which a recording is called anomalous; it does not enter the official score.
@@ -173,15 +158,12 @@ class ThresholdTable(ChoiceTable):
     0.1, as the official baseline does, detectors the conformal rule at 0.05.
     """
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"rule": RULES}
     rule: str | None = None
     false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The fraction of normal recordings that may be called anomalous."""
     domains: Literal["pooled", "separate"] = "pooled"
     """One threshold for both domains, or one for each."""
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"rule": RULES}
 
     @property
     def quantile(self) -> float:

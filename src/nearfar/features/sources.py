@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
@@ -112,14 +112,11 @@ class TokenSettings(ChoiceTable):
         keep_bands: pool within each frequency band, each a part of its own.
     """
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"pooling": POOLINGS}
     layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1), AfterValidator(each_once)] | None = None
     average_layers: bool = False
     pooling: str = "mean"
     keep_bands: bool = False
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"pooling": POOLINGS}
 
     @model_validator(mode="after")
     def _fits(self) -> TokenSettings:
