@@ -72,7 +72,12 @@ class ChoiceTable(Settings):
                     raise refusal(field, name, one_of(table, name))
         check_keys(type(self), extras)
         owned: set[str] = set()
-        for chosen, entry in self._entries():
+        entries = [
+            (name in self.chosen(field), entry)
+            for field, table in self.choices.items()
+            for name, entry in table.items()
+        ]
+        for chosen, entry in sorted(entries, key=lambda item: not item[0]):  # shared keys are of chosen entries
             kind = inline_settings(entry)
             free = keys_of(kind) - owned
             given = {key: value for key, value in extras.items() if key in free}
@@ -81,15 +86,6 @@ class ChoiceTable(Settings):
                 extras.update(filled if chosen else {key: filled[key] for key in given})
                 owned |= set(filled) if chosen else set(given)
         return self
-
-    def _entries(self) -> list[tuple[bool, Entry]]:
-        """Entries, and whether each is chosen; chosen ones first, since shared keys are read as theirs."""
-        entries = [
-            (name in self.chosen(field), entry)
-            for field, table in self.choices.items()
-            for name, entry in table.items()
-        ]
-        return sorted(entries, key=lambda item: not item[0])
 
     def chosen(self, field: str) -> tuple[str, ...]:
         """The name or names in a field of :attr:`choices`; empty if it is None."""

@@ -1,7 +1,7 @@
-"""The recipe: one frozen, typed tree that decides what a system computes, read from and written to TOML.
+"""The recipe: the frozen, typed configuration of a system, read from and written to TOML.
 
-A recipe file may name another one with ``extends``; it then states only what differs. What a run writes beside
-its results is always the whole, resolved recipe.
+A recipe file may name another one with ``extends`` and then holds only the keys that differ. Runs write the whole,
+resolved recipe beside their results.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECIPES = "recipes"
 
 
 class Recipe(RecipeTable):
-    """Everything that decides what a system computes.
+    """The configuration of a system.
 
     Views, adaptations and back-ends may have a table of their own (``[cancellation]``, ``[lora]``,
     ``[autoencoder]``), read with :meth:`settings`.
@@ -84,12 +84,12 @@ class Recipe(RecipeTable):
 
     @property
     def uses_encoder(self) -> bool:
-        """Whether the features are made with an encoder."""
+        """Whether the features need an encoder."""
         return bool(self.features.entry("source").uses_encoder)
 
     @property
     def waveform_views(self) -> tuple[str, ...]:
-        """The views of waveforms that features are extracted from, so that every scored view can be made."""
+        """The views of waveforms from which the features of all scored views are computed."""
         return required_waveforms(self.scoring.views)
 
     @property
@@ -102,13 +102,13 @@ class Recipe(RecipeTable):
         return channels_of((*trained, *self.waveform_views))
 
     def settings(self, entry: Entry, inline: Settings | None = None) -> Any:
-        """The settings of an entry: from its own table, else ``inline``, those of the table of the choice."""
+        """The settings of an entry: of its own table, or ``inline``, those of the table that names the entry."""
         if entry.table is None:
             return inline if inline is not None else entry.settings()
         return (self.__pydantic_extra__ or {}).get(entry.table) or entry.settings()
 
     def view_settings(self) -> dict[str, Settings]:
-        """Settings of all scored and trained views and of the views that these are made of, by name."""
+        """Settings of all scored and trained views and of the views that they are computed from, by name."""
         scored, trained = self.scoring.views, self.training.views if self.trains else ()
         names = dict.fromkeys((*scored, *self.waveform_views, *trained))
         return {
@@ -125,7 +125,7 @@ class Recipe(RecipeTable):
         return self.settings(ADAPTATIONS[self.training.adaptation], self.training.settings_of("adaptation"))
 
     def scoring_plan(self) -> ScoringPlan:
-        """How features become scores."""
+        """The back-end, its settings, the fusion and the seed."""
         return ScoringPlan(self.scoring.backend, self.backend_settings(), self.scoring.fusion, self.seed)
 
     def _chosen_entries(self) -> list[Entry]:
@@ -135,17 +135,17 @@ class Recipe(RecipeTable):
     # --- identities ---------------------------------------------------------------------------------------------
 
     def model_identity(self) -> dict[str, Any]:
-        """The keys that decide the trained weights, given the data; empty where nothing is trained.
+        """The keys that decide the trained weights, given the data; empty if nothing is trained.
 
-        Scoring and thresholds are not part of it, nor the name, so a near and a fusion system share a model; nor
-        are keys that decide only speed or memory, or that belong to choices not made.
+        Scoring, thresholds and the name are not part of it, so that a near and a fusion system share a model; nor
+        are keys that change only speed or memory, or settings of entries that are not chosen.
         """
         if self.trains:
             settings = self.view_settings()
             views = {name: settings[name].identity() for name in settings if name in self.training.views}
             return {
                 "seed": self.seed,
-                # hop_seconds is of detectors alone
+                # only detectors use hop_seconds
                 "audio": {key: value for key, value in self.audio.identity().items() if key != "hop_seconds"},
                 "fbank": self.fbank.identity(),
                 "encoder": self.encoder.identity(),
@@ -164,22 +164,22 @@ class Recipe(RecipeTable):
         return {}
 
     def model_key(self) -> str:
-        """Sixteen hex digits that are equal where two recipes train the same model."""
+        """Sixteen hex digits that are equal for recipes that train the same model."""
         return digest(self.model_identity())
 
     def model_kind(self) -> str:
-        """What kind of model is trained: the adaptation, or the back-end where that trains."""
+        """The trained model: the back-end if that trains, else the adaptation."""
         return self.scoring.backend if self.backend.trains else self.training.adaptation
 
     def view_identity(self, view: str) -> dict[str, Any]:
-        """The keys that decide a view of a given recording."""
+        """The keys that decide a view, given the recording."""
         audio, settings = self.audio, self.view_settings().get(view, Settings()).identity()
         numbers = {"near": audio.near_channel, "far": audio.far_channel}
         channels = [numbers[channel] for channel in channels_of([view])]
         return {"view": view, "channels": channels, "settings": settings, "clip_seconds": audio.clip_seconds}
 
     def scoring_identity(self) -> dict[str, Any]:
-        """The keys that decide the scores of given features."""
+        """The keys that decide the scores, given the features."""
         views = {name: self.view_settings()[name].identity() for name in self.scoring.views}
         scoring = self.scoring.identity() | self.backend_settings().identity()
         return {"seed": self.seed, "scoring": scoring, "views": views}
@@ -200,7 +200,7 @@ class Recipe(RecipeTable):
 
 
 def own_tables() -> dict[str, type[Settings]]:
-    """The tables of a recipe that belong to one entry of a table of choices, by name."""
+    """The recipe tables that hold the settings of one entry of a registry, by name."""
     entries: list[Entry] = [*VIEWS.values(), *ADAPTATIONS.values(), *BACKENDS.values()]
     return {entry.table: entry.settings for entry in entries if entry.table is not None}
 

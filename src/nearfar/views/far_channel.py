@@ -1,4 +1,4 @@
-"""The views of nearfar: both channels as recorded, and two ways of using far against the noise in near."""
+"""The views of nearfar: both channels, cancellation of far in near, and the difference of their features."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _cancelled(recorded: Mapping[Channel, Waveform], settings: Cancellation, sam
 
 
 def require_two_signals(recorded: Mapping[Channel, Waveform], settings: Settings, where: str) -> None:
-    """Refuse a recording with the same signal in both channels: cancelling one in the other leaves silence."""
+    """Raise an InputError if both channels have the same signal: cancellation would return silence."""
     if np.array_equal(recorded["near"], recorded["far"]):
         raise InputError(
             where,
@@ -43,7 +43,7 @@ CANCELLED = View(
 
 
 class Residual(Settings):
-    """``residual_alpha``: the view ``residual`` is near - alpha far, of features."""
+    """``residual_alpha``: the features of the view ``residual`` are those of near - alpha far."""
 
     residual_alpha: NotNegative = 0.5
 
