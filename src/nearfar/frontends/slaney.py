@@ -30,11 +30,6 @@ _LOG_STARTS_AT_MEL = _LOG_STARTS_AT_HZ / _LINEAR_HZ_PER_MEL
 _LOG_STEP = math.log(6.4) / 27.0
 
 
-def frame_count(samples: int) -> int:
-    """Number of frames, one at every multiple of 512 samples: 160,000 samples (10 s) give 313."""
-    return 1 + samples // HOP_SAMPLES
-
-
 def hz_to_mel(hz: float) -> float:
     """Slaney's mel scale: linear, 66.7 Hz per mel, up to 1 kHz; logarithmic, 27 mel per factor 6.4, above."""
     if hz < _LOG_STARTS_AT_HZ:
@@ -70,7 +65,7 @@ def slaney_log_mel(waveform: Tensor) -> Tensor:
         waveform: (..., samples) float32 in [-1, 1] at 16 kHz.
 
     Returns:
-        (..., 1 + samples // 512, 128) float32, in dB, not below -156.5.
+        (..., 1 + samples // 512, 128) float32, in dB, not below -156.5: 160,000 samples (10 s) give 313 frames.
 
     Raises:
         ValueError: if the waveform is empty.

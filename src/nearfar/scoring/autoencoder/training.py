@@ -65,7 +65,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """Mean loss of an epoch's batches and, after it, of the held-out vectors; None where none are held out."""
+    """Mean loss of an epoch's batches, and of the held-out vectors after it; None if none are held out."""
 
     epoch: int
     loss: float
@@ -140,7 +140,8 @@ def train_autoencoder(
     parameters = dict(network.named_parameters())
     optimizer = torch.optim.Adam(parameters.values(), lr=settings.learning_rate, fused=True)
     history = torch.full((settings.epochs, 3), math.nan, dtype=torch.float64)  # loss, validation loss, seconds
-    identity = Identity(_settings_key(settings, seed), vectors.key())
+    read = (settings.epochs, settings.batch_size, settings.learning_rate, settings.validation_fraction, seed)
+    identity = Identity(hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16], vectors.key())
 
     def buffers() -> dict[str, Tensor]:
         return dict(network.named_buffers()) | {"history": history, "generator": generator.get_state()}
@@ -170,11 +171,6 @@ def train_autoencoder(
     covariances = residual_covariances(network, vectors, torch.split(order, settings.batch_size))
     records = tuple(_record(epoch, history) for epoch in range(settings.epochs))
     return TrainedAutoencoder(network.cpu().requires_grad_(False), *covariances), records
-
-
-def _settings_key(settings: AutoencoderSettings, seed: int) -> str:
-    read = (settings.epochs, settings.batch_size, settings.learning_rate, settings.validation_fraction, seed)
-    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
 
 
 def _record(epoch: int, history: Tensor) -> EpochRecord:
@@ -229,42 +225,26 @@ def residual_covariances(network: nn.Module, vectors: Vectors, batches: Iterable
     Raises:
         ValueError: if neither domain has two vectors.
     """
-    domains = (_DomainSums(), _DomainSums())
+    # Sums over the residual frames of each domain: squares about batch means, squares, and the frames themselves.
+    within_batches, squares = torch.zeros(2, 2, MEL_BINS, MEL_BINS, dtype=torch.float64)
+    total, counts = torch.zeros(2, MEL_BINS, dtype=torch.float64), torch.zeros(2, 1, 1, dtype=torch.int64)
     for index in batches:
         batch = vectors.rows(index)
         residual = (batch - network(batch)).double().reshape(-1, STACKED_FRAMES, MEL_BINS)
         is_target = vectors.is_target.index_select(0, index)
-        for sums, in_domain in zip(domains, (~is_target, is_target), strict=True):
-            sums.add(residual[in_domain])
-    usable = [sums for sums in domains if sums.vectors > 1]
+        for domain, members in enumerate((residual[~is_target], residual[is_target])):
+            if len(members):
+                rows = members.reshape(-1, MEL_BINS).cpu()
+                centred = rows - rows.mean(dim=0)
+                within_batches[domain] += centred.T @ centred
+                squares[domain] += rows.T @ rows
+                total[domain] += rows.sum(dim=0)
+                counts[domain] += len(members)
+    usable = [domain for domain in range(2) if int(counts[domain]) > 1]
     if not usable:
         raise ValueError("expected at least two vectors of one domain")
-    chosen = [sums if sums in usable else usable[0] for sums in domains]
-    published = [sums.within_batches / (sums.vectors - 1) for sums in chosen]
-    textbook = [sums.scatter() / (STACKED_FRAMES * sums.vectors - 1) for sums in chosen]
-    return torch.stack(published).float(), torch.stack(textbook).float()
-
-
-class _DomainSums:
-    """Running sums over the residual frames of a domain; (128, 128) and (128,) float64."""
-
-    def __init__(self) -> None:
-        self.vectors = 0
-        self.within_batches = torch.zeros(MEL_BINS, MEL_BINS, dtype=torch.float64)
-        self.products = torch.zeros(MEL_BINS, MEL_BINS, dtype=torch.float64)
-        self.total = torch.zeros(MEL_BINS, dtype=torch.float64)
-
-    def add(self, residual: Tensor) -> None:
-        """Add a batch's residuals of the domain, (vectors, 5, 128) float64."""
-        if len(residual) == 0:
-            return
-        rows = residual.reshape(-1, MEL_BINS).cpu()
-        centred = rows - rows.mean(dim=0)
-        self.vectors += len(residual)
-        self.within_batches += centred.T @ centred
-        self.products += rows.T @ rows
-        self.total += rows.sum(dim=0)
-
-    def scatter(self) -> Tensor:
-        """Sum of products about the domain's mean."""
-        return self.products - torch.outer(self.total, self.total) / (STACKED_FRAMES * self.vectors)
+    published = within_batches / (counts - 1)
+    frames = STACKED_FRAMES * counts
+    textbook = (squares - total[:, :, None] * total[:, None] / frames) / (frames - 1)
+    chosen = [domain if domain in usable else usable[0] for domain in range(2)]
+    return published[chosen].float(), textbook[chosen].float()
