@@ -149,9 +149,10 @@ def checked(kind: type[SettingsT], values: Any, table: str = "") -> SettingsT:
 
 def check_keys(kind: type[Settings], values: Iterable[str], table: str = "") -> None:
     """Raise an error about the first key that a table of this class lacks; for use inside validators."""
+    known = keys_of(kind)
     for key in values:
-        if key not in keys_of(kind):
-            raise unknown_key(key, keys_of(kind), table)
+        if key not in known:
+            raise unknown_key(key, known, table)
 
 
 def dotted(*keys: str) -> str:
@@ -182,8 +183,7 @@ def reason(error: Any) -> str:
     if kind == "literal_error":
         return f"{context['expected']}{did_you_mean(error['input'], context['expected'].split(chr(39))[1::2])}"
     if kind in _BOUNDS:
-        words, key = _BOUNDS[kind]
-        return f"{words} {context[key]:g}" if isinstance(context[key], int | float) else f"{words} {context[key]}"
+        return _BOUNDS[kind].format(**context)
     if kind == "value_error":
         return str(error["msg"]).removeprefix("Value error, ")
     for prefix, words in _KINDS.items():
@@ -193,12 +193,12 @@ def reason(error: Any) -> str:
 
 
 _BOUNDS = {
-    "greater_than": ("a number greater than", "gt"),
-    "greater_than_equal": ("a number of at least", "ge"),
-    "less_than": ("a number less than", "lt"),
-    "less_than_equal": ("a number of at most", "le"),
-    "too_short": ("a list with a length of at least", "min_length"),
-    "too_long": ("a list with a length of at most", "max_length"),
+    "greater_than": "a number greater than {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number less than {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "too_short": "a list with a length of at least {min_length}",
+    "too_long": "a list with a length of at most {max_length}",
 }
 _KINDS = {
     "int": "a whole number",

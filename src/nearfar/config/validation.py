@@ -54,8 +54,8 @@ def digest(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def validated(kind: type[RecipeT], tree: dict[str, Any], where: str) -> RecipeT:
-    """A recipe from its tree; ``where`` names it in errors.
+def validated(kind: type[RecipeT], tree: dict[str, Any], name_or_path: str) -> RecipeT:
+    """A recipe from its tree; ``name_or_path`` is for error messages.
 
     Raises:
         InputError: if a key is unknown or missing, or a value does not fit.
@@ -69,14 +69,18 @@ def validated(kind: type[RecipeT], tree: dict[str, Any], where: str) -> RecipeT:
         if first["type"] == "nearfar":
             key = dotted(key, context["key"])
             found = f"the unknown key {key}" if context.get("unknown") else f"{key} = {context['found']}"
-            raise _refused(where, found, context["expected"]) from None
+            raise _refused(name_or_path, found, context["expected"]) from None
         if first["type"] == "extra_forbidden":
-            close = did_you_mean(first["loc"][-1], keys_of(_table_kind(kind, first["loc"][:-1])))
-            raise _refused(where, f"the unknown key {key}", f"a key of the recipe{close}") from None
+            *tables, unknown = first["loc"]
+            table: Any = kind
+            for name in tables:
+                table = table.model_fields[name].annotation
+            close = did_you_mean(unknown, keys_of(table))
+            raise _refused(name_or_path, f"the unknown key {key}", f"a key of the recipe{close}") from None
         # A value of a union of types has an error for each of them.
         reasons = [reason(each) for each in (first, *others) if _dotted_key(each, tree) == key]
         found = f"no {key}" if first["type"] == "missing" else f"{key or 'a recipe'} = {first['input']!r}"
-        raise _refused(where, found, " or ".join(dict.fromkeys(reasons))) from None
+        raise _refused(name_or_path, found, " or ".join(dict.fromkeys(reasons))) from None
 
 
 def packaged_names(folder: str) -> list[str]:
@@ -108,15 +112,6 @@ def read_toml(name_or_path: str, folder: str, kind: str) -> dict[str, Any]:
         ) from None
 
 
-def _table_kind(kind: type[Settings], location: tuple[int | str, ...]) -> type[Settings]:
-    """The class of the table at a location below a recipe."""
-    for part in location:
-        inner = kind.model_fields[str(part)].annotation
-        assert isinstance(inner, type)
-        kind = inner
-    return kind
-
-
 def _dotted_key(error: ErrorDetails, tree: dict[str, Any]) -> str:
     """The key, such as ``training.steps``, without the names of types that pydantic appends for unions."""
     parts: list[str] = []
@@ -132,5 +127,5 @@ def _dotted_key(error: ErrorDetails, tree: dict[str, Any]) -> str:
     return ".".join(parts)
 
 
-def _refused(where: str, found: str, expected: str) -> InputError:
-    return InputError(where, found=found, expected=expected, remedy=_REMEDY)
+def _refused(name_or_path: str, found: str, expected: str) -> InputError:
+    return InputError(name_or_path, found=found, expected=expected, remedy=_REMEDY)

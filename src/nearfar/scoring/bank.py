@@ -34,7 +34,7 @@ class NormalBank:
         parents: (entries, 2) int64, the two normal clips that an entry is made from; the same one twice for a
             normal clip itself.
         active: (entries,) bool, false for spare entries, which are not in the whole bank.
-        replacements: (pairs, 2) int64, sorted: a clip, and the spare entry that is added if it is left out.
+        replacements: (pairs, 2) int64: a clip, and the spare entry that is added if it is left out.
     """
 
     entries: Tensor
@@ -46,11 +46,8 @@ class NormalBank:
     def without(self, clips: Tensor) -> Tensor:
         """Masks of the entries of the bank without each of ``clips`` in turn: (clips, entries) bool."""
         present = self.active & (self.parents[:, 0] != clips[:, None]) & (self.parents[:, 1] != clips[:, None])
-        row = torch.full((int(self.replacements[:, 0].max()) + 1 if len(self.replacements) else 0,), -1)
-        inside = torch.nonzero(clips < len(row))[:, 0]
-        row[clips[inside]] = inside
-        of_these = row[self.replacements[:, 0]]
-        present[of_these[of_these >= 0], self.replacements[of_these >= 0, 1]] = True
+        row, pair = torch.nonzero(clips[:, None] == self.replacements[:, 0], as_tuple=True)
+        present[row, self.replacements[pair, 1]] = True
         return present
 
 
@@ -59,50 +56,45 @@ def make_bank(
 ) -> NormalBank:
     """The bank of scaled normal clips, (normals, parts, dim); ``seed`` is that of SMOTE and k-means."""
     clips = torch.arange(len(scaled))
-    active, joins = torch.ones(len(scaled), dtype=torch.bool), [torch.empty(0, 2, dtype=torch.int64)]
+    active, replaced = torch.ones(len(scaled), dtype=torch.bool), [torch.empty(0, 2, dtype=torch.int64)]
     if settings.prototypes is not None:
         chosen = prototypes(scaled, target, settings.prototypes, seed)
         active = target.clone()
         active[chosen[:, 0]] = True
-        joins.append(chosen[chosen[:, 1] >= 0])
-    pairs, weight, held = torch.empty(0, 2, dtype=torch.int64), torch.empty(0), active[:0]
+        replaced.append(chosen[chosen[:, 1] >= 0])
+    pairs, weight, in_bank = torch.empty(0, 2, dtype=torch.int64), torch.empty(0), active[:0]
     if settings.enrichment == "memmix":
-        pairs, held = memmix_pairs(scaling, scaled, target, settings.memmix_sources)
+        pairs, in_bank = memmix_pairs(scaling, scaled, target, settings.memmix_sources)
         weight = torch.full((len(pairs),), 1.0 - settings.memmix_lambda)
-        joins.append(_memmix_replacements(pairs, held, first=len(scaled)))
+        replaced.append(_memmix_replacements(pairs, in_bank, first=len(scaled)))
     elif settings.enrichment == "smote":
         pairs, weight = smote_pairs(scaling, scaled, target, settings.smote_neighbours, settings.smote_ratio, seed)
-        held = torch.ones(len(pairs), dtype=torch.bool)
-    active, replacements = torch.cat([active, held]), torch.unique(torch.cat(joins), dim=0)
+        in_bank = torch.ones(len(pairs), dtype=torch.bool)
+    active, replacements = torch.cat([active, in_bank]), torch.unique(torch.cat(replaced), dim=0)
     parents = torch.cat([torch.stack([clips, clips], dim=1), pairs])
     of_target = torch.cat([target, torch.ones(len(pairs), dtype=torch.bool)])
     if bool(active.all()) and not len(pairs):
         return NormalBank(scaled, of_target, parents, active, replacements)  # no copy: most of the memory
-    ever = active.clone()
-    ever[replacements[:, 1]] = True
-    replacements[:, 1] = ever.cumsum(dim=0)[replacements[:, 1]] - 1
-    real, mixed = ever[: len(scaled)], ever[len(scaled) :]
-    made = _mixed(scaling, scaled, pairs[mixed], weight[mixed])
-    return NormalBank(torch.cat([scaled[real], made]), of_target[ever], parents[ever], active[ever], replacements)
-
-
-def _mixed(scaling: Scaling, scaled: Tensor, pairs: Tensor, weight: Tensor) -> Tensor:
-    """(1 - weight) * first + weight * second; for the cosine, scaled to unit length."""
-    weight = weight.to(scaled.dtype)[:, None, None]
-    made = torch.lerp(scaled[pairs[:, 0]], scaled[pairs[:, 1]], weight)
+    used = active.clone()  # entries of the bank and spare ones
+    used[replacements[:, 1]] = True
+    replacements[:, 1] = used.cumsum(dim=0)[replacements[:, 1]] - 1
+    real, mixed = used[: len(scaled)], used[len(scaled) :]
+    first, second = scaled[pairs[mixed]].unbind(dim=1)
+    synthetic = torch.lerp(first, second, weight[mixed].to(scaled.dtype)[:, None, None])
     if scaling.distance == "cosine":
-        made /= made.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
-    return made
+        synthetic /= synthetic.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+    entries = torch.cat([scaled[real], synthetic])
+    return NormalBank(entries, of_target[used], parents[used], active[used], replacements)
 
 
-def _memmix_replacements(pairs: Tensor, held: Tensor, first: int) -> Tensor:
+def _memmix_replacements(pairs: Tensor, in_bank: Tensor, first: int) -> Tensor:
     """(pairs, 2): the source clip of a mix, and the spare mix of the same target clip."""
-    spare = torch.nonzero(~held)[:, 0]
+    spare = torch.nonzero(~in_bank)[:, 0]
     if not len(spare):
         return pairs[:0]
     of_target = torch.full((int(pairs[:, 0].max()) + 1,), -1)
     of_target[pairs[spare, 0]] = spare + first
-    return torch.stack([pairs[held, 1], of_target[pairs[held, 0]]], dim=1)
+    return torch.stack([pairs[in_bank, 1], of_target[pairs[in_bank, 0]]], dim=1)
 
 
 def _distances(scaling: Scaling, queries: Tensor, normals: Tensor) -> Tensor:
@@ -139,7 +131,7 @@ def smote_pairs(
     than two.
 
     Returns:
-        (made, 2) int64, the two target clips of each synthetic one; and (made,) float64, the weight of the second.
+        (synthetic, 2) int64, the two target clips of each; and (synthetic,) float64, the weight of the second.
     """
     of_target = torch.nonzero(target)[:, 0]
     missing = round(ratio * int((~target).sum())) - len(of_target)
@@ -151,8 +143,8 @@ def smote_pairs(
     nearest = distances.topk(min(neighbours, len(of_target) - 1), dim=1, largest=False).indices
     random = np.random.default_rng(seed)
     first = torch.from_numpy(random.integers(len(of_target), size=missing))
-    which = torch.from_numpy(random.integers(nearest.shape[1], size=missing))
-    pairs = torch.stack([of_target[first], of_target[nearest[first, which]]], dim=1)
+    rank = torch.from_numpy(random.integers(nearest.shape[1], size=missing))
+    pairs = torch.stack([of_target[first], of_target[nearest[first, rank]]], dim=1)
     return pairs, torch.from_numpy(random.random(missing))
 
 

@@ -103,10 +103,10 @@ def slope(d: Tensor, b: Tensor, keep: Tensor) -> Tensor:
     weights = keep.to(b.dtype)
     count = weights.sum(dim=-1, keepdim=True).clamp_min(1.0)
     d_mean, b_mean = ((weights * x).sum(dim=-1, keepdim=True) / count for x in (d, b))
-    off = weights * (b - b_mean)
-    covariance, variance = (off * (d - d_mean)).sum(dim=-1), (off * (b - b_mean)).sum(dim=-1)
-    enough = variance / count[..., 0] > EPSILON
-    return torch.where(enough, covariance / torch.where(enough, variance, 1.0), torch.zeros_like(variance))
+    deviation = weights * (b - b_mean)
+    covariance, variance = (deviation * (d - d_mean)).sum(dim=-1), (deviation * (b - b_mean)).sum(dim=-1)
+    varies = variance / count[..., 0] > EPSILON
+    return torch.where(varies, covariance / torch.where(varies, variance, 1.0), torch.zeros_like(variance))
 
 
 SPARE = 8
@@ -147,39 +147,37 @@ class NeighbourLists:
         return torch.cat(means), torch.cat(ends)
 
     def means_without(self, active: Tensor, present: Tensor, count: int, means: tuple[Tensor, Tensor]) -> Tensor:
-        """The means for several masks ``present``, (sets, entries), each nearly ``active``: (sets, rows) float64.
+        """The means for masks ``present``, (masks, entries), that differ little from ``active``: (masks, rows).
 
         ``means`` is the result of :meth:`means` for ``active``.
         """
         mean, end = means
         out = mean.repeat(len(present), 1)
         changed = present ^ active
-        which, row, position = self._listed(*torch.nonzero(changed, as_tuple=True))
-        matters = position <= end[row]
+        mask, row, position = self._listed(*torch.nonzero(changed, as_tuple=True))
+        affects = position <= end[row]
         # The mean of a row whose list is too short may depend on any entry, also on those that are not listed.
         exhausted = torch.nonzero(end == self.indices.shape[1])[:, 0]
-        some = torch.nonzero(changed.any(dim=1))
-        pairs = torch.unique(
-            torch.cat([which[matters] * self.rows + row[matters], (some * self.rows + exhausted).flatten()])
-        )
+        of_exhausted = torch.nonzero(changed.any(dim=1)) * self.rows + exhausted
+        pairs = torch.unique(torch.cat([mask[affects] * self.rows + row[affects], of_exhausted.flatten()]))
         for part in chunks(len(pairs), self.indices.shape[1]):
-            which, row = pairs[part] // self.rows, pairs[part] % self.rows
-            out[which, row] = self._first(present, row, count, which)[0]
+            mask, row = pairs[part] // self.rows, pairs[part] % self.rows
+            out[mask, row] = self._first(present, row, count, mask)[0]
         return out
 
-    def _listed(self, which: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Every occurrence of the entries in the lists: its set ``which``, its row, and its position."""
+    def _listed(self, mask: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All positions of the entries ``entry`` (n,) in the lists: their ``mask`` (n,), row and position."""
         begin = torch.searchsorted(self._by_entry, entry)
         length = torch.searchsorted(self._by_entry, entry, right=True) - begin
         pair = torch.repeat_interleave(torch.arange(len(entry)), length)
         within = torch.arange(len(pair)) - (length.cumsum(0) - length)[pair]
         slot = self._slots[begin[pair] + within]
-        return which[pair], slot // self.indices.shape[1], slot % self.indices.shape[1]
+        return mask[pair], slot // self.indices.shape[1], slot % self.indices.shape[1]
 
-    def _first(self, present: Tensor, row: Tensor, count: int, which: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and ends, as :meth:`means` returns, of some rows; ``present[which]`` is the mask of each."""
+    def _first(self, present: Tensor, row: Tensor, count: int, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and ends, as :meth:`means` returns, of some rows; ``present[mask]`` is the mask of each."""
         distances = self.distances[row]
-        usable = present[which[:, None], self.indices[row]] & torch.isfinite(distances)
+        usable = present[mask[:, None], self.indices[row]] & torch.isfinite(distances)
         use = usable & (usable.cumsum(dim=1) <= count)
         found = use.sum(dim=1)
         mean = distances.masked_fill(~use, 0.0).sum(dim=1) / found
@@ -187,9 +185,8 @@ class NeighbourLists:
         end = torch.where(found == count, (use * torch.arange(length)).amax(dim=1), length)
         short = torch.nonzero(found < count)[:, 0] if length < self.entries else found[:0]
         for part in chunks(len(short), self.entries):
-            these = short[part]
-            present_distances = self._among(row[these]).masked_fill(~present[which[these]], torch.inf)
-            mean[these] = _mean_of_smallest(present_distances, count)
+            rows, absent = row[short[part]], ~present[mask[short[part]]]
+            mean[short[part]] = _mean_of_smallest(self._among(rows).masked_fill(absent, torch.inf), count)
         return mean, end
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,11 +179,8 @@ class NearestNeighbours:
                 cosine, zero).
         """
         features = as_features(features, like=self.features)
-        scores = np.empty(len(features), dtype=np.float64)
-        nearest = np.empty(len(features), dtype=np.int64)
-        for part in self._chunks(len(features)):
-            lowest, which = self._lowest(features[part], None, self._scales)
-            scores[part.numpy()], nearest[part.numpy()] = lowest.numpy(), which.numpy()
+        found = [self._lowest(features[part], None, self._scales) for part in self._chunks(len(features))]
+        scores, nearest = (torch.cat(values).numpy() for values in zip(*found, strict=True))
         return scores, nearest
 
     def leave_one_out(self) -> Scores:
@@ -199,23 +195,22 @@ class NearestNeighbours:
         """
         if len(self.features) < 2:
             raise ValueError("leave-one-out scores need two normal clips or more")
-        scores = np.empty(len(self.features), dtype=np.float64)
+        scores = []
         for clips in self._chunks(len(self.features)):
             present = self.bank.without(clips)
             scales = None
             if self._scales is not None:
                 scales = _usable(torch.stack([domain.medians_without(clips, present) for domain in self._domains]))
-            scores[clips.numpy()] = self._lowest(self.features[clips], present, scales)[0].numpy()
-        return scores
+            scores.append(self._lowest(self.features[clips], present, scales)[0])
+        return torch.cat(scores).numpy()
 
     def _lowest(self, features: Tensor, present: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         """The lowest score over domains, and the nearest normal clip."""
         scaled = self._scaling(features)
         found = [domain.score(domain.centred(scaled), present) for domain in self._domains]
-        each = torch.stack([score for score, _ in found])
-        lowest, which = (each if scales is None else each / scales).min(dim=0)
-        entry = torch.stack([nearest for _, nearest in found]).gather(0, which[None])[0]
-        return lowest, self.bank.parents[entry, 0]
+        scores, nearest = (torch.stack(values) for values in zip(*found, strict=True))
+        lowest, domains = (scores if scales is None else scores / scales).min(dim=0)
+        return lowest, self.bank.parents[nearest.gather(0, domains[None])[0], 0]
 
     def _chunks(self, clips: int) -> Iterator[Tensor]:
         """Indices of clips in chunks, bounded by the size of their distances to the bank and of their features."""

@@ -78,12 +78,12 @@ def make_views(
 
 
 def check_views(
-    recorded: Mapping[Channel, Waveform], views: Sequence[str], settings: ViewSettings | None, where: str
+    recorded: Mapping[Channel, Waveform], views: Sequence[str], settings: ViewSettings | None, recording: str
 ) -> None:
-    """Raise an InputError about ``where`` if one of the views cannot be made from these channels."""
+    """Raise an InputError about ``recording`` if one of the views cannot be made from these channels."""
     for name in views:
         if (check := VIEWS[name].check) is not None:
-            check(recorded, _settings(settings, name), where)
+            check(recorded, _settings(settings, name), recording)
 
 
 def read_views(

@@ -21,11 +21,11 @@ def _cancelled(recorded: Mapping[Channel, Waveform], settings: Cancellation, sam
     return cancel(recorded["near"], recorded["far"], settings, sample_rate_hz=sample_rate_hz)
 
 
-def require_two_signals(recorded: Mapping[Channel, Waveform], settings: Settings, where: str) -> None:
+def require_two_signals(recorded: Mapping[Channel, Waveform], settings: Settings, recording: str) -> None:
     """Raise an InputError if both channels have the same signal: cancellation would return silence."""
     if np.array_equal(recorded["near"], recorded["far"]):
         raise InputError(
-            where,
+            recording,
             found="the same signal in the near and the far channel",
             expected="recordings of two microphones, of which one is cancelled in the other",
             remedy="Check how it was recorded, or use a recipe that scores near only, such as frozen-near",
