@@ -62,7 +62,8 @@ class Recipe(RecipeTable):
                 raise unknown_key(name, {*own, *type(self).model_fields})
             if not isinstance(value, own[name]):
                 extras[name] = checked(own[name], value, name)
-        for entry in self._chosen_entries():
+        views = [VIEWS[name] for name in (*self.waveform_views, *self.scoring.views, *self.training.views)]
+        for entry in (ADAPTATIONS[self.training.adaptation], self.backend, *views):
             if entry.table is not None and entry.table not in extras:
                 extras[entry.table] = entry.settings()
         return self
@@ -128,10 +129,6 @@ class Recipe(RecipeTable):
         """The back-end, its settings, the fusion and the seed."""
         return ScoringPlan(self.scoring.backend, self.backend_settings(), self.scoring.fusion, self.seed)
 
-    def _chosen_entries(self) -> list[Entry]:
-        views = dict.fromkeys((*self.waveform_views, *self.scoring.views, *self.training.views))
-        return [ADAPTATIONS[self.training.adaptation], self.backend, *(VIEWS[name] for name in views)]
-
     # --- identities ---------------------------------------------------------------------------------------------
 
     def model_identity(self) -> dict[str, Any]:
@@ -141,8 +138,7 @@ class Recipe(RecipeTable):
         are keys that change only speed or memory, or settings of entries that are not chosen.
         """
         if self.trains:
-            settings = self.view_settings()
-            views = {name: settings[name].identity() for name in settings if name in self.training.views}
+            views = self.view_settings()
             return {
                 "seed": self.seed,
                 # only detectors use hop_seconds
@@ -152,7 +148,7 @@ class Recipe(RecipeTable):
                 "head": self.head.identity(),
                 "training": self.training.identity() | self.adaptation_settings().identity(),
                 "augmentation": self.augmentation.identity(),
-                "views": views,
+                "views": {name: views[name].identity() for name in views if name in self.training.views},
             }
         if self.backend.trains:
             return {

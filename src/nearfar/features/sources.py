@@ -19,7 +19,7 @@ from nearfar.features.windows import WindowBatch
 from nearfar.frontends import Frontend
 from nearfar.frontends.kaldi import MEL_BINS, PATCH_FRAMES
 from nearfar.frontends.slaney import slaney_log_mel
-from nearfar.pooling import POOLINGS, Pooling, log_mel_statistics
+from nearfar.pooling import POOLINGS, log_mel_statistics
 from nearfar.registry import Entry, Registry
 from nearfar.settings import ChoiceTable, PositiveInt, Settings, each_once, refusal
 
@@ -178,9 +178,9 @@ def _token_pieces(settings: TokenSettings, depth: int) -> tuple[TokenSettings, .
     if settings.entry("pooling").trained:
         return (settings,)
     layers = settings.layers or (depth,)
-    together = settings.average_layers and len(layers) > 1
-    groups = [layers] if together else [(layer,) for layer in layers]
-    return tuple(settings.model_copy(update={"layers": each, "average_layers": together}) for each in groups)
+    average = settings.average_layers and len(layers) > 1
+    groups = [layers] if average else [(layer,) for layer in layers]
+    return tuple(settings.model_copy(update={"layers": group, "average_layers": average}) for group in groups)
 
 
 def _token_check(settings: TokenSettings, depth: int) -> str | None:
@@ -189,18 +189,16 @@ def _token_check(settings: TokenSettings, depth: int) -> str | None:
     return None
 
 
-def _token_aggregation(settings: TokenSettings) -> str:
-    pooling: Pooling = settings.entry("pooling")
-    return pooling.described(settings.settings_of("pooling")) + " per frequency band" * settings.keep_bands
-
-
 TOKENS = Source(
     description="tokens",
     settings=TokenSettings,
     extract=_tokens,
     uses_encoder=True,
     needs_head=lambda settings: bool(settings.entry("pooling").trained),
-    aggregation=_token_aggregation,
+    aggregation=lambda settings: (
+        settings.entry("pooling").described(settings.settings_of("pooling"))
+        + " per frequency band" * settings.keep_bands
+    ),
     pieces=_token_pieces,
     assemble=lambda settings, pieces: torch.cat(list(pieces), dim=1),
     check=_token_check,

@@ -35,7 +35,7 @@ class WindowBatch:
         """The log-mel spectrogram of each window without its padding, (frames, 128) float32, not normalised."""
         if self._log_mels is None:
             fbank = _fbank(self.waveform.device)
-            lengths = [max(count, FRAME_SAMPLES) for count in self.samples.tolist()]
+            lengths = self.samples.clamp_min(FRAME_SAMPLES).tolist()
             if len(set(lengths)) == 1:
                 self._log_mels = list(fbank.log_mel(self.waveform[:, : lengths[0]]))
             else:

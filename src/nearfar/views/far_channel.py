@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from torch import Tensor
 
 from nearfar.cancellation import Cancellation, cancel
 from nearfar.data.clips import CHANNELS, Channel
@@ -15,10 +14,6 @@ from nearfar.views.base import View, Waveform
 
 NEAR = View(description="near", channels=("near",), waveform=lambda recorded, _, __: recorded["near"])
 FAR = View(description="far", channels=("far",), waveform=lambda recorded, _, __: recorded["far"])
-
-
-def _cancelled(recorded: Mapping[Channel, Waveform], settings: Cancellation, sample_rate_hz: int) -> Waveform:
-    return cancel(recorded["near"], recorded["far"], settings, sample_rate_hz=sample_rate_hz)
 
 
 def require_two_signals(recorded: Mapping[Channel, Waveform], settings: Settings, recording: str) -> None:
@@ -37,7 +32,9 @@ CANCELLED = View(
     settings=Cancellation,
     table="cancellation",
     channels=CHANNELS,
-    waveform=_cancelled,
+    waveform=lambda recorded, settings, rate_hz: cancel(
+        recorded["near"], recorded["far"], settings, sample_rate_hz=rate_hz
+    ),
     check=require_two_signals,
 )
 
@@ -48,13 +45,9 @@ class Residual(Settings):
     residual_alpha: NotNegative = 0.5
 
 
-def _residual(features: Mapping[str, Tensor], settings: Residual) -> Tensor:
-    return features["near"] - settings.residual_alpha * features["far"]
-
-
 RESIDUAL = View(
     description="near features less {residual_alpha:g} of far features",
     settings=Residual,
     views=("near", "far"),
-    combine=_residual,
+    combine=lambda features, settings: features["near"] - settings.residual_alpha * features["far"],
 )

@@ -59,9 +59,8 @@ class AutoencoderScorer:
     ) -> None:
         self._model, self._settings, self._normals, self.seconds = model, settings, normals, seconds
         self.parameters = sum(parameter.numel() for parameter in model.network.parameters())
-        self._inverses: tuple[Tensor, Tensor] | None = None
-        if settings.score == "mahala":
-            self._inverses = _inverses(model.textbook if settings.textbook else model.published, machine)
+        covariances = model.textbook if settings.textbook else model.published
+        self._inverses = _inverses(covariances, machine) if settings.score == "mahala" else None
 
     def score(self, features: Features) -> Scores:
         """Scores of clips from their log-mel frames, (clips, frames, 128) float32: (clips,) float64."""
@@ -134,7 +133,7 @@ def is_fitted(workspace: Workspace) -> bool:
     """Whether a workspace holds a complete model of its machine.
 
     Raises:
-        InputError: if it holds one of another recipe or other clips, or one that cannot be read.
+        InputError: if it holds a model of another recipe or other clips, or one that cannot be read.
     """
     _, path = _paths(workspace)
     if not path.is_file():
@@ -162,7 +161,7 @@ def is_fitted(workspace: Workspace) -> bool:
 
 
 def _paths(workspace: Workspace) -> tuple[Path, Path]:
-    """The file of tensors and the card."""
+    """The file of tensors and the JSON file."""
     stem = f"autoencoder_{workspace.name}"
     return workspace.folder / f"{stem}.safetensors", workspace.folder / f"{stem}.json"
 
