@@ -39,37 +39,32 @@ class _Domain:
         self.members, self.clips, self._active = members, clips, bank.active[members]
         entries = bank.entries if len(members) == len(bank.entries) else bank.entries[members]
         self._centres = bank.entries[members[self._active]].mean(dim=0)
-        self._points = self.centred(entries)
-        self._of_clips = self.centred(scaled[clips])
+        self._points, self._of_clips = centred(entries, self._centres), centred(scaled[clips], self._centres)
         of_target = settings.domains != "pooled" and bool(bank.target[members[0]])
         count = settings.target_density_neighbours if of_target else settings.density_neighbours
-        parts = [[part] for part in range(len(self._points))]
-        self._together = [list(range(len(parts)))] if settings.shared_neighbour else parts
+        parts, rescaling = len(self._points), (settings.normalisation, count, settings.neighbours)
+        self._groups = [slice(parts)] if settings.shared_neighbour else [slice(i, i + 1) for i in range(parts)]
         self._banks = [
-            DensityBank(
-                partial(self._among, parts=each), self._active, settings.normalisation, count, settings.neighbours
-            )
-            for each in self._together
+            DensityBank(partial(self._among, parts=group), self._active, *rescaling) for group in self._groups
         ]
         if settings.domains == "standardised":
             self._lists = [
-                NeighbourLists(partial(self._unrelated, parts=each), len(clips), len(members), settings.neighbours)
-                for each in self._together
+                NeighbourLists(
+                    partial(self._unrelated, parts=group), len(clips), len(members), settings.neighbours
+                )
+                for group in self._groups
             ]
             self._leave_one_out = [lists.means(self._active, settings.neighbours) for lists in self._lists]
 
-    def centred(self, scaled: Tensor) -> list[CentredPoints]:
-        """Scaled features, (clips, parts, dim), by part and relative to the centre of the domain's entries."""
-        return centred(scaled, self._centres)
-
-    def score(self, queries: list[CentredPoints], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, scaled: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean score over parts, and the entry with the smallest mean of rescaled distances over parts.
 
-        ``present`` is a mask of the entries to compare each query with, (queries, entries of the whole bank) bool.
+        ``scaled`` are features (clips, parts, dim), and ``present`` is a mask of the entries to compare each clip
+        with, (clips, entries of the whole bank) bool.
         """
-        mask = None if present is None else present[:, self.members]
-        total, overall = torch.zeros(len(queries[0].half), dtype=torch.float64), None
-        for bank, parts in zip(self._banks, self._together, strict=True):
+        mask, queries = None if present is None else present[:, self.members], centred(scaled, self._centres)
+        total, overall = torch.zeros(len(scaled), dtype=torch.float64), None
+        for bank, parts in zip(self._banks, self._groups, strict=True):
             scores, rescaled = bank.score(self._mean_distance(queries, parts), mask)
             total += scores
             overall = rescaled if overall is None else overall.add_(rescaled)
@@ -90,16 +85,15 @@ class _Domain:
         mean = torch.stack(scores).mean(dim=0)
         return _median(mean.masked_fill(self.clips == clips[:, None], torch.nan))
 
-    def _mean_distance(self, queries: list[CentredPoints], parts: list[int]) -> Tensor:
-        entries = [self._points[part] for part in parts]
-        return mean_distance([queries[part] for part in parts], entries, self._settings.distance)
+    def _mean_distance(self, queries: list[CentredPoints], parts: slice) -> Tensor:
+        return mean_distance(queries[parts], self._points[parts], self._settings.distance)
 
-    def _among(self, entries: Tensor, parts: list[int]) -> Tensor:
-        return self._mean_distance([each[entries] for each in self._points], parts)
+    def _among(self, entries: Tensor, parts: slice) -> Tensor:
+        return self._mean_distance([part[entries] for part in self._points], parts)
 
-    def _unrelated(self, rows: Tensor, parts: list[int]) -> Tensor:
+    def _unrelated(self, rows: Tensor, parts: slice) -> Tensor:
         """Distances of some of the domain's clips to all entries, infinite to those made from the same clip."""
-        distances = self._mean_distance([each[rows] for each in self._of_clips], parts)
+        distances = self._mean_distance([part[rows] for part in self._of_clips], parts)
         related = self._bank.parents[self.members].T[:, None] == self.clips[rows][:, None]
         return distances.masked_fill_(related.any(dim=0), torch.inf)
 
@@ -207,7 +201,7 @@ class NearestNeighbours:
     def _lowest(self, features: Tensor, present: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         """The lowest score over domains, and the nearest normal clip."""
         scaled = self._scaling(features)
-        found = [domain.score(domain.centred(scaled), present) for domain in self._domains]
+        found = [domain.score(scaled, present) for domain in self._domains]
         scores, nearest = (torch.stack(values) for values in zip(*found, strict=True))
         lowest, domains = (scores if scales is None else scores / scales).min(dim=0)
         return lowest, self.bank.parents[nearest.gather(0, domains[None])[0], 0]
