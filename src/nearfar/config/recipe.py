@@ -75,7 +75,7 @@ class Recipe(RecipeTable):
 
     @property
     def trains(self) -> bool:
-        """Whether the encoder is fine-tuned."""
+        """True if the encoder is fine-tuned."""
         return bool(ADAPTATIONS[self.training.adaptation].trains)
 
     @property
@@ -85,7 +85,7 @@ class Recipe(RecipeTable):
 
     @property
     def uses_encoder(self) -> bool:
-        """Whether the features need an encoder."""
+        """True if the features need an encoder."""
         return bool(self.features.entry("source").uses_encoder)
 
     @property

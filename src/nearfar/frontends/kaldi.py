@@ -80,7 +80,7 @@ class KaldiFbank(Frontend):
         self.register_buffer("mel", mel_bank().T.contiguous(), persistent=False)
 
     def frame_count(self, samples: int) -> int:
-        """As :func:`frame_count`."""
+        """Number of frames that fit whole into a clip of ``samples``; see :func:`frame_count`."""
         return frame_count(samples)
 
     def log_mel(self, waveform: Tensor) -> Tensor:

@@ -167,10 +167,7 @@ def prototypes(scaled: Tensor, target: Tensor, count: int, seed: int) -> Tensor:
         means = KMeans(count, n_init=1, random_state=seed).fit(flat)
     to_centre = np.linalg.norm(flat - means.cluster_centers_[means.labels_], axis=1)
     to_centre = to_centre.round(6)  # both clips of a cluster of two are equally far from it: the first is used
-    chosen = []
-    for cluster in np.unique(means.labels_):
-        members = np.flatnonzero(means.labels_ == cluster)
-        nearest = members[to_centre[members].argsort(kind="stable")[:2]]
-        second = int(of_source[nearest[1]]) if len(nearest) > 1 else -1
-        chosen.append((int(of_source[nearest[0]]), second))
-    return torch.tensor(chosen, dtype=torch.int64)
+    order = np.lexsort((to_centre, means.labels_))  # clusters one after another, the nearest clip of each first
+    _, first, sizes = np.unique(means.labels_[order], return_index=True, return_counts=True)
+    second = of_source[order[np.minimum(first + 1, len(order) - 1)]]
+    return torch.stack([of_source[order[first]], torch.where(torch.from_numpy(sizes > 1), second, -1)], dim=1)

@@ -33,7 +33,7 @@ class DensityBank:
     Args:
         among: from (n,) entries to (n, entries) distances.
         active: (entries,) bool, the default mask of present entries.
-        normalisation: how distances are rescaled.
+        normalisation: the rescaling of distances.
         density_neighbours: K of b_i.
         neighbours: number of smallest rescaled distances that a score is the mean of.
     """

@@ -1,4 +1,4 @@
-"""Distances between the features of clips, part by part."""
+"""Scaling of features, and pairwise distances of clips for each part."""
 
 from __future__ import annotations
 

@@ -19,11 +19,11 @@ class MahalanobisSettings(Settings):
 
 
 class Mahalanobis:
-    """Mean over parts of the Mahalanobis distance; of the distances to both domains, the lower one.
+    """Mahalanobis distance to the nearer domain, as mean over parts.
 
-    Every domain has its own mean; the covariance is that of all clips about their domain's mean, since the ten
-    clips of a target domain are too few for one. (Lee et al., "A Simple Unified Framework for Detecting
-    Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018.)
+    Every domain has its own mean vector. Both share the covariance of all clips about the mean of their domain,
+    since the ten clips of a target domain are too few for one. (Lee et al., "A Simple Unified Framework for
+    Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018.)
     """
 
     def __init__(self, settings: MahalanobisSettings | None = None, **changes: Any) -> None:
@@ -100,6 +100,6 @@ class Mahalanobis:
 
 
 def _scores(squares: Tensor) -> Scores:
-    """(parts, clips, domains) squared distances to (clips,): lower domain, mean over parts."""
+    """From (parts, clips, domains) squared distances to (clips,): mean over parts, then the lower domain's."""
     distance = squares.clamp_min(0.0).sqrt().mean(dim=0).amin(dim=-1)
     return np.asarray(distance.numpy(), dtype=np.float64)

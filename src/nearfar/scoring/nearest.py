@@ -105,8 +105,8 @@ class NearestNeighbours:
     distances are computed in chunks (:data:`nearfar.scoring.distances.ELEMENTS`).
 
     Args:
-        settings: by default the plain cosine distance to the nearest clip (K = 1).
-        seed: of synthetic clips and of k-means.
+        settings: settings; by default the plain cosine distance to the nearest clip (K = 1).
+        seed: seed of SMOTE and k-means.
         changes: fields of :class:`NearestSettings` that differ from ``settings``.
 
     Attributes:

@@ -24,7 +24,7 @@ class NearestSettings(Settings):
         normalisation: rescaling of a distance D by the density b around the normal clip: ``ratio`` D / b,
             ``difference`` D - b, ``varmin`` D - alpha b.
         density_neighbours: K of b, the mean distance to the K nearest other normals.
-        target_density_neighbours: the same for the target domain, if ``domains`` is not ``pooled``.
+        target_density_neighbours: K of b in the target domain, if ``domains`` is not ``pooled``.
         domains: ``pooled`` is one bank; ``separate`` a bank per domain and the lower score; ``standardised`` also
             divides each score by the domain's median leave-one-out score.
         enrichment: synthetic normals of the target domain: ``memmix`` or ``smote``.

@@ -107,7 +107,7 @@ def save_autoencoder(path: Path, model: TrainedAutoencoder) -> None:
 
 
 def load_autoencoder(path: Path) -> TrainedAutoencoder:
-    """Read what :func:`save_autoencoder` wrote.
+    """Read a file of :func:`save_autoencoder`.
 
     Raises:
         InputError: if the file is missing, cannot be read, or its tensors are not those of an autoencoder.

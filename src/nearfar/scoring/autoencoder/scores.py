@@ -43,7 +43,7 @@ def _inverse(covariance: Tensor) -> Tensor | None:
 
 
 def mean_square_score(residual: Tensor) -> float:
-    """AE-MSE: the mean over all values of a clip's residual, (frames, 128) float32 in dB, squared."""
+    """AE-MSE: the mean square of a clip's residual, (frames, 128) float32 in dB."""
     return float(residual.square().mean(dtype=torch.float64))
 
 
@@ -59,7 +59,7 @@ def selective_score(residual: Tensor, inverses: tuple[Tensor, Tensor], *, textbo
        clip's N residual frames Δ instead of its diagonal. That is δ̄ᵀ Σ⁻¹ δ̄ with δ̄ the mean residual, so
        deviations that change sign within the clip cancel. (Here δ̄ is formed first; no N×N matrix is needed.)
     2. *The covariance is about five times too large*: it sums five frames per vector and is divided by the number
-       of vectors. This scales every score of a machine alike where one domain is always chosen.
+       of vectors. If the same domain is always chosen, this scales all scores of a machine by one factor.
     3. *The target covariance is too small relative to the source's*: means are subtracted batch by batch, and a
        batch holds two or three vectors of the target domain, so this removes most of the variation between its
        clips. The source domain is therefore chosen too often.
@@ -79,7 +79,7 @@ def selective_score(residual: Tensor, inverses: tuple[Tensor, Tensor], *, textbo
 
     Args:
         residual: reconstruction minus input, (frames, 128) float32 in dB.
-        inverses: of both published covariances, or of the textbook ones with ``textbook``; (128, 128) each.
+        inverses: inverses (128, 128) of the published covariances, or of the textbook ones with ``textbook``.
 
     Returns:
         a non-negative number, higher is more anomalous; published scores lie around 1, textbook ones around 128.

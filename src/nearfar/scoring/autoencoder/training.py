@@ -36,7 +36,7 @@ class Vectors:
     Attributes:
         frames: (frames, 128) float32, the concatenated log-mel frames of all clips.
         starts: (vectors,) int64, index in ``frames`` of the first frame of each vector.
-        is_target: (vectors,) bool, whether the clip is of the target domain.
+        is_target: (vectors,) bool, true for vectors of the target domain.
     """
 
     frames: Tensor
@@ -77,8 +77,8 @@ def gather_vectors(clips: Iterable[tuple[Tensor, bool]]) -> Vectors:
     """The vectors of the clips of a machine.
 
     Args:
-        clips: log-mel of each clip, (frames, 128) float32, and whether it is of the target domain. A clip of fewer
-            than five frames gives no vector.
+        clips: log-mel of each clip, (frames, 128) float32, and true for clips of the target domain. A clip of
+            fewer than five frames gives no vector.
 
     Raises:
         ValueError: if there are no clips.
@@ -115,19 +115,19 @@ def train_autoencoder(
     """Train for a fixed number of epochs; returns the autoencoder, on the CPU, and the records of all epochs.
 
     Args:
-        vectors: of one machine.
-        settings: epochs, batch size, learning rate and validation fraction are read.
-        seed: of the initial weights, the held-out vectors and the order of the others.
-        device: to train on; None is the CPU.
+        vectors: vectors of one machine.
+        settings: epochs, batch size, learning rate and validation fraction are used.
+        seed: seed of the initial weights, the held-out vectors and the order of the others.
+        device: device to train on; None is the CPU.
         checkpoint: folder of a checkpoint, from which an interrupted training resumes with the same result as an
-            uninterrupted one. The caller removes it once the result is saved.
+            uninterrupted one. The caller removes it after saving the result.
         progress, on_epoch: called after each epoch; not again for epochs before an interruption.
 
     Raises:
         TrainingError: if a loss is not finite.
         InputError: if the checkpoint is of other settings or vectors.
         NearfarError: if a checkpoint cannot be written.
-        ValueError: if fewer than two vectors are left to train on.
+        ValueError: if there are fewer than two training vectors.
     """
     device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(seed)
