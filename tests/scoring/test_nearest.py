@@ -19,7 +19,6 @@ from nearfar.scoring import (
     VarMin,
     density,
     distances,
-    nearest,
 )
 from nearfar.scoring.settings import NearestSettings
 
@@ -461,14 +460,15 @@ def test_a_bank_of_one_clip_scores_plain_distances(settings, of_target):
 @pytest.mark.parametrize("settings", [*BACK_ENDS[::3], *BANKS], ids=named)
 def test_matrices_of_distances_keep_to_the_bound(settings, monkeypatch):
     made: list[int] = []
+    pairwise_distance = distances.pairwise_distance
 
     def watched(*arguments):
-        found = distances.pairwise_distance(*arguments)
+        found = pairwise_distance(*arguments)
         made.append(found.numel())
         return found
 
     monkeypatch.setattr(distances, "ELEMENTS", 600)
-    monkeypatch.setattr(nearest, "pairwise_distance", watched)
+    monkeypatch.setattr(distances, "pairwise_distance", watched)
     scorer = fitted(features(60, 2), targets(60, 10), **settings)
     scorer.leave_one_out()
     scorer.score(features(90, 2, seed=1))

@@ -108,7 +108,7 @@ def by_hand(clip: Path, model_file: Path) -> tuple[float, float]:
     delta = (model.network(inputs) - inputs).double().numpy()
     mse = float(np.mean(delta**2))
     frames = delta.reshape(-1, 128)
-    return mse, float((frames @ np.linalg.inv(model.published.source.double().numpy()) @ frames.T).mean())
+    return mse, float((frames @ np.linalg.inv(model.published[0].double().numpy()) @ frames.T).mean())
 
 
 def test_scores_equal_those_worked_out_by_hand(small_factory: Path, trained: Path) -> None:
