@@ -20,7 +20,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import read_scores
 from nearfar.evaluation.truth import GroundTruth
-from nearfar.evaluation.uncertainty import compare
+from nearfar.evaluation.uncertainty import compare_all
 from nearfar.thresholds.rules import empirical_threshold
 
 NOTE = "Made-up tones."
@@ -97,7 +97,7 @@ def test_the_folder_is_one_like_a_runs(runs: list[Path], tmp_path: Path) -> None
     views = json.loads((tmp_path / "all" / "view_scores.json").read_text())
     assert list(views["machines"][0]["views"]) == ["best", "layer", "near"]
     a, b = read_scores(tmp_path / "all" / "scores"), read_scores(runs[0] / "scores")
-    assert compare(a, b, GroundTruth.from_names(a), resamples=10)
+    assert compare_all([a], b, GroundTruth.from_names(a), resamples=10)
     again, _ = ensemble([tmp_path / "all", runs[0]], tmp_path / "nested")
     assert again is not None
 

@@ -23,7 +23,7 @@ def uncertainty(entries, **options):
 
 
 def compare(a, b, **options):
-    return bootstrap.compare(a, b, GroundTruth.from_names(a), **options)
+    return bootstrap.compare_all([a], b, GroundTruth.from_names(a), **options)[0]
 
 
 def compare_seeds(a, b, **options):

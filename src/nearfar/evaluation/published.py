@@ -1,7 +1,7 @@
-"""Figures of the technical report's Table 1 and text, and a check that derived figures follow from the others.
+"""Figures of the technical report's Table 1 and text, and a check of its harmonic means against the others.
 
 All figures were read off the report. Harmonic means are computed from the three figures of each machine; those
-that the report prints serve only to be checked.
+that the report prints are only checked.
 """
 
 from __future__ import annotations
@@ -124,33 +124,26 @@ PUBLISHED: tuple[PublishedColumn, ...] = (
 
 
 def check_published(columns: tuple[PublishedColumn, ...] = PUBLISHED) -> list[Discrepancy]:
-    """Every derived figure of the report that does not follow from the three figures per machine.
+    """The report's harmonic means that do not follow from the three figures per machine.
 
-    A figure passes if some values that round to the printed ones give a result that rounds to the printed result.
+    A mean passes if some values that round to the printed ones have a mean that rounds to the printed mean.
     """
     return [problem for column in columns for problem in _check_column(column)]
 
 
 def _check_column(column: PublishedColumn) -> Iterator[Discrepancy]:
-    for machine, row in column.machines.items():
-        yield from _check(column, machine, Claim("Table 1", "score", row.score), row[:3])
-    table = [Claim("Table 1", quantity, getattr(column.all_machines, quantity)) for quantity in QUANTITIES]
-    for claim in (*table, *column.claims):
-        yield from _check(column, None, claim, _figures_behind(column, claim.quantity))
-
-
-def _figures_behind(column: PublishedColumn, quantity: Quantity) -> tuple[float, ...]:
     rows = column.machines.values()
-    if quantity == "score":
-        return tuple(figure for row in rows for figure in row[:3])
-    return tuple(getattr(row, quantity) for row in rows)
-
-
-def _check(
-    column: PublishedColumn, machine: str | None, claim: Claim, figures: tuple[float, ...]
-) -> Iterator[Discrepancy]:
-    # The harmonic mean grows with each of its values, so the rounding of all of them one way bounds it.
-    lowest = harmonic_mean(figure - ROUNDING for figure in figures) - ROUNDING
-    highest = harmonic_mean(figure + ROUNDING for figure in figures) + ROUNDING
-    if not lowest <= claim.printed <= highest:
-        yield Discrepancy(column.name, machine, claim.quantity, claim.where, claim.printed, harmonic_mean(figures))
+    by_quantity = {quantity: tuple(getattr(row, quantity) for row in rows) for quantity in QUANTITIES}
+    by_quantity["score"] = tuple(figure for row in rows for figure in row[:3])
+    table = [Claim("Table 1", *printed) for printed in zip(QUANTITIES, column.all_machines, strict=True)]
+    checks: list[tuple[str | None, Claim, tuple[float, ...]]] = [
+        *((machine, Claim("Table 1", "score", row.score), row[:3]) for machine, row in column.machines.items()),
+        *((None, claim, by_quantity[claim.quantity]) for claim in (*table, *column.claims)),
+    ]
+    for machine, claim, figures in checks:
+        # The harmonic mean grows with each of its values, so the rounding of all of them one way bounds it.
+        lowest = harmonic_mean(figure - ROUNDING for figure in figures) - ROUNDING
+        highest = harmonic_mean(figure + ROUNDING for figure in figures) + ROUNDING
+        if not lowest <= claim.printed <= highest:
+            mean = harmonic_mean(figures)
+            yield Discrepancy(column.name, machine, claim.quantity, claim.where, claim.printed, mean)

@@ -7,20 +7,20 @@ clips, not other seeds or other rooms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.errors import InputError
 from nearfar.evaluation.results import complete_labels, row_names
-from nearfar.evaluation.scorefiles import MachineScores, clip_name
+from nearfar.evaluation.scorefiles import Key, MachineScores, matched
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.metrics import (
     LEVEL,
     QUANTITIES,
     RESAMPLES,
+    Floats,
     OfficialRule,
     Quantity,
     column_means,
@@ -55,15 +55,12 @@ class Uncertainty:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """One system's value minus another's on the same clips, with its percentile interval over resamples.
+class Difference(Interval):
+    """One system's value minus another's on the same clips.
 
-    ``a_better`` is the fraction of resamples in which the first system is ahead, a draw counting half.
+    ``a_better`` is the fraction of resamples in which the first system scores higher, equal scores counting half.
     """
 
-    value: float
-    low: float
-    high: float
     a_better: float
 
 
@@ -112,25 +109,6 @@ def uncertainty(
     return Uncertainty(rows, _intervals(over_all, drawn_over_all, level), resamples, level)
 
 
-def compare(
-    a: Sequence[MachineScores],
-    b: Sequence[MachineScores],
-    truth: GroundTruth,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two systems on the same clips, with the same resamples for both.
-
-    Clips are matched by name without the audio suffix: scores of FLAC copies can be compared with those of WAVs.
-
-    Raises:
-        InputError: if the two do not score the same clips, or as :func:`uncertainty`.
-    """
-    return compare_all([a], b, truth, resamples=resamples, level=level, seed=seed)[0]
-
-
 def compare_seeds(
     a: Sequence[Sequence[MachineScores]],
     b: Sequence[Sequence[MachineScores]],
@@ -140,17 +118,18 @@ def compare_seeds(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two systems that were trained from several seeds each, on the same clips.
+    """Compare two systems that were trained from one or more seeds each, on the same clips.
 
     Values are means over the seeds; every resample of the clips is the same for all of them. The intervals
-    describe other draws of test clips, not other seeds.
+    describe other draws of test clips, not other seeds. Clips are matched by name without the audio suffix:
+    scores of FLAC copies can be compared with those of WAVs.
 
     Args:
-        a, b: one or more sets of scores of each system.
+        a, b: the scores of each system, by seed.
         truth, resamples, level, seed: as :func:`uncertainty`.
 
     Raises:
-        InputError: as :func:`compare`, also if two seeds do not score the same clips.
+        InputError: if two sets of scores are not of the same clips, or as :func:`uncertainty`.
     """
     keys, value, drawn = _metrics([*a, *b], truth, resamples, seed)
     sides = (range(len(a)), range(len(a), len(a) + len(b)))
@@ -166,15 +145,13 @@ def compare_all(
     level: float = LEVEL,
     seed: int = 0,
 ) -> list[Comparison]:
-    """Compare several systems with one, each as :func:`compare` does and with the same resamples.
+    """Compare several systems with one, each as :func:`compare_seeds` does and with the same resamples.
 
     Memory grows with the number of systems: three numbers for each machine and resample.
 
     Raises:
-        InputError: as :func:`compare`, also if two of the systems do not score the same clips.
+        InputError: as :func:`compare_seeds`.
     """
-    if not systems:
-        return []
     keys, value, drawn = _metrics([*systems, b], truth, resamples, seed)
     last = (len(systems),)
     return [_comparison(keys, value, drawn, ((index,), last), truth.rule, level) for index in range(len(systems))]
@@ -182,23 +159,22 @@ def compare_all(
 
 def _metrics(
     systems: Sequence[Sequence[MachineScores]], truth: GroundTruth, resamples: int, seed: int
-) -> tuple[list[tuple[str, str]], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[list[Key], Floats, Floats]:
     """Machines and sections; metrics, (machines, systems, 3), and those of resamples, (..., resamples)."""
-    first = list(systems[0])
-    others = [[other for _, other in _aligned(first, system)] for system in systems[1:]]
+    first = systems[0]
     points, draws = [], []
-    for index, entry in enumerate(first):
-        labels = complete_labels(entry, truth)
-        every = [entry.scores, *(other[index].scores for other in others)]
-        points.append([machine_metrics(*labels, scores, truth.rule) for scores in every])
-        draws.append(resampled_metrics(*labels, every, resamples, (seed, index), truth.rule))
-    return [(entry.machine, entry.section) for entry in first], np.array(points), np.stack(draws)
+    for index, entries in enumerate(zip(first, *(matched(first, other) for other in systems[1:]), strict=True)):
+        labels = complete_labels(entries[0], truth)
+        points.append([machine_metrics(*labels, entry.scores, truth.rule) for entry in entries])
+        scores = [entry.scores for entry in entries]
+        draws.append(resampled_metrics(*labels, scores, resamples, (seed, index), truth.rule))
+    return [entry.key for entry in first], np.array(points), np.stack(draws)
 
 
 def _comparison(
-    keys: Sequence[tuple[str, str]],
-    value: NDArray[np.float64],
-    drawn: NDArray[np.float64],
+    keys: Sequence[Key],
+    value: Floats,
+    drawn: Floats,
     sides: tuple[Sequence[int], Sequence[int]],
     rule: OfficialRule,
     level: float,
@@ -209,55 +185,27 @@ def _comparison(
     def difference(rows: NDArray[np.intp]) -> Difference:
         machines = [keys[row][0] for row in rows]
 
-        def score(part: NDArray[np.float64], side: Sequence[int]) -> NDArray[np.float64]:
+        def score(part: Floats, side: Sequence[int]) -> Floats:
             scores = np.stack([overall_score(rule, machines, part[rows, index]) for index in side])
             return np.asarray(scores.mean(axis=0))
 
-        point, ahead = (score(part, sides[0]) - score(part, sides[1]) for part in (value, drawn))
-        interval = _interval(point, ahead, level)
-        a_better = float(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
-        return Difference(interval.value, interval.low, interval.high, a_better)
+        point, drawn_difference = (score(part, sides[0]) - score(part, sides[1]) for part in (value, drawn))
+        a_better = float(np.mean((drawn_difference > 0) + 0.5 * (drawn_difference == 0)))
+        return Difference(*_interval(point, drawn_difference, level), a_better)
 
     machines = {name: difference(everything[row : row + 1]) for row, name in enumerate(names)}
     without = {name: difference(np.delete(everything, row)) for row, name in enumerate(names) if len(names) > 1}
     return Comparison(machines, difference(everything), without, drawn.shape[-1], level)
 
 
-def _aligned(
-    a: Sequence[MachineScores], b: Sequence[MachineScores]
-) -> Iterator[tuple[MachineScores, MachineScores]]:
-    """Pairs of the same machine and section, the second in the first one's order of clips."""
-    others = {(entry.machine, entry.section): entry for entry in b}
-    keys = {(entry.machine, entry.section) for entry in a}
-    if keys != set(others):
-        only = sorted(f"{machine} section {section}" for machine, section in keys ^ set(others))
-        raise _mismatch(f"scores of {', '.join(only)} in only one of them")
-    for entry in a:
-        other = others[entry.machine, entry.section]
-        stems, other_stems = ([clip_name(name) for name in names] for names in (entry.names, other.names))
-        if unmatched := sorted(set(stems) ^ set(other_stems)):
-            raise _mismatch(f"{entry.machine} clip {unmatched[0]} in only one of them")
-        position = {stem: index for index, stem in enumerate(other_stems)}
-        if not len(position) == len(stems) == len(other_stems):
-            raise _mismatch(f"{entry.machine} clips whose names differ only in the audio suffix")
-        order = [position[stem] for stem in stems]
-        yield entry, MachineScores(other.machine, other.section, entry.names, other.scores[order])
-
-
-def _mismatch(found: str) -> InputError:
-    return InputError(
-        "the two systems",
-        found=found,
-        expected="scores of the same clips",
-        remedy="Score the same test set with both systems",
-    )
-
-
-def _intervals(values: NDArray[np.float64], resampled: NDArray[np.float64], level: float) -> Intervals:
+def _intervals(values: Floats, resampled: Floats, level: float) -> Intervals:
     """Four intervals from the values of a row, (4,), and those of its resamples, (4, resamples)."""
-    return {quantity: _interval(values[row], resampled[row], level) for row, quantity in enumerate(QUANTITIES)}
+    return {
+        quantity: Interval(*_interval(values[row], resampled[row], level))
+        for row, quantity in enumerate(QUANTITIES)
+    }
 
 
-def _interval(value: float | NDArray[np.float64], drawn: NDArray[np.float64], level: float) -> Interval:
+def _interval(value: float | Floats, drawn: Floats, level: float) -> tuple[float, float, float]:
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high))
+    return float(value), float(low), float(high)
