@@ -67,7 +67,7 @@ def package(whole, tmp_path):
 
 
 def found(package):
-    return [f"{defect.where}: {defect.what}" for defect in check_submission(package).defects]
+    return [f"{defect.file}: {defect.problem}" for defect in check_submission(package).defects]
 
 
 def test_a_whole_package_has_no_defects(package):

@@ -281,10 +281,12 @@ def _authors(
 def _report(report: PackageReport, folder: Path, as_json: bool) -> None:
     """Print what a check found; exit code 1 if there are defects."""
     if as_json:
-        print(json.dumps({"folder": str(folder), **asdict(report)}, indent=2, ensure_ascii=False))
+        defects = [{"where": defect.file, "what": defect.problem} for defect in report.defects]
+        tree = {"folder": str(folder), "systems": report.systems, "defects": defects, "notes": report.notes}
+        print(json.dumps(tree, indent=2, ensure_ascii=False))
     else:
         for defect in report.defects:
-            print(f"{defect.where}: {defect.what}")
+            print(f"{defect.file}: {defect.problem}")
         for note in report.notes:
             print(f"note: {note}")
         count = len(report.defects)
