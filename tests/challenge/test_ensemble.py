@@ -136,10 +136,12 @@ def test_what_is_no_run_or_of_other_recordings_is_refused(runs: list[Path], tmp_
     other = Path(shutil.copytree(runs[1], tmp_path / "other"))
     file = other / "scores" / "anomaly_score_whiner_section_00_test.csv"
     file.write_text(file.read_text().replace("_0000_", "_0009_"))
-    with pytest.raises(InputError, match=r"other recordings than in .*whiner: test clips"):
+    with pytest.raises(InputError, match=r"other recordings than in .*whiner clip .* in only one"):
         ensemble([runs[0], other], tmp_path / "out")
     file.unlink()
-    with pytest.raises(InputError, match=r"other recordings than in .*\(whiner\)"):
+    with pytest.raises(
+        InputError, match=r"other recordings than in .*\(scores of whiner section 00 in only one"
+    ):
         ensemble([runs[0], other], tmp_path / "out")
     fewer = Path(shutil.copytree(runs[1], tmp_path / "fewer"))
     tree = json.loads((fewer / "view_scores.json").read_text())

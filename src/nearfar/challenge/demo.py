@@ -22,20 +22,20 @@ PLAN = FactoryPlan(
     snr_db=(12.0, 24.0),
     severity=(0.8, 1.0),
 )
-"""Worn machines in moderate noise, so that a hundred training steps suffice to detect the faults."""
+"""Clear faults in moderate noise, so that a hundred training steps suffice to detect them."""
 
 TRAINING = {"training.steps": 100, "training.warmup_steps": 20}
 ENCODER = {"encoder.weights": "eat-tiny", "fbank.std": FbankNormalisation().std}
-"""The small encoder that comes with nearfar, which was made with EAT's usual contrast."""
+"""The small encoder that comes with nearfar; it was trained with EAT's default normalisation."""
 
 
 def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
     """Simulate recordings into ``out/factory``; run the tiny suite and nearfar-best into ``out/results``.
 
-    Run again, it uses what is there: whole simulated recordings, trained models, embeddings.
+    Simulated recordings, trained models and embeddings of an earlier call are used again.
 
     Raises:
-        InputError: if ``out/factory`` holds something else.
+        InputError: if ``out/factory`` exists and holds no simulated recordings.
     """
     factory = out / "factory"
     if not (factory / "SIMULATED.md").is_file():
