@@ -118,10 +118,10 @@ class Grid:
                     first_error.setdefault(choice, error)
             else:
                 valid |= values.items()
-        for (axis, name), error in first_error.items():
+        for (axis, name), refusal in first_error.items():
             if (axis, name) not in valid:
-                found = f"{axis} = {name}, which no combination can have ({error.found})"
-                raise _bad(self.file, found, error.expected)
+                found = f"{axis} = {name}, which no combination can have ({refusal.found})"
+                raise _bad(self.file, found, refusal.expected)
         return points, skipped
 
 

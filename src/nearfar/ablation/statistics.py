@@ -85,7 +85,6 @@ def ablation(
     truth: GroundTruth,
     *,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Ablation:
     """Evaluate combinations and compare them with a reference.
 
@@ -95,7 +94,6 @@ def ablation(
         reference: its scores of these clips.
         truth: labels and domains of the clips.
         resamples: of the paired bootstrap.
-        seed: of the bootstrap.
 
     Raises:
         InputError: if there are no points, or as :func:`nearfar.evaluation.uncertainty.compare`.
@@ -109,7 +107,7 @@ def ablation(
     comparisons: list[Comparison] = []
     for begin in range(0, len(points), _AT_ONCE):
         batch = [scores for _, scores in points[begin : begin + _AT_ONCE]]
-        comparisons += compare_all(batch, reference, truth, resamples=resamples, seed=seed)
+        comparisons += compare_all(batch, reference, truth, resamples=resamples)
     rows = [
         AblationRow(
             values,

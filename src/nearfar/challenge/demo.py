@@ -39,21 +39,16 @@ def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
     """
     factory = out / "factory"
     if not (factory / "SIMULATED.md").is_file():
-        _simulate(factory, progress)
+        if factory.exists():
+            raise InputError(
+                factory,
+                found="a folder that the demonstration did not make",
+                expected="simulated recordings, or nothing",
+                remedy="Choose another folder (out)",
+            )
+        unfinished = factory.with_name("factory.unfinished")  # renamed when it is complete
+        shutil.rmtree(unfinished, ignore_errors=True)
+        simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating clips", done, total))
+        unfinished.rename(factory)
     recipes = [recipe.with_changes(**ENCODER, **TRAINING) for recipe in suite_recipes("tiny", SYSTEMS)]
     return reproduce([*recipes, load_recipe(BEST)], factory, out / "results", progress=progress)
-
-
-def _simulate(factory: Path, progress: Progress) -> None:
-    """Simulate into a temporary folder, then rename it, so that an interrupted run leaves no partial result."""
-    if factory.exists():
-        raise InputError(
-            factory,
-            found="a folder that the demonstration did not make",
-            expected="simulated recordings, or nothing",
-            remedy="Choose another folder (out)",
-        )
-    unfinished = factory.with_name("factory.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating clips", done, total))
-    unfinished.rename(factory)

@@ -174,7 +174,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(run) for run in runs]
 
 
-def _matched(members: Sequence[Member]) -> list[Sequence[MachineScores]]:
+def _matched(members: Sequence[Member]) -> list[tuple[MachineScores, ...]]:
     """Scores of each member, in the order of machines and clips of the first."""
     first, rows = members[0], [members[0].scores]
     for member in members[1:]:

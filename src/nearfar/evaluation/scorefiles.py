@@ -117,9 +117,9 @@ def decide(scores: MachineScores, threshold: float) -> MachineDecisions:
 
 
 def write_scores(folder: Path, machine_scores: Iterable[MachineScores]) -> list[Path]:
-    """Write one score file per machine and section; each appears whole or not at all.
+    """Write one score file per machine and section, each atomically.
 
-    Scores are written with as many digits as it takes to read the same float64 back.
+    Scores have as many digits as it takes to read the same float64 back.
 
     Returns:
         the files, in the order of the scores.
@@ -132,15 +132,12 @@ def write_scores(folder: Path, machine_scores: Iterable[MachineScores]) -> list[
         path = folder / f"anomaly_score_{entry.machine}_section_{entry.section}_test.csv"
         values = [float(score) for score in entry.scores]
         _check_rows(path, entry.names, values)
-        write_rows(path, zip(entry.names, map(repr, values), strict=True))
-        files.append(path)
+        files.append(write_rows(path, zip(entry.names, map(repr, values), strict=True)))
     return files
 
 
 def read_scores(folder: Path) -> list[MachineScores]:
-    """Read every anomaly score file of a folder, ordered by machine, ignoring case, and section.
-
-    Other files of the folder are not read.
+    """Read all anomaly score files of a folder, ordered by machine, ignoring case, and section.
 
     Raises:
         InputError: if the folder holds no score files or two for one machine and section, or a file has a name
@@ -161,17 +158,18 @@ def decision_file(machine: str, section: str) -> str:
 
 
 def write_decisions(folder: Path, machine_decisions: Iterable[MachineDecisions]) -> list[Path]:
-    """Write one decision file per machine and section; each appears whole or not at all."""
-    files = []
-    for entry in machine_decisions:
-        path = folder / decision_file(entry.machine, entry.section)
-        write_rows(path, zip(entry.names, map(str, entry.decisions.astype(int)), strict=True))
-        files.append(path)
-    return files
+    """Write one decision file per machine and section, each atomically; returns the files."""
+    return [
+        write_rows(
+            folder / decision_file(*entry.key),
+            zip(entry.names, map(str, entry.decisions.astype(int)), strict=True),
+        )
+        for entry in machine_decisions
+    ]
 
 
 def read_decisions(folder: Path) -> list[MachineDecisions]:
-    """Read every decision file of a folder, in the order of :func:`read_scores`.
+    """Read all decision files of a folder, in the order of :func:`read_scores`.
 
     Raises:
         InputError: as :func:`read_scores`, or if a decision is not 0 or 1.
@@ -187,7 +185,7 @@ def read_decisions(folder: Path) -> list[MachineDecisions]:
 
 
 def holds_scores(folder: Path, machine_scores: Sequence[MachineScores]) -> bool:
-    """Whether the score files of a folder are of these machines and clips and hold exactly these scores."""
+    """True if the score files of a folder are of these machines and clips and hold exactly these scores."""
     try:
         found = {entry.key: entry for entry in read_scores(folder)}
     except InputError:
@@ -199,9 +197,9 @@ def holds_scores(folder: Path, machine_scores: Sequence[MachineScores]) -> bool:
 
 
 def remove_others(folder: Path, machine_scores: Sequence[MachineScores]) -> None:
-    """Remove score and decision files of machines and sections that are not among these.
+    """Remove the score and decision files of other machines and sections.
 
-    They are left from a run on other data, and evaluating the folder would include them.
+    They are of an earlier run on other data, and evaluating the folder would include them.
     """
     current = {entry.key for entry in machine_scores}
     for kind in ("anomaly_score", "decision_result"):
@@ -265,10 +263,11 @@ def read_rows(path: Path, expected: str) -> tuple[tuple[str, ...], list[str]]:
     return names, [row[1] for row in rows]
 
 
-def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file atomically, creating its folder if needed."""
+def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> Path:
+    """Write a CSV file atomically, creating its folder if needed; returns its path."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+    return path
 
 
 def _number(path: Path, row: int, text: str) -> float:

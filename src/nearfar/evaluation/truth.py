@@ -25,6 +25,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
@@ -112,14 +113,11 @@ class GroundTruth:
         Raises:
             InputError: if the clips are of years with different rules of the official score.
         """
-        pairs: list[tuple[str, Clip]] = []
-        editions: set[Layout] = set()
-        for entry in entries:
-            clips = [clip for name in entry.names if (clip := _parsed(name, entry.machine)) is not None]
-            labelled = [clip for clip in clips if clip.label is not None]
-            if labelled:
-                editions.add(edition_of(labelled[0].path.name))
-            pairs += [(entry.section, clip) for clip in labelled]
+        named = [
+            (entry, clip) for entry in entries for name in entry.names if (clip := _parsed(name, entry.machine))
+        ]
+        pairs = [(entry.section, clip) for entry, clip in named if clip.label is not None]
+        editions = {edition_of(clip.path.name) for _, clip in pairs}
         if len(editions) > 1:
             raise InputError(
                 "scores",
@@ -203,8 +201,7 @@ class GroundTruth:
             for (machine, _), clips in self.clips.items()
             for clip in clips.values()
         ]
-        write_rows(folder / FILE, [_COLUMNS, *rows])
-        return folder / FILE
+        return write_rows(folder / FILE, [_COLUMNS, *rows])
 
     def labels(self, entry: MachineClips) -> ClipLabels:
         """Labels and domains of the clips of an entry, in its order; clips are matched without audio suffix.
@@ -340,12 +337,9 @@ def is_dcase2026_development_set(entries: Sequence[MachineScores], truth: Ground
     keys = sorted(entry.key for entry in entries)
     if truth.edition != "dcase2022" or keys != sorted((machine, "00") for machine in DEVELOPMENT_MACHINES_2026):
         return False
-    for entry in entries:
-        labels = truth.labels(entry)
-        groups = Counter(zip(labels.domains.tolist(), labels.anomalous.tolist(), strict=True))
-        if set(groups.values()) != {_CLIPS_PER_GROUP_2026} or len(groups) != 4:
-            return False
-    return True
+    groups = dict.fromkeys(product(DOMAINS, (False, True)), _CLIPS_PER_GROUP_2026)
+    labels = map(truth.labels, entries)
+    return all(Counter(zip(domains, anomalous.tolist(), strict=True)) == groups for anomalous, domains in labels)
 
 
 def _by_key(clips: Iterable[tuple[str, Clip]]) -> dict[Key, dict[str, TrueClip]]:
@@ -358,7 +352,7 @@ def _by_key(clips: Iterable[tuple[str, Clip]]) -> dict[Key, dict[str, TrueClip]]
 
 
 def _parsed(name: str, machine: str) -> Clip | None:
-    """The clip of a name of the challenge's form; a name with a folder is of one's own folder."""
+    """The clip of a name of the challenge's form; None for other names, such as those with a folder."""
     if "/" in name:
         return None
     try:

@@ -115,7 +115,6 @@ def compare_seeds(
     truth: GroundTruth,
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
 ) -> Comparison:
     """Compare two systems that were trained from one or more seeds each, on the same clips.
@@ -126,14 +125,15 @@ def compare_seeds(
 
     Args:
         a, b: the scores of each system, by seed.
-        truth, resamples, level, seed: as :func:`uncertainty`.
+        truth: labels and domains of the clips.
+        resamples, seed: of the bootstrap.
 
     Raises:
         InputError: if two sets of scores are not of the same clips, or as :func:`uncertainty`.
     """
     keys, value, drawn = _metrics([*a, *b], truth, resamples, seed)
     sides = (range(len(a)), range(len(a), len(a) + len(b)))
-    return _comparison(keys, value, drawn, sides, truth.rule, level)
+    return _comparison(keys, value, drawn, sides, truth.rule)
 
 
 def compare_all(
@@ -142,8 +142,6 @@ def compare_all(
     truth: GroundTruth,
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
 ) -> list[Comparison]:
     """Compare several systems with one, each as :func:`compare_seeds` does and with the same resamples.
 
@@ -152,13 +150,13 @@ def compare_all(
     Raises:
         InputError: as :func:`compare_seeds`.
     """
-    keys, value, drawn = _metrics([*systems, b], truth, resamples, seed)
+    keys, value, drawn = _metrics([*systems, b], truth, resamples)
     last = (len(systems),)
-    return [_comparison(keys, value, drawn, ((index,), last), truth.rule, level) for index in range(len(systems))]
+    return [_comparison(keys, value, drawn, ((index,), last), truth.rule) for index in range(len(systems))]
 
 
 def _metrics(
-    systems: Sequence[Sequence[MachineScores]], truth: GroundTruth, resamples: int, seed: int
+    systems: Sequence[Sequence[MachineScores]], truth: GroundTruth, resamples: int, seed: int = 0
 ) -> tuple[list[Key], Floats, Floats]:
     """Machines and sections; metrics, (machines, systems, 3), and those of resamples, (..., resamples)."""
     first = systems[0]
@@ -177,9 +175,8 @@ def _comparison(
     drawn: Floats,
     sides: tuple[Sequence[int], Sequence[int]],
     rule: OfficialRule,
-    level: float,
 ) -> Comparison:
-    """From :func:`_metrics` and the indices of the systems (several are seeds of one) on either side."""
+    """A comparison of the means over two sets of systems, from the result of :func:`_metrics` and their indices."""
     names, everything = row_names(keys), np.arange(len(keys))
 
     def difference(rows: NDArray[np.intp]) -> Difference:
@@ -191,11 +188,11 @@ def _comparison(
 
         point, drawn_difference = (score(part, sides[0]) - score(part, sides[1]) for part in (value, drawn))
         a_better = float(np.mean((drawn_difference > 0) + 0.5 * (drawn_difference == 0)))
-        return Difference(*_interval(point, drawn_difference, level), a_better)
+        return Difference(*_interval(point, drawn_difference, LEVEL), a_better)
 
     machines = {name: difference(everything[row : row + 1]) for row, name in enumerate(names)}
     without = {name: difference(np.delete(everything, row)) for row, name in enumerate(names) if len(names) > 1}
-    return Comparison(machines, difference(everything), without, drawn.shape[-1], level)
+    return Comparison(machines, difference(everything), without, drawn.shape[-1], LEVEL)
 
 
 def _intervals(values: Floats, resampled: Floats, level: float) -> Intervals:
