@@ -146,7 +146,12 @@ def read_scores(folder: Path) -> list[MachineScores]:
     entries = []
     for key, path in files_of(folder, "anomaly_score").items():
         names, texts = read_rows(path, _SCORES)
-        values = [_number(path, row, text) for row, text in enumerate(texts, start=1)]
+        values = []
+        for row, text in enumerate(texts, start=1):
+            try:
+                values.append(float(text))
+            except ValueError:
+                raise _bad(path, f"the score {text!r} in row {row}", _SCORES) from None
         _check_rows(path, names, values)
         entries.append(MachineScores(*key, names, np.array(values, dtype=np.float64)))
     return entries
@@ -159,13 +164,11 @@ def decision_file(machine: str, section: str) -> str:
 
 def write_decisions(folder: Path, machine_decisions: Iterable[MachineDecisions]) -> list[Path]:
     """Write one decision file per machine and section, each atomically; returns the files."""
-    return [
-        write_rows(
-            folder / decision_file(*entry.key),
-            zip(entry.names, map(str, entry.decisions.astype(int)), strict=True),
-        )
-        for entry in machine_decisions
-    ]
+    files = []
+    for entry in machine_decisions:
+        texts = map(str, entry.decisions.astype(int))
+        files.append(write_rows(folder / decision_file(*entry.key), zip(entry.names, texts, strict=True)))
+    return files
 
 
 def read_decisions(folder: Path) -> list[MachineDecisions]:
@@ -268,13 +271,6 @@ def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> Path:
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     return path
-
-
-def _number(path: Path, row: int, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise _bad(path, f"the score {text!r} in row {row}", _SCORES) from None
 
 
 def _check_rows(path: Path, names: Sequence[str], values: Sequence[float]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from nearfar.evaluation.published import PUBLISHED, check_published
 from nearfar.evaluation.results import DecisionMetrics, DecisionResults, MachineDecisionResult, Results, row_names
-from nearfar.evaluation.uncertainty import Comparison, Difference, Uncertainty
+from nearfar.evaluation.uncertainty import Comparison, Difference, Intervals, Uncertainty
 from nearfar.files import write_text
 from nearfar.metrics import QUANTITIES, Quantity
 from nearfar.rendering import TextRow, TextTable, csv_text, json_text, markdown
@@ -38,8 +38,8 @@ _MARK = " †"
 class Cell:
     """One figure of the table, as a fraction: the mean over seeds, and the sample standard deviation if several.
 
-    ``interval`` is the figure's bootstrap interval, if asked for. ``mark`` is true if a note of the table refers
-    to the figure.
+    ``interval`` is the bootstrap interval, if requested. ``mark`` is true if a note of the table is about the
+    figure.
     """
 
     mean: float
@@ -98,29 +98,27 @@ def results_table(
         ValueError: if a system has no results, its seeds do not cover the same machines, or it has several seeds
             and intervals.
     """
-    columns = [_system_column(name, runs) for name, runs in systems.items()]
-    columns = [_with_intervals(column, (intervals or {}).get(column.name)) for column in columns]
+    columns = [_system_column(name, runs, (intervals or {}).get(name)) for name, runs in systems.items()]
     machines = tuple(dict.fromkeys(row for column in columns for row in column.rows if row != ALL))
     of_results = [note for runs in systems.values() for run in runs for note in run.notes]
     if all(run.is_dcase2026_development_set for runs in systems.values() for run in runs):
-        beside = [_system_column(entry.name + PUBLISHED_SUFFIX, [entry.results()]) for entry in PUBLISHED]
-        columns += [replace(column, seeds=None) for column in beside]
+        published = [_system_column(entry.name + PUBLISHED_SUFFIX, [entry.results()]) for entry in PUBLISHED]
+        columns += [replace(column, seeds=None) for column in published]
     return ResultsTable(tuple(columns), machines, tuple(dict.fromkeys((*notes, *of_results))))
 
 
 def published_table() -> ResultsTable:
-    """The report's Table 1 as it is printed; figures that do not add up are marked and noted beneath."""
+    """The report's Table 1 as printed; inconsistent figures are marked and explained in notes."""
     problems = check_published()
     marked = {(problem.column, problem.machine or ALL, problem.quantity) for problem in problems}
     columns = []
     for entry in PUBLISHED:
-        rows = {
-            name: {
+        rows: dict[str, Cells] = {}
+        for name, row in {**entry.machines, ALL: entry.all_machines}.items():
+            rows[name] = {
                 quantity: Cell(figure / 100, mark=(entry.name, name, quantity) in marked)
                 for quantity, figure in zip(QUANTITIES, row, strict=True)
             }
-            for name, row in {**entry.machines, ALL: entry.all_machines}.items()
-        }
         columns.append(Column(entry.name, rows))
     notes = tuple(
         f"† {problem.column}, {problem.machine or ALL}, {QUANTITY_NAMES[problem.quantity]}: {problem.where} "
@@ -150,8 +148,8 @@ def to_markdown(table: ResultsTable) -> str:
 def to_csv(table: ResultsTable) -> str:
     """The table as CSV in percent with two decimals.
 
-    A column per system, further ones for its standard deviation over seeds or its interval where it has them, and
-    the notes on every row.
+    Columns are the systems, with their standard deviations over seeds or intervals if there are any, and the
+    notes, which every row repeats.
     """
     heads = [column.name + suffix for column in table.columns for suffix in _csv_figures(column)]
     rows = []
@@ -190,39 +188,29 @@ def to_tree(table: ResultsTable) -> dict[str, Any]:
     return {"unit": "fraction", "notes": list(table.notes), "systems": systems}
 
 
-def _system_column(name: str, runs: Sequence[Results]) -> Column:
+def _system_column(name: str, runs: Sequence[Results], uncertainty: Uncertainty | None = None) -> Column:
     names = [run.names for run in runs]
     if not runs or any(other != names[0] for other in names):
         raise ValueError(f"the seeds of {name} do not cover the same machines: {names}")
-    rows = {
-        machine: _over_seeds([(*row.metrics, row.score) for row in by_seed])
+    if uncertainty is not None and len(runs) > 1:
+        raise ValueError(f"{name} has several seeds; intervals over clips belong to a single one")
+    intervals = {} if uncertainty is None else {**uncertainty.machines, ALL: uncertainty.all_machines}
+    figures = {
+        machine: [(*row.metrics, row.score) for row in by_seed]
         for machine, *by_seed in zip(names[0], *(run.machines for run in runs), strict=True)
     }
-    return Column(name, rows | {ALL: _over_seeds([(*run.means, run.official_score) for run in runs])}, len(runs))
+    figures[ALL] = [(*run.means, run.official_score) for run in runs]
+    return Column(name, {row: _cells(by_seed, intervals.get(row)) for row, by_seed in figures.items()}, len(runs))
 
 
-def _over_seeds(runs: Sequence[tuple[float, ...]]) -> Cells:
-    return {
-        quantity: Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-        for quantity, values in zip(QUANTITIES, zip(*runs, strict=True), strict=True)
-        if not any(map(math.isnan, values))
-    }
-
-
-def _with_intervals(column: Column, uncertainty: Uncertainty | None) -> Column:
-    if uncertainty is None:
-        return column
-    if column.seeds != 1:
-        raise ValueError(f"{column.name} has several seeds; intervals over clips belong to a single one")
-    intervals = {**uncertainty.machines, ALL: uncertainty.all_machines}
-    rows = {
-        row: {
-            quantity: replace(cell, interval=(intervals[row][quantity].low, intervals[row][quantity].high))
-            for quantity, cell in cells.items()
-        }
-        for row, cells in column.rows.items()
-    }
-    return replace(column, rows=rows)
+def _cells(by_seed: Sequence[tuple[float, ...]], intervals: Intervals | None) -> Cells:
+    cells = {}
+    for quantity, values in zip(QUANTITIES, zip(*by_seed, strict=True), strict=True):
+        if not any(map(math.isnan, values)):
+            std = statistics.stdev(values) if len(values) > 1 else None
+            interval = None if intervals is None else (intervals[quantity].low, intervals[quantity].high)
+            cells[quantity] = Cell(statistics.fmean(values), std, interval)
+    return cells
 
 
 def _rows(table: ResultsTable) -> list[tuple[str, Quantity, list[Cell | None]]]:
@@ -234,7 +222,7 @@ def _rows(table: ResultsTable) -> list[tuple[str, Quantity, list[Cell | None]]]:
 
 
 def _csv_figures(column: Column, cell: Cell | None = None) -> dict[str, str]:
-    """A cell's figures by the suffix of their column's heading; empty texts for a cell that is absent."""
+    """A cell's figures by the suffix of their column's heading; empty strings for an absent cell."""
     values: dict[str, float | None] = {"": cell.mean if cell else None}
     if column.seeds is not None and column.seeds > 1:
         values[" std"] = cell.std if cell else None
@@ -256,7 +244,9 @@ def comparison_to_text(comparison: Comparison, a: str, b: str) -> TextTable:
     rows = []
     for name, difference in {**comparison.machines, OFFICIAL: comparison.overall, **without}.items():
         is_total = name == OFFICIAL
-        rows.append(TextRow((name, *_points(difference)), "strong" if is_total else "", ends_group=is_total))
+        value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
+        cells = (name, f"{value:+.2f}", f"[{low:+.2f}, {high:+.2f}]", f"{difference.a_better:.3f}")
+        rows.append(TextRow(cells, "strong" if is_total else "", ends_group=is_total))
     interval = f"{100 * comparison.level:.0f} % interval"
     note = (
         f"Stratified bootstrap over test clips, {comparison.resamples:,} resamples, the same for both systems. "
@@ -292,18 +282,13 @@ def decisions_to_text(results: DecisionResults) -> TextTable:
 
 
 def decisions_to_tree(results: DecisionResults) -> dict[str, Any]:
-    """The same for JSON, as fractions with all digits; null where the data lacks a domain."""
+    """Precision, recall and F1 for JSON, as fractions with all digits; null where the data lacks a domain."""
     machines = {
         name: {"source": row.source and row.source._asdict(), "target": row.target and row.target._asdict()}
         for name, row in _decision_rows(results)
     }
     means = {"mean": results.arithmetic_means._asdict(), "hmean": results.harmonic_means._asdict()}
     return {"machines": machines, "all": means}
-
-
-def _points(difference: Difference) -> tuple[str, str, str]:
-    value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
-    return f"{value:+.2f}", f"[{low:+.2f}, {high:+.2f}]", f"{difference.a_better:.3f}"
 
 
 def _difference(difference: Difference) -> dict[str, Any]:

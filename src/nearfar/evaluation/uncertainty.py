@@ -176,7 +176,7 @@ def _comparison(
     sides: tuple[Sequence[int], Sequence[int]],
     rule: OfficialRule,
 ) -> Comparison:
-    """A comparison of the means over two sets of systems, from the result of :func:`_metrics` and their indices."""
+    """Compare the means over two sets of systems, given by indices, on the values of :func:`_metrics`."""
     names, everything = row_names(keys), np.arange(len(keys))
 
     def difference(rows: NDArray[np.intp]) -> Difference:
