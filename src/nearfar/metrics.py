@@ -76,7 +76,7 @@ class MachineMetrics(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OfficialRule:
-    """How the official score of some years is computed.
+    """Rule of the official score of one or more years.
 
     Attributes:
         own_anomalies: a domain's AUC compares its normal clips with its own anomalies only.
@@ -205,7 +205,7 @@ def bootstrap_interval(
     Args:
         labels, domains, scores: of one machine, as in the module's description.
         metric: ``auc_source``, ``auc_target``, ``pauc`` or ``score``, the harmonic mean of the three.
-        resamples: how many times the clips are drawn with replacement.
+        resamples: number of times the clips are drawn with replacement.
         level: the fraction of resamples inside the interval.
         seed: of the draws.
 
@@ -221,8 +221,7 @@ def bootstrap_interval(
     machine_metrics(anomalous, domain, score)  # raises where a metric is undefined
     drawn = resampled_metrics(anomalous, domain, [score], resamples, (seed, 0))
     cells = np.concatenate([drawn, section_scores(CURRENT, drawn)[:, None]], axis=1)[0]
-    low, high = np.quantile(cells[QUANTITIES.index(metric)], [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return percentile_interval(cells[QUANTITIES.index(metric)], level)
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
@@ -306,7 +305,7 @@ def overall_score(rule: OfficialRule, machines: Sequence[str], values: ArrayLike
 
 
 def _by_machine(rule: OfficialRule, machines: Sequence[str], values: ArrayLike) -> Floats:
-    """For arithmetic means, the averages over each machine's sections: machines count alike, however many ids."""
+    """For arithmetic means, the averages over each machine's sections, so that all machines have one weight."""
     array, names = np.asarray(values, dtype=np.float64), np.asarray(machines)
     if rule.mean == "harmonic":
         return array
@@ -335,6 +334,12 @@ def _mean(rule: OfficialRule, values: Floats, axis: tuple[int, ...]) -> Floats:
 # above each anomaly, w A / sum(w), in the same way (see partial_auc).
 
 
+def percentile_interval(resampled: Floats, level: float) -> tuple[float, float]:
+    """The lower and the upper end of the central fraction ``level`` of resampled values, (resamples,)."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def resampled_metrics(
     anomalous: Bools,
     domains: Texts,
@@ -356,7 +361,7 @@ def resampled_metrics(
 
 
 def draw_counts(anomalous: Bools, domains: Texts, resamples: int, rng: np.random.Generator) -> Floats:
-    """How often each clip is drawn, (resamples, clips) float64; each domain and label keeps its size."""
+    """Number of times each clip is drawn, (resamples, clips) float64; each domain and label keeps its size."""
     counts = np.zeros((resamples, anomalous.size))
     for domain in DOMAINS:
         for label in (False, True):

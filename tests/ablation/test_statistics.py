@@ -16,7 +16,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.evaluation.truth import GroundTruth
-from nearfar.evaluation.uncertainty import compare_all
+from nearfar.evaluation.uncertainty import compare
 
 MACHINES = ("drill", "fan", "pump")
 RESAMPLES = 200
@@ -60,7 +60,7 @@ def test_rows_are_ranked_by_official_score(table: Ablation) -> None:
 def test_each_difference_is_that_of_a_comparison_alone(table: Ablation) -> None:
     for values, scores in POINTS:
         (row,) = (row for row in table.rows if row.values == values)
-        assert [row.difference] == compare_all([scores], REFERENCE, TRUTH, resamples=RESAMPLES)
+        assert [row.difference] == compare([[scores]], [REFERENCE], TRUTH, resamples=RESAMPLES)
 
 
 def test_scores_and_ranks_without_a_machine(table: Ablation) -> None:

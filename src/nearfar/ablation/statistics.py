@@ -14,7 +14,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.results import Results, evaluate_scores
 from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.evaluation.truth import GroundTruth
-from nearfar.evaluation.uncertainty import Comparison, compare_all
+from nearfar.evaluation.uncertainty import Comparison, compare
 
 RESAMPLES = 2_000
 """Bootstrap resamples of each comparison, of which there may be hundreds."""
@@ -106,8 +106,8 @@ def ablation(
     totals = [each.official_score for each in results]
     comparisons: list[Comparison] = []
     for begin in range(0, len(points), _AT_ONCE):
-        batch = [scores for _, scores in points[begin : begin + _AT_ONCE]]
-        comparisons += compare_all(batch, reference, truth, resamples=resamples)
+        batch = [[scores] for _, scores in points[begin : begin + _AT_ONCE]]
+        comparisons += compare(batch, [reference], truth, resamples=resamples)
     rows = [
         AblationRow(
             values,

@@ -113,7 +113,7 @@ def ensemble(
     Args:
         runs: two folders or more, of runs on the same recordings.
         out: another folder.
-        weights: one for each, positive; all alike by default. Only their ratios matter.
+        weights: a positive number for each run, equal by default; only their ratios matter.
         note: a line for the tables; by default the notes of the members' tables.
 
     Returns:
@@ -164,7 +164,7 @@ def _shares(runs: Sequence[Path], weights: Sequence[float] | None) -> list[float
             "weights",
             found=", ".join(f"{weight:g}" for weight in given),
             expected=f"{len(runs)} positive numbers, one for each run",
-            remedy="Correct it, or leave it out to weigh all alike",
+            remedy="Correct it, or leave it out for equal weights",
         )
     return [weight / sum(given) for weight in given]
 

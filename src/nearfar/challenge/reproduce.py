@@ -63,15 +63,16 @@ def reproduce(
 ) -> Reproduction | None:
     """Run systems that share models, for every seed, and write the table into ``out``.
 
-    ``out`` gets ``table.{md,csv,json}``, ``timing.json``, ``models/<autoencoder, full or lora>_<key>/`` and, per
-    seed (in ``seed_N/`` where there are several), ``<system>/`` as :func:`nearfar.challenge.run.run_system` writes
-    it. A killed call resumes when it is repeated; with more seeds, only the new ones are trained.
+    ``out`` contains ``table.{md,csv,json}``, ``timing.json``, ``models/<autoencoder, full or lora>_<key>/`` and,
+    per seed (in ``seed_N/`` if there are several), ``<system>/``, the folder of
+    :func:`nearfar.challenge.run.run_system`. A repeated call continues an interrupted one; with more seeds, only
+    the new ones are trained.
 
     Args:
         recipes: the systems.
         data: a folder of recordings.
         out: output folder.
-        seeds: each once, for all systems; None: every recipe's own, such as the baselines' 13711.
+        seeds: different seeds, for all systems; None: every recipe's own, such as the baselines' 13711.
         note: a line for all tables; by default :func:`nearfar.challenge.run.data_note`.
         remarks: by recipe name, a further line for the tables of that system.
         progress: called during long steps.

@@ -84,7 +84,8 @@ def check_submission(folder: Path) -> PackageReport:
         )
     root = folder / "task2" if (folder / "task2").is_dir() else folder
     is_system = any(root.glob("*.meta.yaml")) or any(root.glob("*_section_*.csv"))
-    systems = [root] if is_system else [path for path in _visible(root) if path.is_dir()]
+    folders = [root] if is_system else [path for path in _visible(root) if path.is_dir()]
+    systems = [folder.resolve() for folder in folders]
     defects: list[Defect] = []
     notes: list[str] = []
     if not systems:
@@ -92,15 +93,13 @@ def check_submission(folder: Path) -> PackageReport:
     if len(systems) > MOST_SYSTEMS:
         defects.append(Defect(root.name, f"{len(systems)} systems; at most {MOST_SYSTEMS} may be submitted"))
     for system in systems:
-        defects += _check_system(system.resolve())
+        defects += _check_system(system)
         foreign = sorted({match[2] for match in _files(system)})
         if foreign and not set(foreign) & set(EVALUATION_MACHINES):
-            notes.append(
-                f"{system.resolve().name} is of other machines than the challenge's: {', '.join(foreign)}"
-            )
+            notes.append(f"{system.name} is of other machines than the challenge's: {', '.join(foreign)}")
     if not any(root.rglob("*.technical_report.pdf")):
         notes.append("there is no technical report (*.technical_report.pdf), which the challenge asks for")
-    return PackageReport(tuple(system.resolve().name for system in systems), tuple(defects), tuple(notes))
+    return PackageReport(tuple(system.name for system in systems), tuple(defects), tuple(notes))
 
 
 def _check_system(folder: Path) -> Iterator[Defect]:

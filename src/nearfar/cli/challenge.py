@@ -175,7 +175,7 @@ def compare(
 ) -> None:
     """Compare two systems on the same clips: A minus B, with intervals and the probability that A is better."""
     from nearfar.evaluation.tables import comparison_to_text, comparison_to_tree
-    from nearfar.evaluation.uncertainty import compare_seeds
+    from nearfar.evaluation.uncertainty import compare as compare_systems
     from nearfar.rendering import json_text
     from nearfar.terminal import show
 
@@ -183,7 +183,7 @@ def compare(
     systems = [[_read(folder, truth) for folder in side] for side in sides]
     first, second = ([scores for scores, _, _ in system] for system in systems)
     labels = systems[0][0][2]  # all systems must score the clips of the first
-    comparison = compare_seeds(first, second, labels, resamples=resamples, seed=seed)
+    (comparison,) = compare_systems([first], second, labels, resamples=resamples, seed=seed)
     names = [_name_of_seeds(side) for side in sides]
     if names[0] == names[1]:
         names = [a, b]

@@ -67,7 +67,7 @@ class Results:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes that a table of these figures needs: the rule of another year, or a domain that is absent."""
+        """Notes for a table of these results: the rule of another year, or a domain that is absent."""
         if self.rule.statement:
             return (self.rule.statement,)
         absent = np.isnan(self._rows())
@@ -107,7 +107,7 @@ def evaluate_scores(entries: Sequence[MachineScores], truth: GroundTruth) -> Res
 
 
 def complete_labels(entry: MachineScores, truth: GroundTruth) -> ClipLabels:
-    """Labels and domains of an entry in which every metric is defined.
+    """Labels and domains of an entry, checked so that every metric is defined.
 
     Raises:
         InputError: as :meth:`GroundTruth.labels`, or if the machine has no anomalies, or no normal clips of a
@@ -141,7 +141,7 @@ def row_names(keys: Sequence[Key]) -> list[str]:
 
 
 class DecisionMetrics(NamedTuple):
-    """Quality of decisions; all between 0 and 1, and 0 where a denominator is."""
+    """Precision, recall and F1 of decisions, between 0 and 1; 0 if the denominator is 0."""
 
     precision: float
     recall: float
@@ -160,7 +160,7 @@ class MachineDecisionResult:
 
 @dataclass(frozen=True, slots=True)
 class DecisionResults:
-    """The decisions of one system; its means run over both domains of all machines alike."""
+    """The decisions of one system; means are over both domains of all machines."""
 
     machines: tuple[MachineDecisionResult, ...]
 
@@ -171,7 +171,7 @@ class DecisionResults:
 
     @property
     def harmonic_means(self) -> DecisionMetrics:
-        """The harmonic mean of each metric; a single 0 takes it to nearly 0."""
+        """The harmonic mean of each metric; nearly 0 if one value is 0."""
         return DecisionMetrics(*(harmonic_mean(values) for values in self._columns()))
 
     def _columns(self) -> list[tuple[float, ...]]:

@@ -207,8 +207,8 @@ class GroundTruth:
         """Labels and domains of the clips of an entry, in its order; clips are matched without audio suffix.
 
         Raises:
-            InputError: if a clip has no label here or, with the evaluator's ground truth, the clips are not
-                exactly its clips.
+            InputError: if the label of a clip is not known or, with the evaluator's ground truth, the clips are
+                not exactly its clips.
         """
         if self.folder is not None:
             self._require_exact_clips(entry, self.folder)

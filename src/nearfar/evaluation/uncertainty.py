@@ -2,13 +2,14 @@
 
 A resample draws, within each machine, domain and label, as many clips as there are, with replacement (see
 :func:`nearfar.metrics.bootstrap_interval`). Intervals are percentile intervals. They describe other draws of test
-clips, not other seeds or other rooms.
+clips, not other seeds or rooms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from nearfar.metrics import (
     column_means,
     machine_metrics,
     overall_score,
+    percentile_interval,
     resampled_metrics,
     section_scores,
 )
@@ -40,6 +42,8 @@ class Interval:
     high: float
 
 
+Seeds = Sequence[Sequence[MachineScores]]
+"""Scores of one system that was trained with one or more seeds."""
 Intervals = dict[Quantity, Interval]
 """The intervals of a row of the table: three metrics and their harmonic mean."""
 
@@ -66,7 +70,7 @@ class Difference(Interval):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two systems on the same clips: A minus B.
+    """A system minus a reference on the same clips.
 
     ``machines`` compares the score (harmonic mean of the three metrics) of each machine, ``overall`` the official
     score, and ``without`` the official score without that one machine; it is empty where there is only one.
@@ -109,54 +113,38 @@ def uncertainty(
     return Uncertainty(rows, _intervals(over_all, drawn_over_all, level), resamples, level)
 
 
-def compare_seeds(
-    a: Sequence[Sequence[MachineScores]],
-    b: Sequence[Sequence[MachineScores]],
+def compare(
+    systems: Sequence[Seeds],
+    reference: Seeds,
     truth: GroundTruth,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Comparison:
-    """Compare two systems that were trained from one or more seeds each, on the same clips.
+) -> list[Comparison]:
+    """Compare each of several systems with a reference on the same clips, with the same resamples for all.
 
-    Values are means over the seeds; every resample of the clips is the same for all of them. The intervals
-    describe other draws of test clips, not other seeds. Clips are matched by name without the audio suffix:
-    scores of FLAC copies can be compared with those of WAVs.
+    Values are means over the seeds that a system was trained with; the intervals describe other draws of test
+    clips, not other seeds. Clips are matched by name without the audio suffix: scores of FLAC copies can be
+    compared with those of WAVs. Memory grows with the number of systems: three numbers for each machine and
+    resample.
 
     Args:
-        a, b: the scores of each system, by seed.
+        systems, reference: the scores of each system, by seed.
         truth: labels and domains of the clips.
         resamples, seed: of the bootstrap.
 
     Raises:
         InputError: if two sets of scores are not of the same clips, or as :func:`uncertainty`.
     """
-    keys, value, drawn = _metrics([*a, *b], truth, resamples, seed)
-    sides = (range(len(a)), range(len(a), len(a) + len(b)))
-    return _comparison(keys, value, drawn, sides, truth.rule)
-
-
-def compare_all(
-    systems: Sequence[Sequence[MachineScores]],
-    b: Sequence[MachineScores],
-    truth: GroundTruth,
-    *,
-    resamples: int = RESAMPLES,
-) -> list[Comparison]:
-    """Compare several systems with one, each as :func:`compare_seeds` does and with the same resamples.
-
-    Memory grows with the number of systems: three numbers for each machine and resample.
-
-    Raises:
-        InputError: as :func:`compare_seeds`.
-    """
-    keys, value, drawn = _metrics([*systems, b], truth, resamples)
-    last = (len(systems),)
-    return [_comparison(keys, value, drawn, ((index,), last), truth.rule) for index in range(len(systems))]
+    groups = [*systems, reference]
+    keys, value, drawn = _metrics(list(chain.from_iterable(groups)), truth, resamples, seed)
+    ends = accumulate(map(len, groups), initial=0)
+    *sides, last = (range(begin, end) for begin, end in pairwise(ends))
+    return [_comparison(keys, value, drawn, (side, last), truth.rule) for side in sides]
 
 
 def _metrics(
-    systems: Sequence[Sequence[MachineScores]], truth: GroundTruth, resamples: int, seed: int = 0
+    systems: Sequence[Sequence[MachineScores]], truth: GroundTruth, resamples: int, seed: int
 ) -> tuple[list[Key], Floats, Floats]:
     """Machines and sections; metrics, (machines, systems, 3), and those of resamples, (..., resamples)."""
     first = systems[0]
@@ -173,7 +161,7 @@ def _comparison(
     keys: Sequence[Key],
     value: Floats,
     drawn: Floats,
-    sides: tuple[Sequence[int], Sequence[int]],
+    sides: tuple[range, range],
     rule: OfficialRule,
 ) -> Comparison:
     """Compare the means over two sets of systems, given by indices, on the values of :func:`_metrics`."""
@@ -182,13 +170,13 @@ def _comparison(
     def difference(rows: NDArray[np.intp]) -> Difference:
         machines = [keys[row][0] for row in rows]
 
-        def score(part: Floats, side: Sequence[int]) -> Floats:
+        def score(part: Floats, side: range) -> Floats:
             scores = np.stack([overall_score(rule, machines, part[rows, index]) for index in side])
             return np.asarray(scores.mean(axis=0))
 
         point, drawn_difference = (score(part, sides[0]) - score(part, sides[1]) for part in (value, drawn))
         a_better = float(np.mean((drawn_difference > 0) + 0.5 * (drawn_difference == 0)))
-        return Difference(*_interval(point, drawn_difference, LEVEL), a_better)
+        return Difference(float(point), *percentile_interval(drawn_difference, LEVEL), a_better)
 
     machines = {name: difference(everything[row : row + 1]) for row, name in enumerate(names)}
     without = {name: difference(np.delete(everything, row)) for row, name in enumerate(names) if len(names) > 1}
@@ -198,11 +186,6 @@ def _comparison(
 def _intervals(values: Floats, resampled: Floats, level: float) -> Intervals:
     """Four intervals from the values of a row, (4,), and those of its resamples, (4, resamples)."""
     return {
-        quantity: Interval(*_interval(values[row], resampled[row], level))
+        quantity: Interval(float(values[row]), *percentile_interval(resampled[row], level))
         for row, quantity in enumerate(QUANTITIES)
     }
-
-
-def _interval(value: float | Floats, drawn: Floats, level: float) -> tuple[float, float, float]:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(value), float(low), float(high)
