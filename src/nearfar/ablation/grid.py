@@ -47,11 +47,6 @@ class Point:
     values: dict[str, str]
     recipe: Recipe
 
-    @property
-    def name(self) -> str:
-        """``normalisation=varmin view=near``."""
-        return " ".join(f"{axis.rpartition('.')[2]}={value}" for axis, value in self.values.items())
-
 
 @dataclass(frozen=True, slots=True)
 class Skipped:

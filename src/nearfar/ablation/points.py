@@ -25,7 +25,7 @@ from nearfar.pipeline.extractor import Extractor, build_extractor, require_head
 from nearfar.pipeline.preparation import check_recordings, resolve_run
 from nearfar.pipeline.scoring import Groups, score_machines
 from nearfar.pipeline.training import train_or_reuse
-from nearfar.progress import Progress, silent
+from nearfar.progress import Progress, advancing, silent
 from nearfar.settings import Settings
 
 COMPUTATION = 2
@@ -149,13 +149,7 @@ def passes_of(points: Iterable[ReadyPoint]) -> list[Pass]:
 
 def extract_all(passes: Sequence[Pass], groups: Groups, cache: FeatureCache, progress: Progress = silent) -> None:
     """Compute and store the features of every pass and clip that are not stored yet."""
-    total, done = len(passes) * clip_count(groups), 0
-
-    def advance(clips: int) -> None:
-        nonlocal done
-        done += clips
-        progress("extracting features", done, total)
-
+    advance = advancing(progress, "extracting features", len(passes) * clip_count(groups))
     for each in passes:
         for train, test in groups.values():
             for clips in (train, test):

@@ -103,9 +103,19 @@ def reproduce(
     if not is_main_process():
         return None
     finished = {name: tuple(of_seeds) for name, of_seeds in runs.items()}
-    write_json(
-        out / "timing.json", {name: [_timing(run) for run in of_seeds] for name, of_seeds in finished.items()}
-    )
+    timing = {
+        name: [
+            {
+                "seed": run.recipe.seed,
+                "training_seconds": round(run.timing.training_seconds, 1),
+                "scoring_seconds": round(run.timing.scoring_seconds, 1),
+                "peak_memory_bytes": run.timing.peak_memory_bytes,
+            }
+            for run in of_seeds
+        ]
+        for name, of_seeds in finished.items()
+    }
+    write_json(out / "timing.json", timing)
     results: dict[str, Sequence[Results]] = {
         name: [run.results for run in of_seeds if run.results is not None] for name, of_seeds in finished.items()
     }
@@ -115,12 +125,3 @@ def reproduce(
     table = results_table(results, notes=notes)
     write_table(table, out, "table")
     return Reproduction(table, finished)
-
-
-def _timing(run: SystemRun) -> dict[str, float | int | None]:
-    return {
-        "seed": run.recipe.seed,
-        "training_seconds": round(run.timing.training_seconds, 1),
-        "scoring_seconds": round(run.timing.scoring_seconds, 1),
-        "peak_memory_bytes": run.timing.peak_memory_bytes,
-    }

@@ -38,7 +38,7 @@ from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.preparation import check_recordings, prepare_run
 from nearfar.pipeline.scoring import ScoredMachine, score_machines, tested_groups
 from nearfar.pipeline.training import is_trained, train_or_reuse
-from nearfar.progress import Progress, silent
+from nearfar.progress import Progress, advancing, silent
 from nearfar.thresholds import usable_thresholds
 from nearfar.training.engine import is_main_process
 
@@ -118,12 +118,8 @@ def run_system(
         return None
     began = time.perf_counter()
     extractor, cache = build_extractor(recipe, folder), FeatureCache(folder / FEATURES)
-    total, done = sum(len(train) + len(test) for train, test in groups.values()), 0
-
-    def advance(clips: int) -> None:
-        nonlocal done
-        done += clips
-        progress("extracting features", done, total)
+    total = sum(len(train) + len(test) for train, test in groups.values())
+    advance = advancing(progress, "extracting features", total)
 
     def features(clips: Sequence[Clip]) -> Any:
         return cache.get(extractor, clips, advance)

@@ -69,8 +69,18 @@ def write_submission(
         InputError: if the label is of another form, there are no authors, the system's folder exists already, a
             run lacks something, or the development run is of another system.
     """
+    if not LABEL.fullmatch(label):
+        raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
+    if not authors:
+        raise InputError("authors", found="none", expected="at least one", remedy="Name one")
     folder = out / "task2" / label
-    _require(label, authors, folder)
+    if folder.exists():
+        raise InputError(
+            folder,
+            found="a submission that is there already",
+            expected="a label of its own for each system",
+            remedy="Remove the folder to write it anew, or choose another label",
+        )
     recipe = _recipe_of(run)
     if development is None and (run / "results.json").is_file():
         development = run
@@ -97,20 +107,6 @@ def write_submission(
     write_decisions(folder, decisions)
     write_text(folder / f"{label}.meta.yaml", dump_yaml(tree))
     return folder
-
-
-def _require(label: str, authors: Sequence[Author], folder: Path) -> None:
-    if not LABEL.fullmatch(label):
-        raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
-    if not authors:
-        raise InputError("authors", found="none", expected="at least one", remedy="Name one")
-    if folder.exists():
-        raise InputError(
-            folder,
-            found="a submission that is there already",
-            expected="a label of its own for each system",
-            remedy="Remove the folder to write it anew, or choose another label",
-        )
 
 
 def _recipe_of(run: Path) -> Recipe:

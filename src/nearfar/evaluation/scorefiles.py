@@ -33,7 +33,6 @@ _PATTERN = (
 _SCORES = "rows of a file name and a finite number, without a header"
 _DECISIONS = "rows of a file name and 0 or 1, without a header"
 
-
 Key = tuple[str, str]
 """Machine and section."""
 
@@ -72,13 +71,13 @@ def heading(key: Key) -> str:
 
 
 def clip_name(file_name: str) -> str:
-    """The name of a clip in a score file without its audio suffix: WAV and FLAC files of one clip match."""
+    """A file name without its audio suffix, which is the same for WAV and FLAC files of a clip."""
     stem, dot, suffix = file_name.rpartition(".")
     return stem if dot and f".{suffix.casefold()}" in AUDIO_SUFFIXES else file_name
 
 
 def matched(first: Sequence[MachineScores], other: Sequence[MachineScores]) -> list[MachineScores]:
-    """Another system's scores in the first one's order of machines and clips, under its clip names.
+    """Another system's scores, with the first one's clip names and order of machines and clips.
 
     Clips are matched by name without the audio suffix.
 
@@ -108,12 +107,6 @@ def _mismatch(found: str) -> InputError:
         expected="scores of the same clips",
         remedy="Score the same test set with both systems",
     )
-
-
-def decide(scores: MachineScores, threshold: float) -> MachineDecisions:
-    """Decide that a clip is anomalous if its score is above the threshold; an equal score is normal."""
-    above = (scores.scores > threshold).astype(np.int64)
-    return MachineDecisions(*scores.key, scores.names, above)
 
 
 def write_scores(folder: Path, machine_scores: Iterable[MachineScores]) -> list[Path]:
