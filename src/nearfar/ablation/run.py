@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from nearfar.ablation.grid import Grid, Point, Skipped
 from nearfar.ablation.points import (
     Pass,
@@ -29,8 +27,8 @@ from nearfar.ablation.tables import to_csv, to_json, to_markdown
 from nearfar.challenge.run import data_note, run_system
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
-from nearfar.evaluation.results import evaluate_scores
-from nearfar.evaluation.scorefiles import MachineScores, read_scores
+from nearfar.evaluation.results import complete_labels
+from nearfar.evaluation.scorefiles import MachineClips, MachineScores, read_scores
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.files import write_text
 from nearfar.pipeline.cache import FeatureCache
@@ -40,8 +38,6 @@ from nearfar.progress import Progress, silent
 
 CACHE_GIGABYTES = 10.0
 """Default limit of the features on disk."""
-
-Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +67,7 @@ def ablate(
     resamples: int = RESAMPLES,
     note: str | None = None,
     progress: Progress = silent,
-    announce: Announce = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> AblationRun:
     """Score every combination of a grid and write the tables into ``out``.
 
@@ -121,10 +117,7 @@ def ablate(
 def _labelled_groups(dataset: Dataset, truth: GroundTruth) -> Groups:
     """The machines that can be evaluated."""
     groups = tested_groups(dataset)
-    entries = [
-        MachineScores(*key, tuple(clip.name for clip in test), np.zeros(len(test)))
-        for key, (_, test) in groups.items()
-    ]
+    entries = [MachineClips(*key, tuple(clip.name for clip in test)) for key, (_, test) in groups.items()]
     labelled = truth.evaluable(entries)
     if not labelled:
         raise InputError(
@@ -133,7 +126,8 @@ def _labelled_groups(dataset: Dataset, truth: GroundTruth) -> Groups:
             expected="normal and anomalous test clips",
             remedy="Use a development set",
         )
-    evaluate_scores(labelled, truth)
+    for entry in labelled:
+        complete_labels(entry, truth)  # raises where a metric is undefined
     return {entry.key: groups[entry.key] for entry in labelled}
 
 

@@ -67,10 +67,9 @@ def read_member(folder: Path) -> Member:
     """
     try:
         tree = json.loads((folder / "view_scores.json").read_text(encoding="utf-8"))
-        normal = {
-            (row["machine"], row["section"]): np.array(row["normal"], dtype=np.float64) for row in tree["machines"]
-        }
-        normal_clips = {(row["machine"], row["section"]): _normal_clips(row) for row in tree["machines"]}
+        rows = {(row["machine"], row["section"]): row for row in tree["machines"]}
+        normal = {key: np.array(row["normal"], dtype=np.float64) for key, row in rows.items()}
+        normal_clips = {key: _normal_clips(row) for key, row in rows.items()}
         data = Path(tree["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -83,7 +82,7 @@ def read_member(folder: Path) -> Member:
     if missing := {entry.key for entry in scores} - normal.keys():
         raise InputError(
             folder / "view_scores.json",
-            found=f"nothing of {', '.join(' '.join(key) for key in sorted(missing))}",
+            found=f"no scores of {', '.join(' '.join(key) for key in sorted(missing))}",
             expected="scores of normal clips of every machine in scores/",
             remedy="Run the same command again",
         )

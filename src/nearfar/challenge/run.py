@@ -12,12 +12,11 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from nearfar.charts import machine_figure
 from nearfar.config import Recipe, ThresholdTable
-from nearfar.data.clips import Clip
 from nearfar.data.summary import summarise
 from nearfar.environment import environment, peak_memory_bytes
 from nearfar.evaluation.results import Results, evaluate_scores
@@ -120,10 +119,7 @@ def run_system(
     extractor, cache = build_extractor(recipe, folder), FeatureCache(folder / FEATURES)
     total = sum(len(train) + len(test) for train, test in groups.values())
     advance = advancing(progress, "extracting features", total)
-
-    def features(clips: Sequence[Clip]) -> Any:
-        return cache.get(extractor, clips, advance)
-
+    features = partial(cache.get, extractor, advance=advance)
     scored, parameters, fit_seconds = score_machines(
         recipe, dataset, groups, features, folder, progress=progress, tensorboard=tensorboard
     )

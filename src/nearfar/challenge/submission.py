@@ -168,7 +168,7 @@ def _results_of(run: Path, recipe: Recipe) -> dict[str, MachineMetrics]:
         raise InputError(
             run / "results.json",
             found="no results by machine",
-            expected="what nearfar run writes",
+            expected="the results of a run",
             remedy="Run the recipe on the development set again",
         ) from None
 
@@ -193,7 +193,7 @@ def _read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(
             path,
-            found=f"nothing that can be read ({error})",
-            expected="what nearfar run writes",
+            found=f"no JSON that can be read ({error})",
+            expected="the file that nearfar run writes",
             remedy="Give the folder of a finished run",
         ) from None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearfar.errors import InputError
-from nearfar.evaluation.scorefiles import Key, MachineDecisions, MachineScores, heading
+from nearfar.evaluation.scorefiles import Key, MachineClips, MachineDecisions, MachineScores, heading
 from nearfar.evaluation.truth import ClipLabels, GroundTruth, is_dcase2026_development_set
 from nearfar.metrics import (
     CURRENT,
@@ -106,7 +106,7 @@ def evaluate_scores(entries: Sequence[MachineScores], truth: GroundTruth) -> Res
     return Results(tuple(rows), is_dcase2026_development_set(entries, truth))
 
 
-def complete_labels(entry: MachineScores, truth: GroundTruth) -> ClipLabels:
+def complete_labels(entry: MachineClips, truth: GroundTruth) -> ClipLabels:
     """Labels and domains of an entry, checked so that every metric is defined.
 
     Raises:

@@ -182,14 +182,14 @@ def read_decisions(folder: Path) -> list[MachineDecisions]:
 
 def holds_scores(folder: Path, machine_scores: Sequence[MachineScores]) -> bool:
     """True if the score files of a folder are of these machines and clips and hold exactly these scores."""
+
+    def contents(entries: Sequence[MachineScores]) -> dict[Key, tuple[tuple[str, ...], list[float]]]:
+        return {entry.key: (entry.names, entry.scores.tolist()) for entry in entries}
+
     try:
-        found = {entry.key: entry for entry in read_scores(folder)}
+        return contents(read_scores(folder)) == contents(machine_scores)
     except InputError:
         return False
-    return found.keys() == {entry.key for entry in machine_scores} and all(
-        found[entry.key].names == entry.names and np.array_equal(found[entry.key].scores, entry.scores)
-        for entry in machine_scores
-    )
 
 
 def remove_others(folder: Path, machine_scores: Sequence[MachineScores]) -> None:
