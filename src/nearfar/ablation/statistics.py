@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.stats import rankdata
+
 from nearfar.errors import InputError
 from nearfar.evaluation.results import Results, evaluate_scores
 from nearfar.evaluation.scorefiles import MachineScores
@@ -103,7 +106,8 @@ def ablation(
     results = [evaluate_scores(scores, truth) for _, scores in points]
     machines = [_machine_scores(each) for each in results]
     without = [_scores_without(each) for each in results]
-    totals = [each.official_score for each in results]
+    ranks = _ranks([each.official_score for each in results])
+    ranks_without = {name: _ranks([row[name] for row in without]) for name in without[0]}
     comparisons: list[Comparison] = []
     for begin in range(0, len(points), _AT_ONCE):
         batch = [[scores] for _, scores in points[begin : begin + _AT_ONCE]]
@@ -115,8 +119,8 @@ def ablation(
             machines[index],
             without[index],
             comparisons[index],
-            _rank(totals, totals[index]),
-            {name: _rank([row[name] for row in without], score) for name, score in without[index].items()},
+            ranks[index],
+            {name: ranks_of_all[index] for name, ranks_of_all in ranks_without.items()},
         )
         for index, (values, _) in enumerate(points)
     ]
@@ -125,9 +129,10 @@ def ablation(
     of_reference = _machine_scores(baseline)
     left_out = []
     for name in without[0]:
-        chosen = min(rows, key=lambda row: row.ranks_without[name])
-        scores, score = [row.machines[name] for row in rows], chosen.machines[name]
-        left_out.append(LeftOut(name, chosen.values, score, _rank(scores, score), max(scores), of_reference[name]))
+        scores = [row.machines[name] for row in rows]
+        choice = int(np.argmin([row.ranks_without[name] for row in rows]))
+        values, score, rank = rows[choice].values, scores[choice], _ranks(scores)[choice]
+        left_out.append(LeftOut(name, values, score, rank, max(scores), of_reference[name]))
     return Ablation(tuple(points[0][0]), reference_name, baseline, tuple(rows), tuple(left_out))
 
 
@@ -141,5 +146,6 @@ def _scores_without(results: Results) -> dict[str, float]:
     return {name: Results((*rows[:index], *rows[index + 1 :])).official_score for index, name in enumerate(names)}
 
 
-def _rank(values: Sequence[float], score: float) -> int:
-    return 1 + sum(value > score for value in values)
+def _ranks(scores: Sequence[float]) -> list[int]:
+    """1 is the highest score; equal scores share the better rank."""
+    return [int(rank) for rank in rankdata(np.negative(scores), method="min")]
