@@ -233,10 +233,10 @@ def test_a_recipe_that_trains_is_trained_once_for_the_grid(
 def test_the_command(finished, grid: Grid, small_factory: Path) -> None:
     _, out, _, _ = finished
     options = ["--data", str(small_factory), "--out", str(out), "--resamples", "50"]
-    done = CliRunner().invoke(app, ["ablate", grid.where, *options, "--json"], catch_exceptions=False)
+    done = CliRunner().invoke(app, ["ablate", grid.file, *options, "--json"], catch_exceptions=False)
     assert done.exit_code == 0
     tree = json.loads(done.stdout)
     assert tree == json.loads((out / "ablation.json").read_text())
     assert "skipped 4: features.layers = [99]" in done.stderr
-    done = CliRunner().invoke(app, ["ablate", grid.where, *options], catch_exceptions=False)
+    done = CliRunner().invoke(app, ["ablate", grid.file, *options], catch_exceptions=False)
     assert "0 combinations computed, 9 read from earlier runs" in done.stdout

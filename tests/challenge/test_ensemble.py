@@ -97,7 +97,7 @@ def test_the_folder_is_one_like_a_runs(runs: list[Path], tmp_path: Path) -> None
     views = json.loads((tmp_path / "all" / "view_scores.json").read_text())
     assert list(views["machines"][0]["views"]) == ["best", "layer", "near"]
     a, b = read_scores(tmp_path / "all" / "scores"), read_scores(runs[0] / "scores")
-    assert compare(a, b, GroundTruth.from_names(a), resamples=10)
+    assert compare([[a]], [b], GroundTruth.from_names(a), resamples=10)
     again, _ = ensemble([tmp_path / "all", runs[0]], tmp_path / "nested")
     assert again is not None
 
@@ -136,10 +136,10 @@ def test_what_is_no_run_or_of_other_recordings_is_refused(runs: list[Path], tmp_
     other = Path(shutil.copytree(runs[1], tmp_path / "other"))
     file = other / "scores" / "anomaly_score_whiner_section_00_test.csv"
     file.write_text(file.read_text().replace("_0000_", "_0009_"))
-    with pytest.raises(InputError, match=r"other recordings than in .*whiner: test clips"):
+    with pytest.raises(InputError, match=r"other recordings than in .*whiner clip .* in only one"):
         ensemble([runs[0], other], tmp_path / "out")
     file.unlink()
-    with pytest.raises(InputError, match=r"other recordings than in .*\(whiner\)"):
+    with pytest.raises(InputError, match=r"other recordings than in .*\(scores of whiner section 00 in only one"):
         ensemble([runs[0], other], tmp_path / "out")
     fewer = Path(shutil.copytree(runs[1], tmp_path / "fewer"))
     tree = json.loads((fewer / "view_scores.json").read_text())

@@ -67,7 +67,7 @@ def package(whole, tmp_path):
 
 
 def found(package):
-    return [f"{defect.where}: {defect.what}" for defect in check_submission(package).defects]
+    return [f"{defect.file}: {defect.problem}" for defect in check_submission(package).defects]
 
 
 def test_a_whole_package_has_no_defects(package):
@@ -353,7 +353,7 @@ def test_what_cannot_be_submitted(tmp_path, whole):
             write_submission(run, label, tmp_path / "out", authors=[ADA])
     with pytest.raises(InputError, match="authors: found none"):
         write_submission(run, LABEL, tmp_path / "out", authors=[])
-    with pytest.raises(InputError, match="only clips whose names say their label"):
+    with pytest.raises(InputError, match="only clips whose names contain their label"):
         write_submission(dev, LABEL, tmp_path / "out", authors=[ADA])
     with pytest.raises(InputError, match=r"no recipe\.toml"):
         write_submission(run / "scores", LABEL, tmp_path / "out", authors=[ADA])

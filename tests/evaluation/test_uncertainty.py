@@ -23,11 +23,11 @@ def uncertainty(entries, **options):
 
 
 def compare(a, b, **options):
-    return bootstrap.compare(a, b, GroundTruth.from_names(a), **options)
+    return bootstrap.compare([[a]], [b], GroundTruth.from_names(a), **options)[0]
 
 
 def compare_seeds(a, b, **options):
-    return bootstrap.compare_seeds(a, b, GroundTruth.from_names(a[0]), **options)
+    return bootstrap.compare([a], b, GroundTruth.from_names(a[0]), **options)[0]
 
 
 def truth_of(per_group):
