@@ -9,21 +9,18 @@ time. The embeddings bring similar sounds together, the statistics separate mach
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.checkpoint import Identity
+from nearfar.config.validation import digest
 from nearfar.distillation.mixtures import GROUP, Mixtures, by_folder, sound_files
 from nearfar.distillation.plan import Distillation
 from nearfar.distillation.yamnet import EMBEDDING_DIM, PATCH_SAMPLES, YAMNet
@@ -33,7 +30,7 @@ from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.files import write_text
 from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, KaldiFbank
 from nearfar.progress import StepProgress
-from nearfar.training.engine import Step, denormals_as_zero, make_accelerator, train
+from nearfar.training.engine import Task, denormals_as_zero, make_accelerator, train
 
 SEGMENTS = 4
 FRAMES = SEGMENTS * SEGMENT_FRAMES
@@ -82,13 +79,6 @@ class DistillationBatch:
         )
 
 
-class DistillationLosses(NamedTuple):
-    """The two losses of a step; see the module."""
-
-    embedding: Tensor
-    spectrum: Tensor
-
-
 class DistilledEncoder(nn.Module):
     """An EAT with the two linear heads that distillation needs."""
 
@@ -104,8 +94,8 @@ class DistilledEncoder(nn.Module):
 
     def forward(
         self, noisy: Tensor, clean: Tensor, embedding: Tensor, visible: Tensor, first_column: int, offset: Tensor
-    ) -> DistillationLosses:
-        """The losses of a batch; arguments as in :class:`DistillationBatch`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of embeddings and of statistics, see the module; arguments as in :class:`DistillationBatch`."""
         fbank = torch.cat([noisy, clean + offset[:, None, None, None]])
         visible = visible.flatten(0, 1)
         tokens = visible_tokens(self.encoder, fbank, visible, first_column)
@@ -114,10 +104,8 @@ class DistilledEncoder(nn.Module):
         has_tokens = (count > 0).to(errors.dtype)
         statistics = patch_statistics(clean).repeat(2, 1, 1)
         statistics = statistics.gather(1, visible[..., None].expand(-1, -1, STATISTICS))
-        return DistillationLosses(
-            (errors * has_tokens).sum() / has_tokens.sum(),
-            F.mse_loss(self.to_spectrum(tokens).float(), statistics),
-        )
+        spectrum = F.mse_loss(self.to_spectrum(tokens).float(), statistics)
+        return (errors * has_tokens).sum() / has_tokens.sum(), spectrum
 
 
 def _means_by(group: Tensor, groups: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,7 +238,7 @@ def distil(
     """
     files = sound_files(folders, plan.excluded)
     by_machine = by_folder(sound_files(machines, plan.excluded))
-    settings, accelerator = plan.loop, make_accelerator(plan.loop)
+    accelerator = make_accelerator(plan)
     module = DistilledEncoder(EATConfig(plan.embed_dim, plan.depth, plan.num_heads), plan.seed)
     mixtures = Mixtures(files, SAMPLES, plan.seed, by_machine, plan.machine_share)
     batches = DistillationBatches(plan, mixtures, teacher)
@@ -262,60 +250,23 @@ def distil(
             save_encoder(module.encoder, out)
             write_text(out / "distillation.toml", plan.to_toml())
 
-    task = _Distillation(plan, accelerator, module.to(accelerator.device), batches)
-    identity = Identity(plan.key(), _recordings_key((*files, *by_machine)))
-    train(task, settings, accelerator, optimizer, out, identity, progress=progress, on_step=save)
+    task = _Distillation(accelerator, module.to(accelerator.device), batches, plan.seed, DistillationRecord, plan)
+    sizes = [
+        [(path.parent.name, path.name, path.stat().st_size) for path in folder] for folder in (*files, *by_machine)
+    ]
+    identity = Identity(plan.key(), digest(sizes))
+    train(task, plan, accelerator, optimizer, out, identity, progress=progress, on_step=save)
     return module.encoder.cpu().eval()
 
 
 @dataclass(frozen=True)
-class _Distillation:
-    """The :class:`nearfar.training.engine.Task` of distillation."""
-
+class _Distillation(Task[DistillationBatch, DistillationRecord]):
     plan: Distillation
-    accelerator: Accelerator
-    module: DistilledEncoder
-    batches: DistillationBatches
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def seed(self) -> int:
-        return self.plan.seed
-
-    def batch(self, step: int, first: int, last: int) -> DistillationBatch:
-        return self.batches.rows(step, first, last)
 
     def rate(self, step: int) -> float:
         return learning_rate_at(step, self.plan)
 
     def loss(self, module: nn.Module, part: DistillationBatch, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
-        device = self.accelerator.device
         with self.accelerator.autocast():
-            losses: DistillationLosses = module(
-                part.noisy.to(device),
-                part.clean.to(device),
-                part.embedding.to(device),
-                part.visible.to(device),
-                part.first_column,
-                part.offset.to(device),
-            )
-        return losses.embedding + self.plan.spectrum_weight * losses.spectrum, losses._asdict()
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
-
-    def record(self, step: Step) -> DistillationRecord:
-        return DistillationRecord(
-            step.step,
-            **step.means,
-            learning_rate=step.learning_rate,
-            gradient_norm=step.gradient_norm,
-            seconds=step.seconds,
-            wait_seconds=step.wait_seconds,
-        )
-
-
-def _recordings_key(folders: Sequence[Sequence[Path]]) -> str:
-    """Sixteen hex digits of the recordings' names and sizes."""
-    named = [[(path.parent.name, path.name, path.stat().st_size) for path in folder] for folder in folders]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+            embedding, spectrum = module(**self.tensors(part), first_column=part.first_column)
+        return embedding + self.plan.spectrum_weight * spectrum, {"embedding": embedding, "spectrum": spectrum}

@@ -124,6 +124,11 @@ def parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def seeded_start(weights: str, seed: int) -> str:
+    """The name of weights, in which a random start (``random:tiny``) without a seed gets one."""
+    return f"{weights}:{seed}" if weights.startswith("random:") and weights.count(":") == 1 else weights
+
+
 def _random_start(name: str) -> EAT:
     _, size, *seed = name.split(":")
     if size not in SIZES or len(seed) > 1 or not all(re.fullmatch(r"\d{1,18}", part) for part in seed):

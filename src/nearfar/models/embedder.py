@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nearfar.config import Recipe
 from nearfar.encoders import Encoder, EncoderFamily, encoder_hash, token_keep
+from nearfar.encoders.weights import seeded_start
 from nearfar.errors import InputError
 from nearfar.frontends import Frontend
 from nearfar.frontends.kaldi import SAMPLE_RATE_HZ
@@ -138,8 +139,7 @@ def build_embedder(encoder: Encoder, recipe: Recipe) -> Embedder:
 
 def start_weights(recipe: Recipe) -> str:
     """The recipe's encoder weights; a random start without a seed has the recipe's."""
-    weights = recipe.encoder.weights
-    return f"{weights}:{recipe.seed}" if weights.startswith("random:") and weights.count(":") == 1 else weights
+    return seeded_start(recipe.encoder.weights, recipe.seed)
 
 
 def load_start(recipe: Recipe) -> Encoder:

@@ -1,7 +1,7 @@
 """The training loop of fine-tuning, pre-training and distillation: one process or many, resumable at any step.
 
-A kind of training supplies a :class:`Task` (module, batches, loss, log record); the loop does the rest: micro
-batches, clipping, learning rate, finite checks, ``log.jsonl`` and checkpoints.
+A kind of training is a subclass of :class:`Task` (module, batches, loss, log record); the loop does the rest:
+micro batches, clipping, learning rate, finite checks, ``log.jsonl`` and checkpoints.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TextIO, TypeVar
 
@@ -96,31 +96,53 @@ class Step:
 
 
 RowsT = TypeVar("RowsT", bound=Rows)
+RowsT_co = TypeVar("RowsT_co", bound=Rows, covariant=True)
 RecordT = TypeVar("RecordT")
-RecordT_co = TypeVar("RecordT_co", covariant=True)
 
 
-class Task(Protocol[RowsT, RecordT_co]):
+class BatchSource(Protocol[RowsT_co]):
+    """The batches of a training."""
+
+    def rows(self, step: int, first: int, last: int) -> RowsT_co:
+        """Rows ``first`` to ``last`` (exclusive) of a step's batch."""
+
+
+@dataclass(frozen=True)
+class Task(Generic[RowsT, RecordT]):
     """The parts of the training loop that differ from one kind of training to another.
 
     Attributes:
+        accelerator: see :func:`make_accelerator`.
         module: trained in place; on the accelerator's device.
+        batches: read ahead of need in other threads.
         seed: of torch's random state, which dropout layers use.
         buffers: tensors outside ``module`` that training changes, by name; they are part of a checkpoint.
+        record_type: dataclass of a line of the log; its fields, of which the first is ``step``, are fields of
+            :class:`Step` and keys of :attr:`Step.means`.
     """
 
+    accelerator: Accelerator
+    module: nn.Module
+    batches: BatchSource[RowsT]
+    seed: int
+    record_type: type[RecordT]
+
     @property
-    def module(self) -> nn.Module: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def buffers(self) -> Mapping[str, Tensor]: ...
+    def buffers(self) -> Mapping[str, Tensor]:
+        return {}
 
     def batch(self, step: int, first: int, last: int) -> RowsT:
-        """Rows ``first`` to ``last`` (exclusive) of a step's batch; called ahead of need in other threads."""
+        """As ``batches.rows``."""
+        return self.batches.rows(step, first, last)
+
+    def tensors(self, part: RowsT) -> dict[str, Tensor]:
+        """The tensors of a part, by the name of their field, on the accelerator's device."""
+        device = self.accelerator.device
+        return {name: value.to(device) for name, value in vars(part).items() if isinstance(value, Tensor)}
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
+        raise NotImplementedError
 
     def loss(self, module: nn.Module, part: RowsT, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The contribution of some rows to the mean loss of a batch and to the means of the scalars to log.
@@ -128,12 +150,15 @@ class Task(Protocol[RowsT, RecordT_co]):
         ``module`` is ``self.module``, wrapped for several processes, to be called once. ``rows`` is the number of
         rows of the batch on this process; summed over all parts, loss and scalars must be means over these rows.
         """
+        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """Called after each optimiser step."""
 
-    def record(self, step: Step) -> RecordT_co:
-        """The log's record of a step: a dataclass whose first field is ``step``."""
+    def record(self, step: Step) -> RecordT:
+        """The log's record of a step."""
+        values = {**asdict(step), **step.means}
+        return self.record_type(**{field.name: values[field.name] for field in fields(self.record_type)})  # type: ignore[arg-type]
 
 
 def learning_rate(step: int, training: RateSchedule) -> float:
@@ -272,8 +297,6 @@ def train(
     """Train a task's module in place, from the start or from the folder's checkpoint.
 
     Args:
-        task: module, batches and loss.
-        settings: steps, batch sizes, clipping, checkpoints.
         accelerator: see :func:`make_accelerator`.
         optimizer: an AdamW over the trainable parameters of ``task.module``.
         folder: of ``checkpoint.safetensors`` and ``log.jsonl``; it is created if needed.
@@ -292,7 +315,10 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     start = load_checkpoint(folder, parameters, optimizer, identity, buffers)
     # Wrapping copies the first process's weights to the others, so it comes after reading the checkpoint.
-    wrapped, stepper = _wrapped(accelerator, task.module, optimizer)
+    with warnings.catch_warnings():
+        # torch 2.13 renames broadcast_buffers; accelerate and older torch use the old name only.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped, stepper = accelerator.prepare(task.module, optimizer)
     loop = _Loop(task, settings, accelerator, wrapped, stepper, parameters)
     is_main = accelerator.is_main_process
     with torch.random.fork_rng(devices=[]), open_step_log(folder / LOG_FILE, start, is_main) as log:
@@ -309,16 +335,6 @@ def train(
             if progress is not None:
                 progress(finished, settings.steps)
     accelerator.wait_for_everyone()
-
-
-def _wrapped(
-    accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    with warnings.catch_warnings():
-        # torch 2.13 renames broadcast_buffers; accelerate and older torch use the old name only.
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        wrapped, stepper = accelerator.prepare(module, optimizer)
-    return wrapped, stepper
 
 
 @dataclass(frozen=True)
