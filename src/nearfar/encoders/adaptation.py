@@ -57,11 +57,6 @@ class BaseEncoder:
     revision: str | None
     hash: str
 
-    @property
-    def is_random(self) -> bool:
-        """Whether it is a random start, which only the same machine and version of torch is sure to repeat."""
-        return self.weights.startswith("random:")
-
     def load(self, folder: Path, path: str | None = None) -> Encoder:
         """The encoder from ``path``, or else from the model folder's ``base/``, or else from ``weights``.
 
@@ -108,7 +103,8 @@ def _write_whole(encoder: Encoder, folder: Path, base: BaseEncoder) -> Encoder:
 
 def _write_adapters(adapted: Encoder, folder: Path, base: BaseEncoder) -> Encoder:
     save_adapters(adapted, folder / ADAPTER_FOLDER, base=base.weights)
-    if base.is_random:
+    # Only the same machine and version of torch is sure to repeat a random start.
+    if base.weights.startswith("random:"):
         base.family.save(base.family.load(base.weights, None), folder / BASE_FOLDER)
     return merge_adapters(adapted)
 
@@ -192,7 +188,8 @@ def load_adapters(encoder: Encoder, folder: Path) -> Encoder:
             warnings.simplefilter("ignore")  # peft only warns of missing tensors; they are an error below
             adapted = PeftModel.from_pretrained(encoder, folder)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unfit(folder, f"adapters that cannot be loaded ({_last_line(error)})") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise _unfit(folder, f"adapters that cannot be loaded ({reason})") from None
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     if differing := sorted(stored.keys() ^ expected.keys()):
         raise _unfit(folder, f"{len(differing)} tensors missing or left over ({', '.join(differing[:3])})")
@@ -206,11 +203,6 @@ def _unfit(folder: Path, found: str) -> InputError:
         expected="all the adapters, in peft's format, of the encoder they were trained on",
         remedy="Use the encoder they were trained on, restore the folder, or train the model again",
     )
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 ADAPTATIONS: Registry[Adaptation] = Registry("adaptation")

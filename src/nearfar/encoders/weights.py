@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from nearfar.encoders.eat import (
     EAT,
+    EAT_BASE,
     FIXED_BY_EAT,
     SIZE_KEYS,
     SIZES,
@@ -32,11 +33,11 @@ from nearfar.encoders.eat import (
     published_config,
     sincos_positions,
 )
-from nearfar.encoders.hub import SHORT_NAMES, download
+from nearfar.encoders.hub import ENCODER_FILES, SHORT_NAMES, download
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = ENCODER_FILES
 POSITIONS = "fixed_positional_encoder.positions"
 POSITIONS_ATOL = 1e-4
 """The published table was computed in float32; a float64 formula differs from it by up to 5e-5."""
@@ -80,7 +81,7 @@ def load_encoder(path_or_name: str | Path, *, revision: str | None = None) -> EA
         return _load_folder(path) if path.is_dir() else _load_file(path)
     name = SHORT_NAMES.get(name, name)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and path.suffix not in READERS:
-        return _load_folder(download(name, (CONFIG_FILE, WEIGHTS_FILE), revision))
+        return _load_folder(download(name, revision))
     raise InputError(
         name,
         found="no such file or folder",
@@ -142,7 +143,7 @@ def _random_start(name: str) -> EAT:
 
 
 def _load_folder(folder: Path) -> EAT:
-    absent = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    absent = [name for name in ENCODER_FILES if not (folder / name).is_file()]
     if absent:
         raise InputError(
             folder,
@@ -181,7 +182,19 @@ def _read_pickle(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch.load also raises what it warns of
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise _refused(path, error) from None
+        with path.open("rb") as file:
+            if file.read(1) not in (b"\x80", b"P"):  # neither a pickle nor a zip archive with one inside
+                raise _unreadable(path, "torch checkpoint", ValueError("not a pickle")) from None
+        # Only the reason is quoted: torch's own message advises to switch the protection off.
+        reason = re.search(r"GLOBAL \S+|Unsupported operand \d+", str(error)) or ["unknown"]
+        raise InputError(
+            path,
+            found=f"a pickle that asks for more than tensors ({reason[0]}), so that it could run code; "
+            "nothing in it was run",
+            expected="a checkpoint of tensors, numbers, texts and containers only",
+            remedy="Get the weights as safetensors. If this is an old fairseq checkpoint whose source you trust, "
+            "convert its 'model' entry to a .safetensors file in an isolated environment",
+        ) from None
     except Exception as error:  # a damaged archive or pickle can fail in nearly any way
         raise _unreadable(path, "torch checkpoint", error) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
@@ -204,25 +217,9 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def _refused(path: Path, error: pickle.UnpicklingError) -> InputError:
-    """Only the reason is quoted: torch's own message advises to switch the protection off."""
-    reason = re.search(r"GLOBAL \S+|Unsupported operand \d+", str(error)) or ["unknown"]
-    with path.open("rb") as file:
-        is_pickle = file.read(1) in (b"\x80", b"P")  # a pickle, or a zip archive with one inside
-    if not is_pickle:
-        return _unreadable(path, "torch checkpoint", ValueError("not a pickle"))
-    return InputError(
-        path,
-        found=f"a pickle that asks for more than tensors ({reason[0]}), so that it could run code; "
-        "nothing in it was run",
-        expected="a checkpoint of tensors, numbers, texts and containers only",
-        remedy="Get the weights as safetensors. If this is an old fairseq checkpoint whose source you trust, "
-        "convert its 'model' entry to a .safetensors file in an isolated environment",
-    )
-
-
 def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
-    found = f"{path.stat().st_size} bytes that do not read as a {kind} ({_first_line(error)})"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    found = f"{path.stat().st_size} bytes that do not read as a {kind} ({reason})"
     if isinstance(error, PermissionError):
         found = "a file that may not be read"
     else:
@@ -237,22 +234,13 @@ def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
     return InputError(path, found=found, expected=f"a whole {kind}", remedy="Get the file again")
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-def _bare_name(name: str) -> str:
-    """The name in :class:`EAT` of a tensor under its fairseq or Hugging Face name."""
-    name = name.removeprefix("model.").removeprefix("modality_encoders.IMAGE.")
-    return name.replace("context_encoder.norm.", "pre_norm.", 1)
-
-
 def _encoder_tensors(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors of the encoder under the names that :class:`EAT` gives them."""
     tensors: dict[str, Tensor] = {}
     wrong = []
     for published, value in state.items():
-        name = _bare_name(published)
+        name = published.removeprefix("model.").removeprefix("modality_encoders.IMAGE.")
+        name = name.replace("context_encoder.norm.", "pre_norm.", 1)
         if name.startswith(NOT_ENCODER):
             continue
         if name in tensors:
@@ -291,10 +279,6 @@ def _infer_config(tensors: dict[str, Tensor], path: Path) -> EATConfig:
     )
 
 
-DEFAULTS = EATConfig()
-REQUIRED_KEYS = ("embed_dim", "depth", "num_heads")
-
-
 def _read_config(path: Path) -> EATConfig:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
@@ -308,7 +292,8 @@ def _read_config(path: Path) -> EATConfig:
         raise wrong(f"a JSON {type(given).__name__}", "an object with the sizes of an EAT encoder")
     values: dict[str, Any] = {}
     for key, kind in SIZE_KEYS.items():
-        value: Any = given.get(key, None if key in REQUIRED_KEYS else getattr(DEFAULTS, key))
+        is_required = key in ("embed_dim", "depth", "num_heads")
+        value: Any = given.get(key, None if is_required else getattr(EAT_BASE, key))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (is_number and math.isfinite(value) and value > 0 and kind(value) == value):
             raise wrong(f"{key} = {value!r}", f"a positive {'whole number' if kind is int else 'number'}")
