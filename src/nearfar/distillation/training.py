@@ -67,7 +67,7 @@ class DistillationBatch:
     files: tuple[str, ...]
 
     def part(self, rows: slice) -> DistillationBatch:
-        """The same of some of the rows."""
+        """The batch of some of the rows."""
         return replace(
             self,
             noisy=self.noisy[rows],

@@ -28,7 +28,8 @@ def margin_cosine(cosine: Tensor, margin: float) -> Tensor:
 def arcface_logits(cosine: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
     """Logits of equation 1: s cos(theta_y + m) for the true class, s cos(theta_j) for every other.
 
-    ``cosine`` and the result are (batch, classes) float32, ``labels`` (batch,) int64."""
+    ``cosine`` and the result are (batch, classes) float32, ``labels`` (batch,) int64.
+    """
     true = cosine.gather(1, labels.unsqueeze(1))
     return scale * cosine.scatter(1, labels.unsqueeze(1), margin_cosine(true, margin))
 
@@ -77,10 +78,6 @@ class ArcFaceLoss(AngularLoss):
         if self.sub_centers == 1:
             return cosine
         return cosine.reshape(len(cosine), -1, self.sub_centers).amax(dim=2)
-
-    def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The cosines, (batch, num_classes) float32."""
-        return self.cosine(embeddings)
 
     def row_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of :func:`arcface_logits` for each row, (batch,) float32."""

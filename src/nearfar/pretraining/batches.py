@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.data.audio import SAMPLE_RATE_HZ
@@ -17,7 +16,7 @@ from nearfar.encoders.eat import EATConfig
 from nearfar.frontends.kaldi import padded_frame_count
 from nearfar.pretraining.model import inverse_block_masks
 from nearfar.pretraining.recipe import Masking
-from nearfar.training.batches import step_samples
+from nearfar.training.batches import step_samples, torch_seed
 
 _CROP, _MASK, _NOISE = 100, 101, 102
 """Purposes of random streams; each stream is seeded by (seed, purpose, step, row)."""
@@ -40,7 +39,7 @@ class CropBatch:
     noise_seeds: tuple[int, ...]
 
     def part(self, rows: slice) -> CropBatch:
-        """The same of some of the rows."""
+        """The batch of some of the rows."""
         clones = len(self.masked) // len(self.waveform)
         first, last, _ = rows.indices(len(self.waveform))
         masked = self.masked[first * clones : last * clones]
@@ -88,26 +87,21 @@ class Crops:
             channel = (int(self._ends[position]) - 1 - index) % recording.channels
             random = np.random.default_rng((self.seed, _CROP, step, row))
             waveforms.append(read_crop(recording, channel, self.samples, random))
-            masks.append(self._masks(step, row))
+            masks.append(
+                inverse_block_masks(
+                    np.random.default_rng((self.seed, _MASK, step, row)),
+                    self.masking.clones,
+                    self.columns,
+                    self.bands,
+                    mask_ratio=self.masking.ratio,
+                    adjust=self.masking.adjust,
+                    block=self.masking.block,
+                )
+            )
             files.append(str(recording.path))
         return CropBatch(
             torch.from_numpy(np.stack(waveforms)),
             torch.from_numpy(np.concatenate(masks)),
             tuple(files),
-            tuple(self._noise_seed(step, row) for row in range(first, last)),
+            tuple(torch_seed(self.seed, _NOISE, step, row) for row in range(first, last)),
         )
-
-    def _masks(self, step: int, row: int) -> NDArray[np.bool_]:
-        return inverse_block_masks(
-            np.random.default_rng((self.seed, _MASK, step, row)),
-            self.masking.clones,
-            self.columns,
-            self.bands,
-            mask_ratio=self.masking.ratio,
-            adjust=self.masking.adjust,
-            block=self.masking.block,
-        )
-
-    def _noise_seed(self, step: int, row: int) -> int:
-        state = np.random.SeedSequence((self.seed, _NOISE, step, row)).generate_state(1, np.uint64)
-        return int(state[0] >> np.uint64(1))

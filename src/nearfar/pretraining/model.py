@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -87,22 +86,12 @@ def visible_cells(masked: Tensor) -> Tensor:
 # --- decoder ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderConfig:
-    """Sizes of a decoder; the defaults are EAT-base's."""
-
-    layers: int = 6
-    kernel: int = 3
-    groups: int = 16
-    """Of the convolutions; must divide the encoder's width."""
-
-
 class DecoderBlock(nn.Module):
     """``x + GELU(LayerNorm(Conv(x)))`` over a grid of tokens; the norm is over channels and has no weights."""
 
-    def __init__(self, dim: int, config: DecoderConfig) -> None:
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim, dim, config.kernel, padding=config.kernel // 2, groups=config.groups)
+        self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (views, columns, bands, D), channels innermost. Returns the same shape."""
@@ -114,17 +103,16 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """EAT's convolutional decoder (section 3.2): from visible tokens to a prediction for every cell of the grid.
 
-    ``dim`` is D, the encoder's width, ``bands`` the number of cells along frequency.
+    ``dim`` is D, the encoder's width, ``bands`` the number of cells along frequency; the defaults are EAT-base's.
 
     Raises:
-        ValueError: if the groups do not divide the width.
+        ValueError: if the groups of the convolutions do not divide the width.
     """
 
-    def __init__(self, dim: int, bands: int, config: DecoderConfig | None = None) -> None:
+    def __init__(self, dim: int, bands: int, layers: int = 6, kernel: int = 3, groups: int = 16) -> None:
         super().__init__()
-        config = config or DecoderConfig()
         self.bands = bands
-        self.blocks = nn.ModuleList(DecoderBlock(dim, config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(DecoderBlock(dim, kernel, groups) for _ in range(layers))
         self.proj = Linear(dim, dim)
         nn.init.normal_(self.proj.weight, std=0.02)
         nn.init.zeros_(self.proj.bias)

@@ -31,7 +31,6 @@ from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining.batches import CropBatch, Crops
 from nearfar.pretraining.model import (
     Decoder,
-    DecoderConfig,
     MaskedPredictor,
     Teacher,
     decay_after,
@@ -97,7 +96,7 @@ def build_student(recipe: PretrainRecipe, encoder: EAT) -> MaskedPredictor:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        decoder = Decoder(dim, encoder.config.bands, DecoderConfig(sizes.layers, sizes.kernel, sizes.groups))
+        decoder = Decoder(dim, encoder.config.bands, sizes.layers, sizes.kernel, sizes.groups)
     return MaskedPredictor(encoder.train(), decoder)
 
 

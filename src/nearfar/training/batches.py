@@ -53,8 +53,7 @@ class Batch:
     branch_keep: Tensor | None = None
 
     def part(self, rows: slice) -> Batch:
-        """The same of some of the rows."""
-
+        """The batch of some of the rows."""
         whole = {field.name: getattr(self, field.name) for field in fields(self)}
         branch_keep = whole.pop("branch_keep")
         cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in whole.items()}
@@ -62,7 +61,7 @@ class Batch:
 
 
 class WaveformCache:
-    """The views of training clips in memory, up to a limit, so that small data sets are read only once."""
+    """Cache of the views of training clips in memory, up to a limit: small data sets are read only once."""
 
     def __init__(self, views: tuple[str, ...], megabytes: float, audio: Audio, settings: ViewSettings) -> None:
         self._views, self._audio, self._settings = views, audio, settings
@@ -111,10 +110,14 @@ def step_samples(step: int, batch_size: int, count: int, seed: int) -> list[int]
     return [int(_epoch_order(seed, position // count, count)[position % count]) for position in positions]
 
 
+def torch_seed(*key: int) -> int:
+    """A seed for torch, of 63 bits, that is a function of some integers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def depth_generator(seed: int, step: int) -> torch.Generator:
     """The random generator of stochastic depth at one step."""
-    state = np.random.SeedSequence((seed, _DEPTH, step)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return torch.Generator().manual_seed(torch_seed(seed, _DEPTH, step))
 
 
 class Batches:
@@ -164,14 +167,17 @@ class Batches:
         ordered = step_samples(step, self.batch_size, len(self.labelled.samples), self.seed)[first:last]
         chosen = [self._balanced(step, first + offset, index) for offset, index in enumerate(ordered)]
         rows = [self._row(step, first + offset, index) for offset, index in enumerate(chosen)]
-        mixed, masked = self.augmentation.mixup_probability > 0, self._masks()
+        waveforms, samples, other_labels, mixup_lambdas, spec_masks = zip(*rows, strict=True)
+        changes = self.augmentation
+        mixed = changes.mixup_probability > 0
+        masked = changes.frequency_mask_bins > 0 or changes.time_mask_frames > 0
         return Batch(
-            waveform=torch.from_numpy(np.stack([row.waveform for row in rows])),
-            samples=torch.tensor([row.samples for row in rows]),
+            waveform=torch.from_numpy(np.stack(waveforms)),
+            samples=torch.tensor(samples),
             labels=torch.tensor([self.labelled.labels[index] for index in chosen]),
-            other_labels=torch.tensor([row.other_label for row in rows]) if mixed else None,
-            mixup_lambda=torch.tensor([row.mixup_lambda for row in rows], dtype=torch.float32) if mixed else None,
-            spec_mask=torch.from_numpy(np.stack([row.spec_mask for row in rows])) if masked else None,
+            other_labels=torch.tensor(other_labels) if mixed else None,
+            mixup_lambda=torch.tensor(mixup_lambdas, dtype=torch.float32) if mixed else None,
+            spec_mask=torch.from_numpy(np.stack(spec_masks)) if masked else None,
             files=tuple(str(self.labelled.samples[index].clip.path) for index in chosen),
         )
 
@@ -184,10 +190,10 @@ class Batches:
             return index
         return self._targets[int(random.integers(len(self._targets)))]
 
-    def _masks(self) -> bool:
-        return self.augmentation.frequency_mask_bins > 0 or self.augmentation.time_mask_frames > 0
-
-    def _row(self, step: int, row: int, index: int) -> _Row:
+    def _row(
+        self, step: int, row: int, index: int
+    ) -> tuple[NDArray[np.float32], int, int, float, NDArray[np.bool_]]:
+        """Waveform, length, second label, weight of the first and spectrogram mask of a row of :class:`Batch`."""
         random = np.random.default_rng((self.seed, _ROW, step, row))
         waveform, samples = self._augmented(index, random)
         other_label, mixup_lambda = self.labelled.labels[index], 1.0
@@ -197,14 +203,16 @@ class Batches:
             other_label, mixup_lambda = self.labelled.labels[other], random.random()
             waveform = np.float32(mixup_lambda) * waveform + np.float32(1.0 - mixup_lambda) * other_waveform
             samples = max(samples, other_samples)
-        return _Row(waveform, samples, other_label, mixup_lambda, self._spec_mask(random))
+        return waveform, samples, other_label, mixup_lambda, self._spec_mask(random)
 
     def _augmented(self, index: int, random: np.random.Generator) -> tuple[NDArray[np.float32], int]:
         sample = self.labelled.samples[index]
         waveform = self._cache.read(sample.clip, sample.view)
         if self.augmentation.time_shift:
             waveform = np.roll(waveform, int(random.integers(len(waveform))))
-        if sample.view != "far" and bernoulli(self.augmentation.far_noise_probability, random):
+        probability = self.augmentation.far_noise_probability
+        # Probability 0 draws no number, so that a disabled augmentation leaves other draws unchanged.
+        if sample.view != "far" and probability > 0 and random.random() < probability:
             waveform = self._with_far_noise(waveform, sample.clip, random)
         if self.augmentation.gain_db > 0:
             decibels = random.uniform(-self.augmentation.gain_db, self.augmentation.gain_db)
@@ -235,21 +243,7 @@ class Batches:
         return mask
 
 
-@dataclass(frozen=True)
-class _Row:
-    waveform: NDArray[np.float32]
-    samples: int
-    other_label: int
-    mixup_lambda: float
-    spec_mask: NDArray[np.bool_]
-
-
-def bernoulli(probability: float, random: np.random.Generator) -> bool:
-    """A Bernoulli draw. Probability 0 draws no number, so a disabled augmentation leaves other draws unchanged."""
-    return probability > 0.0 and bool(random.random() < probability)
-
-
-def rms(waveform: NDArray[np.float32]) -> float:
+def rms(waveform: NDArray[np.floating]) -> float:
     """Root mean square of (samples,), at least 1e-9."""
     return max(float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))), 1e-9)
 

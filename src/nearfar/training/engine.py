@@ -72,7 +72,7 @@ class Rows(Protocol):
         """The recording of each row, for messages."""
 
     def part(self, rows: slice) -> Self:
-        """The same of some of the rows."""
+        """The batch of some of the rows."""
 
 
 @dataclass(frozen=True, slots=True)
