@@ -123,8 +123,7 @@ def visible_tokens(encoder: EAT, fbank: Tensor, visible: Tensor, first_column: i
     x = encoder.with_cls(patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[2])))
     for block in encoder.blocks:
         x = block(x)
-    tokens: Tensor = x[:, 1:]
-    return tokens
+    return x[:, 1:]
 
 
 def patch_statistics(fbank: Tensor) -> Tensor:

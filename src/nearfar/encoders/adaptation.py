@@ -167,8 +167,7 @@ def save_adapters(adapted: Any, folder: Path, base: str) -> None:
 
 def merge_adapters(adapted: Any) -> Encoder:
     """The plain encoder with the adapters' products added to its weights."""
-    merged: Encoder = adapted.merge_and_unload()
-    return merged
+    return cast(Encoder, adapted.merge_and_unload())
 
 
 def load_adapters(encoder: Encoder, folder: Path) -> Encoder:

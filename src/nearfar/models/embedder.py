@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -72,8 +74,7 @@ class Embedder(nn.Module):
         (last,) = self.encoder.encode(spectrogram, token_keep=keep, branch_keep=branch_keep)
         pooled = self.pooling(last.patches, keep)
         with torch.autocast(spectrogram.device.type, enabled=False):
-            embedding: Tensor = self.projection(pooled)
-        return embedding
+            return cast(Tensor, self.projection(pooled))
 
 
 class EmbedderWithLoss(nn.Module):
@@ -102,8 +103,7 @@ class EmbedderWithLoss(nn.Module):
     ) -> Tensor:
         """Loss per row, (batch,) float32; arguments as in :class:`Embedder` and :class:`nearfar.losses.Loss`."""
         embeddings = self.embedder(waveform, samples, branch_keep=branch_keep, spec_mask=spec_mask)
-        loss: Tensor = self.loss(embeddings, labels, other_labels, mixup_lambda)
-        return loss
+        return cast(Tensor, self.loss(embeddings, labels, other_labels, mixup_lambda))
 
 
 def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
@@ -113,26 +113,25 @@ def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
         InputError: if the encoder's weights cannot be loaded or do not fit, or its positions end before the clips
             do.
     """
-    encoder = load_start(recipe)
+    encoder, head = load_start(recipe), recipe.head
     base_hash = encoder_hash(encoder)
-    loss, settings = recipe.head.entry("loss"), recipe.head.settings_of("loss")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         embedder = build_embedder(encoder, recipe)
-        angular = loss.build(classes, recipe.head.embedding_dim, settings)
+        loss = head.entry("loss").build(classes, head.embedding_dim, head.settings_of("loss"))
         embedder.encoder = recipe.training.entry("adaptation").prepare(encoder, recipe.adaptation_settings())
     encoder.checkpoint_blocks = recipe.training.activation_checkpointing
-    return EmbedderWithLoss(embedder, angular, base_hash)
+    return EmbedderWithLoss(embedder, loss, base_hash)
 
 
 def build_embedder(encoder: Encoder, recipe: Recipe) -> Embedder:
     """An embedder around ``encoder`` whose pooling and projection are drawn from torch's random state."""
-    pooling, settings = recipe.head.entry("pooling"), recipe.head.settings_of("pooling")
+    head = recipe.head
     return Embedder(
         encoder,
         recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std),
-        pooling.build(encoder.embed_dim, settings),
-        embedding_dim=recipe.head.embedding_dim,
+        head.entry("pooling").build(encoder.embed_dim, head.settings_of("pooling")),
+        embedding_dim=head.embedding_dim,
         mask_padding=recipe.encoder.mask_padding,
     )
 

@@ -56,11 +56,11 @@ def save_model(
     """Write a trained model as a model folder.
 
     Args:
-        folder: made if needed.
+        folder: created if needed.
         model: LoRA adapters, if any, are written unmerged and merged afterwards *in place*.
-        recipe: the resolved recipe.
+        recipe: resolved.
         classes: composite labels.
-        training: facts about the training to keep beside the model (data fingerprint, steps, seconds).
+        training: facts about the training for ``model.json`` (data fingerprint, steps, seconds).
 
     Raises:
         InputError: if the encoder cannot be written.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from typing import cast
 
 import numpy as np
 import torch
@@ -122,8 +123,7 @@ class Decoder(nn.Module):
         x = cells.view(len(cells), -1, self.bands, cells.shape[-1])
         for block in self.blocks:
             x = block(x)
-        out: Tensor = self.proj(x.flatten(1, 2))
-        return out
+        return cast(Tensor, self.proj(x.flatten(1, 2)))
 
 
 def fill_grid(visible: Tensor, cells: Tensor, noise: Tensor) -> Tensor:
