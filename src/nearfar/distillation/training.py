@@ -68,15 +68,8 @@ class DistillationBatch:
 
     def part(self, rows: slice) -> DistillationBatch:
         """The batch of some of the rows."""
-        return replace(
-            self,
-            noisy=self.noisy[rows],
-            clean=self.clean[rows],
-            embedding=self.embedding[rows],
-            visible=self.visible[:, rows],
-            offset=self.offset[rows],
-            files=self.files[rows],
-        )
+        names = ("noisy", "clean", "embedding", "offset", "files")
+        return replace(self, visible=self.visible[:, rows], **{name: getattr(self, name)[rows] for name in names})
 
 
 class DistilledEncoder(nn.Module):

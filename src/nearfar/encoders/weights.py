@@ -252,7 +252,7 @@ def _encoder_tensors(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
         else:
             tensors[name] = value
     if wrong:
-        raise _not_eat(path, _listed(wrong))
+        raise _not_eat(path, wrong)
     return tensors
 
 
@@ -261,7 +261,7 @@ def _infer_config(tensors: dict[str, Tensor], path: Path) -> EATConfig:
     blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
     patch, fc1 = tensors.get("local_encoder.proj.weight"), tensors.get("blocks.0.mlp.fc1.weight")
     if not blocks or patch is None or patch.dim() != 4 or fc1 is None or fc1.dim() != 2:
-        raise _not_eat(path, f"{len(tensors)} tensors: {_listed(sorted(tensors))}")
+        raise _not_eat(path, sorted(tensors), f"{len(tensors)} tensors: ")
     dim = patch.shape[0]
     if dim not in HEADS_OF_WIDTH:
         raise InputError(
@@ -326,7 +326,7 @@ def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:
     if stored is not None and not _same_positions(stored, table):
         wrong.append(f"{POSITIONS} other than EAT's sines and cosines")
     if wrong:
-        raise _not_eat(path, _listed(wrong))
+        raise _not_eat(path, wrong)
     encoder.to_empty(device="cpu")
     encoder.load_state_dict(tensors)
     encoder.fixed_positional_encoder.positions.copy_(table)
@@ -341,15 +341,11 @@ def _same_positions(stored: Tensor, table: Tensor) -> bool:
     return torch.allclose(stored[:, :rows].float(), table[:, :rows], rtol=0.0, atol=POSITIONS_ATOL)
 
 
-def _not_eat(path: Path, found: str) -> InputError:
+def _not_eat(path: Path, wrong: list[str], intro: str = "", at_most: int = 4) -> InputError:
+    more = f" and {len(wrong) - at_most} more" if len(wrong) > at_most else ""
     return InputError(
         path,
-        found=found,
+        found=f"{intro}{', '.join(wrong[:at_most])}{more}",
         expected="exactly the tensors of an EAT encoder",
         remedy=f"Check that the file is an EAT checkpoint and that a {CONFIG_FILE} beside it belongs to it",
     )
-
-
-def _listed(items: list[str], at_most: int = 4) -> str:
-    more = len(items) - at_most
-    return ", ".join(items[:at_most]) + (f" and {more} more" if more > 0 else "")

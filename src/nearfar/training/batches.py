@@ -72,31 +72,25 @@ class WaveformCache:
 
     def read(self, clip: Clip, view: str) -> NDArray[np.float32]:
         """(samples,) float32 of one view."""
-        cached = self._waveforms.get(clip)
-        if cached is None and self._full:  # the other views would not be cached either
-            return np.asarray(self._computed(clip, (view,))[0])
-        return np.asarray((self._read(clip) if cached is None else cached)[self._views.index(view)])
-
-    def _read(self, clip: Clip) -> NDArray[np.float32]:
-        waveform = self._computed(clip, self._views)
-        with self._lock:
-            if clip not in self._waveforms:
-                self._full = self._full or waveform.nbytes > self._free
-                if waveform.nbytes <= self._free:
-                    self._waveforms[clip] = waveform
-                    self._free -= waveform.nbytes
-        return waveform
-
-    def _computed(self, clip: Clip, views: tuple[str, ...]) -> NDArray[np.float32]:
-        audio = self._audio
-        return read_views(
-            clip.path,
-            views,
-            self._settings,
-            sample_rate_hz=audio.sample_rate_hz,
-            near=audio.near_channel,
-            far=audio.far_channel,
-        )
+        waveforms, was_full = self._waveforms.get(clip), self._full
+        if waveforms is None:
+            waveforms = read_views(
+                clip.path,
+                (view,) if was_full else self._views,
+                self._settings,
+                sample_rate_hz=self._audio.sample_rate_hz,
+                near=self._audio.near_channel,
+                far=self._audio.far_channel,
+            )
+            if was_full:  # the other views would not be cached either
+                return np.asarray(waveforms[0])
+            with self._lock:
+                if clip not in self._waveforms:
+                    self._full = self._full or waveforms.nbytes > self._free
+                    if waveforms.nbytes <= self._free:
+                        self._waveforms[clip] = waveforms
+                        self._free -= waveforms.nbytes
+        return np.asarray(waveforms[self._views.index(view)])
 
 
 @lru_cache(maxsize=4)
@@ -152,10 +146,8 @@ class Batches:
         self.target_share = target_share
         self._targets = [i for i, sample in enumerate(labelled.samples) if sample.clip.domain == "target"]
         self._clips_by_machine: dict[str, list[Clip]] = {}
-        for sample in labelled.samples:
-            others = self._clips_by_machine.setdefault(sample.clip.machine, [])
-            if not others or others[-1] != sample.clip:
-                others.append(sample.clip)
+        for clip in dict.fromkeys(sample.clip for sample in labelled.samples):
+            self._clips_by_machine.setdefault(clip.machine, []).append(clip)
         self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), view_settings or {})
 
     def rows(self, step: int, first: int, last: int) -> Batch:
@@ -236,10 +228,8 @@ class Batches:
     def _spec_mask(self, random: np.random.Generator) -> NDArray[np.bool_]:
         frames = padded_frame_count(self.padded_samples)
         mask = np.zeros((1, frames, MEL_BINS), dtype=np.bool_)
-        first, last = _span(random, self.augmentation.frequency_mask_bins, MEL_BINS)
-        mask[:, :, first:last] = True
-        first, last = _span(random, self.augmentation.time_mask_frames, frames)
-        mask[:, first:last] = True
+        mask[:, :, _span(random, self.augmentation.frequency_mask_bins, MEL_BINS)] = True
+        mask[:, _span(random, self.augmentation.time_mask_frames, frames)] = True
         return mask
 
 
@@ -248,8 +238,8 @@ def rms(waveform: NDArray[np.floating]) -> float:
     return max(float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))), 1e-9)
 
 
-def _span(random: np.random.Generator, widest: int, size: int) -> tuple[int, int]:
+def _span(random: np.random.Generator, widest: int, size: int) -> slice:
     """A random span of 0 to ``widest`` cells inside ``size`` (SpecAugment, Park et al., Interspeech 2019)."""
     width = int(random.integers(min(widest, size) + 1))
     first = int(random.integers(size - width + 1))
-    return first, first + width
+    return slice(first, first + width)
