@@ -1,7 +1,7 @@
-"""How an encoder is trained, if at all, and how the trained one is written to a model folder.
+"""Adaptations: ways of training an encoder, and of writing it to a model folder and reading it back.
 
-LoRA (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022) is that of peft: equation 2 of
-the report, ``W = W0 + B A alpha``, with peft's factor ``alpha / rank``.
+LoRA (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022) is peft's: equation 2 of the
+report, ``W = W0 + B A alpha``, with the factor ``alpha / rank``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from nearfar.registry import Entry, Registry
 from nearfar.settings import PositiveFloat, Rate, Settings
 
 ENCODER_FOLDER, ADAPTER_FOLDER, BASE_FOLDER = "encoder", "adapter", "base"
-"""Folders within a model folder: a whole encoder, adapters, and the random start that adapters were trained on."""
+"""Folders in a model folder: a whole encoder, adapters, and the randomly initialised encoder that they adapt."""
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-"""The names that peft gives the two files of adapters."""
+"""Peft's names of the two files of adapters."""
 
 LARGEST_RANK = 1024
 """The width of EAT-large; a higher rank has more parameters than the adapted matrix."""
@@ -86,7 +86,7 @@ class Adaptation(Entry):
         write: write what ``prepare`` returned to a model folder and return the plain, trained encoder.
         read: the trained encoder of a model folder. The last argument is the path of the base encoder if it has
             moved, or None. Raises :class:`InputError` if it cannot be read.
-        needs_base: whether a model folder can only be read with the base encoder, which it does not hold.
+        needs_base: whether a model folder lacks the base encoder that is needed to read it.
     """
 
     trains: bool = True

@@ -158,9 +158,8 @@ class Block(nn.Module):
         """The block's output and, of the same shape, the MLP's output before the residual and norm2."""
         attended = self.attn(x, key_keep)
         x = self.norm1(x + (attended if keep is None else attended * keep[0, :, None, None]))
-        fed: Tensor = self.mlp(x)
-        out: Tensor = self.norm2(x + (fed if keep is None else fed * keep[1, :, None, None]))
-        return out, fed
+        mlp: Tensor = self.mlp(x)
+        return self.norm2(x + (mlp if keep is None else mlp * keep[1, :, None, None])), mlp
 
 
 class EAT(Encoder):

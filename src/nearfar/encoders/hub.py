@@ -28,14 +28,14 @@ RECORD_FILE = "nearfar-download.json"
 
 @dataclass(frozen=True, slots=True)
 class PublishedWeights:
-    """An encoder on the hub, with what identifies its weights.
+    """An encoder on the hub, with revision, size and hash of its weights.
 
     Attributes:
         source: its page.
         licence: of the weights.
         revision: the branch or commit that is downloaded.
         size_bytes, sha256: of the file of weights; None if unknown.
-        about_bytes: an estimate of the size for the check of the disk, where ``size_bytes`` is None.
+        about_bytes: an estimate of the size, for the check of free disk space, if ``size_bytes`` is None.
     """
 
     source: str
@@ -218,7 +218,7 @@ def _downloaded(
 
 
 def _verified(name: str, published: PublishedWeights, retry: RetryPolicy) -> Path:
-    """The folder of the cache with the files as the hub states them; wrong ones are downloaded once more."""
+    """The folder of the cache with verified files; wrong ones are downloaded once more."""
     import huggingface_hub.constants
 
     for force in (False, True):

@@ -163,8 +163,8 @@ def _load_file(path: Path) -> EAT:
             remedy="Name the file of weights, or the folder that holds it",
         )
     tensors = _encoder_tensors(READERS[path.suffix](path), path)
-    beside = path.with_name(CONFIG_FILE)
-    config = _read_config(beside) if beside.is_file() else _infer_config(tensors, path)
+    config_path = path.with_name(CONFIG_FILE)
+    config = _read_config(config_path) if config_path.is_file() else _infer_config(tensors, path)
     return _filled(config, tensors, path)
 
 

@@ -18,8 +18,8 @@ def margin_cosine(cosine: Tensor, margin: float) -> Tensor:
     """cos(theta + m) from cos(theta), for angles of 0 to pi, without an arc cosine.
 
     ``cos(theta) cos(m) - sin(theta) sin(m)`` with ``sin = sqrt(1 - cos^2)`` floored, since the derivatives of both
-    arccos and sqrt are infinite where an embedding meets its centre. Equation 1 is followed to the letter: beyond
-    theta = pi - m, where cos(theta + m) rises again, nothing is changed.
+    arccos and sqrt are infinite where an embedding equals its centre. Beyond theta = pi - m, where cos(theta + m)
+    rises again, equation 1 is not changed either.
     """
     sine = (1.0 - cosine.square()).clamp_min(1e-7).sqrt()
     return cosine * math.cos(margin) - sine * math.sin(margin)

@@ -66,7 +66,7 @@ class Crops:
         self.recordings, self.masking, self.bands = recordings, masking, config.bands
         self.samples, self.batch_size, self.seed = round(crop_seconds * SAMPLE_RATE_HZ), batch_size, seed
         self.columns = padded_frame_count(self.samples) // config.patch_size
-        counts = [one.channels * math.ceil(one.seconds / crop_seconds) for one in recordings]
+        counts = [recording.channels * math.ceil(recording.seconds / crop_seconds) for recording in recordings]
         self._ends = np.cumsum(counts)
 
     def __len__(self) -> int:

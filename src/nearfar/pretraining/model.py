@@ -203,33 +203,33 @@ class Teacher:
         One pass per clip serves all its masked views.
         """
         x = self.encoder.embed(fbank)
-        fed = []
+        mlp_outputs = []
         for block in self.encoder.blocks:
             assert isinstance(block, Block)
             x, output = block.forward_with_mlp(x)
-            fed.append(output[:, 1:])
-        return layer_targets(fed)
+            mlp_outputs.append(output[:, 1:])
+        return layer_targets(mlp_outputs)
 
     @torch.no_grad()
     def follow(self, student: EAT, decay: float) -> None:
         """``teacher = decay * teacher + (1 - decay) * student``, parameter by parameter."""
-        for mine, theirs in zip(self.encoder.parameters(), student.parameters(), strict=True):
-            mine.mul_(decay).add_(theirs.to(mine.dtype), alpha=1.0 - decay)
+        for average, current in zip(self.encoder.parameters(), student.parameters(), strict=True):
+            average.mul_(decay).add_(current.to(average.dtype), alpha=1.0 - decay)
 
 
-def layer_targets(fed: list[Tensor]) -> Tensor:
+def layer_targets(mlp_outputs: list[Tensor]) -> Tensor:
     """Targets (clips, cells, D) float32 from the MLP outputs of each block, before residual and norm2, no CLS.
 
     Each block's output is normalised to mean 0 and deviation 1 over the cells of each channel (instance norm), and
     the mean over blocks over the channels of each cell (layer norm). Baevski et al., "data2vec", ICML 2022,
     section 3.3.
     """
-    with torch.autocast(fed[0].device.type, enabled=False):
-        total = torch.zeros_like(fed[0], dtype=torch.float32)
-        for output in fed:
+    with torch.autocast(mlp_outputs[0].device.type, enabled=False):
+        total = torch.zeros_like(mlp_outputs[0], dtype=torch.float32)
+        for output in mlp_outputs:
             variance, mean = torch.var_mean(output.float(), dim=1, correction=0, keepdim=True)
             total += (output.float() - mean) * torch.rsqrt(variance + _NORM_EPS)
-        mean_of_layers = total / len(fed)
+        mean_of_layers = total / len(mlp_outputs)
         return F.layer_norm(mean_of_layers, mean_of_layers.shape[-1:], eps=_NORM_EPS)
 
 

@@ -97,13 +97,13 @@ class PretrainTraining(Settings):
 
 
 class PretrainRecipe(RecipeTable):
-    """Everything but the recordings that decides the result of a pre-training."""
+    """The settings of a pre-training; with the recordings they decide its result."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     crop_seconds: Annotated[float, Field(ge=0.5)] = 10.24
     """A clip is a random crop of one channel of a recording; shorter recordings are repeated to fill it."""
     export: Literal["student", "teacher"] = "student"
-    """Which encoder is written."""
+    """The encoder that is written."""
     encoder: Start = Start()
     fbank: FbankNormalisation = FbankNormalisation()
     masking: Masking = Masking()
@@ -129,5 +129,5 @@ def load_pretrain_recipe(name_or_path: str | Path) -> PretrainRecipe:
     Raises:
         InputError: if there is no such recipe, it is not TOML, has an unknown key or a value that does not fit.
     """
-    where = str(name_or_path)
-    return validated(PretrainRecipe, read_toml(where, RECIPES, "pre-training recipe"), where)
+    name = str(name_or_path)
+    return validated(PretrainRecipe, read_toml(name, RECIPES, "pre-training recipe"), name)

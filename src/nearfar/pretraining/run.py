@@ -316,9 +316,9 @@ def _copied_attributions(folders: Sequence[Path], out: Path) -> list[str]:
 def _data_lines(recordings: Sequence[AudioFile], folders: Sequence[Path], licences: Sequence[str]) -> list[str]:
     lines = []
     for folder in folders:
-        inside = [one for one in recordings if one.path.is_relative_to(folder)]
-        hours = sum(one.seconds for one in inside) / 3600
-        channels = sum(one.channels * one.seconds for one in inside) / 3600
+        inside = [recording for recording in recordings if recording.path.is_relative_to(folder)]
+        hours = sum(recording.seconds for recording in inside) / 3600
+        channels = sum(recording.channels * recording.seconds for recording in inside) / 3600
         lines.append(f"- `{folder.name}`: {len(inside)} recordings, {hours:.2f} h ({channels:.2f} h of channels)")
     unstated = "not stated by the person who trained the encoder; find out before you distribute the weights"
     return lines + [f"- licence: {licence}" for licence in licences or (unstated,)]

@@ -160,9 +160,8 @@ class Batches:
         chosen = [self._balanced(step, first + offset, index) for offset, index in enumerate(ordered)]
         rows = [self._row(step, first + offset, index) for offset, index in enumerate(chosen)]
         waveforms, samples, other_labels, mixup_lambdas, spec_masks = zip(*rows, strict=True)
-        changes = self.augmentation
-        mixed = changes.mixup_probability > 0
-        masked = changes.frequency_mask_bins > 0 or changes.time_mask_frames > 0
+        mixed = self.augmentation.mixup_probability > 0
+        masked = self.augmentation.frequency_mask_bins > 0 or self.augmentation.time_mask_frames > 0
         return Batch(
             waveform=torch.from_numpy(np.stack(waveforms)),
             samples=torch.tensor(samples),

@@ -81,7 +81,7 @@ class Step:
 
     Attributes:
         step: number of the step, from 0.
-        means: means over the batch of what :meth:`Task.loss` returned by name, over all processes.
+        means: means of the scalars of :meth:`Task.loss` over the batch of all processes, by name.
         gradient_norm: before clipping.
         seconds: from the end of the previous step to the end of this one, logging and checkpoints included.
         wait_seconds: the part of ``seconds`` spent waiting for the batch.
@@ -351,7 +351,7 @@ class _Loop(Generic[RowsT]):
         settings, task = self.settings, self.task
         size = settings.batch_size // self.accelerator.num_processes
         first = self.accelerator.process_index * size
-        loaded = prefetched(
+        batches = prefetched(
             lambda step: task.batch(step, first, first + size),
             range(start, settings.steps),
             threads=settings.loader_threads,
@@ -360,7 +360,7 @@ class _Loop(Generic[RowsT]):
         began = time.perf_counter()
         for step in range(start, settings.steps):
             asked = time.perf_counter()
-            batch = next(loaded)
+            batch = next(batches)
             waited = time.perf_counter() - asked
             rate = task.rate(step)
             for group in self.optimizer.param_groups:

@@ -66,7 +66,7 @@ def finetune(
         on_step: called with each step's record, on the main process.
 
     Returns:
-        Whether this is the main process of a distributed launch; the others should stop.
+        True on the main process of a distributed launch; the other processes should stop.
 
     Raises:
         TrainingError: if the loss or its gradient is not finite, with the step and the files of the batch.
