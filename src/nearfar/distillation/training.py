@@ -92,20 +92,15 @@ class DistilledEncoder(nn.Module):
         fbank = torch.cat([noisy, clean + offset[:, None, None, None]])
         visible = visible.flatten(0, 1)
         tokens = visible_tokens(self.encoder, fbank, visible, first_column)
-        means, count = _means_by(visible // (self.encoder.config.bands * SEGMENT_COLUMNS), SEGMENTS, tokens)
+        segment = F.one_hot(visible // (self.encoder.config.bands * SEGMENT_COLUMNS), SEGMENTS).to(tokens.dtype)
+        count = segment.sum(dim=1)  # (batch, segments)
+        means = (segment.transpose(1, 2) @ tokens) / count.clamp_min(1.0).unsqueeze(2)
         errors = (self.to_embedding(means).float() - embedding.repeat(2, 1, 1)).square().mean(dim=2)
         has_tokens = (count > 0).to(errors.dtype)
         statistics = patch_statistics(clean).repeat(2, 1, 1)
         statistics = statistics.gather(1, visible[..., None].expand(-1, -1, STATISTICS))
         spectrum = F.mse_loss(self.to_spectrum(tokens).float(), statistics)
         return (errors * has_tokens).sum() / has_tokens.sum(), spectrum
-
-
-def _means_by(group: Tensor, groups: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the tokens of each group, (batch, groups, D), 0 where it has none; number, (batch, groups)."""
-    member = F.one_hot(group, groups).to(tokens.dtype)  # (batch, tokens, groups)
-    count = member.sum(dim=1)
-    return (member.transpose(1, 2) @ tokens) / count.clamp_min(1.0).unsqueeze(2), count
 
 
 def visible_tokens(encoder: EAT, fbank: Tensor, visible: Tensor, first_column: int) -> Tensor:

@@ -15,7 +15,7 @@ from nearfar.data.recordings import AudioFile, read_crop
 from nearfar.encoders.eat import EATConfig
 from nearfar.frontends.kaldi import padded_frame_count
 from nearfar.pretraining.model import inverse_block_masks
-from nearfar.pretraining.recipe import Masking
+from nearfar.pretraining.recipe import PretrainRecipe
 from nearfar.training.batches import step_samples, torch_seed
 
 _CROP, _MASK, _NOISE = 100, 101, 102
@@ -50,23 +50,14 @@ class Crops:
     """Random crops of all channels of all recordings.
 
     An epoch takes from every channel its length divided by the crop length, rounded up, crops, in random order.
-    ``batch_size`` is the number of rows of a step over all processes; ``config`` gives the grid of patches.
+    ``config`` of the encoder gives the grid of patches.
     """
 
-    def __init__(
-        self,
-        recordings: Sequence[AudioFile],
-        *,
-        crop_seconds: float,
-        batch_size: int,
-        seed: int,
-        masking: Masking,
-        config: EATConfig,
-    ) -> None:
-        self.recordings, self.masking, self.bands = recordings, masking, config.bands
-        self.samples, self.batch_size, self.seed = round(crop_seconds * SAMPLE_RATE_HZ), batch_size, seed
+    def __init__(self, recordings: Sequence[AudioFile], recipe: PretrainRecipe, config: EATConfig) -> None:
+        self.recordings, self.recipe, self.bands = recordings, recipe, config.bands
+        self.samples = round(recipe.crop_seconds * SAMPLE_RATE_HZ)
         self.columns = padded_frame_count(self.samples) // config.patch_size
-        counts = [recording.channels * math.ceil(recording.seconds / crop_seconds) for recording in recordings]
+        counts = [file.channels * math.ceil(file.seconds / recipe.crop_seconds) for file in recordings]
         self._ends = np.cumsum(counts)
 
     def __len__(self) -> int:
@@ -79,23 +70,24 @@ class Crops:
         Raises:
             InputError: if a recording cannot be read.
         """
-        chosen = step_samples(step, self.batch_size, len(self), self.seed)[first:last]
+        seed, masking = self.recipe.seed, self.recipe.masking
+        chosen = step_samples(step, self.recipe.training.batch_size, len(self), seed)[first:last]
         waveforms, masks, files = [], [], []
         for row, index in enumerate(chosen, start=first):
             position = int(np.searchsorted(self._ends, index, side="right"))
             recording = self.recordings[position]
             channel = (int(self._ends[position]) - 1 - index) % recording.channels
-            random = np.random.default_rng((self.seed, _CROP, step, row))
+            random = np.random.default_rng((seed, _CROP, step, row))
             waveforms.append(read_crop(recording, channel, self.samples, random))
             masks.append(
                 inverse_block_masks(
-                    np.random.default_rng((self.seed, _MASK, step, row)),
-                    self.masking.clones,
+                    np.random.default_rng((seed, _MASK, step, row)),
+                    masking.clones,
                     self.columns,
                     self.bands,
-                    mask_ratio=self.masking.ratio,
-                    adjust=self.masking.adjust,
-                    block=self.masking.block,
+                    mask_ratio=masking.ratio,
+                    adjust=masking.adjust,
+                    block=masking.block,
                 )
             )
             files.append(str(recording.path))
@@ -103,5 +95,5 @@ class Crops:
             torch.from_numpy(np.stack(waveforms)),
             torch.from_numpy(np.concatenate(masks)),
             tuple(files),
-            tuple(torch_seed(self.seed, _NOISE, step, row) for row in range(first, last)),
+            tuple(torch_seed(seed, _NOISE, step, row) for row in range(first, last)),
         )

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from nearfar.config.tables import FbankNormalisation
-from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
+from nearfar.config.validation import RecipeTable, digest, read_toml, validated
 from nearfar.settings import Fraction, NotNegative, PositiveFloat, PositiveInt, Settings
 
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -116,11 +116,6 @@ class PretrainRecipe(RecipeTable):
         """Sixteen hex digits that are equal where two recipes train the same encoder."""
         tree = self.model_dump(mode="json", exclude={"name", "description", "guard"})
         return digest(tree | {"training": self.training.identity()})
-
-
-def pretrain_recipe_names() -> list[str]:
-    """Names of the pre-training recipes that come with the package."""
-    return packaged_names(RECIPES)
 
 
 def load_pretrain_recipe(name_or_path: str | Path) -> PretrainRecipe:

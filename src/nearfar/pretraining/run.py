@@ -256,15 +256,7 @@ def pretrain_encoder(
     if (finished := _finished(out, identity)) is not None:
         logger.warning("%s already holds this encoder; nothing is trained", out)
         return finished if is_main_process() else None
-    crops = Crops(
-        recordings,
-        crop_seconds=recipe.crop_seconds,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.seed,
-        masking=recipe.masking,
-        config=encoder.config,
-    )
-    student = build_student(recipe, encoder)
+    crops, student = Crops(recordings, recipe, encoder.config), build_student(recipe, encoder)
     if is_main_process():
         write_text(out / "recipe.toml", recipe.to_toml())
         write_json(out / "environment.json", environment())
