@@ -7,7 +7,8 @@ those of the released Hugging Face files without their ``model.`` prefix.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -48,39 +49,22 @@ FIXED_BY_EAT = {"in_chans": 1, "qkv_bias": True, "layer_norm_first": False, "nor
 """Settings of the published configuration that are the same in every release and not supported otherwise."""
 
 
-def published_config(config: EATConfig) -> dict[str, Any]:
-    """The content of ``config.json`` in the Hugging Face layout."""
-    return {
-        "model_type": "eat",
-        "model_variant": "pretrain",
-        **{key: getattr(config, key) for key in SIZE_KEYS},
-        **FIXED_BY_EAT,
-        "stride": config.patch_size,
-        "img_size": [64 * config.patch_size, config.mel_bins],
-        "num_classes": 527,
-    }
-
-
 def sincos_positions(columns: int, bands: int, dim: int) -> Tensor:
     """EAT's fixed positions, (1, columns * bands, dim) float32.
 
     The first half of the channels encodes the frequency band, the second half the time column; each half is
     ``[sin(p w_k), cos(p w_k)]`` with ``w_k = 10000^(-k / (dim / 4))``.
     """
+    # On the "meta" device, on which encoders are built before they are filled with weights, arange imports torch's
+    # compiler, which takes a second.
+    arange = partial(torch.arange, dtype=torch.float64, device="cpu")
+    omega = 1.0 / 10_000.0 ** (arange(dim // 4) / (dim / 4))
 
-    def numbers(count: int) -> Tensor:
-        # On the "meta" device, on which encoders are built before they are filled with weights, arange imports
-        # torch's compiler, which takes a second.
-        return torch.arange(count, dtype=torch.float64, device="cpu")
-
-    omega = 1.0 / 10_000.0 ** (numbers(dim // 4) / (dim / 4))
-
-    def encode(position: Tensor) -> Tensor:
-        angle = position[:, None] * omega
+    def encode(count: int) -> Tensor:
+        angle = arange(count)[:, None] * omega
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
-    band = encode(numbers(bands)).repeat(columns, 1)
-    column = encode(numbers(columns)).repeat_interleave(bands, dim=0)
+    band, column = encode(bands).repeat(columns, 1), encode(columns).repeat_interleave(bands, dim=0)
     return torch.cat([band, column], dim=1).float().unsqueeze(0)
 
 
@@ -266,8 +250,17 @@ class EAT(Encoder):
         return [outputs[layer] for layer in layers]
 
     def sizes(self) -> dict[str, Any]:
-        """The published ``config.json``."""
-        return published_config(self.config)
+        """The content of ``config.json`` in the published Hugging Face layout."""
+        config = self.config
+        return {
+            "model_type": "eat",
+            "model_variant": "pretrain",
+            **{key: getattr(config, key) for key in SIZE_KEYS},
+            **FIXED_BY_EAT,
+            "stride": config.patch_size,
+            "img_size": [64 * config.patch_size, config.mel_bins],
+            "num_classes": 527,
+        }
 
 
 def build_encoder(size: str | EATConfig, seed: int = 0) -> EAT:
@@ -282,7 +275,6 @@ def build_encoder(size: str | EATConfig, seed: int = 0) -> EAT:
     """
     if isinstance(size, str) and size not in SIZES:
         raise ValueError(f"expected one of {', '.join(SIZES)}, got {size!r}")
-    config = SIZES[size] if isinstance(size, str) else replace(size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EAT(config)
+        return EAT(SIZES[size] if isinstance(size, str) else size)

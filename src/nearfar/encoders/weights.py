@@ -30,7 +30,6 @@ from nearfar.encoders.eat import (
     SIZES,
     EATConfig,
     build_encoder,
-    published_config,
     sincos_positions,
 )
 from nearfar.encoders.hub import ENCODER_FILES, SHORT_NAMES, download
@@ -105,7 +104,7 @@ def save_encoder(encoder: EAT, folder: Path, *, compact: bool = False) -> None:
         tensors[POSITIONS] = encoder.fixed_positional_encoder.positions
     dtype = torch.float16 if compact else torch.float32
     named = {f"model.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(published_config(encoder.config), indent=2) + "\n"
+    text = json.dumps(encoder.sizes(), indent=2) + "\n"
     try:
         with whole_file(folder / WEIGHTS_FILE) as partial:
             save_file(named, partial, metadata={"format": "pt"})
