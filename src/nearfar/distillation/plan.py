@@ -32,7 +32,7 @@ class Distillation(Settings):
     new_per_step: PositiveInt = 1
     """Number of new groups among them; the others are drawn from all earlier groups."""
     machine_share: Fraction = 0.4
-    """Fraction of groups that are of a machine in noise, where recordings of machines are given."""
+    """Fraction of groups that are of a machine in noise, if recordings of machines are given."""
     learning_rate: PositiveFloat = 1e-3
     """Of AdamW, after the warm-up; over the last fifth of the steps it falls to 0."""
     warmup_steps: PositiveInt = 50

@@ -1,10 +1,10 @@
 """Distillation of YAMNet and of spectral statistics into a small EAT.
 
-The encoder gets a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each), twice: of a noisy
-mixture, and of its cleaner counterpart at another level. From both, the mean of the tokens of each 0.96 s predicts
-YAMNet's embedding of the clean mixture (standardised per dimension), and every token predicts, linearly,
-statistics of its own patch of it: per mel band the mean, less the level of the whole, and the size of changes over
-time. The embeddings bring similar sounds together, the statistics separate machines of the same type.
+The encoder's input is a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each), twice: of a
+noisy mixture, and of its cleaner counterpart at another level. From both, the mean of the tokens of each 0.96 s
+predicts YAMNet's embedding of the clean mixture (standardised per dimension), and every token predicts, linearly,
+statistics of its own patch: per mel band the mean less the level of the whole mixture, and the size of changes
+over time. The embeddings bring similar sounds together, the statistics separate machines of the same type.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class DistilledEncoder(nn.Module):
 
 
 def visible_tokens(encoder: EAT, fbank: Tensor, visible: Tensor, first_column: int) -> Tensor:
-    """The last tokens of an encoder that gets only the ``visible`` patches: (batch, visible, D), without CLS."""
+    """The encoder's output for the ``visible`` patches alone: (batch, visible, D), without CLS."""
     patches = encoder.local_encoder(fbank)
     first = first_column * encoder.config.bands
     patches = patches + encoder.fixed_positional_encoder.positions[:, first : first + patches.shape[1]]

@@ -83,7 +83,7 @@ class Adaptation(Entry):
     Attributes:
         trains: whether anything is trained; if not, there is no model folder.
         prepare: make an encoder trainable, in place, and return it or a wrapper around it with the same methods.
-        write: write what ``prepare`` returned to a model folder and return the plain, trained encoder.
+        write: write the result of ``prepare`` to a model folder and return the plain, trained encoder.
         read: the trained encoder of a model folder. The last argument is the path of the base encoder if it has
             moved, or None. Raises :class:`InputError` if it cannot be read.
         needs_base: whether a model folder lacks the base encoder that is needed to read it.

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         """Tokens of the blocks ``layers``, in their order.
 
         Args:
-            spectrogram: (batch, 1, frames, mel bins) float, what the family's front end returns.
+            spectrogram: (batch, 1, frames, mel bins) float, the output of the family's front end.
             layers: blocks, counted from 1 to ``depth``; None is the last one.
             token_keep: (batch, columns * bands) bool, False where a token holds only padding and must not be
                 attended to, or None for all.
@@ -116,7 +116,7 @@ class EncoderFamily(Entry):
 
     Attributes:
         load: from a name (a path, a hub name, ``random:tiny``) and a revision of the hub or None to an encoder in
-            evaluation mode, float32, on the CPU. Raises :class:`InputError` where there is no such encoder.
+            evaluation mode, float32, on the CPU. Raises :class:`InputError` if there is no such encoder.
         save: write an encoder to a folder from which ``load`` reads it back bit for bit.
         frontend: from the mean and deviation of the training spectrograms to the front end of the encoder.
     """

@@ -59,7 +59,7 @@ PUBLISHED = {
     ),
     # The commit is pinned: two public projects name it, one of them with the licence and the number of stored
     # values, 308,867,072, which is that of EAT-large with its table of positions. Size and hash of the file are
-    # unknown, so it is compared only with what the hub states.
+    # unknown, so only the hash that the hub states is compared.
     "worstchan/EAT-large_epoch20_pretrain": PublishedWeights(
         source="https://huggingface.co/worstchan/EAT-large_epoch20_pretrain",
         licence="MIT",

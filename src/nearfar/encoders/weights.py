@@ -125,7 +125,7 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def seeded_start(weights: str, seed: int) -> str:
-    """The name of weights, in which a random start (``random:tiny``) without a seed gets one."""
+    """The name of the weights, with the seed added to a random start without one: ``random:tiny:0``."""
     return f"{weights}:{seed}" if weights.startswith("random:") and weights.count(":") == 1 else weights
 
 
@@ -159,7 +159,7 @@ def _load_file(path: Path) -> EAT:
             path,
             found=f"a file that ends in {path.suffix!r}",
             expected="weights: " + ", ".join(READERS),
-            remedy="Name the file of weights, or the folder that holds it",
+            remedy="Give the file of weights, or its folder",
         )
     tensors = _encoder_tensors(READERS[path.suffix](path), path)
     config_path = path.with_name(CONFIG_FILE)
@@ -309,7 +309,7 @@ def _read_config(path: Path) -> EATConfig:
 
 
 def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:
-    """An encoder of the given sizes that holds the tensors; the stored positions are only compared."""
+    """An encoder of the given sizes with the tensors as weights; the stored positions are only compared."""
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         encoder = EAT(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
@@ -333,7 +333,7 @@ def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:
 
 
 def _same_positions(stored: Tensor, table: Tensor) -> bool:
-    """Whether the rows that two tables (1, rows, D) share are equal; older files hold fewer rows."""
+    """Whether the common rows of two tables (1, rows, D) are equal; older files have fewer rows."""
     if stored.dim() != 3 or stored.shape[0] != 1 or stored.shape[2] != table.shape[2]:
         return False
     rows = min(stored.shape[1], table.shape[1])

@@ -12,7 +12,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class AngularLoss(nn.Module):
-    """Base of losses on the cosines between embeddings and class centres.
+    """Base class of losses of the cosines of embeddings to class centres.
 
     Attributes:
         centres: (num_classes * sub_centers, embedding_size) float32, those of one class beside each other.

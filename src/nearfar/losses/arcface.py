@@ -41,8 +41,6 @@ class ArcFaceLoss(AngularLoss):
     Recognition by Large-Scale Noisy Web Faces", ECCV 2020). Call it as :meth:`AngularLoss.forward` describes.
 
     Args:
-        num_classes: number of classes.
-        embedding_size: width of an embedding.
         margin: m in radians.
         scale: s, by which cosines are multiplied.
         sub_centers: K, centres of a class.

@@ -22,7 +22,6 @@ class Embedder(nn.Module):
         encoder: or a peft model around one.
         frontend: waveforms to the spectrogram that the encoder reads.
         pooling: an entry of :data:`nearfar.pooling.TRAINED_POOLINGS`, built for the encoder's tokens.
-        embedding_dim: width of the embedding.
         mask_padding: whether token columns that hold only padding are left out of attention and pooling.
     """
 
@@ -81,7 +80,6 @@ class EmbedderWithLoss(nn.Module):
     """An embedder and its classification loss as one module, so that they can be trained as one.
 
     Attributes:
-        embedder: waveforms to embeddings.
         loss: an entry of :data:`nearfar.losses.LOSSES`, built for the embeddings.
         base_hash: identity of the encoder's weights before training.
     """
@@ -125,7 +123,7 @@ def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
 
 
 def build_embedder(encoder: Encoder, recipe: Recipe) -> Embedder:
-    """An embedder around ``encoder`` whose pooling and projection are drawn from torch's random state."""
+    """An embedder around ``encoder``, with random pooling and projection drawn from torch's random state."""
     head = recipe.head
     return Embedder(
         encoder,
@@ -154,7 +152,7 @@ def load_start(recipe: Recipe) -> Encoder:
         raise InputError(
             "audio.clip_seconds",
             found=f"{seconds:g} s",
-            expected=f"at most {longest:g} s, where this encoder's table of positions ends",
+            expected=f"at most {longest:g} s, the length of this encoder's table of positions",
             remedy="Cut the recordings into shorter clips",
         )
     return encoder

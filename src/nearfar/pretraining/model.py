@@ -48,7 +48,6 @@ def inverse_block_masks(
     Learning with Contextualized Target Representations", ICML 2023, section 3.3; EAT, section 3.2.
 
     Args:
-        random: source of all draws.
         views: number of masks.
         columns, bands: the grid; cell ``t * bands + f`` is column t, band f, as the encoder's tokens are.
         mask_ratio: fraction of masked cells.
@@ -65,7 +64,7 @@ def inverse_block_masks(
     band = np.clip(centres[..., None, None] % bands + reach, 0, bands - 1)
     in_block = np.zeros((views, cells), dtype=np.bool_)
     np.put_along_axis(in_block, (column * bands + band).reshape(views, -1), values=True, axis=1)
-    # Cells of blocks come first, in random order among themselves, then all others, likewise.
+    # First the cells of blocks in random order, then all others in random order.
     order = np.argsort(random.random((views, cells)) - in_block, axis=1)
     masked = np.ones((views, cells), dtype=np.bool_)
     np.put_along_axis(masked, order[:, : visible_count(cells, mask_ratio)], values=False, axis=1)

@@ -43,7 +43,7 @@ class Masking(Settings):
     adjust: NotNegative = 0.07
     block: Odd = 5
     noise_std: NotNegative = 0.01
-    """Standard deviation of the noise that the decoder gets at masked cells."""
+    """Standard deviation of the noise in the decoder's input at masked cells."""
 
 
 class DecoderSizes(Settings):
@@ -113,7 +113,7 @@ class PretrainRecipe(RecipeTable):
     guard: Guard = Guard()
 
     def model_key(self) -> str:
-        """Sixteen hex digits that are equal where two recipes train the same encoder."""
+        """Sixteen hex digits, equal for recipes that train the same encoder."""
         tree = self.model_dump(mode="json", exclude={"name", "description", "guard"})
         return digest(tree | {"training": self.training.identity()})
 

@@ -1,7 +1,7 @@
 """Batches of fine-tuning as a pure function of recipe and step.
 
 The samples of a step and every random change to them are functions of (seed, step, row). A resumed training
-therefore gets the batches that an uninterrupted one gets, and several processes divide one batch among them.
+therefore has the batches of an uninterrupted one, and several processes divide one batch among them.
 """
 
 from __future__ import annotations

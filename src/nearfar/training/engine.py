@@ -201,9 +201,9 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """Flush denormal float32 numbers (below 1e-38) to zero within the context, where the processor can.
+    """Flush denormal float32 numbers (below 1e-38) to zero within the context, if the processor can.
 
-    Gradients hold many; they take a fifth of a step's time and are negligible beside AdamW's epsilon. Torch's
+    Gradients contain many; they take a fifth of a step's time and are negligible beside AdamW's epsilon. Torch's
     threads inherit the setting when they start, so enter the context before the first computation.
     """
     already = float(torch.tensor([1e-38]) * 0.1) == 0.0
@@ -314,7 +314,7 @@ def train(
     buffers = {**persistent_buffers(task.module), **task.buffers}
     folder.mkdir(parents=True, exist_ok=True)
     start = load_checkpoint(folder, parameters, optimizer, identity, buffers)
-    # Wrapping copies the first process's weights to the others, so it comes after reading the checkpoint.
+    # Wrapping copies the first process's weights to the others, so the checkpoint is read before.
     with warnings.catch_warnings():
         # torch 2.13 renames broadcast_buffers; accelerate and older torch use the old name only.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -359,9 +359,9 @@ class _Loop(Generic[RowsT]):
         )
         began = time.perf_counter()
         for step in range(start, settings.steps):
-            asked = time.perf_counter()
+            wait_began = time.perf_counter()
             batch = next(batches)
-            waited = time.perf_counter() - asked
+            waited = time.perf_counter() - wait_began
             rate = task.rate(step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -370,7 +370,7 @@ class _Loop(Generic[RowsT]):
             means = self._gradients(step, batch)
             limit = settings.clip_norm or math.inf
             norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
-            # A gradient can overflow where the loss does not; a step with it would spoil the next checkpoint.
+            # A gradient can overflow when the loss does not; a step with it would spoil the next checkpoint.
             require_finite("gradient norm", norm, step, batch.files)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

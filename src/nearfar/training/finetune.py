@@ -58,8 +58,7 @@ def finetune(
 
     Args:
         recipe: resolved, so ``audio.clip_seconds`` is a number.
-        labelled: training samples and classes.
-        folder: the model folder; holds ``checkpoint.safetensors`` and ``log.jsonl`` while training and the model
+        folder: the model folder, with ``checkpoint.safetensors`` and ``log.jsonl`` while training and the model
             (see :mod:`nearfar.models.folder`) at the end.
         data_key: hash of the training data; a checkpoint of other data is refused.
         progress: called after each step, on the main process.
@@ -103,7 +102,7 @@ def finetune(
                 "Free some space and run the same command again; it continues from there."
             ) from None
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    # Once this returns, every process finds the whole model in the folder.
+    # No process returns before the model is written.
     accelerator.wait_for_everyone()
     return bool(accelerator.is_main_process)
 

@@ -26,7 +26,7 @@ def cluster_attributes(
     Args:
         clips: training clips of any machines; those of machines with attributes are returned unchanged.
         features: (clips, numbers) features of given clips; called once per machine and section to be clustered.
-        clusters: number of clusters of the source domain, fewer where there are fewer distinct clips. The target
+        clusters: number of clusters of the source domain, fewer if there are fewer distinct clips. The target
             domain is a cluster, and a class, of its own.
         seed: of k-means.
     """
