@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -138,26 +139,19 @@ class DistillationBatches:
         self.plan, self.mixtures, self.teacher, self.fbank = plan, mixtures, teacher, KaldiFbank()
         self.per_decibel = math.log(10) / 10 / (2 * self.fbank.std)
         """Change of the normalised fbank per decibel."""
-        self._computed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._compute = cache(self._uncached)
         first = torch.cat([self._compute(number)[2] for number in range(STATISTICS_MIXTURES)])
         self.mean, self.std = first.mean(dim=0), first.std(dim=0)
         # Without a floor, dimensions that are hardly ever active would count as much as others.
         self.std = self.std.clamp_min(max(0.2 * float(self.std.median()), 1e-6))
 
-    def _compute(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        if number not in self._computed:
-            waveforms = torch.from_numpy(np.stack(self.mixtures[number]))
-            segments = waveforms[1].unfold(0, PATCH_SAMPLES, SEGMENT_FRAMES * FRAME_SHIFT)
-            with torch.inference_mode():
-                fbanks, embedding = self.fbank(waveforms).half(), self.teacher(segments)[0]
-            self._computed[number] = fbanks[0].clone(), fbanks[1].clone(), embedding.clone()
-        return self._computed[number]
-
-    def targets(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Fbanks of noisy and clean mixtures and target embeddings, as in :class:`DistillationBatch`."""
-        noisy, clean, embedding = map(torch.stack, zip(*map(self._compute, numbers), strict=True))
-        target = ((embedding - self.mean) / self.std).clamp(-LARGEST_TARGET, LARGEST_TARGET)
-        return noisy.float(), clean.float(), target
+    def _uncached(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Float16 fbanks of the noisy and the clean mixture, and the embeddings, which are not yet standardised."""
+        waveforms = torch.from_numpy(np.stack(self.mixtures[number]))
+        segments = waveforms[1].unfold(0, PATCH_SAMPLES, SEGMENT_FRAMES * FRAME_SHIFT)
+        with torch.inference_mode():
+            fbanks, embedding = self.fbank(waveforms).half(), self.teacher(segments)[0]
+        return fbanks[0].clone(), fbanks[1].clone(), embedding.clone()
 
     def rows(self, step: int, first: int, last: int) -> DistillationBatch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch."""
@@ -171,8 +165,12 @@ class DistillationBatches:
         visible = torch.from_numpy(np.argsort(rng.random((2 * rows, tokens)), axis=1)[:, :count])
         first_column = int(rng.integers(plan.farthest_column + 1))
         levels_db = rng.uniform(-plan.level_range_db, plan.level_range_db, rows)
+        computed = zip(*map(self._compute, numbers[first:last]), strict=True)
+        noisy, clean, embedding = map(torch.stack, computed)
         return DistillationBatch(
-            *self.targets(numbers[first:last]),
+            noisy.float(),
+            clean.float(),
+            embedding=((embedding - self.mean) / self.std).clamp(-LARGEST_TARGET, LARGEST_TARGET),
             visible=visible.view(2, rows, count)[:, first:last],
             first_column=first_column,
             offset=torch.from_numpy(levels_db[first:last]).float() * self.per_decibel,

@@ -40,18 +40,7 @@ from nearfar.pretraining.model import (
 )
 from nearfar.pretraining.recipe import Guard, PretrainRecipe
 from nearfar.progress import Progress, StepProgress, silent
-from nearfar.training.engine import (
-    LOG_FILE,
-    Step,
-    Task,
-    denormals_as_zero,
-    is_main_process,
-    learning_rate,
-    logged_total,
-    make_accelerator,
-    parameter_groups,
-    train,
-)
+from nearfar.training import engine
 
 FINISHED_FILE = "pretraining.json"
 logger = logging.getLogger(__name__)
@@ -100,7 +89,7 @@ def build_student(recipe: PretrainRecipe, encoder: EAT) -> MaskedPredictor:
     return MaskedPredictor(encoder.train(), decoder)
 
 
-@denormals_as_zero()
+@engine.denormals_as_zero()
 def pretrain(
     recipe: PretrainRecipe,
     student: MaskedPredictor,
@@ -127,12 +116,12 @@ def pretrain(
         InputError: if a recording cannot be used, or the folder holds another training's checkpoint.
         NearfarError: if a checkpoint cannot be written.
     """
-    training, accelerator = recipe.training, make_accelerator(recipe.training)
+    training, accelerator = recipe.training, engine.make_accelerator(recipe.training)
     student.to(accelerator.device)
     teacher = Teacher(student.encoder)
     fbank = KaldiFbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
-    groups = parameter_groups(student, training.weight_decay)
-    train(
+    groups = engine.parameter_groups(student, training.weight_decay)
+    engine.train(
         _PreTraining(accelerator, student, crops, recipe.seed, PretrainRecord, recipe, teacher, fbank),
         training,
         accelerator,
@@ -170,7 +159,7 @@ def require_variety(record: PretrainRecord, guard: Guard) -> None:
 
 
 @dataclass(frozen=True)
-class _PreTraining(Task[CropBatch, PretrainRecord]):
+class _PreTraining(engine.Task[CropBatch, PretrainRecord]):
     module: MaskedPredictor
     recipe: PretrainRecipe
     teacher: Teacher
@@ -181,7 +170,7 @@ class _PreTraining(Task[CropBatch, PretrainRecord]):
         return dict(self.teacher.encoder.named_parameters(prefix="teacher"))
 
     def rate(self, step: int) -> float:
-        return learning_rate(step, self.recipe.training)
+        return engine.learning_rate(step, self.recipe.training)
 
     def loss(self, module: nn.Module, part: CropBatch, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.accelerator.device
@@ -216,7 +205,7 @@ class _PreTraining(Task[CropBatch, PretrainRecord]):
         decay = self.recipe.teacher
         return decay_after(step + 1, decay.start, decay.end, decay.anneal_steps)
 
-    def record(self, step: Step) -> PretrainRecord:
+    def record(self, step: engine.Step) -> PretrainRecord:
         frame, utterance = step.means["frame_loss"], step.means["utterance_loss"]
         loss, decay = frame + self._utterance_weight() * utterance, self._decay(step.step)
         return super().record(replace(step, means={**step.means, "loss": loss, "teacher_decay": decay}))
@@ -255,24 +244,24 @@ def pretrain_encoder(
     identity = Identity(recipe.model_key(), recordings_key(recordings), encoder_hash(encoder))
     if (finished := _finished(out, identity)) is not None:
         logger.warning("%s already holds this encoder; nothing is trained", out)
-        return finished if is_main_process() else None
+        return finished if engine.is_main_process() else None
     crops, student = Crops(recordings, recipe, encoder.config), build_student(recipe, encoder)
-    if is_main_process():
+    if engine.is_main_process():
         write_text(out / "recipe.toml", recipe.to_toml())
         write_json(out / "environment.json", environment())
     trained = pretrain(recipe, student, crops, out, identity=identity, progress=partial(progress, "pre-training"))
     if trained is None:
         return None
     save_encoder(trained, out)
-    lines = (out / LOG_FILE).read_text(encoding="utf-8").splitlines()
+    lines = (out / engine.LOG_FILE).read_text(encoding="utf-8").splitlines()
     first, last = (PretrainRecord(**json.loads(line)) for line in (lines[0], lines[-1]))
     facts = {
         **asdict(identity),
         "encoder_hash": encoder_hash(trained),
         "file_sha256": file_sha256(out / WEIGHTS_FILE),
         "steps": recipe.training.steps,
-        "seconds": logged_total(out, "seconds"),
-        "wait_seconds": logged_total(out, "wait_seconds"),
+        "seconds": engine.logged_total(out, "seconds"),
+        "wait_seconds": engine.logged_total(out, "wait_seconds"),
         "recordings": len(recordings),
         "loss": last.loss,
     }

@@ -20,16 +20,8 @@ from nearfar.encoders import stochastic_depth
 from nearfar.errors import NearfarError
 from nearfar.models import EmbedderWithLoss, build_model, save_model
 from nearfar.progress import StepProgress
+from nearfar.training import engine
 from nearfar.training.batches import Batch, Batches, depth_generator
-from nearfar.training.engine import (
-    Task,
-    denormals_as_zero,
-    learning_rate,
-    logged_total,
-    make_accelerator,
-    parameter_groups,
-    train,
-)
 from nearfar.training.labels import LabelledSamples
 
 
@@ -44,7 +36,7 @@ class StepRecord:
     seconds: float
 
 
-@denormals_as_zero()
+@engine.denormals_as_zero()
 def finetune(
     recipe: Recipe,
     labelled: LabelledSamples,
@@ -72,10 +64,10 @@ def finetune(
         InputError: if a recording cannot be used, or the folder holds another training's checkpoint.
         NearfarError: if a checkpoint or the model cannot be written.
     """
-    training, accelerator = recipe.training, make_accelerator(recipe.training)
+    training, accelerator = recipe.training, engine.make_accelerator(recipe.training)
     network = build_model(recipe, len(labelled.classes)).train().to(accelerator.device)
-    groups = parameter_groups(network, training.weight_decay)
-    train(
+    groups = engine.parameter_groups(network, training.weight_decay)
+    engine.train(
         _FineTuning(accelerator, network, _batches(recipe, labelled), recipe.seed, StepRecord, recipe),
         training,
         accelerator,
@@ -90,7 +82,7 @@ def finetune(
         facts = {
             "data_key": data_key,
             "processes": accelerator.num_processes,
-            "seconds": logged_total(folder, "seconds"),
+            "seconds": engine.logged_total(folder, "seconds"),
             "steps": training.steps,
             "samples": len(labelled.samples),
         }
@@ -123,7 +115,7 @@ def _batches(recipe: Recipe, labelled: LabelledSamples) -> Batches:
 
 
 @dataclass(frozen=True)
-class _FineTuning(Task[Batch, StepRecord]):
+class _FineTuning(engine.Task[Batch, StepRecord]):
     module: EmbedderWithLoss
     recipe: Recipe
 
@@ -135,7 +127,7 @@ class _FineTuning(Task[Batch, StepRecord]):
         return replace(batch, branch_keep=None if branch_keep is None else branch_keep[:, :, first:last])
 
     def rate(self, step: int) -> float:
-        return learning_rate(step, self.recipe.training)
+        return engine.learning_rate(step, self.recipe.training)
 
     def loss(self, module: nn.Module, part: Batch, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         with self.accelerator.autocast():
