@@ -146,7 +146,7 @@ class DistillationBatches:
         self.std = self.std.clamp_min(max(0.2 * float(self.std.median()), 1e-6))
 
     def _uncached(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Float16 fbanks of the noisy and the clean mixture, and the embeddings, which are not yet standardised."""
+        """Fbanks (float16) of the noisy and the clean mixture, and embeddings, not standardised yet."""
         waveforms = torch.from_numpy(np.stack(self.mixtures[number]))
         segments = waveforms[1].unfold(0, PATCH_SAMPLES, SEGMENT_FRAMES * FRAME_SHIFT)
         with torch.inference_mode():

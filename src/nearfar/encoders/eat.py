@@ -182,7 +182,7 @@ class EAT(Encoder):
         """Patches with positions, (B, 1, T, mel) to (B, N, D); raises as :meth:`forward`."""
         config = self.config
         shape = tuple(fbank.shape)
-        if fbank.dim() != 4 or shape[1::2] != (1, config.mel_bins):
+        if len(shape) != 4 or (shape[1], shape[3]) != (1, config.mel_bins):
             raise ValueError(f"expected a fbank of (batch, 1, frames, {config.mel_bins}), got {shape}")
         columns = fbank.shape[2] // config.patch_size
         if not 1 <= columns <= config.max_length:
