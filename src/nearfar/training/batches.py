@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.config import Audio, Augmentation
+from nearfar.config import Audio, Recipe
 from nearfar.data.audio import zero_pad
 from nearfar.data.clips import Clip
 from nearfar.frontends.kaldi import MEL_BINS, padded_frame_count
@@ -118,37 +118,24 @@ class Batches:
     """The batches of a fine-tuning.
 
     Args:
-        labelled, augmentation, seed, audio, view_settings: as in the recipe.
-        padded_samples: length of every row.
-        batch_size: rows of a step over all processes.
+        labelled: training samples and classes.
+        recipe: resolved, so ``audio.clip_seconds``, the length of every row, is a number.
         cache_megabytes: limit of the waveform cache.
-        target_share: probability that a row is replaced by a random sample of the target domain.
     """
 
-    def __init__(
-        self,
-        labelled: LabelledSamples,
-        augmentation: Augmentation,
-        *,
-        padded_samples: int,
-        batch_size: int,
-        seed: int,
-        cache_megabytes: float = 2_000.0,
-        audio: Audio | None = None,
-        view_settings: ViewSettings | None = None,
-        target_share: float = 0.0,
-    ) -> None:
-        self.labelled, self.augmentation = labelled, augmentation
-        self.padded_samples, self.batch_size, self.seed = padded_samples, batch_size, seed
+    def __init__(self, labelled: LabelledSamples, recipe: Recipe, cache_megabytes: float = 2_000.0) -> None:
+        audio, augmentation = recipe.audio, recipe.augmentation
+        assert not isinstance(audio.clip_seconds, str), "audio.clip_seconds must be resolved to a number"
+        self.labelled, self.recipe, self.augmentation = labelled, recipe, augmentation
+        self.padded_samples, self.seed = round(audio.clip_seconds * audio.sample_rate_hz), recipe.seed
         views = tuple(dict.fromkeys(sample.view for sample in labelled.samples))
         if augmentation.far_noise_probability > 0 and "far" not in views:
             views = (*views, "far")
-        self.target_share = target_share
         self._targets = [i for i, sample in enumerate(labelled.samples) if sample.clip.domain == "target"]
         self._clips_by_machine: dict[str, list[Clip]] = {}
         for clip in dict.fromkeys(sample.clip for sample in labelled.samples):
             self._clips_by_machine.setdefault(clip.machine, []).append(clip)
-        self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), view_settings or {})
+        self._cache = WaveformCache(views, cache_megabytes, audio, recipe.view_settings())
 
     def rows(self, step: int, first: int, last: int) -> Batch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch.
@@ -156,7 +143,8 @@ class Batches:
         Raises:
             InputError: if a recording cannot be read or is longer than the recipe's clip length.
         """
-        ordered = step_samples(step, self.batch_size, len(self.labelled.samples), self.seed)[first:last]
+        batch_size, count = self.recipe.training.batch_size, len(self.labelled.samples)
+        ordered = step_samples(step, batch_size, count, self.seed)[first:last]
         chosen = [self._balanced(step, first + offset, index) for offset, index in enumerate(ordered)]
         rows = [self._row(step, first + offset, index) for offset, index in enumerate(chosen)]
         waveforms, samples, other_labels, mixup_lambdas, spec_masks = zip(*rows, strict=True)
@@ -173,11 +161,12 @@ class Batches:
         )
 
     def _balanced(self, step: int, row: int, index: int) -> int:
-        """The sample at ``index``, or a random one of the target domain."""
-        if self.target_share == 0.0 or not self._targets:
+        """``index``, or, with probability ``training.target_share``, the index of a random target sample."""
+        target_share = self.recipe.training.target_share
+        if target_share == 0.0 or not self._targets:
             return index
         random = np.random.default_rng((self.seed, _BALANCE, step, row))
-        if random.random() >= self.target_share:
+        if random.random() >= target_share:
             return index
         return self._targets[int(random.integers(len(self._targets)))]
 

@@ -68,7 +68,7 @@ def finetune(
     network = build_model(recipe, len(labelled.classes)).train().to(accelerator.device)
     groups = engine.parameter_groups(network, training.weight_decay)
     engine.train(
-        _FineTuning(accelerator, network, _batches(recipe, labelled), recipe.seed, StepRecord, recipe),
+        _FineTuning(accelerator, network, Batches(labelled, recipe), recipe.seed, StepRecord, recipe),
         training,
         accelerator,
         torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas),
@@ -97,21 +97,6 @@ def finetune(
     # No process returns before the model is written.
     accelerator.wait_for_everyone()
     return bool(accelerator.is_main_process)
-
-
-def _batches(recipe: Recipe, labelled: LabelledSamples) -> Batches:
-    audio, training = recipe.audio, recipe.training
-    assert not isinstance(audio.clip_seconds, str), "audio.clip_seconds must be resolved to a number"
-    return Batches(
-        labelled,
-        recipe.augmentation,
-        padded_samples=round(audio.clip_seconds * audio.sample_rate_hz),
-        batch_size=training.batch_size,
-        seed=recipe.seed,
-        audio=audio,
-        view_settings=recipe.view_settings(),
-        target_share=training.target_share,
-    )
 
 
 @dataclass(frozen=True)
