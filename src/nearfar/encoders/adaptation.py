@@ -122,9 +122,9 @@ def add_adapters(encoder: Encoder, lora: LoraSettings) -> Encoder:
     from peft import LoraConfig, get_peft_model
 
     for target in lora.targets:
-        named = [module for name, module in encoder.named_modules() if f".{name}".endswith(f".{target}")]
-        matrices = [module.weight for module in named if isinstance(module, nn.Linear | nn.Conv2d)]
-        if not named or len(matrices) < len(named):
+        layers = [module for name, module in encoder.named_modules() if f".{name}".endswith(f".{target}")]
+        matrices = [layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+        if not layers or len(matrices) < len(layers):
             raise InputError(
                 "lora.targets",
                 found=f"{target!r}",

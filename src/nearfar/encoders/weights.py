@@ -103,18 +103,18 @@ def save_encoder(encoder: EAT, folder: Path, *, compact: bool = False) -> None:
     if not compact:
         tensors[POSITIONS] = encoder.fixed_positional_encoder.positions
     dtype = torch.float16 if compact else torch.float32
-    named = {f"model.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    stored = {f"model.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     text = json.dumps(encoder.sizes(), indent=2) + "\n"
     try:
         with whole_file(folder / WEIGHTS_FILE) as partial:
-            save_file(named, partial, metadata={"format": "pt"})
+            save_file(stored, partial, metadata={"format": "pt"})
         with whole_file(folder / CONFIG_FILE) as partial:
             partial.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise InputError(
             folder,
             found=f"a folder that cannot be written ({error})",
-            expected=f"a writable folder with {sum(t.nbytes for t in named.values()) / 1e6:.0f} MB free",
+            expected=f"a writable folder with {sum(t.nbytes for t in stored.values()) / 1e6:.0f} MB free",
             remedy="Free some space or choose another folder",
         ) from None
 

@@ -6,7 +6,7 @@ therefore has the batches of an uninterrupted one, and several processes divide 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from typing import Any
@@ -54,10 +54,10 @@ class Batch:
 
     def part(self, rows: slice) -> Batch:
         """The batch of some of the rows."""
-        whole = {field.name: getattr(self, field.name) for field in fields(self)}
-        branch_keep = whole.pop("branch_keep")
-        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in whole.items()}
-        return Batch(**cut, branch_keep=None if branch_keep is None else branch_keep[:, :, rows])
+        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in vars(self).items()}
+        if self.branch_keep is not None:
+            cut["branch_keep"] = self.branch_keep[:, :, rows]
+        return Batch(**cut)
 
 
 class WaveformCache:
@@ -145,8 +145,8 @@ class Batches:
         """
         batch_size, count = self.recipe.training.batch_size, len(self.labelled.samples)
         ordered = step_samples(step, batch_size, count, self.seed)[first:last]
-        chosen = [self._balanced(step, first + offset, index) for offset, index in enumerate(ordered)]
-        rows = [self._row(step, first + offset, index) for offset, index in enumerate(chosen)]
+        chosen = [self._balanced(step, row, index) for row, index in enumerate(ordered, start=first)]
+        rows = [self._row(step, row, index) for row, index in enumerate(chosen, start=first)]
         waveforms, samples, other_labels, mixup_lambdas, spec_masks = zip(*rows, strict=True)
         mixed = self.augmentation.mixup_probability > 0
         masked = self.augmentation.frequency_mask_bins > 0 or self.augmentation.time_mask_frames > 0
