@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from tests.command import Finished, Nearfar
 from torch import Tensor
 
 from nearfar import cli
+from nearfar.challenge import run as run_module
+from nearfar.charts import machine_figure
 from nearfar.config import Recipe, load_recipe
 from nearfar.data.layouts import read_dataset
 from nearfar.models import build_model
@@ -42,6 +46,27 @@ def shared() -> Path:
 def golden_arrays() -> Path:
     """The folder of arrays from outside oracles that comes with the tests; its README states their origin."""
     return Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runs_without_figures() -> Iterator[None]:
+    """Runs draw no figures, which takes longer than all the rest; tests of figures ask for ``with_figures``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "machine_figure", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def with_figures() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which runs draw their figures after all."""
+
+    @contextmanager
+    def drawn() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_module, "machine_figure", machine_figure)
+            yield
+
+    return drawn
 
 
 @pytest.fixture

@@ -356,9 +356,7 @@ def test_a_toy_goes_through_every_command(
     evaluation: Path,
     nearfar_command: Nearfar,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nearfar.challenge.run.machine_figure", lambda *_: None)  # not tested here
     recipe = load_recipe(toy.base).with_changes(**toy.choice, name="with-toy")
     file = tmp_path / "with-toy.toml"
     file.write_text(recipe.to_toml(), encoding="utf-8")
