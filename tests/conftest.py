@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+import typer
 from hypothesis import settings
 from safetensors.torch import load_file
 from tests.command import Finished, Nearfar
@@ -27,6 +30,13 @@ from nearfar.training.labels import LabelledSamples, label_samples
 # A slow moment of a shared machine is not a failure.
 settings.register_profile("nearfar", deadline=None)
 settings.load_profile("nearfar")
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: nothing of it is looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 WITHOUT_GRADIENT = ("pooling.linear2.bias",)
 """A softmax over tokens does not see it: its gradient is rounding noise, of which AdamW makes whole steps."""
@@ -69,12 +79,17 @@ def with_figures() -> Callable[[], AbstractContextManager[None]]:
     return drawn
 
 
+COMMANDS = functools.cache(typer.main.get_command)
+"""Makes the commands of the command line only once: they are the same at every call."""
+
+
 @pytest.fixture
 def nearfar_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Nearfar:
     """``nearfar ARGUMENTS`` in this process, through the entry point."""
 
     def run(*arguments: str | Path | float) -> Finished:
         monkeypatch.setattr(sys, "argv", ["nearfar", *map(str, arguments)])
+        monkeypatch.setattr(typer.main, "get_command", COMMANDS)
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         out, err = capsys.readouterr()

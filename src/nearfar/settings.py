@@ -72,9 +72,10 @@ class ChoiceTable(Settings):
             for name in self.chosen(field):
                 if name not in table:
                     raise refusal(field, name, one_of(table, name))
+        known = keys_of(type(self)) if extras else set()
         for key in extras:
-            if key not in keys_of(type(self)):
-                raise unknown_key(key, keys_of(type(self)))
+            if key not in known:
+                raise unknown_key(key, known)
         owned: set[str] = set()
         for chosen, entry in self._entries():
             kind = inline_settings(entry)
