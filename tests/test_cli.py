@@ -64,15 +64,13 @@ def test_help_lists_the_commands(nearfar_command: Nearfar) -> None:
 
 def test_errors_of_the_installed_command(tmp_path: Path) -> None:
     """In a process of its own: no traceback."""
+    (tmp_path / "mine.txt").touch()
     failed = subprocess.run(
-        [sys.executable, "-m", "nearfar", "data", str(tmp_path / "nowhere")],
-        capture_output=True,
-        text=True,
-        timeout=60,
+        [sys.executable, "-m", "nearfar", "simulate", str(tmp_path)], capture_output=True, text=True, timeout=60
     )
     assert failed.returncode == 2
     assert failed.stdout == ""
-    assert failed.stderr.startswith(f"nearfar: {tmp_path / 'nowhere'}: found ")
+    assert failed.stderr.startswith(f"nearfar: {tmp_path}: found a folder that is not empty; expected")
     assert "Traceback" not in failed.stderr
 
 
