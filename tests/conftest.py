@@ -34,7 +34,6 @@ settings.load_profile("nearfar")
 
 def pytest_collection_finish() -> None:
     """What has been imported and collected stays: nothing of it is looked through for garbage again and again."""
-    gc.collect()
     gc.freeze()
 
 

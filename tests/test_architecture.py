@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import itertools
@@ -272,14 +273,12 @@ def test_the_package_is_typed_and_its_version_is_the_distributions() -> None:
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 700, 60
 
 
+@functools.cache
 def trees() -> dict[str, ast.Module]:
     """The syntax tree of every module, by path from ``src/nearfar``."""
     files = sorted(SOURCE.rglob("*.py"))
     assert files
     return {file.relative_to(SOURCE).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
-
-
-TREES = trees()
 
 
 def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -291,13 +290,13 @@ def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_modules_and_functions_are_of_readable_length() -> None:
     long_modules = {
         name: lines
-        for name in TREES
+        for name in trees()
         if (lines := len((SOURCE / name).read_text(encoding="utf-8").splitlines())) > MOST_LINES_OF_A_MODULE
     }
     assert long_modules == {}
     long_functions = {
         f"{name}:{node.name}": lines
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := body_lines(node)) > MOST_LINES_OF_A_FUNCTION
@@ -307,7 +306,7 @@ def test_modules_and_functions_are_of_readable_length() -> None:
 
 def test_a_class_name_has_one_meaning_in_the_package() -> None:
     classes = defaultdict(list)
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name].append(name)
@@ -360,7 +359,7 @@ def compared_choices(tree: ast.AST) -> list[str]:
 
 def test_code_compares_no_choice_with_a_name() -> None:
     """What differs between the entries of a table is written in the entries."""
-    compared = {name: found for name, tree in TREES.items() if (found := compared_choices(tree))}
+    compared = {name: found for name, tree in trees().items() if (found := compared_choices(tree))}
     assert compared.keys() == ELSEWHERE.keys(), compared
 
 
