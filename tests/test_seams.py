@@ -19,7 +19,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from tests.command import Nearfar
-from tests.conftest import write_clip
+from tests.fixtures import write_clip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
