@@ -381,7 +381,7 @@ def test_a_toy_goes_through_every_command(
     )
     assert {row["values"]["choice"] for row in ablation["rows"]} == {"toy", "other"}
 
-    succeed(nearfar_command, "run", file, "--data", evaluation, "--out", tmp_path / "eval", *SHORTLY)
+    succeed(nearfar_command, "run", file, "--data", evaluation, "--out", tmp_path / "eval", *SHORTLY, *model)
     author = ("--author", "Ada Last <ada@inst.example>", "--institution", "Institute")
     package = tmp_path / "package"
     runs = (tmp_path / "eval", "--dev", tmp_path / "run")
