@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from docs.write_reference import TABLES, keys_of, updated
-from tests.conftest import write_clip
 from tests.documentation import ROOT, output_and_comments, page, python_blocks
+from tests.fixtures import write_clip
 
 import nearfar
 from nearfar.cli import app

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from nearfar.challenge import run as run_module
 from nearfar.challenge.ensemble import ensemble
 from nearfar.challenge.run import run_system
 from nearfar.cli import app
@@ -39,16 +38,9 @@ def runs(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     }
     near = best.with_changes(**{"scoring.views": ["near"]})
     recipes = {"best": best, "layer": best.with_changes(**tokens), "near": near}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "machine_figure", lambda *_: None)
-        for name, recipe in recipes.items():
-            assert run_system(recipe, small_factory, root / name, note=NOTE) is not None
+    for name, recipe in recipes.items():
+        assert run_system(recipe, small_factory, root / name, note=NOTE) is not None
     return [root / name for name in recipes]
-
-
-@pytest.fixture(autouse=True)
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
 
 
 def by_hand(runs: list[Path], machine: str, weights: list[float]) -> tuple[dict[str, float], list[float]]:

@@ -73,7 +73,7 @@ def scores_of(run: Path) -> dict[str, float]:
 def test_a_run_writes_what_every_system_writes(trained: Path) -> None:
     for kind in ("mse", "mahala"):
         names = {path.name for path in (trained / kind).iterdir()}
-        assert {"recipe.toml", "environment.json", "results.md", "thresholds.json", "figures", "scores"} <= names
+        assert {"recipe.toml", "environment.json", "results.md", "thresholds.json", "scores"} <= names
         thresholds = json.loads((trained / kind / "thresholds.json").read_text())
         assert {entry["recordings"] for entry in thresholds} == {10}
         assert json.loads((trained / kind / "environment.json").read_text())["total_parameters"] == 2 * 267_928
