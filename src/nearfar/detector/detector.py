@@ -468,7 +468,6 @@ class Detector:
             )
         machines = store.read_banks(folder, card)
         calibrations = store.read_calibrations(folder, card)
-        thresholds = store.read_thresholds(folder, calibrations)
         if [(entry.machine, entry.section) for entry in machines] != [
             (c.machine, c.section) for c in calibrations
         ]:
@@ -478,6 +477,7 @@ class Detector:
                 expected=f"those of {', '.join(machine_names(machines))}",
                 remedy="Restore the file, or fit the detector again",
             )
+        thresholds = store.read_thresholds(folder, calibrations)
         recipe = card.recipe
         model = folder / store.MODEL if recipe.trains or recipe.backend.trains else None
         return cls(
