@@ -286,7 +286,7 @@ def read_thresholds(folder: Path, calibrations: Iterable[Calibration]) -> tuple[
                 path,
                 found=f"{threshold.value} as the {threshold.rule} threshold of {threshold.machine}",
                 expected="what the rule finds from the normal scores at its false-alarm rate",
-                remedy="Find it again with nearfar threshold --false-alarm-rate, or set a number with --value",
+                remedy="Find it again by its false-alarm rate, or set a number, with nearfar threshold",
             )
     return thresholds
 
