@@ -18,9 +18,10 @@ import torch
 from nearfar.config import load_recipe
 from nearfar.data import Clip, read_dataset, read_normals
 from nearfar.detector.machine import fit_machine, hold_out
-from nearfar.pipeline.extraction import Extracted, Recording, extract
+from nearfar.pipeline.extraction import Extracted, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import prepare_detector
+from nearfar.pipeline.windows import Recording
 from nearfar.thresholds import usable_threshold
 from nearfar.views import combined_features
 

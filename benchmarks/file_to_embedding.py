@@ -21,8 +21,9 @@ from reference import interleaved
 from nearfar.config import load_recipe
 from nearfar.data.clips import Clip, parse_clip
 from nearfar.models import TrainedEmbedder, build_model
-from nearfar.pipeline.extraction import Recording, extract
+from nearfar.pipeline.extraction import extract
 from nearfar.pipeline.extractor import extractor_of_model
+from nearfar.pipeline.windows import Recording
 
 THREADS, CLIPS, BATCH, ROUNDS = 2, 8, 4, 3
 CLIP_SECONDS, PADDED_SECONDS, RATE_HZ = 10.0, 16.0, 16_000

@@ -21,8 +21,9 @@ from nearfar.errors import InputError, NearfarError
 from nearfar.models import TrainedEmbedder
 from nearfar.pipeline import cache as module
 from nearfar.pipeline.cache import FeatureCache
-from nearfar.pipeline.extraction import Recording, extract
+from nearfar.pipeline.extraction import extract
 from nearfar.pipeline.extractor import Extractor, build_extractor, extractor_of_model
+from nearfar.pipeline.windows import Recording
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ from nearfar.errors import InputError
 from nearfar.features.sources import LogMelSettings
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.models import TrainedEmbedder
-from nearfar.pipeline.extraction import LEFT_OVER, Recording, extract, window_starts
+from nearfar.pipeline.extraction import Extracted, extract
 from nearfar.pipeline.extractor import build_extractor, extractor_of_model
+from nearfar.pipeline.windows import LEFT_OVER, Recording, window_starts
 
 
 def embed(
@@ -203,7 +204,7 @@ class Calls:
             self.spectrograms += len(waveform)
             return log_mel(fbank, waveform)
 
-        for module in ("pipeline.extraction", "pipeline.preparation", "pipeline.embedding", "views.base"):
+        for module in ("pipeline.windows", "pipeline.preparation", "pipeline.embedding", "views.base"):
             monkeypatch.setattr(f"nearfar.{module}.read_waveform", counted_read)
         monkeypatch.setattr(KaldiFbank, "log_mel", counted_log_mel)
 
@@ -313,3 +314,52 @@ def test_windows_lie_inside_and_leave_out_at_most_a_tenth_of_one() -> None:
             assert start + window <= max(samples, window)
             covered[start : start + window] = True
         assert (~covered).sum() <= LEFT_OVER * window
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_recording_read_in_blocks_has_the_windows_of_one_read_at_once(
+    rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, size=(int(13.3 * rate), 2))
+    sf.write(tmp_path / "long.wav", noise, rate, subtype="FLOAT")
+    recipe = load_recipe("nearfar-best").with_changes(**{"audio.clip_seconds": 1.0, "audio.hop_seconds": 0.7})
+    extractor = build_extractor(recipe)
+    recording = Recording("long.wav", tmp_path / "long.wav")
+
+    def extracted() -> Extracted:
+        return extract(extractor, [recording], spectrograms_of=[0], with_landmarks=True)
+
+    whole = extracted()
+    monkeypatch.setattr("nearfar.pipeline.windows.WHOLE_SECONDS", 2.5)
+    blocks = extracted()
+    assert blocks.begins_s.tolist() == whole.begins_s.tolist()
+    for view, (values,) in whole.features.items():
+        torch.testing.assert_close(blocks.features[view][0], values, rtol=1e-3, atol=1e-3)
+    assert len(blocks.log_mels) <= 12 < len(blocks.begins_s)
+    missing = next(window for window in range(len(blocks.begins_s)) if window not in blocks.log_mels)
+    monkeypatch.setattr("nearfar.pipeline.extraction.SPECTROGRAMS", 1000)
+    every = extracted()
+    again = blocks.log_mel(missing)
+    assert again is not None
+    torch.testing.assert_close(again, every.log_mels[missing])
+    assert blocks.facts[0].channels["near"].level_db == pytest.approx(
+        whole.facts[0].channels["near"].level_db, abs=0.1
+    )
+
+
+def test_a_fault_late_in_a_long_recording_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, size=(160_000, 2)).astype(np.float32)
+    sf.write(tmp_path / "good.wav", noise[:32_000], 16_000, subtype="FLOAT")
+    noise[-1] = np.nan
+    sf.write(tmp_path / "bad.wav", noise, 16_000, subtype="FLOAT")
+    monkeypatch.setattr("nearfar.pipeline.windows.WHOLE_SECONDS", 2.0)
+    recipe = load_recipe("nearfar-best").with_changes(**{"audio.clip_seconds": 1.0})
+    names = ("good.wav", "bad.wav", "good.wav")
+    recordings = [Recording(name, tmp_path / name) for name in names]
+    found = extract(build_extractor(recipe), recordings, keep_errors=True)
+    assert list(found.errors) == [1]
+    assert "NaN" in str(found.errors[1])
+    assert found.recording.tolist() == [0, 0, 2, 2]
+    assert all(len(values) == 4 for (values,) in found.features.values())

@@ -59,7 +59,7 @@ def read_header(path: Path) -> AudioHeader:
             Truncated FLAC files are found only by :func:`read_waveform`, which decodes them.
     """
     with open_audio(path) as file:
-        return _header(path, file)
+        return read_file_header(path, file)
 
 
 def read_headers(paths: Iterable[Path]) -> list[AudioHeader | InputError]:
@@ -98,7 +98,7 @@ def read_waveform(
             16-bit step) or holds NaN or infinite samples, or if the samples end early.
     """
     with open_audio(path) as file:
-        header = _header(path, file)
+        header = read_file_header(path, file)
         samples = file.read(dtype="float32", always_2d=True)
     if len(samples) < header.frames:
         raise unreadable(path, f"sound that ends after {len(samples)} of {header.frames} samples")
@@ -123,38 +123,59 @@ def choose_channels(
     Raises:
         InputError: if a requested channel is missing, silent or holds NaN or infinite samples.
     """
+    waveform = np.ascontiguousarray(samples[channel_columns(recording, len(samples), channels, near, far)])
+    for channel, values in zip(channels, waveform, strict=True):
+        if (error := nonfinite_samples(recording, channel, values, recorded_hz)) is not None:
+            raise error
+        if is_silent(values):
+            raise silent_channel(recording, channel)
+    if recorded_hz == sample_rate_hz:
+        return waveform
+    log_resampling(recording, recorded_hz, sample_rate_hz)
+    resampled = soxr.resample(waveform.T, recorded_hz, sample_rate_hz, quality="HQ")
+    return np.ascontiguousarray(resampled.T, dtype=np.float32)
+
+
+def channel_columns(
+    recording: Path | str, count: int, channels: Sequence[Channel], near: int, far: int
+) -> list[int]:
+    """The indices of channels in a recording of ``count`` channels; an InputError if it lacks one."""
     columns = {channel: near if channel == "near" else far for channel in channels}
     for channel, column in columns.items():
-        if column >= len(samples):
+        if column >= count:
             raise InputError(
                 recording,
-                found="1 channel (mono)" if len(samples) == 1 else f"{len(samples)} channels",
+                found="1 channel (mono)" if count == 1 else f"{count} channels",
                 expected=f"at least {column + 1}, as channel {column} (from 0) is the {channel} microphone",
                 remedy="Record both microphones into one file, or use only the near one",
             )
-    for channel, column in columns.items():
-        nonfinite = np.flatnonzero(~np.isfinite(samples[column]))
-        if nonfinite.size:
-            raise InputError(
-                recording,
-                found=f"{nonfinite.size} NaN or infinite samples in the {channel} channel, "
-                f"the first at {nonfinite[0] / recorded_hz:.3f} s",
-                expected="finite samples",
-                remedy="Export the file again, or take it out of the data folder",
-            )
-        if is_silent(samples[column]):
-            raise InputError(
-                recording,
-                found=f"a silent {channel} channel (its range is at most one 16-bit step)",
-                expected="the sound of a machine in every channel that is used",
-                remedy="Check the microphone and its cable, or use only the other channel",
-            )
-    waveform = np.ascontiguousarray(samples[[columns[channel] for channel in channels]])
-    if recorded_hz == sample_rate_hz:
-        return waveform
-    _log_resampling(recording, recorded_hz, sample_rate_hz)
-    resampled = soxr.resample(waveform.T, recorded_hz, sample_rate_hz, quality="HQ")
-    return np.ascontiguousarray(resampled.T, dtype=np.float32)
+    return [columns[channel] for channel in channels]
+
+
+def nonfinite_samples(
+    recording: Path | str, channel: Channel, samples: Waveform, recorded_hz: int, before: int = 0
+) -> InputError | None:
+    """The error about NaN or infinite samples of a channel, if there are any; ``before`` samples were read."""
+    nonfinite = np.flatnonzero(~np.isfinite(samples))
+    if not nonfinite.size:
+        return None
+    return InputError(
+        recording,
+        found=f"{nonfinite.size} NaN or infinite samples in the {channel} channel, "
+        f"the first at {(before + nonfinite[0]) / recorded_hz:.3f} s",
+        expected="finite samples",
+        remedy="Export the file again, or take it out of the data folder",
+    )
+
+
+def silent_channel(recording: Path | str, channel: Channel) -> InputError:
+    """The error about a channel without sound."""
+    return InputError(
+        recording,
+        found=f"a silent {channel} channel (its range is at most one 16-bit step)",
+        expected="the sound of a machine in every channel that is used",
+        remedy="Check the microphone and its cable, or use only the other channel",
+    )
 
 
 def is_silent(channel: Waveform) -> bool:
@@ -169,7 +190,7 @@ def read_beginning(path: Path, seconds: float) -> tuple[Waveform, int]:
         InputError: as :func:`read_header`.
     """
     with open_audio(path) as file:
-        header = _header(path, file)
+        header = read_file_header(path, file)
         samples = file.read(round(seconds * header.sample_rate_hz), dtype="float32", always_2d=True)
     return np.ascontiguousarray(samples.T), header.sample_rate_hz
 
@@ -204,7 +225,8 @@ def open_audio(path: Path, expected: str = WHOLE) -> Iterator[soundfile.SoundFil
         raise unreadable(path, f"sound that cannot be decoded ({reason})", expected) from None
 
 
-def _header(path: Path, file: soundfile.SoundFile) -> AudioHeader:
+def read_file_header(path: Path, file: soundfile.SoundFile) -> AudioHeader:
+    """The header of an opened file; see :func:`read_header`."""
     if file.format not in _FORMATS:
         raise unreadable(path, f"audio of the format {file.format}")
     if file.frames == 0:
@@ -229,7 +251,7 @@ def unreadable(path: Path, found: str, expected: str = WHOLE) -> InputError:
     )
 
 
-def _log_resampling(recording: Path | str, found_hz: int, wanted_hz: int) -> None:
+def log_resampling(recording: Path | str, found_hz: int, wanted_hz: int) -> None:
     with _rates_lock:
         if (found_hz, wanted_hz) in _logged_rates:
             return

@@ -75,6 +75,14 @@ def landmarks(waveform: Waveform) -> Landmarks:
     return Landmarks(len(waveform), positions.astype(np.int64), codes)
 
 
+def joined_landmarks(pieces: Sequence[tuple[int, Landmarks]]) -> Landmarks:
+    """The landmarks of a recording from those of its pieces, each with its first sample."""
+    positions = np.concatenate([start + piece.positions for start, piece in pieces])
+    codes = np.concatenate([piece.codes for _, piece in pieces])
+    _, first = np.unique(positions, return_index=True)  # pieces overlap
+    return Landmarks(pieces[-1][0] + pieces[-1][1].samples, positions[first], codes[first])
+
+
 def find_copies(marks: Sequence[Landmarks], read: Callable[[int], Waveform]) -> list[Copy]:
     """Pairs of recordings that share sound.
 

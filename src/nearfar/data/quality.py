@@ -138,6 +138,21 @@ def pair_facts(near: Waveform, far: Waveform, sample_rate_hz: int) -> PairFacts:
     return PairFacts(10 * np.log10(max(residual, 1e-12)), float(coherence[frequency < 1000].mean()))
 
 
+def merged_facts(pieces: Sequence[SignalFacts], seconds: float) -> SignalFacts:
+    """The facts of a recording of that length from those of its pieces."""
+    channels = {}
+    for name in pieces[0].channels:
+        of_channel = [piece.channels[name] for piece in pieces]
+        power = np.mean([np.power(10, entry.bands_db / 10) for entry in of_channel], axis=0)
+        channels[name] = ChannelFacts(10 * np.log10(power), any(entry.clipped for entry in of_channel))
+    pairs = [piece.pair for piece in pieces if piece.pair is not None]
+    pair = None
+    if pairs:
+        residual = np.mean([10 ** (entry.residual_db / 10) for entry in pairs])
+        pair = PairFacts(float(10 * np.log10(residual)), float(np.mean([entry.coherence for entry in pairs])))
+    return SignalFacts(pieces[0].sample_rate_hz, seconds, channels, pair)
+
+
 def profile(facts: Sequence[SignalFacts]) -> Profile:
     """The profile of normal recordings, one or more."""
     channels = {}

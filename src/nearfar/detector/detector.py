@@ -38,9 +38,10 @@ from nearfar.encoders import ENCODERS, encoder_hash
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
 from nearfar.models import load_model, read_card, start_weights
-from nearfar.pipeline.extraction import Extracted, Recording, default_device, extract, hop_seconds
+from nearfar.pipeline.extraction import Extracted, default_device, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor, extractor_of_model
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
+from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
 from nearfar.scoring import Workspace
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds

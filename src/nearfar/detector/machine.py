@@ -28,8 +28,9 @@ from nearfar.data.grouping import Groups
 from nearfar.data.quality import Profile, profile
 from nearfar.errors import InputError
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
-from nearfar.pipeline.extraction import Extracted, Recording, read_samples
+from nearfar.pipeline.extraction import Extracted
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores
+from nearfar.pipeline.windows import Recording, read_samples
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
 from nearfar.thresholds import FEWEST_GROUPS, Calibration, NormalScore
 

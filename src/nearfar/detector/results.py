@@ -195,7 +195,7 @@ def _window(fitted: FittedMachine, extracted: Extracted, scored: ViewScores, win
 
 
 def _departure(fitted: FittedMachine, extracted: Extracted, window: int) -> Departure | None:
-    log_mel = extracted.log_mels.get(window)
+    log_mel = None if fitted.patches is None else extracted.log_mel(window)
     if fitted.patches is None or log_mel is None:
         return None
     several = int((extracted.recording == extracted.recording[window]).sum()) > 1

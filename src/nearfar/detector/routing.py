@@ -9,7 +9,7 @@ from pathlib import Path
 from nearfar.data.folders import is_audio
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError
-from nearfar.pipeline.extraction import Recording
+from nearfar.pipeline.windows import Recording
 
 _SECTION = re.compile(r"(?:^|_)(?:section|id)_([0-9]{2})(?:_|$)")
 

@@ -16,8 +16,9 @@ from nearfar.data.clips import Clip
 from nearfar.data.fingerprint import clips_key
 from nearfar.errors import NearfarError
 from nearfar.files import whole_file
-from nearfar.pipeline.extraction import Advance, Recording, extract
+from nearfar.pipeline.extraction import Advance, extract
 from nearfar.pipeline.extractor import Extractor
+from nearfar.pipeline.windows import Recording
 from nearfar.settings import Settings
 from nearfar.views import combined_features
 

@@ -15,8 +15,8 @@ from nearfar.data.layouts import Dataset, machine_lengths, read_dataset, require
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
-from nearfar.pipeline.extraction import too_short
 from nearfar.pipeline.extractor import require_head
+from nearfar.pipeline.windows import too_short
 from nearfar.progress import Progress, silent
 from nearfar.views import channels_of
 

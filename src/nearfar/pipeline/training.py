@@ -17,9 +17,10 @@ from nearfar.data.layouts import Dataset
 from nearfar.encoders import encoder_hash
 from nearfar.errors import InputError
 from nearfar.models import load_start, read_card
-from nearfar.pipeline.extraction import Recording, extract
+from nearfar.pipeline.extraction import extract
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.scoring import TENSORBOARD, workspace
+from nearfar.pipeline.windows import Recording
 from nearfar.progress import Progress, record_writer, silent
 from nearfar.training.engine import is_main_process
 from nearfar.training.finetune import finetune

@@ -1,0 +1,301 @@
+"""From recordings, files or arrays, to windows of samples, with bounded memory.
+
+A recording of up to :data:`WHOLE_SECONDS` is read at once, a longer one in blocks. Views are made of each window,
+as they are of a clip, so that a window's features do not depend on the length of its recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearfar.config import Recipe
+from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, read_header, read_waveform, zero_pad
+from nearfar.data.blocks import read_blocks
+from nearfar.data.clips import CHANNELS, Channel, Clip
+from nearfar.data.copies import Landmarks, joined_landmarks, landmarks
+from nearfar.data.quality import SignalFacts, channel_facts, merged_facts, pair_facts
+from nearfar.errors import InputError
+from nearfar.frontends.kaldi import FRAME_SAMPLES
+from nearfar.pipeline.extractor import Extractor
+from nearfar.views import channels_of, make_views
+from nearfar.views.base import check_views
+
+Channels = dict[Channel, NDArray[np.float32]]
+"""The samples (samples,) of the channels of a recording."""
+
+LEFT_OVER = 0.1
+"""The fraction of a window that may be left over at the end of a recording without a window of its own."""
+
+WHOLE_SECONDS = 120.0
+"""Longer recordings are read in blocks of this length."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """A file, or samples in memory: (channels, samples) float32 in [-1, 1] of ``sample_rate_hz``."""
+
+    name: str
+    source: Path | NDArray[np.float32]
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+
+    @classmethod
+    def of_clip(cls, clip: Clip) -> Recording:
+        """The recording of a clip."""
+        return cls(str(clip.path), clip.path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """One window: its recording, its first sample, its samples without padding, and its number among all.
+
+    ``views`` are (views, padded samples) float32.
+    """
+
+    recording: int
+    begin: int
+    samples: int
+    number: int
+    of: int
+    views: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Successive windows of one recording; with the last ones, or with an error, the recording is ``finished``."""
+
+    recording: int
+    windows: list[Window]
+    finished: bool = False
+    facts: SignalFacts | None = None
+    landmarks: Landmarks | None = None
+    error: InputError | None = None
+
+    @property
+    def size(self) -> int:
+        """Samples of all views."""
+        return sum(window.views.size for window in self.windows)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReader:
+    """Reads the windows of recordings.
+
+    Attributes:
+        extractor: whose recipe and window length apply.
+        views: of waveforms.
+        with_landmarks: find landmarks of every recording.
+        keep_errors: yield a piece with the error for a recording that cannot be used, instead of raising it.
+    """
+
+    extractor: Extractor
+    views: Sequence[str]
+    with_landmarks: bool = False
+    keep_errors: bool = False
+
+    def pieces(self, recordings: Sequence[Recording]) -> Iterator[Piece]:
+        """The windows of all recordings, in order.
+
+        Raises:
+            InputError: if a recording cannot be used and errors are not kept.
+        """
+        for index, recording in enumerate(recordings):
+            try:
+                yield from self._of_recording(index, recording)
+            except InputError as error:
+                if not self.keep_errors:
+                    raise
+                yield Piece(index, [], finished=True, error=error)
+
+    def window(self, recording: Recording, begin: int, view: str) -> NDArray[np.float32]:
+        """(samples,) of one view of the window that begins at a sample of a file that is read in blocks."""
+        recipe, padded = self.extractor.recipe, self.extractor.padded_samples
+        assert isinstance(recording.source, Path)
+        for start, block in _blocks(recording.source, recipe, channels_of([view])):
+            offset = begin - start
+            length = next(iter(block.values())).size
+            if offset >= 0 and (offset + padded <= length or offset < length < padded):
+                cut = {name: samples[offset : offset + padded] for name, samples in block.items()}
+                made = make_views(cut, [view], recipe.view_settings(), recipe.audio.sample_rate_hz)
+                return np.ascontiguousarray(made[0])
+        raise InputError(recording.name, found="no such window", expected="the same file", remedy="Score it again")
+
+    def _of_recording(self, index: int, recording: Recording) -> Iterator[Piece]:
+        recipe, padded = self.extractor.recipe, self.extractor.padded_samples
+        rate, channels = recipe.audio.sample_rate_hz, channels_of(self.views)
+        header = read_header(recording.source) if isinstance(recording.source, Path) else None
+        if header is None or header.seconds <= max(WHOLE_SECONDS, 2 * padded / rate):
+            read, recorded_hz = _read(recording, header, recipe, channels)
+            begins = window_starts(next(iter(read.values())).size, padded, self._hop)
+            windows = self._windows(index, recording, read, 0, list(enumerate(begins)), len(begins))
+            marks = landmarks(read[channels[0]]) if self.with_landmarks else None
+            yield Piece(index, windows, True, _facts(read, recorded_hz, rate), marks)
+            return
+        assert isinstance(recording.source, Path)
+        begins = window_starts(header.frames_at(rate), padded, self._hop)
+        waiting, facts, marks_of = list(enumerate(begins)), [], []
+        start, block = 0, Channels()
+        for start, block in _blocks(recording.source, recipe, channels):
+            end = start + next(iter(block.values())).size
+            ready = [entry for entry in waiting if entry[1] + padded <= end]
+            waiting = waiting[len(ready) :]
+            yield Piece(index, self._windows(index, recording, block, start, ready, len(begins)))
+            facts.append(_facts(block, header.sample_rate_hz, rate))
+            if self.with_landmarks:
+                marks_of.append((start, landmarks(block[channels[0]])))
+        joined = joined_landmarks(marks_of) if marks_of else None
+        rest = self._windows(index, recording, block, start, waiting, len(begins))  # resampling may end early
+        yield Piece(index, rest, True, merged_facts(facts, header.seconds), joined)
+
+    @property
+    def _hop(self) -> int:
+        recipe = self.extractor.recipe
+        return max(1, round(hop_seconds(recipe) * recipe.audio.sample_rate_hz))
+
+    def _windows(
+        self,
+        index: int,
+        recording: Recording,
+        read: Mapping[Channel, NDArray[np.float32]],
+        start: int,
+        numbered: Sequence[tuple[int, int]],
+        of: int,
+    ) -> list[Window]:
+        """Windows by number and first sample, from samples of the recording that begin at ``start``."""
+        recipe, padded, channels = self.extractor.recipe, self.extractor.padded_samples, channels_of(self.views)
+        settings, rate = recipe.view_settings(), recipe.audio.sample_rate_hz
+        used = {name: read[name] for name in channels}
+        if start == 0:
+            check_views(used, self.views, settings, recording.name)
+        out = []
+        for number, begin in numbered:
+            cut = {name: samples[begin - start : begin - start + padded] for name, samples in used.items()}
+            made = make_views(cut, self.views, settings, rate)
+            padded_views = zero_pad(made, padded, Path(recording.name))
+            out.append(Window(index, begin, made.shape[1], number, of, padded_views))
+        return out
+
+
+def hop_seconds(recipe: Recipe) -> float:
+    """The distance from window to window, in seconds."""
+    seconds = recipe.audio.hop_seconds or recipe.audio.clip_seconds
+    assert not isinstance(seconds, str), "a recipe is resolved before it is used"
+    return seconds
+
+
+def window_starts(samples: int, window: int, hop: int) -> list[int]:
+    """The first samples of the windows of one recording; all lengths are in samples, at least 1.
+
+    Windows lie ``hop`` apart and inside the recording. What is left over behind the last of them gets a window
+    that ends with the recording, unless it is a tenth of a window or less: recordings rarely have one length to
+    the sample. A recording shorter than a window is one window, to be padded.
+    """
+    starts = list(range(0, max(samples - window, 0) + 1, hop))
+    left = samples - (starts[-1] + window)
+    if left > LEFT_OVER * window:
+        starts.append(samples - window)
+    return starts
+
+
+def read_samples(recording: Recording, recipe: Recipe) -> NDArray[np.float32]:
+    """(samples,) float32 of the first channel that the recipe uses, at its rate."""
+    channel = channels_of(recipe.waveform_views)[0]
+    header = read_header(recording.source) if isinstance(recording.source, Path) else None
+    return _read(recording, header, recipe, [channel])[0][channel]
+
+
+def _facts(read: Mapping[Channel, NDArray[np.float32]], recorded_hz: int, rate: int) -> SignalFacts:
+    facts = {str(name): channel_facts(samples) for name, samples in read.items()}
+    both = "near" in read and "far" in read
+    pair = pair_facts(read["near"], read["far"], rate) if both else None
+    return SignalFacts(recorded_hz, next(iter(read.values())).size / rate, facts, pair)
+
+
+def _read(
+    recording: Recording, header: AudioHeader | None, recipe: Recipe, channels: Sequence[Channel]
+) -> tuple[Channels, int]:
+    """The samples of channels at the recipe's rate, and the rate at which they were recorded.
+
+    Of two microphones both are read, where they can be, even if the recipe uses one: both may show a fault.
+    """
+    audio = recipe.audio
+    near, far, rate = audio.near_channel, audio.far_channel, audio.sample_rate_hz
+    source: Path | NDArray[np.float32] = recording.source
+    if isinstance(source, Path):
+        assert header is not None
+        recorded_hz, count = header.sample_rate_hz, header.channels
+    else:
+        source = checked_array(source, recording.name)
+        recorded_hz, count = recording.sample_rate_hz, len(source)
+
+    def read(chosen: Sequence[Channel]) -> NDArray[np.float32]:
+        if isinstance(source, Path):
+            return read_waveform(source, chosen, rate, near=near, far=far)
+        return choose_channels(source, recorded_hz, recording.name, chosen, rate, near=near, far=far)
+
+    every = CHANNELS if near != far and count > max(near, far) else tuple(channels)
+    try:
+        waveform = read(every)
+    except InputError:
+        if set(every) == set(channels):
+            raise
+        every = tuple(channels)
+        waveform = read(every)
+    if waveform.shape[1] < FRAME_SAMPLES:
+        raise too_short(recording.name, waveform.shape[1] / rate)
+    return dict(zip(every, waveform, strict=True)), recorded_hz
+
+
+def _blocks(path: Path, recipe: Recipe, channels: Sequence[Channel]) -> Iterator[tuple[int, Channels]]:
+    """The first sample and the samples of each block; blocks overlap by a window, so every window is in one."""
+    audio = recipe.audio
+    seconds = audio.clip_seconds
+    assert not isinstance(seconds, str), "a recipe is resolved before it is used"
+    overlap = round(seconds * audio.sample_rate_hz)
+    carried, start = np.empty((len(channels), 0), np.float32), 0
+    for block in read_blocks(
+        path, channels, audio.sample_rate_hz, audio.near_channel, audio.far_channel, WHOLE_SECONDS
+    ):
+        joined = np.concatenate([carried, block], axis=1)
+        yield start, dict(zip(channels, joined, strict=True))
+        keep = min(overlap, joined.shape[1])
+        start, carried = start + joined.shape[1] - keep, joined[:, joined.shape[1] - keep :]
+
+
+def too_short(where: Path | str, seconds: float) -> InputError:
+    """The error about a recording that is shorter than a frame."""
+    return InputError(
+        where,
+        found=f"a recording of {seconds:g} s",
+        expected=f"at least one frame of {FRAME_SAMPLES / SAMPLE_RATE_HZ:g} s",
+        remedy="Use longer recordings",
+    )
+
+
+def checked_array(samples: NDArray[Any], where: str) -> NDArray[np.float32]:
+    """(channels, samples) float32 of an array that may also be (samples,).
+
+    Raises:
+        InputError: if it has other axes, no samples, more channels than samples, or integers.
+    """
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(
+            where,
+            found=f"an array of {samples.dtype}",
+            expected="floating-point samples in [-1, 1]",
+            remedy="Divide 16-bit samples by 32768",
+        )
+    wide = samples[None] if samples.ndim == 1 else samples
+    if wide.ndim != 2 or not wide.size or wide.shape[0] > wide.shape[1]:
+        raise InputError(
+            where,
+            found=f"an array of shape {samples.shape}",
+            expected="(channels, samples), or (samples,) of one microphone",
+            remedy="Transpose it, as in soundfile.read(file)[0].T",
+        )
+    return wide.astype(np.float32, copy=False)
