@@ -130,7 +130,7 @@ def score(
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
-    from nearfar.detector.results import Failure
+    from nearfar.detector.results import Failure, scored
     from nearfar.detector.routing import recordings_in
     from nearfar.terminal import scores_table
 
@@ -149,15 +149,30 @@ def score(
         write.end()
     else:
         show(scores_table(scores, windows=windows))
+    changed = [drift for drift in loaded.drift(scored(scores)) if drift.changed]
+    for drift in changed:
+        print(f"nearfar: {drift.message}", file=sys.stderr)
     for entry in scores:
         if isinstance(entry, Failure):
             print(f"nearfar: {entry.error}", file=sys.stderr)
             continue
-        if write is None and entry.anomalous and entry.departure is not None:
+        explained = any(drift.machine == entry.machine for drift in changed)
+        if write is None and entry.anomalous and entry.departure is not None and not explained:
             show(f"{entry.file}: {entry.departure.sentence}")
-        for problem in entry.quality:
-            print(f"nearfar: {entry.file}: {problem.check}: {problem.message}", file=sys.stderr)
+    _print_problems(scored(scores))
     _exit_code(scores, detector, fail_on_anomaly)
+
+
+def _print_problems(scores: Sequence[Score]) -> None:
+    """Print each kind of problem of the recordings once per machine, with the first recording that has it."""
+    found: dict[tuple[str, str], list[tuple[Score, str]]] = {}
+    for entry in scores:
+        for problem in entry.quality:
+            found.setdefault((entry.machine, problem.check), []).append((entry, problem.message))
+    for (machine, check), cases in found.items():
+        first, message = cases[0]
+        several = f" (and {len(cases) - 1} more of {machine})" if len(cases) > 1 else ""
+        print(f"nearfar: {first.file}{several}: {check}: {message}", file=sys.stderr)
 
 
 class _CsvWriter:
@@ -196,13 +211,13 @@ class _JsonWriter:
 def _exit_code(scores: Sequence[Score | Failure], detector: Path, fail_on_anomaly: bool) -> None:
     """Exit with 2 if a recording could not be scored or judged; if asked to, with 1 if one is anomalous."""
     from nearfar.cli.messages import USAGE_ERROR
-    from nearfar.detector.results import Failure, Score
+    from nearfar.detector.results import Failure, scored
 
     failed = sum(isinstance(entry, Failure) for entry in scores)
     if failed:
         print(f"nearfar: {failed} of {len(scores)} recordings could not be scored", file=sys.stderr)
         raise Exit(USAGE_ERROR)
-    judged = [entry for entry in scores if isinstance(entry, Score)]
+    judged = scored(scores)
     if not fail_on_anomaly:
         return
     if any(entry.anomalous for entry in judged):

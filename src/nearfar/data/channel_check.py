@@ -19,7 +19,7 @@ from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.progress import Progress, silent
 
-Kind = Literal["dead", "identical", "clipped", "misaligned", "drift", "swapped"]
+Kind = Literal["dead", "identical", "clipped", "quiet", "misaligned", "drift", "swapped"]
 
 SAMPLED_CLIPS = 12
 """Clips checked per machine and domain, spread evenly over its list."""
@@ -30,6 +30,8 @@ LONGEST_LAG_S = 0.03
 
 _DEAD_DB = -50.0
 """Dead: power of a far channel relative to near below which it is unplugged; no distance explains it."""
+_QUIET_DB = -70.0
+"""A near channel of less power, relative to full scale, is close to the floor of the log-mel spectrogram."""
 _SAME = 1e-4
 """Identical: largest fraction of far's power that remains after subtracting the best multiple of near."""
 _TOPS, _BELOW, _LOUD = 10, 8, 0.1
@@ -162,6 +164,12 @@ def _check_machine(machine: str, samples: list[_Sample]) -> list[ChannelWarning]
     clipped = [sample for sample in samples if is_clipped(sample.near) or is_clipped(sample.far)]
     problem = "the sound is clipped: its peaks are cut off at one value, as by an overdriven recorder"
     warn("clipped", clipped, problem, "Lower the gain and record again")
+    quiet = [sample for sample in samples if np.var(sample.near, dtype=np.float64) < 10 ** (_QUIET_DB / 10)]
+    problem = (
+        f"the near channel is quiet, below {_QUIET_DB:.0f} dB of full scale, where the floor of the log-mel "
+        "spectrogram hides the machine"
+    )
+    warn("quiet", quiet, problem, "Raise the gain of the recorder, or the level of the files, which need 24 bits")
     identical = [sample for sample in samples if _is_same(sample.near, sample.far)]
     problem = "near and far are the same signal but for a gain"
     warn("identical", identical, problem, "Check the wiring and the export, or use only the near channel")

@@ -24,6 +24,8 @@ from nearfar.data.copies import joined_groups
 from nearfar.data.grouping import find_groups
 from nearfar.data.layouts import Dataset, read_normals
 from nearfar.detector import store
+from nearfar.detector.drift import Drift, find_drift
+from nearfar.detector.encoder import loaded_extractor, requirements, with_absolute_encoder
 from nearfar.detector.machine import (
     FittedMachine,
     Unit,
@@ -34,12 +36,11 @@ from nearfar.detector.machine import (
 )
 from nearfar.detector.results import Failure, Score, recording_scores
 from nearfar.detector.routing import choose_machine, machine_names, require_known
-from nearfar.encoders import ENCODERS, encoder_hash
+from nearfar.encoders import ENCODERS
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
-from nearfar.models import load_model, read_card, start_weights
 from nearfar.pipeline.extraction import Extracted, default_device, extract
-from nearfar.pipeline.extractor import Extractor, build_extractor, extractor_of_model
+from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
 from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
@@ -174,7 +175,7 @@ class Detector:
         warnings = _checked_channels(resolved, dataset, progress)
         temporary, folder = None, None if model is None else Path(model)
         if not (resolved.trains or resolved.backend.trains):
-            resolved, folder = _with_absolute_encoder(resolved), None
+            resolved, folder = with_absolute_encoder(resolved), None
         elif folder is None:
             temporary = _TemporaryFolder()
             folder = temporary.folder
@@ -189,7 +190,7 @@ class Detector:
             )
             for unit, extracted in _extracted(extractor, clips, target, progress)
         ]
-        classes, encoder = _requirements(extractor, folder)
+        classes, encoder = requirements(extractor, folder)
         calibrations = tuple(scores for _, scores in fitted)
         threshold = resolved.threshold
         assert threshold.rule is not None, "a recipe is resolved before it is used"
@@ -369,6 +370,19 @@ class Detector:
             out |= dict(zip(usable, scores, strict=True))
         return [out[index] for index in range(len(recordings))]
 
+    def drift(self, scores: Iterable[Score]) -> tuple[Drift, ...]:
+        """Whether the scores of recent recordings have shifted alike, by machine; see :class:`Drift`."""
+        by_machine: dict[str, list[Score]] = {}
+        for score in scores:
+            by_machine.setdefault(score.machine, []).append(score)
+        found = []
+        for name, entries in by_machine.items():
+            calibration = self.calibrations[self.machines.index(name)]
+            values = [entry.score for entry in entries]
+            drift = find_drift(name, calibration, values, entries[0].threshold)
+            found += [] if drift is None else [drift]
+        return tuple(found)
+
     def with_thresholds(
         self,
         false_alarm_rate: float,
@@ -484,7 +498,7 @@ class Detector:
         return cls(
             _Fitted(
                 recipe,
-                _loaded_extractor(card, folder, encoder),
+                loaded_extractor(card, folder, encoder),
                 machines,
                 calibrations,
                 thresholds,
@@ -633,60 +647,3 @@ def _listed(recordings: Iterable[Source], sample_rate_hz: int) -> list[Recording
     if not out:
         raise InputError("recordings", found="none", expected="one recording or more", remedy="Name them")
     return out
-
-
-def _with_absolute_encoder(recipe: Recipe) -> Recipe:
-    """The recipe with the absolute path of its encoder, so that it is found from other folders."""
-    path = Path(recipe.encoder.weights)
-    return recipe.with_changes(**{"encoder.weights": str(path.resolve())}) if path.exists() else recipe
-
-
-def _requirements(extractor: Extractor, model: Path | None) -> tuple[tuple[str, ...], store.EncoderCard | None]:
-    """The classes of a detector's model, and the encoder that is not saved with the detector."""
-    recipe = extractor.recipe
-    if recipe.trains:
-        assert model is not None
-        card = read_card(model)
-        assert card is not None, "a model that could be loaded has a card"
-        base = card["base_encoder"]
-        needed = store.EncoderCard(weights=base["weights"], revision=recipe.encoder.revision, hash=base["hash"])
-        needs_base = recipe.training.entry("adaptation").needs_base(model)
-        return tuple(card["classes"]), needed if needs_base else None
-    encoder = extractor.parts.encoder
-    if encoder is None:
-        return (), None
-    weights = start_weights(recipe)
-    return (), store.EncoderCard(weights=weights, revision=recipe.encoder.revision, hash=encoder_hash(encoder))
-
-
-def _loaded_extractor(card: store.Card, folder: Path, encoder: str | None) -> Extractor:
-    """The extractor of a saved detector; an InputError if its encoder cannot be loaded or is another one."""
-    recipe = card.recipe
-    if recipe.trains:
-        model = load_model(folder / store.MODEL, encoder=encoder)
-        return _same_weights(extractor_of_model(model, recipe), card, encoder)
-    if card.encoder is None:
-        return _same_weights(build_extractor(recipe), card, encoder)
-    saved = folder / store.ENCODER
-    path = encoder or (str(saved) if saved.is_dir() else card.encoder.weights)
-    extractor = build_extractor(recipe.with_changes(**{"encoder.weights": path}))
-    return _same_weights(extractor, card, path)
-
-
-def _same_weights(extractor: Extractor, card: store.Card, path: str | None) -> Extractor:
-    if extractor.weights_hash == card.weights_hash:
-        return extractor
-    encoder = extractor.parts.encoder
-    if card.encoder is not None and encoder is not None:
-        raise InputError(
-            path or card.encoder.weights,
-            found=f"an encoder with hash {encoder_hash(encoder)[:12]}",
-            expected=f"{card.encoder.hash[:12]} ({card.encoder.weights}), which this detector was fitted with",
-            remedy="Give the path of that one (encoder), or fit the detector again",
-        )
-    raise InputError(
-        path or card.recipe.name,
-        found=f"a model with hash {extractor.weights_hash[:12]}",
-        expected=f"{card.weights_hash[:12]}, with which this detector was fitted",
-        remedy="Restore the detector's folder, or fit the detector again",
-    )

@@ -210,6 +210,11 @@ _COLUMNS = (
 )
 
 
+def scored(entries: Iterable[Score | Failure]) -> list[Score]:
+    """The scores among scores and failures."""
+    return [entry for entry in entries if isinstance(entry, Score)]
+
+
 def csv_header(views: Sequence[str]) -> list[object]:
     """The column names of :func:`csv_rows` for scores by these views."""
     return [*_COLUMNS, *(f"score_{view}" for view in views)]

@@ -32,7 +32,7 @@ Channels = dict[Channel, NDArray[np.float32]]
 LEFT_OVER = 0.1
 """The fraction of a window that may be left over at the end of a recording without a window of its own."""
 
-WHOLE_SECONDS = 120.0
+WHOLE_SECONDS = 30.0
 """Longer recordings are read in blocks of this length."""
 
 
