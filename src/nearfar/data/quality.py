@@ -119,7 +119,7 @@ def channel_facts(waveform: Waveform) -> ChannelFacts:
     from scipy.signal import welch
 
     length = min(_FFT, len(waveform))
-    power = welch(waveform, fs=1.0, nperseg=length, detrend="constant", scaling="spectrum")[1]
+    power = welch(waveform, fs=1.0, nperseg=length, detrend="constant")[1] / length
     edges = np.linspace(0, len(power), BANDS + 1).astype(int)[:-1]
     sums = np.add.reduceat(power.astype(np.float64), edges)
     return ChannelFacts(np.maximum(10 * np.log10(sums + 1e-30), _FLOOR_DB), is_clipped(waveform))

@@ -1,0 +1,102 @@
+"""Groups of recordings from attributes, folders, names, time stamps and the order of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nearfar.data.clips import Clip, normal_clip
+from nearfar.data.grouping import GROUPINGS, find_groups
+from nearfar.errors import InputError
+
+
+def clips(*names: str) -> list[Clip]:
+    return [normal_clip(Path("/data/pump/normal") / name, "pump") for name in names]
+
+
+def numbered(count: int) -> list[Clip]:
+    return clips(*(f"{index:04d}.wav" for index in range(count)))
+
+
+def with_attribute(key: str, values: list[str]) -> list[Clip]:
+    return [
+        Clip(
+            Path(f"/data/pump/normal/{index}.wav"),
+            "pump",
+            "00",
+            "train",
+            "source",
+            "normal",
+            None,
+            ((key, value),),
+        )
+        for index, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "found_by"),
+    [
+        ([f"rec{i // 4:02d}_{i % 4}.wav" for i in range(16)], 4, "name"),
+        ([f"2024-05-{1 + i // 4:02d}/{i:03d}.wav" for i in range(16)], 4, "folder"),
+        ([f"pump_2024-05-{1 + i // 4:02d}_14-0{i % 4}-00.wav" for i in range(16)], 4, "time"),
+        ([f"20240501T{8 + i:02d}0000.wav" for i in range(12)], 12, "recording"),  # steadily, all of one day
+        ([f"speed{1200 + 300 * (i % 3)}_{i:03d}.wav" for i in range(16)], 16, "recording"),  # conditions
+        ([f"{i:03d}.wav" for i in range(16)], 16, "recording"),
+    ],
+)
+def test_groups_by_names(names: list[str], expected: int, found_by: str) -> None:
+    groups = find_groups(clips(*names))
+    assert (groups.count, groups.found_by) == (expected, GROUPINGS[found_by].description)
+
+
+def test_an_attribute_that_names_sessions_comes_first() -> None:
+    groups = find_groups(with_attribute("session", ["a", "a", "b", "c"]))
+    assert groups.labels == ("a", "a", "b", "c")
+    assert find_groups(with_attribute("speed", ["1", "2", "3", "3"])).count == 4
+    assert find_groups(with_attribute("speed", ["1", "2", "3", "3"]), "speed").count == 3
+
+
+def test_a_pattern_gives_the_group() -> None:
+    assert find_groups(clips("a-1.wav", "a-2.wav", "b-1.wav"), r"/(\w)-\d").labels == ("a", "a", "b")
+    with pytest.raises(InputError, match=r"b-1\.wav: found a path that the pattern"):
+        find_groups(clips("a-1.wav", "b-1.wav"), r"/(a)-\d")
+    with pytest.raises(InputError, match="group_by: found"):
+        find_groups(clips("a-1.wav"), "(")
+    with pytest.raises(InputError, match="no attribute 'shift' of every recording"):
+        find_groups(clips("a-1.wav"), "shift")
+
+
+def test_two_sessions_limit_what_is_promised() -> None:
+    groups = find_groups(clips(*(f"day{1 + i // 4}/{i}.wav" for i in range(8))))
+    assert groups.count == 8
+    assert groups.remark is not None
+    assert "only 2 sessions" in groups.remark
+
+
+def test_runs_of_recordings_that_are_alike_are_found_in_any_order_of_the_clips() -> None:
+    random = np.random.default_rng(0)
+    session = np.repeat(np.arange(12), 6)
+    features = 2 * random.normal(size=(12, 20))[session] + random.normal(size=(72, 20))
+    order = random.permutation(72)
+    entries = numbered(72)
+    groups = find_groups([entries[index] for index in order], features=features[order])
+    assert groups.found_by == GROUPINGS["order"].description
+    labels = np.array(groups.labels)
+    same = labels[:, None] == labels[None]
+    assert (same == (session[order][:, None] == session[order][None])).mean() > 0.98
+
+
+def test_independent_recordings_form_no_runs() -> None:
+    random = np.random.default_rng(1)
+    found = [find_groups(numbered(60), features=random.normal(size=(60, 20))).count for _ in range(50)]
+    assert found.count(60) >= 48
+
+
+def test_recordings_sorted_by_operating_condition_form_no_runs() -> None:
+    random = np.random.default_rng(2)
+    speeds = np.repeat(np.arange(3), 20)
+    features = 5 * random.normal(size=(3, 20))[speeds] + random.normal(size=(60, 20))
+    assert find_groups(with_attribute("speed", [str(speed) for speed in speeds]), features=features).count == 60
