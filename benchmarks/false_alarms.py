@@ -17,6 +17,7 @@ import torch
 
 from nearfar.config import load_recipe
 from nearfar.data import Clip, read_dataset, read_normals
+from nearfar.data.grouping import find_groups
 from nearfar.detector.machine import fit_machine, hold_out
 from nearfar.pipeline.extraction import Extracted, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
@@ -82,10 +83,17 @@ def main() -> None:
                         clips = [normals[index] for index in order[:count]]
                         held = np.zeros(count, np.bool_)
                         if method == "split":
-                            held = hold_out(clips, recipe.calibration.held_out, draw)
+                            names = [clip.name for clip in clips]
+                            held = hold_out(clips, names, recipe.calibration.held_out, draw)
                         chosen = order[:count]
                         fitted, calibration = fit_machine(
-                            ("m", "00"), clips, held, some(windows, chosen), rows(features, chosen), recipe
+                            ("m", "00"),
+                            clips,
+                            held,
+                            find_groups(clips, "recording"),
+                            some(windows, chosen),
+                            rows(features, chosen),
+                            recipe,
                         )
                         threshold = usable_threshold(calibration, rule, RATE).value
                         new = fitted.score(rows(features, order[count : count + NEW])).fused

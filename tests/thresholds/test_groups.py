@@ -78,7 +78,9 @@ def test_a_long_session_counts_as_much_as_a_short_one() -> None:
 def test_few_sessions_promise_what_they_can() -> None:
     scores = np.random.default_rng(3).normal(size=60)
     threshold = usable_threshold(calibration(scores, [f"day {i // 15}" for i in range(60)]), "conformal", 0.05)
-    assert (threshold.false_alarm_rate, threshold.groups, threshold.recordings) == (0.2, 4, 60)
+    assert (threshold.false_alarm_rate, threshold.groups, threshold.recordings) == (pytest.approx(0.3), 4, 60)
+    # half of one session's recordings, 7.5 of 15, may lie above
+    assert (scores > threshold.value).sum() <= 8
     assert "record on more days" in threshold.remark
     two = usable_threshold(calibration(scores, [f"day {i // 30}" for i in range(60)]), "conformal", 0.05)
     assert two.value is None

@@ -45,7 +45,11 @@ _LONG_GAP = 6.0
 """A pause so many times the median time between recordings begins a new session."""
 _FEWEST = 3
 """Fewer groups cannot calibrate a threshold, so that another way to find groups is tried."""
-_RUNS, _SIGNIFICANT = 0.9, 0.01
+_COMPONENTS = 10
+"""Principal components of the features in which runs are found."""
+_ALIKE = 0.98
+"""Successive recordings of a run are as far apart as any two of it where the ratio of the means is at least this."""
+_RUNS, _SIGNIFICANT = 0.95, 0.01
 """Successive recordings form runs where they are at most this fraction as far apart as others, and by chance with
 at most this probability."""
 
@@ -195,10 +199,10 @@ def _by_time(clips: Sequence[Clip], features: Features | None) -> Labels | None:
 def _by_order(clips: Sequence[Clip], features: Features | None) -> Labels | None:
     """Runs of recordings, in the order of their names, whose features are alike.
 
+    The number of runs is the smallest at which successive recordings of a run are as far apart as any two of it.
     Operating conditions are taken out first, so that recordings sorted by condition form no runs.
     """
     from sklearn.cluster import AgglomerativeClustering
-    from sklearn.metrics import silhouette_score
 
     count = len(clips)
     if features is None or count < 4 * _FEWEST:
@@ -206,23 +210,35 @@ def _by_order(clips: Sequence[Clip], features: Features | None) -> Labels | None
     order = sorted(range(count), key=lambda index: natural_order(clips[index].path))
     values = _without_conditions(features, [(clip.domain, clip.attributes) for clip in clips])[order]
     spread = values.std(axis=0)
-    values = values[:, spread > 0] / spread[spread > 0]
+    values = _principal(values[:, spread > 0] / spread[spread > 0])
     if not values.shape[1] or not _has_runs(values):
         return None
     chain = np.eye(count, k=1) + np.eye(count, k=-1)
-    best: tuple[float, NDArray[np.int64]] | None = None
-    for number in sorted(
-        {*range(_FEWEST, min(count // 2, 24) + 1), *range(24, count // 2 + 1, max(1, count // 50))}
-    ):
-        runs = AgglomerativeClustering(number, connectivity=chain, linkage="ward").fit_predict(values)
-        score = float(silhouette_score(values, runs))
-        if best is None or score > best[0]:
-            best = score, runs
-    assert best is not None
+    distances = _distances(values)
+    runs = np.arange(count)
+    for number in np.unique(np.geomspace(_FEWEST, count // 2, 24).astype(int)):
+        runs = AgglomerativeClustering(int(number), connectivity=chain, linkage="ward").fit_predict(values)
+        if _ratio(distances, runs) >= _ALIKE:
+            break
     labels: Labels = [""] * count
-    for index, run in zip(order, best[1], strict=True):
+    for index, run in zip(order, runs, strict=True):
         labels[index] = f"run {run + 1}"
     return labels
+
+
+def _principal(values: Features) -> Features:
+    """The leading principal components, in which sessions differ most."""
+    u, s, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    components: Features = (u * s)[:, :_COMPONENTS]
+    return components
+
+
+def _ratio(distances: Features, runs: NDArray[np.int64]) -> float:
+    """The mean distance of successive recordings of a run over that of all pairs in its run; 1 without pairs."""
+    same = runs[:, None] == runs[None]
+    every = distances[np.triu(same, 1)]
+    successive = np.diagonal(distances, 1)[np.diagonal(same, 1)]
+    return float(successive.mean() / every.mean()) if every.size and every.mean() > 0 else 1.0
 
 
 def _without_conditions(features: Features, conditions: Sequence[Hashable]) -> Features:
@@ -238,10 +254,7 @@ def _without_conditions(features: Features, conditions: Sequence[Hashable]) -> F
 
 def _has_runs(values: Features, draws: int = 199) -> bool:
     """Whether successive rows are nearer to each other than in random orders (a permutation test)."""
-    squares = np.einsum("ij,ij->i", values, values)
-    products = values @ values.T
-    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0.0))
-    count = len(values)
+    distances, count = _distances(values), len(values)
     everyone = distances.sum() / (count * (count - 1))
     if everyone == 0:
         return False
@@ -254,6 +267,12 @@ def _has_runs(values: Features, draws: int = 199) -> bool:
         order = random.permutation(count)
         as_near += bool(distances[order[:-1], order[1:]].mean() <= successive)
     return (1 + as_near) / (1 + draws) <= _SIGNIFICANT
+
+
+def _distances(values: Features) -> Features:
+    squares = np.einsum("ij,ij->i", values, values)
+    distances: Features = np.sqrt(np.maximum(squares[:, None] + squares - 2 * (values @ values.T), 0.0))
+    return distances
 
 
 def natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:

@@ -141,8 +141,9 @@ def usable_threshold(
         return find_threshold(calibration, rule, false_alarm_rate, domain)
     except InputError as error:
         why = error.found
-    groups = _group_count(calibration, domain)
-    fallback: Fallback | None = entry.fallback(groups, false_alarm_rate, why) if groups >= FEWEST_GROUPS else None
+    fallback: Fallback | None = None
+    if _group_count(calibration, domain) >= FEWEST_GROUPS:
+        fallback = entry.fallback(calibration.groups(domain), false_alarm_rate, why)
     if fallback is not None:
         try:
             found = find_threshold(calibration, fallback.rule, fallback.false_alarm_rate, domain)

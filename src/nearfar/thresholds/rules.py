@@ -65,12 +65,13 @@ class Rule(Entry):
         find: from (normals,) scores, a false-alarm rate and the (normals,) group of each score, or None where each
             is a group of its own, to a threshold; raises an InputError if they give none.
         bounds_rate: whether the false-alarm rate is a bound where groups are exchangeable with new ones.
-        fallback: from the number of groups, the rate and the reason of an error to what is used instead, or None.
+        fallback: from the (normals,) group of each score, the rate and the reason of an error to what is used
+            instead, or None.
     """
 
     find: Callable[[ArrayLike, float, ArrayLike | None], float]
     bounds_rate: bool = False
-    fallback: Callable[[int, float, str], Fallback | None] = lambda groups, rate, why: None
+    fallback: Callable[[NDArray[np.int64], float, str], Fallback | None] = lambda groups, rate, why: None
 
 
 RULES: Registry[Rule] = Registry("threshold rule")
@@ -235,19 +236,21 @@ def _weights(scores: Scores, groups: ArrayLike | None) -> tuple[Scores, int]:
     return 1.0 / sizes[member], len(sizes)
 
 
-def _finest_rate(groups: int, rate: float, why: str) -> Fallback | None:
-    if not groups:
+def _finest_rate(groups: NDArray[np.int64], rate: float, why: str) -> Fallback | None:
+    """The finest rate; of groups of several recordings one and a half times that, so that no single one decides."""
+    count = len(np.unique(groups))
+    if not count:
         return None
-    finest = 1.0 / (groups + 1)
+    finest = (1.0 if count == groups.size else 1.5) / (count + 1)
     remark = (
-        f"{groups} independent normal recordings or groups support no false-alarm rate below {finest:.3g}; that "
+        f"{count} independent normal recordings or groups support no false-alarm rate below {finest:.3g}; that "
         "rate is used. For a smaller one, record on more days"
     )
     return Fallback("conformal", finest, remark)
 
 
-def _empirical_instead(groups: int, rate: float, why: str) -> Fallback | None:
-    if groups < 2:
+def _empirical_instead(groups: NDArray[np.int64], rate: float, why: str) -> Fallback | None:
+    if len(np.unique(groups)) < 2:
         return None
     return Fallback("empirical", rate, f"no gamma threshold ({why}); the empirical one is used")
 
