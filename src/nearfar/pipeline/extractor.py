@@ -14,6 +14,7 @@ from torch import Tensor
 from nearfar.config import Recipe
 from nearfar.encoders import ENCODERS, encoder_hash, parameter_count
 from nearfar.errors import InputError
+from nearfar.explain.dimensions import Dimensions
 from nearfar.features import EncoderParts, Source, WindowBatch
 from nearfar.models import TrainedEmbedder, load_model, load_start
 from nearfar.settings import Settings
@@ -52,6 +53,10 @@ class Extractor:
         seconds = self.recipe.audio.clip_seconds
         assert not isinstance(seconds, str), "a recipe is resolved before it is used"
         return round(seconds * self.recipe.audio.sample_rate_hz)
+
+    def dimensions(self, shape: tuple[int, int]) -> Dimensions:
+        """The frequency band and the quantity of every dimension of features of ``shape`` (parts, dim)."""
+        return self.source.dimensions(self.settings, self.parts, shape)
 
     def to(self, device: torch.device) -> None:
         """Move the networks to a device."""

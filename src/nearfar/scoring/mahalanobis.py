@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearfar.scoring.backends import Domains, Features, Scores, as_features, as_target
+from nearfar.scoring.contributions import Contributions, divided, symmetric_root
 from nearfar.settings import PositiveFloat, Settings
 
 
@@ -67,6 +68,21 @@ class Mahalanobis:
         offsets = values[:, :, None] - self._means[:, None]  # (parts, clips, domains, dim)
         squares = ((offsets @ self._precision[:, None]) * offsets).sum(dim=-1)
         return _scores(squares)
+
+    def contributions(self, features: Features) -> Contributions:
+        """What the scores of clips are made of: (clips, parts, dim) or (clips, dim) float32.
+
+        The distance of a part is divided in proportion to the squares of its whitened dimensions, see
+        :func:`nearfar.scoring.contributions.symmetric_root`; differences are from the mean of the nearer domain.
+        """
+        values = as_features(features, like=self.features).double().transpose(0, 1)
+        offsets = values[:, :, None] - self._means[:, None]  # (parts, clips, domains, dim)
+        squares = (offsets @ symmetric_root(self._precision)[:, None]).square()
+        domain = squares.sum(dim=-1).sqrt().mean(dim=0).argmin(dim=-1)
+        clips = torch.arange(len(domain))
+        squares, offsets = squares[:, clips, domain], offsets[:, clips, domain]
+        shares = divided(squares.sum(dim=-1).sqrt() / len(squares), squares)
+        return Contributions(shares.transpose(0, 1), offsets.transpose(0, 1), "the mean of normal recordings")
 
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a fit without it, (normals,) float64.

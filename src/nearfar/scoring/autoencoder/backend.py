@@ -31,10 +31,19 @@ from nearfar.scoring.autoencoder.network import (
     residual_frames,
     save_autoencoder,
 )
-from nearfar.scoring.autoencoder.scores import Precisions, mean_square_score, precisions, selective_score
+from nearfar.scoring.autoencoder.scores import (
+    Precisions,
+    by_frame,
+    mean_square_score,
+    mean_square_shares,
+    precisions,
+    selective_score,
+    selective_shares,
+)
 from nearfar.scoring.autoencoder.settings import AutoencoderSettings
 from nearfar.scoring.autoencoder.training import EpochRecord, gather_vectors, train_autoencoder
 from nearfar.scoring.backends import Backend, Features, Scorer, Scores, Workspace, as_features
+from nearfar.scoring.contributions import Contributions
 
 FORMAT = 2
 logger = logging.getLogger(__name__)
@@ -69,6 +78,27 @@ class AutoencoderScorer:
     def leave_one_out(self) -> Scores:
         """(normals,) float64: the scores of the training clips themselves, which are lower than of other clips."""
         return self.score(self._normals)
+
+    def contributions(self, features: Features) -> Contributions:
+        """What scores are made of, by frame and mel bin; differences are from the reconstruction, in dB.
+
+        Args:
+            features: log-mel frames (clips, frames, 128) float32.
+        """
+        shares, differences = [], []
+        for frames in as_features(features, like=None):
+            residual = residual_frames(self._model.network, frames)
+            rows = (
+                mean_square_shares(residual)
+                if self._precisions is None
+                else selective_shares(residual, self._precisions, textbook=self._settings.textbook)
+            )
+            shares.append(by_frame(rows))
+            times = by_frame(torch.ones_like(residual, dtype=torch.float64))
+            differences.append(-by_frame(residual.double()) / times)
+        return Contributions(
+            torch.stack(shares), torch.stack(differences), "the reconstruction by the autoencoder"
+        )
 
     def _score(self, frames: Tensor) -> float:
         residual = residual_frames(self._model.network, frames)
