@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from nearfar.explain.attribution import Contribution, Part, cause, parts_of
@@ -54,7 +53,7 @@ def contributions_of(
     features: Mapping[str, Tensor],
     windows: Sequence[int],
     scores: Sequence[float],
-    describe: Describe,
+    dimensions: Dimensions,
 ) -> list[tuple[Part, ...]]:
     """What the scores of some windows are made of, largest contribution first.
 
@@ -63,19 +62,18 @@ def contributions_of(
         features: (windows, parts, dim) of every scored view.
         windows: indices of the windows.
         scores: of these windows, fused.
-        describe: what the dimensions of the features describe.
+        dimensions: of the features of views of waveforms.
 
     Returns:
         for every window the parts that its score is made of; none where the fusion of views is no sum.
     """
-    rows = torch.as_tensor(windows, dtype=torch.int64)
-    chosen = {view: values[rows] for view, values in features.items()}
-    found = scorer.contributions(chosen)
-    if found is None:
-        return [()] * len(windows)
-    first = next(iter(chosen.values()))
-    dimensions = describe((first.shape[1], first.shape[2]))
-    return [parts_of(found, dimensions, index, score) for index, score in enumerate(scores)]
+    out = []
+    for window, score in zip(
+        windows, scores, strict=True
+    ):  # each alone: independent of the others to the last bit
+        found = scorer.contributions({view: values[window : window + 1] for view, values in features.items()})
+        out.append(() if found is None else parts_of(found, dimensions, 0, score))
+    return out
 
 
 def explanation(

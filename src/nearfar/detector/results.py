@@ -129,7 +129,9 @@ def recording_scores(
     scored = fitted.score(features)
     every = list(thresholds)
     worst = most_anomalous(extracted.recording, scored.fused)
-    made_of = contributions_of(fitted.scorer, features, worst.tolist(), scored.fused[worst].tolist(), describe)
+    _, parts, dim = next(iter(extracted.features.values()))[0].shape
+    values = scored.fused[worst].tolist()
+    made_of = contributions_of(fitted.scorer, features, worst.tolist(), values, describe((parts, dim)))
     out = []
     for index, window in enumerate(worst):
         nearest = None if scored.nearest is None else int(scored.nearest[window])

@@ -83,7 +83,8 @@ def parts_of(
 
     Args:
         views: the contributions of several clips.
-        dimensions: of the features of every view.
+        dimensions: of the features of views of waveforms; those of a view that combines them into another shape
+            have no bands.
         clip: index of the clip.
         score: that the shares shall add up to. It was computed with other clips in a batch and may differ from
             their sum by rounding in single precision.
@@ -98,7 +99,9 @@ def parts_of(
             out += _grouped(name, undivided(1, 1, WHOLE_SCORE), shares, torch.zeros_like(shares), "")
         else:
             difference = view.difference[clip : clip + 1]
-            out += _grouped(name, dimensions, shares, difference, view.reference)
+            same = shares.shape[1:] == dimensions.index.shape
+            own = dimensions if same else undivided(shares.shape[1], shares.shape[2])
+            out += _grouped(name, own, shares, difference, view.reference)
         if view.constant:
             fixed = torch.full((1, 1, 1), view.constant, dtype=torch.float64)
             out += _grouped(name, undivided(1, 1, CONSTANT), fixed, torch.zeros_like(fixed), "")
