@@ -68,9 +68,8 @@ def contributions_of(
         for every window the parts that its score is made of; none where the fusion of views is no sum.
     """
     out = []
-    for window, score in zip(
-        windows, scores, strict=True
-    ):  # each alone: independent of the others to the last bit
+    # Each alone, so that the result does not depend on the others, not even by rounding.
+    for window, score in zip(windows, scores, strict=True):
         found = scorer.contributions({view: values[window : window + 1] for view, values in features.items()})
         out.append(() if found is None else parts_of(found, dimensions, 0, score))
     return out

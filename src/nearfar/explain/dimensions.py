@@ -103,12 +103,14 @@ def of_mel_bins(centres_hz: Tensor, frames: int, quantity: Quantity) -> Dimensio
     return banded(edges, [quantity], index.expand(frames, -1).contiguous())
 
 
-def of_token_bands(bands: int, parts: int, dim: int, names: Sequence[str]) -> Dimensions:
-    """Pooled tokens within each of an encoder's bands; parts are ``names`` (blocks) and, within each, bands."""
-    centres = mel_centres_hz()
-    edges = [band_edges_hz()[0]]
-    for band in range(1, bands + 1):
-        first = min(band * MEL_BINS // bands, MEL_BINS)
-        edges.append(float((centres[first - 1] + centres[first]) / 2) if first < MEL_BINS else band_edges_hz()[-1])
+def of_token_bands(names: Sequence[str], parts: int, dim: int) -> Dimensions:
+    """Pooled tokens within each of an encoder's bands; parts are ``names`` (blocks) and, within each, bands.
+
+    Bands are of equally many of the 128 mel bins, and meet half-way between the centres of their bins.
+    """
+    bands = parts // len(names)
+    bins = torch.arange(1, bands) * MEL_BINS // bands
+    centres, edges = mel_centres_hz(), band_edges_hz()
+    inner = (centres[bins - 1] + centres[bins]) / 2
     index = torch.arange(parts)[:, None].expand(parts, dim).contiguous()
-    return banded(edges, [Quantity(name) for name in names], index)
+    return banded([edges[0], *inner.tolist(), edges[-1]], [Quantity(name) for name in names], index)

@@ -151,9 +151,7 @@ def _opening(span: str, unusual: bool, anomalous: bool | None) -> str:
     """The begin of a sentence on the map alone, which agrees with the verdict on the score."""
     if anomalous is None:
         return span if unusual else f"Nothing stands out; the least usual part, {span}"
-    if anomalous:
-        return f"The score has no frequency bands; the least usual part of the spectrogram, {span}"
-    return f"Not anomalous; the least usual part of the spectrogram, {span}"
+    return f"{'T' if anomalous else 'Not anomalous; t'}he least usual part of the spectrogram, {span}"
 
 
 def region_in(grid: Tensor, bands: slice) -> Cells:

@@ -76,8 +76,8 @@ class Source(Entry):
         assemble: from the settings and the features of their pieces, in order, to features.
         cached: whether features are worth keeping on disk.
         check: from settings and the encoder's depth to what does not fit, or None.
-        dimensions: from the settings, the parts and the shape (parts, dim) of the features to the frequency band
-            and the quantity of every dimension, for explanations; by default all are of the whole spectrum.
+        dimensions: from the settings and the shape (parts, dim) of the features to the frequency band and the
+            quantity of every dimension, for explanations; by default all are of the whole spectrum.
     """
 
     extract: Callable[[WindowBatch, EncoderParts, Sequence[Any]], list[Tensor]]
@@ -88,9 +88,7 @@ class Source(Entry):
     assemble: Callable[[Any, Sequence[Tensor]], Tensor] = lambda settings, pieces: pieces[0]
     cached: bool = True
     check: Callable[[Any, int], str | None] = lambda settings, depth: None
-    dimensions: Callable[[Any, EncoderParts, tuple[int, int]], Dimensions] = lambda settings, parts, shape: (
-        undivided(*shape)
-    )
+    dimensions: Callable[[Any, tuple[int, int]], Dimensions] = lambda settings, shape: undivided(*shape)
 
 
 SOURCES: Registry[Source] = Registry("source of features")
@@ -220,13 +218,12 @@ def _token_aggregation(settings: TokenSettings) -> str:
     return pooling.described(settings.settings_of("pooling")) + " per frequency band" * settings.keep_bands
 
 
-def _token_dimensions(settings: TokenSettings, parts: EncoderParts, shape: tuple[int, int]) -> Dimensions:
+def _token_dimensions(settings: TokenSettings, shape: tuple[int, int]) -> Dimensions:
     """Bands where tokens are pooled within each, else the whole spectrum; a token's dimensions have no names."""
-    if not settings.keep_bands or parts.encoder is None:
-        return undivided(*shape)
-    blocks = settings.layers or (parts.depth,)
-    names = ["mean tokens"] if settings.average_layers else [f"tokens of block {block}" for block in blocks]
-    return of_token_bands(parts.encoder.bands, *shape, names)
+    names = ["tokens"]
+    if settings.layers is not None and not settings.average_layers:
+        names = [f"tokens of block {block}" for block in settings.layers]
+    return of_token_bands(names, *shape) if settings.keep_bands else undivided(*shape, Quantity(", ".join(names)))
 
 
 TOKENS = Source(
@@ -291,7 +288,7 @@ def _assembled_log_mel(settings: LogMelSettings, pieces: Sequence[Tensor]) -> Te
     return _by_band(torch.cat([mean, *(piece[:, :, MEL_BINS:] for piece in pieces)], dim=1), settings)
 
 
-def _log_mel_dimensions(settings: LogMelSettings, parts: EncoderParts, shape: tuple[int, int]) -> Dimensions:
+def _log_mel_dimensions(settings: LogMelSettings, shape: tuple[int, int]) -> Dimensions:
     """Level and variation of every band, both in natural logarithms of energy."""
     relative = " relative to the whole spectrum" if settings.remove_level else ""
     level = Quantity("level" + relative, "quieter" + relative, "louder" + relative, to_db=DECIBELS)
@@ -322,7 +319,7 @@ def _slaney(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[Settings])
     return [frames] * len(wanted)
 
 
-def _slaney_dimensions(settings: Settings, parts: EncoderParts, shape: tuple[int, int]) -> Dimensions:
+def _slaney_dimensions(settings: Settings, shape: tuple[int, int]) -> Dimensions:
     """The level of every frame and mel bin, in dB."""
     return of_mel_bins(slaney_centres_hz(), shape[0], Quantity("level", "quieter", "louder", to_db=1.0))
 

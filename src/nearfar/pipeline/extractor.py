@@ -55,8 +55,8 @@ class Extractor:
         return round(seconds * self.recipe.audio.sample_rate_hz)
 
     def dimensions(self, shape: tuple[int, int]) -> Dimensions:
-        """The frequency band and the quantity of every dimension of features of ``shape`` (parts, dim)."""
-        return self.source.dimensions(self.settings, self.parts, shape)
+        """As :func:`feature_dimensions`."""
+        return feature_dimensions(self.recipe, shape)
 
     def to(self, device: torch.device) -> None:
         """Move the networks to a device."""
@@ -68,6 +68,12 @@ class Extractor:
         """Features (windows, parts, dim) float32 for each of several settings of the source, without gradients."""
         with torch.inference_mode():
             return [values.float() for values in self.source.extract(batch, self.parts, wanted)]
+
+
+def feature_dimensions(recipe: Recipe, shape: tuple[int, int]) -> Dimensions:
+    """The frequency band and the quantity of every dimension of a recipe's features of ``shape`` (parts, dim)."""
+    source: Source = recipe.features.entry("source")
+    return source.dimensions(recipe.features.settings_of("source"), shape)
 
 
 def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extractor:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nearfar.challenge.run import data_note
 from nearfar.charts import exceedance, histogram
 from nearfar.data import Clip, Dataset, read_normals
+from nearfar.detector.departure import contributions_of
 from nearfar.detector.machine import FittedMachine
 from nearfar.detector.routing import machine_names
 from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_thresholds
 from nearfar.errors import InputError
+from nearfar.pipeline.extractor import feature_dimensions
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
 from nearfar.report.machine_charts import clip_map, percent, percent_above, score_table, threshold_name, view_chart
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
-from nearfar.thresholds import Calibration, Threshold
+from nearfar.scoring import MachineScorer
+from nearfar.thresholds import Calibration, Threshold, threshold_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +47,11 @@ class DetectorMachine:
         values: dict[str | None, float | None] = {entry.domain: entry.value for entry in self.thresholds}
         scores = self.calibration.scores(domain)
         return scores, percent_above(scores, values.get(domain, values.get(None)))
+
+    def is_above(self, score: float, domain: str) -> bool | None:
+        """Whether a score is above the threshold of its domain; None without one."""
+        found = threshold_of(self.thresholds, self.fitted.machine, self.fitted.section, domain)
+        return None if found is None or found.value is None else score > found.value
 
     def groups(self) -> list[tuple[str, str, NDArray[np.bool_]]]:
         """(name, kind, mask) of the scored recordings by domain."""
@@ -207,10 +216,50 @@ def _examples(machine: DetectorMachine, card: Card) -> list[Example]:
     by_name = {clip.name: clip for clip in machine.recordings}
     highest = sorted(machine.calibration.recordings, key=lambda entry: -entry.score)[: 2 * PER_KIND]
     examples = [
-        Example("highest normal", by_name[entry.file], entry.domain, entry.score)
+        Example(
+            "highest normal",
+            by_name[entry.file],
+            entry.domain,
+            entry.score,
+            machine.is_above(entry.score, entry.domain),
+        )
         for entry in highest
         if entry.file in by_name
     ]
     names = {example.clip.name for example in examples}
     others = [clip for clip in machine.recordings if clip.name not in names]
-    return make_examples(examples, others, card.recipe)
+    return make_examples(_explaining(machine, card, examples), others, card.recipe)
+
+
+def _explaining(machine: DetectorMachine, card: Card, examples: list[Example]) -> list[Example]:
+    """Examples with their most anomalous window and what its score is made of, by a bank without all of them.
+
+    Recordings that were held out of the bank have no features here, and stay as they are.
+    """
+    bank, names = machine.fitted, [example.clip.name for example in examples]
+    left_out = np.isin(np.array(bank.recordings)[bank.recording], names)
+    inside = torch.from_numpy(~left_out)
+    if not left_out.any() or not inside.any():
+        return examples
+    scorer = MachineScorer(
+        {view: values[inside] for view, values in bank.features.items()},
+        torch.from_numpy(bank.target[bank.recording])[inside],
+        bank.plan,
+        workspace=bank.workspace,
+    )
+    out = []
+    first = next(iter(bank.features.values()))
+    dimensions = feature_dimensions(card.recipe, (first.shape[1], first.shape[2]))
+    for example in examples:
+        rows = [row for row, number in enumerate(bank.recording) if bank.recordings[number] == example.clip.name]
+        if not rows:
+            out.append(example)
+            continue
+        features = {view: values[rows] for view, values in bank.features.items()}
+        scores = scorer.score(features).fused
+        worst = int(scores.argmax())
+        (parts,) = contributions_of(scorer, features, [worst], [float(scores[worst])], dimensions)
+        begin_s = float(bank.begins_s[rows[worst]])
+        window_s = (begin_s, begin_s + card.clip.seconds) if len(rows) > 1 else None
+        out.append(replace(example, parts=parts, window_s=window_s))
+    return out
