@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -171,7 +171,7 @@ class _Word:
 
     share: float = 0.0
     decibels: float = 0.0
-    details: list[tuple[float, str]] | None = None
+    details: list[tuple[float, str]] = field(default_factory=list)
 
 
 def _words(parts: Sequence[Part]) -> str:
@@ -187,10 +187,10 @@ def _words(parts: Sequence[Part]) -> str:
     for part in signed:
         assert part.difference is not None
         name = part.quantity.more if part.difference > 0 else part.quantity.less
-        word, share = words.setdefault(name, _Word(details=[])), max(part.contribution.share, 0.0)
+        word, share = words.setdefault(name, _Word()), max(part.contribution.share, 0.0)
         word.share += share
         word.decibels += share * abs(part.contribution.difference_db or 0.0)
-        if part.quantity.detail and word.details is not None:
+        if part.quantity.detail:
             word.details.append((share, part.quantity.detail))
     whole = sum(word.share for word in words.values())
     named = sorted(words.items(), key=lambda item: -item[1].share)
@@ -224,8 +224,8 @@ def _phrase(name: str, word: _Word) -> str:
     """Such as ``6 dB louder`` or ``2 dB more variable over 10 and 40 ms``."""
     decibels = word.decibels / word.share
     number = f"{decibels:.0f} dB " if decibels >= 1.0 else f"{decibels:.1f} dB " if decibels >= 0.05 else ""
-    most = max((share for share, _ in word.details or ()), default=0.0)
-    details = [detail for share, detail in word.details or () if share >= 0.5 * most]
+    most = max((share for share, _ in word.details), default=0.0)
+    details = [detail for share, detail in word.details if share >= 0.5 * most]
     numbers = sorted({detail.removesuffix(" ms") for detail in details}, key=lambda text: (len(text), text))
     listed = " and ".join(filter(None, [", ".join(numbers[:-1]), *numbers[-1:]]))
     return f"{number}{name}" + (f" over {listed} ms" if numbers else "")
