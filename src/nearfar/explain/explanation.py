@@ -120,7 +120,9 @@ def explain(
         difference = difference or _difference(most_hz, excess_db, len(bank.peaks), unusual)
         said = f"{_opening(span, unusual, anomalous)}: {difference}"
     else:
-        said = f"{_SMALL[anomalous]}{span}: {cause.words}" + f", {100 * cause.share:.0f} % of the score" * notable
+        said = f"{_SMALL[anomalous]}{span}: {cause.words}" + f", {100 * cause.share:.0f} % of the score" * bool(
+            anomalous
+        )
     return Explanation(
         map=grid.numpy(),
         time_edges_s=tuple(times),
