@@ -6,7 +6,7 @@
 Simulated factories (``--seeds``) and a folder of recordings in any layout with test clips (``--data``). *Map* is
 the explanation by the map of departures alone, *score* that by contributions to the score.
 
-* no reason: alarms whose explanation says that nothing stands out.
+* no reason: alarms whose explanation says that nothing stands out; with contributions, also those without a band.
 * band: alarms on faults of which at least half of the named band, on the mel scale, lies in the band of the fault.
   *Chance* is how often the bands named for normal clips of the same machine and domain would.
 * level: alarms on faults whose sentence calls the band louder or quieter, and how often that is right: the same
@@ -105,10 +105,8 @@ def counts(rows: list[Explained], by: str) -> tuple[int, int]:
     alarms = [row for row in rows if row.score.anomalous]
     if by == "map":
         return len(alarms), sum(not row.by_map.notable for row in alarms)
-    without = [
-        r for r in alarms if r.score.departure is None or "Nothing stands out" in r.score.departure.sentence
-    ]
-    return len(alarms), len(without)
+    found = [row.score.departure for row in alarms]
+    return len(alarms), sum(one is None or not one.notable or one.share is None for one in found)
 
 
 def of_factory(seed: int, machines: tuple[str, ...], totals: dict[str, list[float]]) -> None:
