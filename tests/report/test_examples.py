@@ -106,6 +106,17 @@ def test_frame_sentence_and_numbers_of_a_detector_are_of_one_region(
     assert all(example.parts for example in made)
 
 
+def test_recordings_that_were_held_out_are_explained_by_their_scores(
+    small_factory: Path, tmp_path: Path, drawn: list[Chart], made: list[Example]
+) -> None:
+    recipe = load_recipe("nearfar-best").with_changes(**{"calibration.method": "split"})
+    nearfar.Detector.fit(small_factory, recipe).save(tmp_path / "detector")
+    page = report_detector(tmp_path / "detector", tmp_path / "page.html", data=small_factory)
+    agree(drawn, made, page.read_text(encoding="utf-8"))
+    for example in made:  # the bank is the one that gave the scores
+        assert sum(part.contribution.share for part in example.parts) == pytest.approx(example.score, rel=1e-6)
+
+
 def long_recording(seed: int, seconds: int, tone_at_s: float | None = None) -> np.ndarray:
     """(samples, 2) noise, with a second of a tone of 3.2 kHz."""
     samples = 0.02 * np.random.default_rng(seed).standard_normal((seconds * RATE_HZ, 2))

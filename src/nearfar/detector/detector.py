@@ -483,7 +483,7 @@ class Detector:
         return cls(
             _Fitted(
                 recipe,
-                _loaded_extractor(card, folder, encoder),
+                loaded_extractor(card, folder, encoder),
                 machines,
                 calibrations,
                 thresholds,
@@ -658,7 +658,7 @@ def _requirements(extractor: Extractor, model: Path | None) -> tuple[tuple[str, 
     return (), store.EncoderCard(weights=weights, revision=recipe.encoder.revision, hash=encoder_hash(encoder))
 
 
-def _loaded_extractor(card: store.Card, folder: Path, encoder: str | None) -> Extractor:
+def loaded_extractor(card: store.Card, folder: Path, encoder: str | None) -> Extractor:
     """The extractor of a saved detector; an InputError if its encoder cannot be loaded or is another one."""
     recipe = card.recipe
     if recipe.trains:

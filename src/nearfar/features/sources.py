@@ -295,7 +295,7 @@ def _log_mel_dimensions(settings: LogMelSettings, shape: tuple[int, int]) -> Dim
     over = [f"{10 * lag} ms" for lag in settings.lags]
     names = [(f"change over {time}", time) for time in over] or [("variation", "")]
     rest = [Quantity(name, "steadier", "more variable", time, DECIBELS) for name, time in names]
-    return of_log_mel(shape[0], [level, *rest])
+    return of_log_mel(BANDS if settings.keep_bands else 1, [level, *rest])
 
 
 LOG_MEL = Source(

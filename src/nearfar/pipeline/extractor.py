@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from nearfar.config import Recipe
 from nearfar.encoders import ENCODERS, encoder_hash, parameter_count
 from nearfar.errors import InputError
-from nearfar.explain.dimensions import Dimensions
+from nearfar.explain.dimensions import Dimensions, undivided
 from nearfar.features import EncoderParts, Source, WindowBatch
 from nearfar.models import TrainedEmbedder, load_model, load_start
 from nearfar.settings import Settings
@@ -74,6 +74,19 @@ def feature_dimensions(recipe: Recipe, shape: tuple[int, int]) -> Dimensions:
     """The frequency band and the quantity of every dimension of a recipe's features of ``shape`` (parts, dim)."""
     source: Source = recipe.features.entry("source")
     return source.dimensions(recipe.features.settings_of("source"), shape)
+
+
+def scored_dimensions(recipe: Recipe, features: Mapping[str, Tensor]) -> Dimensions:
+    """The same for features (clips, parts, dim) of scored views: of the first view of a waveform.
+
+    Where all are views of features, which may have combined them into another shape, all dimensions are of the
+    whole spectrum.
+    """
+    for view, values in features.items():
+        if view in recipe.waveform_views:
+            return feature_dimensions(recipe, (values.shape[1], values.shape[2]))
+    first = next(iter(features.values()))
+    return undivided(first.shape[1], first.shape[2])
 
 
 def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extractor:

@@ -22,7 +22,7 @@ from nearfar.evaluation.truth import ClipLabels, GroundTruth
 from nearfar.evaluation.uncertainty import Interval, Intervals, uncertainty
 from nearfar.metrics import DOMAINS, OfficialRule, Quantity
 from nearfar.pipeline.cache import FeatureCache
-from nearfar.pipeline.extractor import build_extractor
+from nearfar.pipeline.extractor import build_extractor, scored_dimensions
 from nearfar.pipeline.scoring import target_mask
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
@@ -355,8 +355,7 @@ def _explaining(machine: RunMachine, recipe: Recipe, model: Path, examples: list
     values = FeatureCache(model / FEATURES).get(extractor, normals)
     scorer = MachineScorer(values, target_mask(normals), recipe.scoring_plan(), workspace=space)
     features = FeatureCache(None).get(extractor, [example.clip for example in examples])
-    first = next(iter(values.values()))
-    dimensions = extractor.dimensions((first.shape[1], first.shape[2]))
+    dimensions = scored_dimensions(recipe, values)
     scores = [example.score for example in examples]
     made_of = contributions_of(scorer, features, range(len(examples)), scores, dimensions)
     return [replace(example, parts=parts) for example, parts in zip(examples, made_of, strict=True)]
