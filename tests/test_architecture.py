@@ -164,8 +164,9 @@ PUBLIC = {
         "relative_deviation_pooling",
     ],
     "nearfar.scoring": [
-        "BACKENDS", "BEAM", "FUSIONS", "Backend", "Fusion", "LocalDensity", "MachineScorer", "Mahalanobis",
-        "NearestNeighbours", "Scorer", "ScoringPlan", "VarMin", "ViewScores", "Workspace",
+        "BACKENDS", "BEAM", "FUSIONS", "Backend", "Contributions", "ExplainingScorer", "Fusion", "LocalDensity",
+        "MachineScorer", "Mahalanobis", "NearestNeighbours", "Scorer", "ScoringPlan", "VarMin",
+        "ViewContributions", "ViewScores", "Workspace",
     ],
     "nearfar.thresholds": [
         "FEWEST_GROUPS", "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold",

@@ -255,7 +255,15 @@ def heat_map(
     return Chart(figure, title, f"Columns {', '.join(columns)}. {'; '.join(parts)}")
 
 
-def spectrogram(log_mel: ArrayLike, marked: NDArray[np.bool_], title: str, description: str) -> Chart:
+def spectrogram(
+    log_mel: ArrayLike,
+    marked: NDArray[np.bool_],
+    title: str,
+    description: str,
+    *,
+    begin_s: float = 0.0,
+    marked_begin_s: float = 0.0,
+) -> Chart:
     """A log-mel spectrogram with frames around the marked patches.
 
     Args:
@@ -263,6 +271,8 @@ def spectrogram(log_mel: ArrayLike, marked: NDArray[np.bool_], title: str, descr
         marked: (columns, bands), the cells of a map of departures to frame, see
             :func:`nearfar.explain.localisation.departures`.
         title, description: of the chart.
+        begin_s: of the spectrogram in its recording, in seconds.
+        marked_begin_s: of the map in the recording; it may be of a part of what is drawn.
     """
     from matplotlib import colormaps
     from matplotlib.collections import LineCollection
@@ -271,13 +281,14 @@ def spectrogram(log_mel: ArrayLike, marked: NDArray[np.bool_], title: str, descr
     step = -(-len(values) // _MOST_COLUMNS)
     thinned = values[: len(values) // step * step].reshape(-1, step, values.shape[1]).mean(axis=1)
     low, high = np.quantile(thinned, [0.05, 0.995])
-    edges_s = np.array(time_edges_s(marked.shape[0]))
-    end_s = edges_s[0] + len(thinned) * step * FRAME_SHIFT / SAMPLE_RATE_HZ
+    edges_s = marked_begin_s + np.array(time_edges_s(marked.shape[0]))
+    first_s = begin_s + time_edges_s(0)[0]
+    end_s = first_s + len(thinned) * step * FRAME_SHIFT / SAMPLE_RATE_HZ
     with _figure(width=460, height=190) as figure:
         axes = figure.add_subplot()
         axes.imshow(
             thinned.T, cmap=colormaps["magma"].resampled(_COLOURS), vmin=low, vmax=max(high, low + 1e-6),
-            aspect="auto", origin="lower", interpolation="none", extent=(edges_s[0], end_s, 0, values.shape[1]),
+            aspect="auto", origin="lower", interpolation="none", extent=(first_s, end_s, 0, values.shape[1]),
         )  # fmt: skip
         corners = outline(marked)
         lines = np.stack([edges_s[corners[..., 0]], PATCH_FRAMES * corners[..., 1]], axis=-1)

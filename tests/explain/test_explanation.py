@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nearfar.explain.explanation import Explanation, explain, region
+from nearfar.explain.attribution import Cause
+from nearfar.explain.explanation import Explanation, explain, region, region_in
 from nearfar.explain.localisation import PatchBank, band_edges_hz, fit_patches
 from nearfar.frontends.kaldi import KaldiFbank
 
@@ -111,6 +112,61 @@ def test_regions_by_hand() -> None:
     below = torch.full((3, 8), -1.0)
     below[1, 7] = -0.5
     assert region(below) == (slice(1, 2), slice(7, 8))
+
+
+def test_the_region_in_given_bands_by_hand() -> None:
+    grid = torch.zeros(6, 8)
+    grid[0, 0] = 9.0  # in no given band
+    grid[2:5, 3] = torch.tensor([1.0, 2.0, 1.0])
+    grid[2:6, 4] = torch.tensor([1.0, 2.0, 0.0, 2.0])
+    # The means of both bands are 0, 0, 1, 2, 0.5 and 1: half of the peak is reached in columns 2 and 3.
+    assert region_in(grid, slice(3, 5)) == (slice(2, 4), slice(3, 5))
+    assert region_in(torch.full((3, 8), -1.0), slice(1, 2)) == (slice(0, 1), slice(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("anomalous", "opening", "closing"),
+    [
+        (True, "0.8 to 1.6 s, 290 Hz to 1.1 kHz: 3 dB louder than before", ", 40 % of the score."),
+        (
+            False,
+            "Not anomalous; the largest contribution to the score, 0.8 to 1.6 s, 290 Hz to 1.1 kHz: 3 dB",
+            "before.",
+        ),
+        (
+            None,
+            "The largest contribution to the score, 0.8 to 1.6 s, 290 Hz to 1.1 kHz: 3 dB louder than before",
+            ".",
+        ),
+    ],
+)
+def test_a_cause_decides_bands_and_words_and_the_map_the_time(
+    bank: PatchBank, anomalous: bool | None, opening: str, closing: str
+) -> None:
+    low, high = (
+        gated(0.05 * np.sin(2 * np.pi * 450 * TIME), 0.8, 1.6),
+        gated(np.sin(2 * np.pi * 5000 * TIME), 0, 0.3),
+    )
+    clip = log_mel(noise(90) + low + 0.2 * high)
+    found = explain(clip, bank, cause=Cause(slice(1, 3), 0.4, "3 dB louder than before"), anomalous=anomalous)
+    assert found.sentence.startswith(opening)
+    assert found.sentence.endswith(closing)
+    assert found.share == 0.4
+    assert found.cells[1] == slice(1, 3)
+    assert (found.low_hz, found.high_hz) == (band_edges_hz()[1], band_edges_hz()[3])
+
+
+@pytest.mark.parametrize(
+    ("anomalous", "opening"), [(True, "The least usual part"), (False, "Not anomalous; the least")]
+)
+def test_without_a_cause_the_sentence_agrees_with_the_verdict(
+    bank: PatchBank, anomalous: bool, opening: str
+) -> None:
+    for clip in (noise(91), noise(92) + 0.1 * np.sin(2 * np.pi * 2200 * TIME)):
+        found = explain(log_mel(clip), bank, anomalous=anomalous)
+        assert found.sentence.startswith(opening)
+        assert found.notable is anomalous
+        assert "Nothing stands out" not in found.sentence
 
 
 def test_an_explanation_is_made_of_plain_values(bank: PatchBank) -> None:

@@ -48,7 +48,7 @@ _FEWEST = 3
 _COMPONENTS = 10
 """Principal components of the features in which runs are found."""
 _ALIKE = 0.98
-"""Successive recordings of a run are as far apart as any two of it where the ratio of the means is at least this."""
+"""Successive recordings of a run are as far apart as any two of it where the means have at least this ratio."""
 _RUNS, _SIGNIFICANT = 0.95, 0.01
 """Successive recordings form runs where they are at most this fraction as far apart as others, and by chance with
 at most this probability."""

@@ -365,6 +365,7 @@ class Detector:
                 [recordings[index].name for index in usable],
                 self.machines[number],
                 fitted.extractor.padded_samples / self.recipe.audio.sample_rate_hz,
+                fitted.extractor.dimensions,
                 domain,
             )
             out |= dict(zip(usable, scores, strict=True))

@@ -10,27 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from nearfar.data.quality import Problem, problems
+from nearfar.detector.departure import Departure, Describe, contributions_of, departure, listed
 from nearfar.detector.machine import FittedMachine, most_anomalous
 from nearfar.errors import InputError
-from nearfar.explain.explanation import explain
+from nearfar.explain.attribution import Contribution
 from nearfar.pipeline.extraction import Extracted
 from nearfar.scoring import ViewScores
 from nearfar.thresholds import Calibration, Threshold, threshold_of
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """Where a recording departs most from normal, in seconds of the recording and in hertz, and in words.
-
-    ``notable`` is whether it departs further than 95 % of the normal recordings do from one another.
-    """
-
-    begin_s: float
-    end_s: float
-    low_hz: float
-    high_hz: float
-    notable: bool
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +74,8 @@ class Score:
         departure: where the recording departs most from normal; None where it is too short.
         windows: every window, in order.
         quality: how the recording differs from normal ones by the microphones or the recorder.
+        contributions: of views, bands and quantities to the score, largest first; their shares add up to it.
+            Empty where the fusion of views is no sum.
     """
 
     file: str
@@ -105,6 +93,7 @@ class Score:
     departure: Departure | None
     windows: tuple[WindowScore, ...]
     quality: tuple[Problem, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
 
     @property
     def status(self) -> str:
@@ -133,16 +122,21 @@ def recording_scores(
     names: Sequence[str],
     machine: str,
     window_s: float,
+    describe: Describe,
     domain: str | None = None,
 ) -> list[Score]:
     """The score of each recording from its windows, compared with the normal recordings of one machine."""
     scored = fitted.score(features)
-    listed = list(thresholds)
+    every = list(thresholds)
+    worst = most_anomalous(extracted.recording, scored.fused)
+    _, parts, dim = next(iter(extracted.features.values()))[0].shape
+    values = scored.fused[worst].tolist()
+    made_of = contributions_of(fitted.scorer, features, worst.tolist(), values, describe((parts, dim)))
     out = []
-    for index, window in enumerate(most_anomalous(extracted.recording, scored.fused)):
+    for index, window in enumerate(worst):
         nearest = None if scored.nearest is None else int(scored.nearest[window])
         domain_of = domain or ("source" if nearest is None else fitted.domain(nearest))
-        threshold = threshold_of(listed, fitted.machine, fitted.section, domain_of)
+        threshold = threshold_of(every, fitted.machine, fitted.section, domain_of)
         score = float(scored.fused[window])
         quality = _quality(fitted, extracted, index, window_s)
         comparable = all(problem.comparable for problem in quality)
@@ -163,15 +157,28 @@ def recording_scores(
                 nearest_begin_s=begin,
                 nearest_file=path,
                 views={view: float(values[window]) for view, values in scored.views.items()},
-                departure=_departure(fitted, extracted, int(window)),
+                departure=departure(
+                    extracted.log_mels.get(int(window)),
+                    fitted.patches,
+                    made_of[index],
+                    begin_s=_begin_s(extracted, int(window)),
+                    anomalous=None if value is None else score > value,
+                ),
                 windows=tuple(
                     _window(fitted, extracted, scored, int(i))
                     for i in np.flatnonzero(extracted.recording == index)
                 ),
                 quality=quality,
+                contributions=listed(made_of[index]),
             )
         )
     return out
+
+
+def _begin_s(extracted: Extracted, window: int) -> float | None:
+    """Where a window begins in its recording; None where it is the only one."""
+    several = int((extracted.recording == extracted.recording[window]).sum()) > 1
+    return float(extracted.begins_s[window]) if several else None
 
 
 def _quality(fitted: FittedMachine, extracted: Extracted, index: int, window_s: float) -> tuple[Problem, ...]:
@@ -192,15 +199,6 @@ def _window(fitted: FittedMachine, extracted: Extracted, scored: ViewScores, win
         nearest=name,
         nearest_begin_s=begin,
     )
-
-
-def _departure(fitted: FittedMachine, extracted: Extracted, window: int) -> Departure | None:
-    log_mel = None if fitted.patches is None else extracted.log_mel(window)
-    if fitted.patches is None or log_mel is None:
-        return None
-    several = int((extracted.recording == extracted.recording[window]).sum()) > 1
-    found = explain(log_mel, fitted.patches, begin_s=float(extracted.begins_s[window]) if several else None)
-    return Departure(found.begin_s, found.end_s, found.low_hz, found.high_hz, found.notable, found.sentence)
 
 
 _COLUMNS = (

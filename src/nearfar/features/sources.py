@@ -15,9 +15,19 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from nearfar.encoders import Encoder, Tokens, token_keep
+from nearfar.explain.dimensions import (
+    DECIBELS,
+    Dimensions,
+    Quantity,
+    of_log_mel,
+    of_mel_bins,
+    of_token_bands,
+    undivided,
+)
 from nearfar.features.windows import WindowBatch
 from nearfar.frontends import Frontend
 from nearfar.frontends.kaldi import MEL_BINS, PATCH_FRAMES
+from nearfar.frontends.slaney import mel_centres_hz as slaney_centres_hz
 from nearfar.frontends.slaney import slaney_log_mel
 from nearfar.pooling import POOLINGS, log_mel_statistics
 from nearfar.registry import Entry, Registry
@@ -65,6 +75,8 @@ class Source(Entry):
         assemble: from the settings and the features of their pieces, in order, to features.
         cached: whether features are cached on disk.
         check: from settings and the encoder's depth to an error message, or None.
+        dimensions: from the settings and the shape (parts, dim) of the features to the frequency band and the
+            quantity of every dimension, for explanations; by default all are of the whole spectrum.
     """
 
     extract: Callable[[WindowBatch, EncoderParts, Sequence[Any]], list[Tensor]]
@@ -75,6 +87,7 @@ class Source(Entry):
     assemble: Callable[[Any, Sequence[Tensor]], Tensor] = lambda settings, pieces: pieces[0]
     cached: bool = True
     check: Callable[[Any, int], str | None] = lambda settings, depth: None
+    dimensions: Callable[[Any, tuple[int, int]], Dimensions] = lambda settings, shape: undivided(*shape)
 
 
 SOURCES: Registry[Source] = Registry("source of features")
@@ -189,6 +202,14 @@ def _token_check(settings: TokenSettings, depth: int) -> str | None:
     return None
 
 
+def _token_dimensions(settings: TokenSettings, shape: tuple[int, int]) -> Dimensions:
+    """Bands where tokens are pooled within each, else the whole spectrum; a token's dimensions have no names."""
+    names = ["tokens"]
+    if settings.layers is not None and not settings.average_layers:
+        names = [f"tokens of block {block}" for block in settings.layers]
+    return of_token_bands(names, *shape) if settings.keep_bands else undivided(*shape, Quantity(", ".join(names)))
+
+
 TOKENS = Source(
     description="tokens",
     settings=TokenSettings,
@@ -202,6 +223,7 @@ TOKENS = Source(
     pieces=_token_pieces,
     assemble=lambda settings, pieces: torch.cat(list(pieces), dim=1),
     check=_token_check,
+    dimensions=_token_dimensions,
 )
 
 
@@ -251,6 +273,16 @@ def _assembled_log_mel(settings: LogMelSettings, pieces: Sequence[Tensor]) -> Te
     return _by_band(torch.cat([mean, *(piece[:, :, MEL_BINS:] for piece in pieces)], dim=1), settings)
 
 
+def _log_mel_dimensions(settings: LogMelSettings, shape: tuple[int, int]) -> Dimensions:
+    """Level and variation of every band, both in natural logarithms of energy."""
+    relative = " relative to the whole spectrum" if settings.remove_level else ""
+    level = Quantity("level" + relative, "quieter" + relative, "louder" + relative, to_db=DECIBELS)
+    over = [f"{10 * lag} ms" for lag in settings.lags]
+    names = [(f"change over {time}", time) for time in over] or [("variation", "")]
+    rest = [Quantity(name, "steadier", "more variable", time, DECIBELS) for name, time in names]
+    return of_log_mel(BANDS if settings.keep_bands else 1, [level, *rest])
+
+
 LOG_MEL = Source(
     description="statistics of the log-mel spectrogram",
     settings=LogMelSettings,
@@ -259,6 +291,7 @@ LOG_MEL = Source(
     aggregation=lambda settings: "mean and deviation over time" + " per frequency band" * settings.keep_bands,
     pieces=_log_mel_pieces,
     assemble=_assembled_log_mel,
+    dimensions=_log_mel_dimensions,
 )
 
 
@@ -271,11 +304,17 @@ def _slaney(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[Settings])
     return [frames] * len(wanted)
 
 
+def _slaney_dimensions(settings: Settings, shape: tuple[int, int]) -> Dimensions:
+    """The level of every frame and mel bin, in dB."""
+    return of_mel_bins(slaney_centres_hz(), shape[0], Quantity("level", "quieter", "louder", to_db=1.0))
+
+
 SLANEY = Source(
     description="log-mel energies",
     extract=_slaney,
     uses_encoder=False,
     aggregation=lambda settings: "average",
     cached=False,
+    dimensions=_slaney_dimensions,
 )
 """Log-mel frames in dB of the official baseline's front end, (windows, frames, 128); equal lengths only."""

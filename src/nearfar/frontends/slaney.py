@@ -43,10 +43,18 @@ def mel_to_hz(mel: Tensor) -> Tensor:
     return torch.where(mel < _LOG_STARTS_AT_MEL, _LINEAR_HZ_PER_MEL * mel, logarithmic)
 
 
+def _edges_hz() -> Tensor:
+    return mel_to_hz(torch.linspace(0.0, hz_to_mel(SAMPLE_RATE_HZ / 2), MEL_BINS + 2, dtype=torch.float64))
+
+
+def mel_centres_hz() -> Tensor:
+    """Centre frequency of each of the 128 filters in hertz, (128,) float64."""
+    return _edges_hz()[1:-1]
+
+
 def mel_bank() -> Tensor:
     """Slaney's filters, (128, 513) float64: triangles over hertz between 0 and 8 kHz, each of unit area."""
-    points = torch.linspace(0.0, hz_to_mel(SAMPLE_RATE_HZ / 2), MEL_BINS + 2, dtype=torch.float64)
-    edges_hz = mel_to_hz(points)
+    edges_hz = _edges_hz()
     bins_hz = SAMPLE_RATE_HZ / FFT_SAMPLES * torch.arange(FFT_SAMPLES // 2 + 1, dtype=torch.float64)
     return triangles(edges_hz, bins_hz) * 2.0 / (edges_hz[2:] - edges_hz[:-2])[:, None]
 

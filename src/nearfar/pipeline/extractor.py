@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from nearfar.config import Recipe
 from nearfar.encoders import ENCODERS, encoder_hash, parameter_count
 from nearfar.errors import InputError
+from nearfar.explain.dimensions import Dimensions, undivided
 from nearfar.features import EncoderParts, Source, WindowBatch
 from nearfar.models import TrainedEmbedder, load_model, load_start
 from nearfar.settings import Settings
@@ -53,6 +54,10 @@ class Extractor:
         assert not isinstance(seconds, str), "a recipe is resolved before it is used"
         return round(seconds * self.recipe.audio.sample_rate_hz)
 
+    def dimensions(self, shape: tuple[int, int]) -> Dimensions:
+        """As :func:`feature_dimensions`."""
+        return feature_dimensions(self.recipe, shape)
+
     def to(self, device: torch.device) -> None:
         """Move the networks to a device."""
         for module in (self.parts.frontend, self.parts.encoder, self.parts.head):
@@ -63,6 +68,25 @@ class Extractor:
         """Features (windows, parts, dim) float32 for each of several settings of the source, without gradients."""
         with torch.inference_mode():
             return [values.float() for values in self.source.extract(batch, self.parts, wanted)]
+
+
+def feature_dimensions(recipe: Recipe, shape: tuple[int, int]) -> Dimensions:
+    """The frequency band and the quantity of every dimension of a recipe's features of ``shape`` (parts, dim)."""
+    source: Source = recipe.features.entry("source")
+    return source.dimensions(recipe.features.settings_of("source"), shape)
+
+
+def scored_dimensions(recipe: Recipe, features: Mapping[str, Tensor]) -> Dimensions:
+    """The same for features (clips, parts, dim) of scored views: of the first view of a waveform.
+
+    Where all are views of features, which may have combined them into another shape, all dimensions are of the
+    whole spectrum.
+    """
+    for view, values in features.items():
+        if view in recipe.waveform_views:
+            return feature_dimensions(recipe, (values.shape[1], values.shape[2]))
+    first = next(iter(features.values()))
+    return undivided(first.shape[1], first.shape[2])
 
 
 def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extractor:

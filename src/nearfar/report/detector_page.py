@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nearfar.challenge.run import data_note
 from nearfar.charts import exceedance, histogram
 from nearfar.data import Clip, Dataset, read_normals
+from nearfar.detector.departure import contributions_of
+from nearfar.detector.encoder import loaded_extractor
 from nearfar.detector.machine import FittedMachine
 from nearfar.detector.routing import machine_names
 from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_thresholds
 from nearfar.errors import InputError
+from nearfar.pipeline.extraction import extract
+from nearfar.pipeline.extractor import Extractor, scored_dimensions
+from nearfar.pipeline.windows import Recording
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
 from nearfar.report.machine_charts import clip_map, percent, percent_above, score_table, threshold_name, view_chart
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
-from nearfar.thresholds import Calibration, Threshold
+from nearfar.scoring import MachineScorer
+from nearfar.thresholds import Calibration, Threshold, threshold_of
+from nearfar.views import combined_features
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +51,11 @@ class DetectorMachine:
         values: dict[str | None, float | None] = {entry.domain: entry.value for entry in self.thresholds}
         scores = self.calibration.scores(domain)
         return scores, percent_above(scores, values.get(domain, values.get(None)))
+
+    def is_above(self, score: float, domain: str) -> bool | None:
+        """Whether a score is above the threshold of its domain; None without one."""
+        found = threshold_of(self.thresholds, self.fitted.machine, self.fitted.section, domain)
+        return None if found is None or found.value is None else score > found.value
 
     def groups(self) -> list[tuple[str, str, NDArray[np.bool_]]]:
         """(name, kind, mask) of the scored recordings by domain."""
@@ -88,7 +101,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         description=card.recipe.description,
         notes=(*([note] if note else []), *(f"Channels of {warning}" for warning in warnings)),
         summary=(_thresholds_table(machines),),
-        machines=tuple(_section(machine, card) for machine in track(machines, progress)),
+        machines=tuple(_section(machine, card, folder) for machine in track(machines, progress)),
         tables=(
             PageTable("Specification", ("property", "value"), rows, ends_in_text=True),
             channel_table(warnings, "There was no warning when the detector was fitted."),
@@ -153,7 +166,7 @@ def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:
     return PageTable("Thresholds", columns, tuple(rows), caption, ends_in_text=True)
 
 
-def _section(machine: DetectorMachine, card: Card) -> MachineSection:
+def _section(machine: DetectorMachine, card: Card, folder: Path) -> MachineSection:
     """Charts and examples of one machine of a detector."""
     calibration, bank = machine.calibration, machine.fitted
     recordings, groups = calibration.recordings, machine.groups()
@@ -179,7 +192,7 @@ def _section(machine: DetectorMachine, card: Card) -> MachineSection:
         f"{counts}; scores for thresholds: {calibration.method}",
         tuple(charts),
         score_table(rows, machine.named_thresholds()),
-        tuple(_examples(machine, card)),
+        tuple(_examples(machine, card, folder)),
     )
 
 
@@ -203,15 +216,77 @@ def _false_alarms(machine: DetectorMachine) -> PageChart:
     return PageChart("Threshold and false alarms", drawing.svg(), " ".join(sentences))
 
 
-def _examples(machine: DetectorMachine, card: Card) -> list[Example]:
+def _examples(machine: DetectorMachine, card: Card, folder: Path) -> list[Example]:
     """The normal recordings with the highest scores, compared with the others."""
     by_name = {clip.name: clip for clip in machine.recordings}
     highest = sorted(machine.calibration.recordings, key=lambda entry: -entry.score)[: 2 * PER_KIND]
     examples = [
-        Example("highest normal", by_name[entry.file], entry.domain, entry.score)
+        Example(
+            "highest normal",
+            by_name[entry.file],
+            entry.domain,
+            entry.score,
+            machine.is_above(entry.score, entry.domain),
+        )
         for entry in highest
         if entry.file in by_name
     ]
     names = {example.clip.name for example in examples}
     others = [clip for clip in machine.recordings if clip.name not in names]
-    return make_examples(examples, others, card.recipe)
+    return make_examples(_explaining(machine, card, folder, examples), others, card.recipe)
+
+
+def _explaining(machine: DetectorMachine, card: Card, folder: Path, examples: list[Example]) -> list[Example]:
+    """Examples with their most anomalous window and what its score is made of, by a bank without all of them.
+
+    Recordings that were held out of the bank stay as they are where their features cannot be computed.
+    """
+    bank, names = machine.fitted, [example.clip.name for example in examples]
+    inside = torch.from_numpy(~np.isin(np.array(bank.recordings)[bank.recording], names))
+    if not examples or not inside.any():
+        return examples
+    scorer = MachineScorer(
+        {view: values[inside] for view, values in bank.features.items()},
+        torch.from_numpy(bank.target[bank.recording])[inside],
+        bank.plan,
+        workspace=bank.workspace,
+    )
+    dimensions = scored_dimensions(card.recipe, bank.features)
+    extractor = None if set(names) <= set(bank.recordings) else _extractor(card, folder)
+    out = []
+    for example in examples:
+        features, begins_s = _windows(example.clip, bank, extractor)
+        if not begins_s:
+            out.append(example)
+            continue
+        scores = scorer.score(features).fused
+        worst = int(scores.argmax())
+        (parts,) = contributions_of(scorer, features, [worst], [float(scores[worst])], dimensions)
+        window_s = (begins_s[worst], begins_s[worst] + card.clip.seconds) if len(begins_s) > 1 else None
+        out.append(replace(example, parts=parts, window_s=window_s))
+    return out
+
+
+def _extractor(card: Card, folder: Path) -> Extractor | None:
+    """The detector's extractor; None if its encoder is not here."""
+    try:
+        return loaded_extractor(card, folder, None)
+    except InputError:
+        return None
+
+
+def _windows(
+    clip: Clip, bank: FittedMachine, extractor: Extractor | None
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Features (windows, parts, dim) of a recording by view, of the bank or computed, and their begins."""
+    rows = [row for row, number in enumerate(bank.recording) if bank.recordings[number] == clip.name]
+    if rows:
+        return {view: values[rows] for view, values in bank.features.items()}, bank.begins_s[rows].tolist()
+    if extractor is None:
+        return {}, []
+    recipe = extractor.recipe
+    found = extract(extractor, [Recording.of_clip(clip)], keep_errors=True)
+    if found.errors:
+        return {}, []
+    features = {view: values[0] for view, values in found.features.items()}
+    return combined_features(features, recipe.scoring.views, recipe.view_settings()), found.begins_s.tolist()

@@ -1,10 +1,13 @@
-"""Example clips of a page: spectrogram with an explanation of the score, and audio as data URIs."""
+"""Example clips of a page: spectrogram with an explanation of the score, and audio as data URIs.
+
+The sentence, its numbers and the frame in the spectrogram are of one region: that of the departure.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,32 +17,43 @@ from numpy.typing import NDArray
 
 from nearfar.charts import spectrogram
 from nearfar.config import Recipe
-from nearfar.data.clips import Clip
+from nearfar.data.audio import read_waveform
+from nearfar.data.clips import CHANNELS, Channel, Clip
+from nearfar.detector.departure import Departure, explanation
 from nearfar.errors import InputError
-from nearfar.explain.explanation import explain
+from nearfar.explain.attribution import Part
+from nearfar.explain.explanation import Explanation
 from nearfar.explain.localisation import PatchBank, fit_patches
 from nearfar.frontends.kaldi import PATCH_FRAMES, SAMPLE_RATE_HZ, KaldiFbank, frame_count
-from nearfar.views import read_views
+from nearfar.views import channels_of, make_views
+from nearfar.views.base import check_views
 
 PER_KIND = 2
 """Clips of either kind per machine."""
 MOST_NORMALS = 100
 """Largest number of normal clips that examples are compared with; of more, every n-th."""
 LONGEST_S = 60.0
-"""Longer recordings are cut to this length."""
+"""Of a longer recording so much is shown, around the region that its score is due to."""
 PEAK = 0.9
 """Peak amplitude of the audio after scaling, which makes quiet recordings audible."""
 _AUDIO_NAMES = {"cancelled": "near without far"}
 
+Recorded = Mapping[Channel, NDArray[np.float32]]
+"""The channels of a recording that can be read, each (samples,) at 16 kHz."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A clip to show; the last three attributes are set by :func:`make_examples`.
+    """A clip to show; the last four attributes are set by :func:`make_examples`.
 
     Attributes:
         kind: ``false alarm``, ``miss`` or ``highest normal``.
         clip, domain, score: the clip, its domain and its anomaly score.
-        sentence: the explanation of the score.
+        anomalous: whether its score is above the threshold; None without a threshold.
+        parts: that its score is made of; none where the back-end does not divide scores.
+        window_s: begin and end of its most anomalous window; None where that is the whole recording.
+        departure: where it departs from normal.
+        sentence: the explanation of the score, and what is shown of a long recording.
         spectrogram: as SVG.
         audio: a data URI for ``<audio>`` elements by name of the channel or view.
     """
@@ -48,21 +62,29 @@ class Example:
     clip: Clip
     domain: str
     score: float
+    anomalous: bool | None = None
+    parts: tuple[Part, ...] = ()
+    window_s: tuple[float, float] | None = None
+    departure: Departure | None = None
     sentence: str = ""
     spectrogram: str = ""
     audio: dict[str, str] = field(default_factory=dict)
 
 
 def make_examples(examples: Sequence[Example], normal: Sequence[Clip], recipe: Recipe) -> list[Example]:
-    """Explain clips of one machine by comparison with other, normal clips of it.
+    """Explain clips of one machine by their scores and by comparison with other, normal clips of it.
 
     Clips that cannot be read are left out; with fewer than two readable normal clips there are no examples.
     """
     if not examples:
         return []
     view = recipe.waveform_views[0]
-    thinned = normal[:: -(-len(normal) // MOST_NORMALS) or 1]
-    log_mels = [log_mel for clip in thinned if (log_mel := _log_mel(_read(clip, view, recipe))) is not None]
+    log_mels = []
+    for clip in normal[:: -(-len(normal) // MOST_NORMALS) or 1]:
+        recorded = _read(clip, recipe)
+        beginning = _cut(recorded, 0, round(LONGEST_S * SAMPLE_RATE_HZ))
+        if (log_mel := _log_mel(_view(beginning, view, recipe, clip))) is not None:
+            log_mels.append(log_mel)
     if len(log_mels) < 2:
         return []
     bank = fit_patches(log_mels)
@@ -71,36 +93,87 @@ def make_examples(examples: Sequence[Example], normal: Sequence[Clip], recipe: R
 
 
 def _explained(example: Example, view: str, recipe: Recipe, bank: PatchBank) -> Example | None:
-    clip = example.clip
-    names = dict.fromkeys(("near", "far", view))
-    waveforms = {name: waveform for name in names if (waveform := _read(clip, name, recipe)) is not None}
-    log_mel = _log_mel(waveforms.get(view))
+    clip, recorded = example.clip, _read(example.clip, recipe)
+    samples = max(map(len, recorded.values()), default=0)
+    begin, end = 0, samples
+    if example.window_s is not None:
+        begin, end = (min(round(edge * SAMPLE_RATE_HZ), samples) for edge in example.window_s)
+    log_mel = _log_mel(_view(_cut(recorded, begin, end), view, recipe, clip))
     if log_mel is None:
         return None
-    explanation = explain(log_mel, bank)
-    seconds = len(waveforms[view]) / SAMPLE_RATE_HZ
-    cut = f" (Only the first {LONGEST_S:g} s are shown.)" if seconds == LONGEST_S else ""
-    title = f"Log-mel spectrogram of {clip.machine} {clip.name}, {seconds:.1f} seconds, 20 Hz to 8 kHz"
-    chart = spectrogram(log_mel.numpy(), explanation.map > bank.usual_peak, title, explanation.sentence)
+    begin_s = begin / SAMPLE_RATE_HZ if end - begin < samples else None
+    found = explanation(log_mel, bank, example.parts, begin_s=begin_s, anomalous=example.anomalous)
+    first, last = shown_samples(samples, found)
+    shown = _cut(recorded, first, last)
+    waveforms: dict[str, NDArray[np.float32]] = {str(name): samples for name, samples in shown.items()}
+    drawn = _view(shown, view, recipe, clip)
+    if drawn is None:
+        return None
+    waveforms[view] = drawn
+    cut = (
+        f" (Shown: {first / SAMPLE_RATE_HZ:.0f} to {last / SAMPLE_RATE_HZ:.0f} s.)"
+        if last - first < samples
+        else ""
+    )
+    title = f"Log-mel spectrogram of {clip.machine} {clip.name}, {len(drawn) / SAMPLE_RATE_HZ:.1f} seconds, "
     return replace(
         example,
-        sentence=explanation.sentence + cut,
-        spectrogram=chart.svg(),
+        departure=Departure.of(found),
+        sentence=found.sentence + cut,
+        spectrogram=_drawn(drawn, found, first / SAMPLE_RATE_HZ, begin_s or 0.0, f"{title}20 Hz to 8 kHz"),
         audio={_AUDIO_NAMES.get(name, name): audio_uri(waveform) for name, waveform in waveforms.items()},
     )
 
 
-def _read(clip: Clip, view: str, recipe: Recipe) -> NDArray[np.float32] | None:
-    """The first :data:`LONGEST_S` of a clip, (samples,) at 16 kHz; None if it cannot be read."""
+def shown_samples(samples: int, found: Explanation) -> tuple[int, int]:
+    """The samples of a recording to show: all, or :data:`LONGEST_S` around the middle of the region."""
+    longest = round(LONGEST_S * SAMPLE_RATE_HZ)
+    middle = round((found.begin_s + found.end_s) / 2 * SAMPLE_RATE_HZ)
+    first = min(max(middle - longest // 2, 0), max(samples - longest, 0))
+    return first, min(first + longest, samples)
+
+
+def _drawn(
+    waveform: NDArray[np.float32], found: Explanation, begin_s: float, map_begin_s: float, title: str
+) -> str:
+    """The spectrogram of what is shown, with a frame around the region, as SVG."""
+    log_mel = _log_mel(waveform)
+    assert log_mel is not None, "what is shown holds a region of whole patches"
+    marked = np.zeros(found.map.shape, dtype=np.bool_)
+    marked[found.cells] = True
+    chart = spectrogram(
+        log_mel.numpy(), marked, title, found.sentence, begin_s=begin_s, marked_begin_s=map_begin_s
+    )
+    return chart.svg()
+
+
+def _read(clip: Clip, recipe: Recipe) -> Recorded:
+    """The channels of a clip that can be read."""
     audio = recipe.audio
-    channels = {"near": audio.near_channel, "far": audio.far_channel}
-    settings, rate_hz = recipe.view_settings(), audio.sample_rate_hz
+    numbers, out = {"near": audio.near_channel, "far": audio.far_channel}, {}
+    for channel in CHANNELS:
+        try:
+            out[channel] = read_waveform(clip.path, (channel,), audio.sample_rate_hz, **numbers)[0]
+        except InputError:
+            continue
+    return out
+
+
+def _cut(recorded: Recorded, begin: int, end: int) -> Recorded:
+    return {channel: samples[begin:end] for channel, samples in recorded.items()}
+
+
+def _view(recorded: Recorded, view: str, recipe: Recipe, clip: Clip) -> NDArray[np.float32] | None:
+    """(samples,) of a view; None if it cannot be made of the channels."""
+    if not all(len(recorded.get(channel, ())) for channel in channels_of((view,))):
+        return None
+    settings = recipe.view_settings()
     try:
-        waveform = read_views(clip.path, (view,), settings, sample_rate_hz=rate_hz, **channels)[0]
+        check_views(recorded, (view,), settings, clip.name)
     except InputError:
         return None
-    beginning: NDArray[np.float32] = waveform[: round(LONGEST_S * SAMPLE_RATE_HZ)]
-    return beginning
+    made: NDArray[np.float32] = make_views(recorded, (view,), settings, recipe.audio.sample_rate_hz)[0]
+    return made
 
 
 def _log_mel(waveform: NDArray[np.float32] | None) -> torch.Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,20 @@ from nearfar.charts import curve, exceedance, histogram, roc
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import AudioHeader, Clip, Dataset, read_dataset
 from nearfar.data.channel_check import check_channels
+from nearfar.detector.departure import contributions_of
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineScores, decision_file, read_decisions, read_scores
 from nearfar.evaluation.truth import ClipLabels, GroundTruth
 from nearfar.evaluation.uncertainty import Interval, Intervals, uncertainty
 from nearfar.metrics import DOMAINS, OfficialRule, Quantity
 from nearfar.pipeline.cache import FeatureCache
-from nearfar.pipeline.extractor import build_extractor
+from nearfar.pipeline.extractor import build_extractor, scored_dimensions
+from nearfar.pipeline.scoring import target_mask
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
 from nearfar.report.machine_charts import Scores, clip_map, percent_above, score_table, threshold_name, view_chart
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
+from nearfar.scoring import MachineScorer, Workspace
 
 QUANTITIES: dict[Quantity, str] = {
     "auc_source": "AUC (source)",
@@ -294,7 +297,7 @@ def _section(machine: RunMachine, recipe: Recipe, model: Path) -> MachineSection
         f"{machine.normal.size or len(machine.train)} normal training clips, {len(scores)} test clips",
         tuple(charts),
         score_table(rows, thresholds),
-        tuple(_examples(machine, recipe)),
+        tuple(_examples(machine, recipe, model)),
     )
 
 
@@ -339,7 +342,26 @@ def _feature_maps(machine: RunMachine, recipe: Recipe, model: Path) -> list[Page
     return [clip_map(machine.name, {view: (train[view], test[view]) for view in train}, target, groups)]
 
 
-def _examples(machine: RunMachine, recipe: Recipe) -> list[Example]:
+def _explaining(machine: RunMachine, recipe: Recipe, model: Path, examples: list[Example]) -> list[Example]:
+    """Examples with what their scores are made of; as they are without the model of the run."""
+    backend = recipe.backend
+    space = Workspace(model, machine.scores.machine, None) if backend.trains else None
+    missing = recipe.trains and not (model / "model.json").is_file()
+    if not examples or missing or (space is not None and not (backend.is_fitted and backend.is_fitted(space))):
+        return examples
+    extractor = build_extractor(recipe, model)
+    # A back-end that keeps its model needs no normal clips.
+    normals = machine.train if space is None else machine.train[:1]
+    values = FeatureCache(model / FEATURES).get(extractor, normals)
+    scorer = MachineScorer(values, target_mask(normals), recipe.scoring_plan(), workspace=space)
+    features = FeatureCache(None).get(extractor, [example.clip for example in examples])
+    dimensions = scored_dimensions(recipe, values)
+    scores = [example.score for example in examples]
+    made_of = contributions_of(scorer, features, range(len(examples)), scores, dimensions)
+    return [replace(example, parts=parts) for example, parts in zip(examples, made_of, strict=True)]
+
+
+def _examples(machine: RunMachine, recipe: Recipe, model: Path) -> list[Example]:
     """The highest-scoring normal clips and the lowest-scoring anomalies of one machine, worst first.
 
     Empty without labels or recordings; clips that were classified correctly are left out.
@@ -352,9 +374,15 @@ def _examples(machine: RunMachine, recipe: Recipe) -> list[Example]:
     alarms = [int(row) for row in order[::-1] if not anomalous[row]][:PER_KIND]
     misses = [int(row) for row in order if anomalous[row]][:PER_KIND]
     examples = [
-        Example(kind, clips[names[row]], str(machine.truth.domains[row]), float(scores[row]))
+        Example(
+            kind,
+            clips[names[row]],
+            str(machine.truth.domains[row]),
+            float(scores[row]),
+            None if machine.flagged is None else bool(machine.flagged[row]),
+        )
         for kind, rows in (("false alarm", alarms), ("miss", misses))
         for row in rows
         if names[row] in clips and (machine.flagged is None or machine.flagged[row] == (kind == "false alarm"))
     ]
-    return make_examples(examples, machine.train, recipe)
+    return make_examples(_explaining(machine, recipe, model, examples), machine.train, recipe)

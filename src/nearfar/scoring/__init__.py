@@ -2,6 +2,7 @@
 
 from nearfar.scoring.autoencoder.backend import AUTOENCODER
 from nearfar.scoring.backends import BACKENDS, Backend, Scorer, Workspace
+from nearfar.scoring.contributions import Contributions, ExplainingScorer, ViewContributions
 from nearfar.scoring.fusion import FUSIONS, Fusion
 from nearfar.scoring.machine import MachineScorer, ScoringPlan, ViewScores
 from nearfar.scoring.mahalanobis import Mahalanobis, MahalanobisSettings
@@ -27,6 +28,7 @@ BACKENDS["mahalanobis"] = Backend(
 BACKENDS["autoencoder"] = AUTOENCODER
 
 __all__ = [
-    "BACKENDS", "BEAM", "FUSIONS", "Backend", "Fusion", "LocalDensity", "MachineScorer", "Mahalanobis",
-    "NearestNeighbours", "Scorer", "ScoringPlan", "VarMin", "ViewScores", "Workspace",
+    "BACKENDS", "BEAM", "FUSIONS", "Backend", "Contributions", "ExplainingScorer", "Fusion", "LocalDensity",
+    "MachineScorer", "Mahalanobis", "NearestNeighbours", "Scorer", "ScoringPlan", "VarMin", "ViewContributions",
+    "ViewScores", "Workspace",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,13 @@ class Fusion(Entry):
     Attributes:
         fuse: (clips,) scores and (normals,) leave-one-out scores of normal clips, both by view, to (clips,).
         uses_normals: whether the scores of normal clips are used.
+        terms: for fusions that add up views: from the leave-one-out scores to the weight of every view and the
+            constant that is added for it; None where fused scores are no such sum.
     """
 
     fuse: Callable[[Mapping[str, Scores], Mapping[str, Scores]], Scores]
     uses_normals: bool
+    terms: Callable[[Sequence[str], Mapping[str, Scores]], dict[str, tuple[float, float]]] | None = None
 
 
 def mean_of_views(scores: Mapping[str, Scores]) -> Scores:
@@ -41,10 +44,15 @@ def standardised(scores: Scores, normal_scores: Scores) -> Scores:
 
     If all normal scores are equal, only the mean is subtracted; if there are none, nothing.
     """
+    centre, scale = _centre_and_scale(normal_scores)
+    return (scores - centre) / scale if normal_scores.size else scores
+
+
+def _centre_and_scale(normal_scores: Scores) -> tuple[float, float]:
     if not normal_scores.size:
-        return scores
+        return 0.0, 1.0
     deviation = float(normal_scores.std())
-    return (scores - float(normal_scores.mean())) / (deviation if deviation > 0 else 1.0)
+    return float(normal_scores.mean()), deviation if deviation > 0 else 1.0
 
 
 def standardised_mean(scores: Mapping[str, Scores], normal_scores: Mapping[str, Scores]) -> Scores:
@@ -61,8 +69,28 @@ def standardised_mean(scores: Mapping[str, Scores], normal_scores: Mapping[str, 
     return mean_of_views({name: standardised(values, normal_scores[name]) for name, values in scores.items()})
 
 
+def mean_terms(views: Sequence[str], normal_scores: Mapping[str, Scores]) -> dict[str, tuple[float, float]]:
+    """The weight of every view in :func:`mean_of_views`, and 0."""
+    return dict.fromkeys(views, (1.0 / len(views), 0.0))
+
+
+def standardised_terms(
+    views: Sequence[str], normal_scores: Mapping[str, Scores]
+) -> dict[str, tuple[float, float]]:
+    """The weight and the constant of every view in :func:`standardised_mean`."""
+    found = {view: _centre_and_scale(normal_scores[view]) for view in views}
+    return {
+        view: (1.0 / scale / len(views), -centre / scale / len(views)) for view, (centre, scale) in found.items()
+    }
+
+
 FUSIONS: Registry[Fusion] = Registry("fusion")
 FUSIONS["mean"] = Fusion(
-    description="average of", fuse=lambda scores, normals: mean_of_views(scores), uses_normals=False
+    description="average of",
+    fuse=lambda scores, normals: mean_of_views(scores),
+    uses_normals=False,
+    terms=mean_terms,
 )
-FUSIONS["standardised"] = Fusion(description="average of standardised", fuse=standardised_mean, uses_normals=True)
+FUSIONS["standardised"] = Fusion(
+    description="average of standardised", fuse=standardised_mean, uses_normals=True, terms=standardised_terms
+)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nearfar.scoring.backends import BACKENDS, Indices, Scorer, Scores, Workspace
+from nearfar.scoring.contributions import ExplainingScorer, ViewContributions
 from nearfar.scoring.fusion import FUSIONS
 from nearfar.settings import Settings
 
@@ -90,3 +92,23 @@ class MachineScorer:
                 views[view] = scorer.score(features[view])
         normals = self.normal.views if self._fusion.uses_normals else {}
         return ViewScores(self._fusion.fuse(views, normals), views, nearest)
+
+    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, ViewContributions] | None:
+        """What the fused scores of :meth:`score` are made of, by view; None where the fusion is no sum over views.
+
+        Args:
+            features: (clips, parts, dim) of every scored view.
+        """
+        if self._fusion.terms is None:
+            return None
+        terms = self._fusion.terms([*self.scorers], self.normal.views if self._fusion.uses_normals else {})
+        out = {}
+        for view, scorer in self.scorers.items():
+            weight, constant = terms[view]
+            if isinstance(scorer, ExplainingScorer):
+                found = scorer.contributions(features[view])
+                out[view] = ViewContributions(weight * found.shares, found.difference, constant, found.reference)
+            else:
+                whole = torch.from_numpy(weight * scorer.score(features[view])).reshape(-1, 1, 1)
+                out[view] = ViewContributions(whole, None, constant)
+        return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nearfar.scoring.backends import Domains, Features, Scores, as_features, as_target
+from nearfar.scoring.contributions import Contributions, divided, symmetric_root
 from nearfar.settings import PositiveFloat, Settings
 
 
@@ -60,6 +62,7 @@ class Mahalanobis:
         scale = covariance.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)
         self._ridge = self.settings.shrinkage * scale[:, None, None] * torch.eye(covariance.shape[-1]).double()
         self._precision = torch.linalg.inv(covariance + self._ridge)
+        self.__dict__.pop("_root", None)
         return self
 
     def score(self, features: Features) -> Scores:
@@ -68,6 +71,26 @@ class Mahalanobis:
         offsets = values[:, :, None] - self._means[:, None]  # (parts, clips, domains, dim)
         squares = ((offsets @ self._precision[:, None]) * offsets).sum(dim=-1)
         return _scores(squares)
+
+    @cached_property
+    def _root(self) -> Tensor:
+        """(parts, dim, dim) float64, computed on first use."""
+        return symmetric_root(self._precision)
+
+    def contributions(self, features: Features) -> Contributions:
+        """What the scores of clips are made of: (clips, parts, dim) or (clips, dim) float32.
+
+        The distance of a part is divided in proportion to the squares of its whitened dimensions, see
+        :func:`nearfar.scoring.contributions.symmetric_root`; differences are from the mean of the nearer domain.
+        """
+        values = as_features(features, like=self.features).double().transpose(0, 1)
+        offsets = values[:, :, None] - self._means[:, None]  # (parts, clips, domains, dim)
+        squares = (offsets @ self._root[:, None]).square()
+        domain = squares.sum(dim=-1).sqrt().mean(dim=0).argmin(dim=-1)
+        clips = torch.arange(len(domain))
+        squares, offsets = squares[:, clips, domain], offsets[:, clips, domain]
+        shares = divided(squares.sum(dim=-1).sqrt() / len(squares), squares)
+        return Contributions(shares.transpose(0, 1), offsets.transpose(0, 1), "the mean of normal recordings")
 
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a fit without it, (normals,) float64.

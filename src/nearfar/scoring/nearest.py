@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_features, as_target
 from nearfar.scoring.bank import NormalBank, make_bank
+from nearfar.scoring.contributions import Contributions, divided
 from nearfar.scoring.density import DensityBank, NeighbourLists
 from nearfar.scoring.distances import EPSILON, CentredPoints, Scaling, centred, chunks, mean_distance
 from nearfar.scoring.settings import NearestSettings
@@ -70,6 +71,33 @@ class _Domain:
             overall = rescaled if overall is None else overall.add_(rescaled)
         assert overall is not None, "features have one part or more"
         return total / len(self._banks), self.members[overall.argmin(dim=1)]
+
+    def contributions(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
+        """The parts of :meth:`score`.
+
+        Returns:
+            (clips, parts, dim) float64, which add up to the score; and (clips, parts, neighbours) int64, the
+            entries that a part is compared with, the nearest first. Where fewer are present, the last ones repeat
+            the first.
+        """
+        queries = centred(scaled, self._centres)
+        shares = torch.empty(scaled.shape, dtype=torch.float64)
+        entries: list[Tensor] = [self.members[:0]] * len(queries)
+        for bank, group in zip(self._banks, self._groups, strict=True):
+            parts = range(len(queries))[group]
+            _, rescaled = bank.score(self._mean_distance(queries, group), None)
+            nearest = rescaled.topk(min(self._settings.neighbours, rescaled.shape[1]), dim=1, largest=False)
+            there = torch.isfinite(nearest.values)
+            value = nearest.values.masked_fill(~there, 0.0) / there.sum(dim=1, keepdim=True) / len(self._banks)
+            chosen = torch.where(there, nearest.indices, nearest.indices[:, :1])
+            offsets = [queries[p].values[:, None] - self._points[p].values[chosen] for p in parts]
+            squares = torch.stack([offset.double().square() for offset in offsets], dim=2)
+            distance = squares.sum(dim=3)
+            by_part = divided(value, distance if self._settings.distance == "cosine" else distance.sqrt())
+            shares[:, group] = divided(by_part, squares).sum(dim=1)
+            for part in parts:
+                entries[part] = self.members[chosen]
+        return shares, torch.stack(entries, dim=1)
 
     def median(self) -> Tensor:
         """The median leave-one-out score of the domain's normal clips, (1,); NaN if there is none."""
@@ -205,6 +233,39 @@ class NearestNeighbours:
         scores, nearest = (torch.stack(values) for values in zip(*found, strict=True))
         lowest, domains = (scores if scales is None else scores / scales).min(dim=0)
         return lowest, self.bank.parents[nearest.gather(0, domains[None])[0], 0]
+
+    def contributions(self, features: Features) -> Contributions:
+        """The parts of the scores of clips.
+
+        Args:
+            features: (clips, parts, dim) or (clips, dim) float32.
+
+        Returns:
+            shares that add up to :meth:`score`: each part's rescaled distances to its nearest entries, divided
+            among its dimensions in proportion to the squared differences of the scaled features; and the
+            differences from these entries, of a synthetic one from the target clip that it is made of.
+
+        Raises:
+            ValueError: as :meth:`score_and_nearest`.
+        """
+        features = as_features(features, like=self.features)
+        found = [self._contributions(features[part]) for part in self._chunks(len(features))]
+        shares, differences = zip(*found, strict=True) if found else ([features.double()], [features.double()])
+        return Contributions(torch.cat(list(shares)), torch.cat(list(differences)))
+
+    def _contributions(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = self._scaling(features)
+        each = torch.stack([domain.score(scaled, None)[0] for domain in self._domains])
+        scales = torch.ones(len(self._domains), 1).double() if self._scales is None else self._scales
+        which = (each / scales).argmin(dim=0)
+        shares, differences = torch.empty_like(features.double()), torch.empty_like(features.double())
+        for number in sorted(set(which.tolist())):
+            rows = torch.nonzero(which == number)[:, 0]
+            own, entries = self._domains[number].contributions(scaled)
+            shares[rows] = own[rows] / scales[number]
+            normals = self.features[self.bank.parents[entries[rows], 0], torch.arange(features.shape[1])[:, None]]
+            differences[rows] = features[rows].double() - normals.double().mean(dim=2)
+        return shares, differences
 
     def _chunks(self, clips: int) -> Iterator[Tensor]:
         """Indices of clips in chunks, bounded by the size of their distances to the bank and of their features."""

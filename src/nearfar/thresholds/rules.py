@@ -237,7 +237,7 @@ def _weights(scores: Scores, groups: ArrayLike | None) -> tuple[Scores, int]:
 
 
 def _finest_rate(groups: NDArray[np.int64], rate: float, why: str) -> Fallback | None:
-    """The finest rate; of groups of several recordings one and a half times that, so that no single one decides."""
+    """The finest rate; of groups of several recordings 1.5 times that, so that no single recording decides."""
     count = len(np.unique(groups))
     if not count:
         return None

@@ -32,10 +32,18 @@ from nearfar.scoring.autoencoder.network import (
     residual_frames,
     save_autoencoder,
 )
-from nearfar.scoring.autoencoder.scores import mean_square_score, precisions, selective_score
+from nearfar.scoring.autoencoder.scores import (
+    by_frame,
+    mean_square_score,
+    mean_square_shares,
+    precisions,
+    selective_score,
+    selective_shares,
+)
 from nearfar.scoring.autoencoder.settings import AutoencoderSettings
 from nearfar.scoring.autoencoder.training import gather_vectors, train_autoencoder
 from nearfar.scoring.backends import Backend, Features, Scorer, Scores, Workspace, as_features
+from nearfar.scoring.contributions import Contributions
 
 FORMAT = 2
 logger = logging.getLogger(__name__)
@@ -76,6 +84,27 @@ class AutoencoderScorer:
     def leave_one_out(self) -> Scores:
         """(normals,) float64: scores of the training clips themselves, which are lower than those of new clips."""
         return self.score(self._normals)
+
+    def contributions(self, features: Features) -> Contributions:
+        """The parts of the scores by frame and mel bin; differences are from the reconstruction, in dB.
+
+        Args:
+            features: log-mel frames (clips, frames, 128) float32.
+        """
+        shares, differences = [], []
+        for frames in as_features(features):
+            residual = residual_frames(self._model.network, frames)
+            rows = (
+                mean_square_shares(residual)
+                if self._inverses is None
+                else selective_shares(residual, self._inverses, textbook=self._settings.textbook)
+            )
+            shares.append(by_frame(rows))
+            times = by_frame(torch.ones_like(residual, dtype=torch.float64))
+            differences.append(-by_frame(residual.double()) / times)
+        return Contributions(
+            torch.stack(shares), torch.stack(differences), "the reconstruction by the autoencoder"
+        )
 
 
 def fit_autoencoder(

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from nearfar.data.clips import Domain
+from nearfar.scoring.autoencoder.network import STACKED_FRAMES
+from nearfar.scoring.contributions import symmetric_root
 
 
 def precisions(covariances: Tensor) -> tuple[tuple[Tensor, Tensor], Domain | None]:
@@ -85,4 +87,34 @@ def selective_score(residual: Tensor, inverses: tuple[Tensor, Tensor], *, textbo
         a non-negative number, higher is more anomalous; published scores lie around 1, textbook ones around 128.
     """
     delta = residual.double() if textbook else residual.mean(dim=0, keepdim=True, dtype=torch.float64)
-    return min(float(((delta @ inverse.double()) * delta).sum(dim=1).mean()) for inverse in inverses)
+    return min(_mean_square_distance(delta, inverse) for inverse in inverses)
+
+
+def _mean_square_distance(delta: Tensor, inverse: Tensor) -> float:
+    return float(((delta @ inverse.double()) * delta).sum(dim=1).mean())
+
+
+def mean_square_shares(residual: Tensor) -> Tensor:
+    """:func:`mean_square_score` by row and mel bin: (rows, 128) float64, which add up to it."""
+    return residual.double().square() / residual.numel()
+
+
+def selective_shares(residual: Tensor, inverses: tuple[Tensor, Tensor], *, textbook: bool = False) -> Tensor:
+    """:func:`selective_score` by row and mel bin: (rows, 128) float64, which add up to it.
+
+    Residuals are whitened by the symmetric root of the chosen inverse. Without ``textbook`` the mean residual is
+    scored, so that rows which oppose the mean contribute less than 0; mel bins over all rows never do.
+    """
+    chosen = min(inverses, key=lambda inverse: selective_score(residual, (inverse, inverse), textbook=textbook))
+    whitened = residual.double() @ symmetric_root(chosen.double())
+    other = whitened if textbook else whitened.mean(dim=0, keepdim=True)
+    return whitened * other / len(residual)
+
+
+def by_frame(rows: Tensor) -> Tensor:
+    """Sums over the vectors that a frame is in: (5 (frames - 4), 128) of residual frames to (frames, 128)."""
+    vectors = rows.reshape(-1, STACKED_FRAMES, rows.shape[1])
+    out = rows.new_zeros(len(vectors) + STACKED_FRAMES - 1, rows.shape[1])
+    for position in range(STACKED_FRAMES):
+        out[position : position + len(vectors)] += vectors[:, position]
+    return out
