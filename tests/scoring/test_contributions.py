@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nearfar.scoring import FUSIONS, MachineScorer, Mahalanobis, NearestNeighbours, ScoringPlan
-from nearfar.scoring.autoencoder.network import Autoencoder, Covariances, TrainedAutoencoder
+from nearfar.scoring.autoencoder.network import Autoencoder, TrainedAutoencoder
 from nearfar.scoring.autoencoder.scores import (
     by_frame,
     mean_square_score,
@@ -124,7 +124,7 @@ def test_residuals_of_an_autoencoder_add_up_by_frame_and_mel_bin() -> None:
     rows = torch.randn(5 * 7, 128, generator=random)
     assert float(mean_square_shares(rows).sum()) == pytest.approx(mean_square_score(rows), rel=1e-9)
     normal = torch.randn(2, 1000, 128, generator=random)
-    inverses = precisions(Covariances(torch.cov(normal[0].T), torch.cov(2 * normal[1].T)))
+    inverses, _ = precisions(torch.stack([torch.cov(normal[0].T), torch.cov(2 * normal[1].T)]))
     for textbook in (False, True):
         shares = selective_shares(rows, inverses, textbook=textbook)
         score = selective_score(rows, inverses, textbook=textbook)
@@ -143,7 +143,7 @@ def test_an_autoencoders_contributions_are_in_the_loud_mel_bin() -> None:
 
     torch.manual_seed(0)
     network = Autoencoder().eval()
-    eye = Covariances(torch.eye(128), torch.eye(128))
+    eye = torch.stack([torch.eye(128), torch.eye(128)])
     frames = torch.zeros(1, 20, 128)
     frames[0, 6, 40] = 30.0
     scorer = AutoencoderScorer(TrainedAutoencoder(network, eye, eye), AutoencoderSettings(), frames, "m", 0.0)
