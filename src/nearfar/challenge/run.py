@@ -160,9 +160,12 @@ def write_thresholds_and_decisions(scored: Sequence[ScoredMachine], threshold: T
     thresholds = usable_thresholds(
         [entry.calibration for entry in scored], threshold.rule, threshold.false_alarm_rate, threshold.domains
     )
+    units: dict[str, list[str]] = {}
     for found in thresholds:
         if found.remark is not None:
-            logger.warning("%s section %s: %s", found.machine, found.section, found.remark)
+            units.setdefault(found.remark, []).append(f"{found.machine} section {found.section}")
+    for remark, names in units.items():
+        logger.warning("%s: %s", ", ".join(names), remark)
     decided = []
     for entry in scored:
         decisions = entry.decide(thresholds)

@@ -29,7 +29,7 @@ from nearfar.data.quality import Profile, profile
 from nearfar.errors import InputError
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
 from nearfar.pipeline.extraction import Extracted
-from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores
+from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores, training_remark
 from nearfar.pipeline.windows import Recording, read_samples
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
 from nearfar.thresholds import FEWEST_GROUPS, Calibration, NormalScore
@@ -262,7 +262,8 @@ def fit_machine(
         guaranteed=(method == "split" or is_guaranteed(recipe)) and groups.remark is None,
         recordings=entries,
         grouped_by=groups.found_by,
-        remark=groups.remark,
+        remark="; ".join(filter(None, (groups.remark, training_remark(recipe, held_out=method == "split"))))
+        or None,
     )
 
 

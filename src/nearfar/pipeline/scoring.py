@@ -80,6 +80,14 @@ def is_guaranteed(recipe: Recipe) -> bool:
     )
 
 
+def training_remark(recipe: Recipe, *, held_out: bool = False) -> str | None:
+    """A remark on scores of normal recordings that a model was trained on; None if it was trained on others."""
+    if held_out or not (recipe.trains or not recipe.backend.leaves_out):
+        return None
+    trained = "encoder" if recipe.trains else recipe.scoring.backend
+    return f"the {trained} was trained on the recordings that the threshold is from, so new ones may score higher"
+
+
 def normal_scores(
     clips: Sequence[Clip], scores: ViewScores, groups: Sequence[str] | None = None
 ) -> tuple[NormalScore, ...]:
@@ -175,6 +183,7 @@ def score_machines(
                     method="leave-one-out",
                     guaranteed=is_guaranteed(recipe),
                     recordings=normal_scores(train, left_out) if left_out.fused.size else (),
+                    remark=training_remark(recipe),
                 ),
                 _nearest_domains(fitted_on, scored.nearest, len(test)),
             )
