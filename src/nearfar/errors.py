@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 MOST_LISTED = 10
 """Largest number of errors listed in a message; the rest are counted."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class NearfarError(Exception):
@@ -47,6 +51,25 @@ def raise_errors(errors: Sequence[InputError]) -> None:
     """Raise a single error as it is and several as one; do nothing without errors."""
     if errors:
         raise errors[0] if len(errors) == 1 else MultipleInputError(errors)
+
+
+def map_errors(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The results of a function of each item.
+
+    Raises:
+        InputError: listing the errors of all items.
+    """
+    results: list[Result] = []
+    errors: list[InputError] = []
+    for item in items:
+        try:
+            results.append(function(item))
+        except MultipleInputError as error:
+            errors += error.errors
+        except InputError as error:
+            errors.append(error)
+    raise_errors(errors)
+    return results
 
 
 class TrainingError(NearfarError):

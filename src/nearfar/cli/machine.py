@@ -83,11 +83,13 @@ def fit(
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
+    from nearfar.data.walk import log_left_out
     from nearfar.detector.detector import Detector, starting_recipe
     from nearfar.detector.store import require_free
 
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
+    log_left_out(dataset.warnings, dataset.hidden, folder)
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
     folders = (model, model.parent) if model else (_model_folder(chosen, out),)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))

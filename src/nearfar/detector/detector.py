@@ -23,6 +23,7 @@ from nearfar.data.clips import Clip
 from nearfar.data.copies import joined_groups
 from nearfar.data.grouping import find_groups
 from nearfar.data.layouts import Dataset, read_normals
+from nearfar.data.walk import log_left_out
 from nearfar.detector import store
 from nearfar.detector.machine import (
     FittedMachine,
@@ -166,6 +167,8 @@ class Detector:
             InputError: if the recordings or the recipe cannot be used.
         """
         dataset = read_normals(recordings, machine)
+        if not isinstance(recordings, Dataset):
+            log_left_out(dataset.warnings, dataset.hidden, dataset.root)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe, dataset)
         resolved = prepare_detector(dataset, chosen)
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}

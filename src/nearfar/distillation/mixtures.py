@@ -14,6 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.data.walk import walk
 from nearfar.errors import InputError
 from nearfar.training.batches import rms
 
@@ -41,7 +42,7 @@ def sound_files(folders: Sequence[Path], excluded: Sequence[str] = ()) -> tuple[
     """
     found = []
     for folder in folders:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        files = walk(folder, sorted(ENDINGS)).files
         included = tuple(path for path in files if not any(path.match(pattern) for pattern in excluded))
         if not included:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
 from nearfar.data.layouts import Dataset, machine_lengths, read_dataset, require_training_clips
 from nearfar.data.prefetch import prefetched
+from nearfar.data.walk import log_left_out
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pipeline.extraction import too_short
@@ -65,6 +67,7 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
             unusable files are listed together.
     """
     dataset = read_dataset(data)
+    _log_left_out(dataset)
     return dataset, resolve_run(dataset, recipe)
 
 
@@ -202,6 +205,17 @@ def _log_shorter_warmup(warmup: int, steps: int, shorter: int) -> None:
         steps,
         shorter,
     )
+
+
+def _log_left_out(dataset: Dataset) -> None:
+    if os.environ.get("RANK", "0") == "0":  # only the first process of a distributed launch
+        _log_once(dataset.root, dataset.warnings, dataset.hidden)
+
+
+@cache
+def _log_once(root: Path, warnings: tuple[str, ...], hidden: int) -> None:
+    """Cached: logged once and not for every system."""
+    log_left_out(warnings, hidden, root)
 
 
 @cache
