@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -196,12 +197,17 @@ def zero_pad(waveform: Waveform, samples: int, path: Path, sample_rate_hz: int =
 def open_audio(path: Path, expected: str = WHOLE) -> Iterator[soundfile.SoundFile]:
     """Open a file for decoding; errors of libsndfile become InputErrors that name what is ``expected``."""
     source = wav_source(path)
+    # Names need not be UTF-8; libsndfile takes their bytes, but those of Windows.
+    given = os.fsencode(source) if isinstance(source, Path) and os.name != "nt" else source
     try:
-        with soundfile.SoundFile(source) as file:
+        with soundfile.SoundFile(given) as file:
             yield file
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip(" .")
         raise unreadable(path, f"sound that cannot be decoded ({reason})", expected) from None
+    finally:
+        if not isinstance(source, Path):
+            source.close()
 
 
 def _header(path: Path, file: soundfile.SoundFile) -> AudioHeader:
