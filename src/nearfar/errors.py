@@ -35,22 +35,27 @@ class InputError(NearfarError):
 
 
 class MultipleInputError(InputError):
-    """Several errors about one input, such as the recordings of a folder; the attributes are of the first."""
+    """Several errors about one input, such as the recordings of a folder; the attributes are of the first.
 
-    def __init__(self, errors: Sequence[InputError]) -> None:
+    Args:
+        errors: one or more.
+        summary: lines that are printed before the errors.
+    """
+
+    def __init__(self, errors: Sequence[InputError], summary: Sequence[str] = ()) -> None:
         first = errors[0]
         super().__init__(first.where, found=first.found, expected=first.expected, remedy=first.remedy)
-        self.errors = tuple(errors)
-        lines = [str(error) for error in errors[:MOST_LISTED]]
+        self.errors, self.summary = tuple(errors), tuple(summary)
+        lines = [*summary, *(str(error) for error in errors[:MOST_LISTED])]
         if len(errors) > MOST_LISTED:
             lines.append(f"and {len(errors) - MOST_LISTED} more")
         self.args = ("\n".join(lines),)
 
 
-def raise_errors(errors: Sequence[InputError]) -> None:
-    """Raise a single error as it is and several as one; do nothing without errors."""
+def raise_errors(errors: Sequence[InputError], summary: Sequence[str] = ()) -> None:
+    """Raise a single error as it is and several, or those with a summary, as one; do nothing without errors."""
     if errors:
-        raise errors[0] if len(errors) == 1 else MultipleInputError(errors)
+        raise errors[0] if len(errors) == 1 and not summary else MultipleInputError(errors, summary)
 
 
 def map_errors(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -167,15 +166,17 @@ class _CsvWriter:
 
     def __init__(self, views: Sequence[str], windows: bool) -> None:
         from nearfar.detector.results import csv_header
+        from nearfar.evaluation.scorefiles import csv_line
 
-        self._rows, self._windows = csv.writer(sys.stdout, lineterminator="\n"), windows
-        self._rows.writerow(csv_header(views))
+        self._windows = windows
+        print(csv_line(csv_header(views)), end="")
 
     def add(self, entry: Score | Failure) -> None:
         from nearfar.detector.results import csv_rows
+        from nearfar.evaluation.scorefiles import csv_line
 
-        self._rows.writerows(csv_rows(entry, windows=self._windows))
-        sys.stdout.flush()
+        for row in csv_rows(entry, windows=self._windows):
+            print(csv_line(row), end="", flush=True)
 
     def end(self) -> None:
         pass

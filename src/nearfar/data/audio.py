@@ -17,12 +17,14 @@ import soxr
 from numpy.typing import NDArray
 
 from nearfar.data.clips import CHANNELS, Channel
-from nearfar.data.riff import wav_source
+from nearfar.data.riff import log_once, wav_source
 from nearfar.errors import InputError
 
 Waveform = NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
 STEP_16_BIT = 1 / 32_768
+LARGEST = 1000.0
+"""Larger samples are no sound: recordings in other units than full scale, such as pascals, stay far below."""
 WHOLE = "a whole WAV or FLAC file"
 
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC")
@@ -122,7 +124,8 @@ def choose_channels(
         recording: its name in messages.
 
     Raises:
-        InputError: if a requested channel is missing, silent or holds NaN or infinite samples.
+        InputError: if a requested channel is missing, silent or holds NaN or infinite samples; as
+            :func:`in_range`.
     """
     columns = {channel: near if channel == "near" else far for channel in channels}
     for channel, column in columns.items():
@@ -150,12 +153,39 @@ def choose_channels(
                 expected="the sound of a machine in every channel that is used",
                 remedy="Check the microphone and its cable, or use only the other channel",
             )
-    waveform = np.ascontiguousarray(samples[[columns[channel] for channel in channels]])
+    waveform = np.ascontiguousarray(in_range(samples, recording)[[columns[channel] for channel in channels]])
     if recorded_hz == sample_rate_hz:
         return waveform
     _log_resampling(recording, recorded_hz, sample_rate_hz)
     resampled = soxr.resample(waveform.T, recorded_hz, sample_rate_hz, quality="HQ")
     return np.ascontiguousarray(resampled.T, dtype=np.float32)
+
+
+def in_range(samples: Waveform, recording: Path | str) -> Waveform:
+    """Samples as they are, or 16-bit integers that were saved as floating-point numbers divided by 32768.
+
+    Args:
+        samples: finite, all channels.
+        recording: its name in messages. Division is logged once.
+
+    Raises:
+        InputError: if samples are larger than :data:`LARGEST` and no such integers.
+    """
+    largest = float(np.abs(samples).max(initial=0.0))
+    if 1 < largest <= 1 / STEP_16_BIT and np.array_equal(samples, np.rint(samples)):
+        message = (
+            "%s holds 16-bit integers as floating-point numbers; they are divided by 32768, as in all such files"
+        )
+        log_once("integers", message, recording)
+        return samples * np.float32(STEP_16_BIT)
+    if largest > LARGEST:
+        raise InputError(
+            recording,
+            found=f"samples as large as {largest:.3g}",
+            expected="samples in [-1, 1]",
+            remedy="Export it again, as 16-bit integers or scaled to [-1, 1], or take it out of the data folder",
+        )
+    return samples
 
 
 def is_silent(channel: Waveform) -> bool:
@@ -164,14 +194,16 @@ def is_silent(channel: Waveform) -> bool:
 
 
 def read_beginning(path: Path, seconds: float) -> tuple[Waveform, int]:
-    """Read the first seconds of every channel without checks: (channels, samples) float32, and their rate in Hz.
+    """Read the first seconds of every channel: (channels, samples) float32, perhaps NaN, and their rate in Hz.
 
     Raises:
-        InputError: as :func:`read_header`.
+        InputError: as :func:`read_header` and :func:`in_range`.
     """
     with open_audio(path) as file:
         header = _header(path, file)
         samples = file.read(round(seconds * header.sample_rate_hz), dtype="float32", always_2d=True)
+    if np.isfinite(samples).all():
+        samples = in_range(samples, path)
     return np.ascontiguousarray(samples.T), header.sample_rate_hz
 
 

@@ -305,16 +305,17 @@ def plain_folders(root: Path) -> list[Path]:
     if folder_name(root).casefold() in RESERVED or any(part_of(root, part) is not None for part in RESERVED):
         return []
     folders = [path for path in visible(root) if path.is_dir() and path.name.casefold() not in NOT_NORMAL]
-    if any(map(is_machine_folder, folders)):
+    is_one = bool(audio_files(root))
+    if not is_one and any(map(is_machine_folder, folders)):
         return []
     below = walk(root, exclude={*RESERVED, *NOT_NORMAL})
-    if audio_files(root):
+    if is_one:
         return [] if any(path.name.casefold() not in NOT_NORMAL for path in below.excluded) else [root]
     if any(path.name.casefold() in RESERVED for path in below.excluded):
         return []
     machines = [path for path in folders if any(file.is_relative_to(path) for file in below.files)]
-    is_one = machines and all("=" in path.name or not re.search(r"[^\W\d_]", path.name) for path in machines)
-    return [root] if is_one else machines
+    are_parts = machines and all("=" in path.name or not re.search(r"[^\W\d_]", path.name) for path in machines)
+    return [root] if are_parts else machines
 
 
 def read_plain_folder(root: Path, machine: str | None = None) -> Found:

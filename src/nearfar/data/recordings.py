@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from nearfar.data.audio import SAMPLE_RATE_HZ, Waveform, open_audio, unreadable
+from nearfar.data.audio import SAMPLE_RATE_HZ, Waveform, in_range, open_audio, unreadable
 from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.data.walk import found_recordings, walk
 from nearfar.errors import InputError, raise_errors
@@ -82,7 +82,7 @@ def read_crop(recording: AudioFile, channel: int, samples: int, random: np.rando
         (samples,) float32.
 
     Raises:
-        InputError: if the sound cannot be decoded, ends early, or holds NaN or infinite samples.
+        InputError: if the sound cannot be decoded, ends early, or holds NaN, infinite or absurdly large samples.
     """
     wanted = -(-samples * recording.sample_rate_hz // SAMPLE_RATE_HZ)
     spare = recording.frames - wanted
@@ -95,6 +95,7 @@ def read_crop(recording: AudioFile, channel: int, samples: int, random: np.rando
         raise unreadable(recording.path, f"sound that ends after {begin + len(crop)} samples", _WHOLE)
     if not np.isfinite(crop).all():
         raise unreadable(recording.path, f"NaN or infinite samples in channel {channel}", _WHOLE)
+    crop = in_range(crop, recording.path)
     if recording.sample_rate_hz != SAMPLE_RATE_HZ:
         crop = soxr.resample(crop, recording.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
     return np.resize(np.asarray(crop, dtype=np.float32), samples)

@@ -172,17 +172,17 @@ def _sound(path: Path, wav: _Wav, file: BinaryIO) -> int | None:
     if rest < max(2, wav.frame) or _ends(wav, file, end):
         return as_stated
     if not wav.in_ds64 and (whole := _unwrapped(wav, file)) is not None:
-        _log_once("wrapped", path, "a size that wrapped at 4 GiB", whole)
+        _log_size("wrapped", path, "a size that wrapped at 4 GiB", whole)
         return whole
     if (before := _chunk_before(wav, file)) is not None:
-        _log_once("large", path, f"a size of {stated} bytes", before)
+        _log_size("large", path, f"a size of {stated} bytes", before)
         return before
     if _are_zeros(file, end):
         return as_stated
     if rest > _SLACK and wav.riff_agrees:
         found = f"a WAV file that goes on for {rest} bytes behind the {stated} bytes of sound in its header"
         raise _refused(path, found, "as much sound as the header states, or chunks behind it")
-    _log_once("short", path, f"a size of {stated} bytes", available)
+    _log_size("short", path, f"a size of {stated} bytes", available)
     return available
 
 
@@ -190,10 +190,10 @@ def _less_than_stated(path: Path, wav: _Wav, file: BinaryIO) -> int:
     """The bytes of sound of a file that states more, if only the header is miscounted."""
     stated, available = wav.size, wav.available
     if (before := _chunk_before(wav, file)) is not None:
-        _log_once("large", path, f"a size of {stated} bytes", before)
+        _log_size("large", path, f"a size of {stated} bytes", before)
         return before
     if stated - available <= _SLACK and available % wav.frame == 0 and available:
-        _log_once("large", path, f"a size of {stated} bytes", available)
+        _log_size("large", path, f"a size of {stated} bytes", available)
         return available
     raise _refused(
         path,
@@ -320,10 +320,15 @@ def _refused(path: Path, found: str, expected: str) -> InputError:
     return InputError(path, found=found, expected=expected, remedy=remedy)
 
 
-def _log_once(kind: str, path: Path, stated: str, read: int) -> None:
+def _log_size(kind: str, path: Path, stated: str, read: int) -> None:
+    message = "%s: the header states %s, and there are %d bytes of sound, which are read, as in all such files"
+    log_once(kind, message, path, stated, read)
+
+
+def log_once(kind: str, message: str, *values: object) -> None:
+    """Log a warning of a kind, once in this process."""
     with _logged_lock:
         if kind in _logged:
             return
         _logged.add(kind)
-    message = "%s: the header states %s, and there are %d bytes of sound, which are read, as in all such files"
-    _log.warning(message, path, stated, read)
+    _log.warning(message, *values)

@@ -180,16 +180,21 @@ def hidden_text(count: int) -> str:
 
 def unwritable_names(clips: Iterable[Clip]) -> list[InputError]:
     """Errors about clips whose names are not UTF-8, so that no file of results can hold them."""
-    return [
-        InputError(
-            clip.path,
-            found="a name that is not UTF-8, as archives of other systems unpack it",
-            expected="names that files of results can hold",
-            remedy="Rename it (convmv converts the names of a whole folder)",
-        )
-        for clip in clips
-        if not is_utf8(clip.machine + clip.name)
-    ]
+    return [_unwritable(clip.path) for clip in clips if not is_utf8(clip.machine + clip.name)]
+
+
+def unwritable_files(files: Iterable[Path]) -> list[InputError]:
+    """Errors about files whose paths are not UTF-8."""
+    return [_unwritable(path) for path in files if not is_utf8(str(path))]
+
+
+def _unwritable(path: Path) -> InputError:
+    return InputError(
+        path,
+        found="a name that is not UTF-8, as archives of other systems unpack it",
+        expected="names that files of results can hold",
+        remedy="Rename it; convmv converts the names of a whole folder",
+    )
 
 
 def is_utf8(text: str) -> bool:

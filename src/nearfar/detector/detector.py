@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import nearfar
 from nearfar.config import Recipe, load_recipe
-from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
 from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.copies import joined_groups
@@ -503,7 +503,10 @@ def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
     """The recipe of that name or path, or the default for the recordings."""
     if name is not None:
         return load_recipe(name)
-    mono = all(header.channels == 1 for header in dataset.require_headers().values())
+    headers = [header for header in dataset.headers().values() if isinstance(header, AudioHeader)]
+    if not headers:
+        dataset.require_headers()
+    mono = all(header.channels == 1 for header in headers)
     if mono:
         logger.warning("all recordings are mono: the detector uses the near channel alone (%s)", MONO_RECIPE)
     return load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)
