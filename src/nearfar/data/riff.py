@@ -168,7 +168,10 @@ def _sound(path: Path, wav: _Wav, file: BinaryIO) -> int | None:
     if stated == 0:
         # An empty data chunk is right only at the end, or before another chunk.
         is_empty = rest < wav.frame or _ends(wav, file, end)
-        return as_stated if is_empty else available
+        if is_empty:
+            return as_stated
+        _log_size("zero", path, "a size of 0 bytes", available)
+        return available
     if rest < max(2, wav.frame) or _ends(wav, file, end):
         return as_stated
     if not wav.in_ds64 and (whole := _unwrapped(wav, file)) is not None:
