@@ -185,6 +185,27 @@ def test_test_recordings_are_never_normal_ones(tmp_path: Path) -> None:
     assert dataset.warnings == ("pump: 2 folders of test recordings, and not read, such as 2024-05/Test",)
 
 
+def test_a_test_folder_beside_plain_recordings_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path / "all" / "pump", "1.wav", "Test/2.wav")
+    touch(tmp_path / "all" / "TEST", "3.wav")
+    for root in (tmp_path / "all", tmp_path / "all" / "pump"):
+        dataset = read_normals(root)
+        assert [(clip.machine, clip.name) for clip in dataset.clips] == [("pump", "1.wav")]
+        assert any("not read" in warning and "est" in warning for warning in dataset.warnings)
+
+
+def test_normal_recordings_beside_a_test_folder_that_labels_its_own(tmp_path: Path) -> None:
+    touch(tmp_path / "pump", "1.wav", "test/normal/2.wav", "test/leak/3.wav")
+    with pytest.raises(InputError, match=r"found 1 recordings beside the folders .* 1\.wav.* Move them there"):
+        read_normals(tmp_path / "pump")
+
+
+def test_other_formats_alone_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "pump", "may/1.mp3", "may/2.m4a")
+    with pytest.raises(InputError, match=r"other formats \(2\), such as may/1.mp3; .* Convert them"):
+        read_normals(tmp_path / "pump")
+
+
 def test_several_plain_folders_are_machines(tmp_path: Path) -> None:
     touch(tmp_path / "all", "pump 7/1.wav", "pump 7/may/2.wav", "lathe/1.wav", "photos/1.jpg", "plan.pdf")
     assert shape(tmp_path / "all") == {"lathe": (["1.wav"], []), "pump 7": (["1.wav", "may/2.wav"], [])}
@@ -193,6 +214,25 @@ def test_several_plain_folders_are_machines(tmp_path: Path) -> None:
         "all: folders that are not read (1), such as photos",
         "all: files that are not read (1), such as plan.pdf",
     )
+
+
+@pytest.mark.parametrize("part", ["", "normal"])
+def test_links_between_machines_are_no_machines(tmp_path: Path, part: str) -> None:
+    root = tmp_path / "all"
+    touch(root / "pump" / part, "1.wav")
+    touch(tmp_path / "elsewhere" / part, "2.wav")
+    (root / "again").symlink_to("pump")
+    (root / "loop").symlink_to(".")
+    (root / "lathe").symlink_to(tmp_path / "elsewhere")
+    assert shape(root) == {"lathe": (["2.wav"], []), "pump": (["1.wav"], [])}
+    assert read_dataset(root).warnings == ("all: folders that are not read (2), such as again",)
+
+
+def test_a_link_between_faults_is_no_fault(tmp_path: Path) -> None:
+    touch(tmp_path / "pump", "normal/1.wav", "test/normal/2.wav", "test/leak/3.wav")
+    (tmp_path / "pump" / "test" / "again").symlink_to("leak")
+    (tmp_path / "pump" / "test" / "up").symlink_to("..")
+    assert shape(tmp_path) == {"pump": (["1.wav"], ["leak/3.wav", "normal/2.wav"])}
 
 
 @pytest.mark.parametrize("days", [("2024-05", "2024-06"), ("speed=900", "speed=1200")])

@@ -53,6 +53,8 @@ RESERVED = (*SPLIT_FOLDERS_2021, NORMAL, SUPPLEMENTAL)
 NOT_NORMAL = (TEST, *TESTS_2021, "tests", "testing", SUPPLEMENTAL)
 """Names of folders, in upper or lower case, that are never read as normal recordings."""
 
+_CHALLENGE = ("section_", "id_", "normal_id_", "anomaly_id_")
+"""Beginnings of the names of the challenge's clips."""
 _ANOMALOUS = re.compile("anomal|abnormal", re.IGNORECASE)
 _COMPANIONS = ("attributes_", "license", "licence", "manifest", "readme", "simulated", "truth")
 """Beginnings of the names of files that may be beside clips without a warning."""
@@ -156,14 +158,12 @@ def read_own_machine(folder: Path) -> Found:
         if not files.files:
             remedy = "Copy them there (converted from other formats), or remove the folder"
             raise _no_recordings(normal, "a folder without WAV or FLAC files", remedy)
-    for path in visible(test) if test is not None else ():
-        if is_audio(path):
-            errors.append(_unlabelled(path))
-        elif path.is_dir():
-            label: Label = "normal" if path.name.casefold() == NORMAL else "anomaly"
-            files = walk(path)
-            empty += [] if files.files else [f"{machine}/{below.inside(path)} holds no WAV or FLAC file"]
-            clips += _own_clips(folder, files, machine, "test", label, table, errors)
+    for path in [] if test is None else sub_folders(test):
+        label: Label = "normal" if path.name.casefold() == NORMAL else "anomaly"
+        files = walk(path)
+        empty += [] if files.files else [f"{machine}/{below.inside(path)} holds no WAV or FLAC file"]
+        clips += _own_clips(folder, files, machine, "test", label, table, errors)
+    errors += [_unlabelled(path) for path in ([] if test is None else audio_files(test))]
     errors += _unlisted(folder, table, clips) if not errors else []
     raise_errors(errors)
     warnings = unread(folder, machine, read=(*parts, ATTRIBUTES_CSV)) + below.warnings(machine) + empty
@@ -302,20 +302,36 @@ def plain_folders(root: Path) -> list[Path]:
     one of machines, unless these are named by attributes (``speed=1200``) or without letters (``2024-05``). No
     folder is plain where parts of a machine's folder lie below it.
     """
-    if folder_name(root).casefold() in RESERVED or any(part_of(root, part) is not None for part in RESERVED):
+    if folder_name(root).casefold() in RESERVED or _has_layout(root):
         return []
-    folders = [path for path in visible(root) if path.is_dir() and path.name.casefold() not in NOT_NORMAL]
-    is_one = bool(audio_files(root))
-    if not is_one and any(map(is_machine_folder, folders)):
-        return []
-    below = walk(root, exclude={*RESERVED, *NOT_NORMAL})
-    if is_one:
-        return [] if any(path.name.casefold() not in NOT_NORMAL for path in below.excluded) else [root]
-    if any(path.name.casefold() in RESERVED for path in below.excluded):
-        return []
-    machines = [path for path in folders if any(file.is_relative_to(path) for file in below.files)]
+    if audio_files(root):
+        return [root] if _is_plain_machine(root) else []
+    folders = [path for path in sub_folders(root) if path.name.casefold() not in NOT_NORMAL]
+    machines = []
+    for path in folders:
+        below = walk(path, exclude={*RESERVED, *NOT_NORMAL})
+        if not _is_plain_machine(path) and any(part.name.casefold() in RESERVED for part in below.excluded):
+            return []
+        machines += [path] if below.files else []
     are_parts = machines and all("=" in path.name or not re.search(r"[^\W\d_]", path.name) for path in machines)
     return [root] if are_parts else machines
+
+
+def _is_plain_machine(folder: Path) -> bool:
+    """Whether a folder holds recordings, and no parts of a machine's folder lie below but folders of tests."""
+    below = walk(folder, exclude={*RESERVED, *NOT_NORMAL})
+    others = [path for path in below.excluded if path.name.casefold() not in NOT_NORMAL]
+    return bool(audio_files(folder)) and not others and not _has_layout(folder)
+
+
+def _has_layout(folder: Path) -> bool:
+    """Whether a folder is a machine's, apart from folders of tests in no layout."""
+    tests = [part for name in NOT_NORMAL if (part := part_of(folder, name)) is not None]
+    return (
+        is_own_folder(folder)
+        or part_of(folder, "train") is not None
+        or any(path.name.casefold().startswith(_CHALLENGE) for part in tests for path in audio_files(part))
+    )
 
 
 def read_plain_folder(root: Path, machine: str | None = None) -> Found:
@@ -352,6 +368,19 @@ def visible(folder: Path) -> list[Path]:
     """The sorted entries of a folder that are neither hidden nor of a system; empty if it is missing."""
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in entries if not is_hidden(path.name))
+
+
+def sub_folders(folder: Path) -> list[Path]:
+    """The folders among :func:`visible` entries, each once, without links to others or to folders above."""
+    found = [path for path in visible(folder) if path.is_dir()]
+    real = folder.resolve()
+    seen = {real, *real.parents}
+    kept = []
+    for path in sorted(found, key=lambda path: (path.is_symlink(), path)):
+        if (target := path.resolve()) not in seen:
+            seen.add(target)
+            kept.append(path)
+    return sorted(kept)
 
 
 def hidden_entries(folder: Path) -> int:

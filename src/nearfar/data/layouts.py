@@ -34,10 +34,11 @@ from nearfar.data.folders import (
     read_challenge_machine,
     read_own_machine,
     read_plain_folder,
+    sub_folders,
     unread,
     visible,
 )
-from nearfar.data.walk import unwritable_names
+from nearfar.data.walk import unwritable_names, walk
 from nearfar.errors import InputError, map_errors, raise_errors
 
 Layout = Literal[Edition, "own"]
@@ -202,6 +203,13 @@ def read_normals(
     normals = source.select(split="train")
     chosen = normals.select(machine)
     if not chosen.clips:
+        if beside := audio_files(source.root):
+            raise InputError(
+                source.root,
+                found=f"{len(beside)} recordings beside the folders of the machine, such as {beside[0].name}",
+                expected=f"normal recordings in the folder {NORMAL}",
+                remedy="Move them there, if they are of normal operation",
+            )
         raise InputError(
             source.root,
             found="no normal recordings" if machine is None else f"no normal recordings of {machine}",
@@ -273,7 +281,7 @@ def machine_lengths(
 def _machine_folders(root: Path) -> list[Path]:
     if is_machine_folder(root):
         return [root]
-    folders = [folder for folder in visible(root) if folder.is_dir() and is_machine_folder(folder)]
+    folders = [folder for folder in sub_folders(root) if is_machine_folder(folder)]
     if not folders:
         raise _no_machine(root, f"{len(visible(root))} entries, none of them a machine's folder")
     return folders
@@ -306,6 +314,11 @@ def _no_machine(root: Path, found: str) -> InputError:
     patterns = [depth + name for depth in ("*/*/", "*/*/*/") for name in ("train", "test", NORMAL)]
     below = (path.parents[1] for pattern in patterns for path in root.glob(pattern))
     data_folder = root.parent if folder_name(root).casefold() in RESERVED else next(below, None)
+    if data_folder is None and (foreign := walk(root).foreign):
+        first = foreign[0].relative_to(root).as_posix()
+        found = f"no WAV or FLAC file, and recordings in other formats ({len(foreign)}), such as {first}"
+        remedy = "Convert them, for instance with ffmpeg"
+        return InputError(root, found=found, expected="WAV or FLAC files", remedy=remedy)
     return InputError(
         root,
         found=found,
