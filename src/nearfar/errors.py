@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 MOST_LISTED = 10
 """Largest number of errors listed in a message; the rest are counted."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class NearfarError(Exception):
@@ -31,22 +35,46 @@ class InputError(NearfarError):
 
 
 class MultipleInputError(InputError):
-    """Several errors about one input, such as the recordings of a folder; the attributes are of the first."""
+    """Several errors about one input, such as the recordings of a folder; the attributes are of the first.
 
-    def __init__(self, errors: Sequence[InputError]) -> None:
+    Args:
+        errors: one or more.
+        summary: lines that are printed before the errors.
+    """
+
+    def __init__(self, errors: Sequence[InputError], summary: Sequence[str] = ()) -> None:
         first = errors[0]
         super().__init__(first.where, found=first.found, expected=first.expected, remedy=first.remedy)
-        self.errors = tuple(errors)
-        lines = [str(error) for error in errors[:MOST_LISTED]]
+        self.errors, self.summary = tuple(errors), tuple(summary)
+        lines = [*summary, *(str(error) for error in errors[:MOST_LISTED])]
         if len(errors) > MOST_LISTED:
             lines.append(f"and {len(errors) - MOST_LISTED} more")
         self.args = ("\n".join(lines),)
 
 
-def raise_errors(errors: Sequence[InputError]) -> None:
-    """Raise a single error as it is and several as one; do nothing without errors."""
+def raise_errors(errors: Sequence[InputError], summary: Sequence[str] = ()) -> None:
+    """Raise a single error as it is and several, or those with a summary, as one; do nothing without errors."""
     if errors:
-        raise errors[0] if len(errors) == 1 else MultipleInputError(errors)
+        raise errors[0] if len(errors) == 1 and not summary else MultipleInputError(errors, summary)
+
+
+def map_errors(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The results of a function of each item.
+
+    Raises:
+        InputError: listing the errors of all items.
+    """
+    results: list[Result] = []
+    errors: list[InputError] = []
+    for item in items:
+        try:
+            results.append(function(item))
+        except MultipleInputError as error:
+            errors += error.errors
+        except InputError as error:
+            errors.append(error)
+    raise_errors(errors)
+    return results
 
 
 class TrainingError(NearfarError):

@@ -67,7 +67,8 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         with whole_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            # Paths need not be UTF-8; JSON reads their escaped bytes as they were.
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise NearfarError(
             f"{path}: cannot write it ({error.strerror or error}). Free some space or choose another folder."

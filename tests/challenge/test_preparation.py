@@ -60,8 +60,33 @@ def test_a_message_lists_ten_defects_and_counts_the_rest(data: Path, small_recip
         path.write_bytes(b"")
     with pytest.raises(MultipleInputError) as caught:
         run_system(small_recipe, data, tmp_path / "out")
-    lines = str(caught.value).splitlines()
+    summary, *lines = str(caught.value).splitlines()
+    assert summary == "13 of 36 recordings cannot be read: take them out"
     assert (len(lines), lines[-1]) == (11, "and 3 more")
+
+
+def test_most_recordings_are_not_to_be_taken_out(data: Path, small_recipe: Recipe, tmp_path: Path) -> None:
+    for path in list(data.rglob("*.wav"))[:18]:
+        path.write_bytes(b"")
+    with pytest.raises(MultipleInputError) as caught:
+        run_system(small_recipe, data, tmp_path / "out")
+    assert "take them out" not in str(caught.value).splitlines()[0]
+
+
+def test_each_kind_of_defect_has_its_line_and_a_lone_one_its_remedy(data: Path, tmp_path: Path) -> None:
+    mono, empty = sorted((data / "hummer" / "test").iterdir())[:2]
+    rewrite(mono, lambda sound: sound[:, :1])
+    recipe = load_recipe("nearfar-best")
+    (error,) = refusal(recipe, data, tmp_path / "out")
+    assert error.where == mono
+    assert error.remedy.startswith("1 of 36 recordings is mono: take it out. Use two-channel recordings")
+    empty.write_bytes(b"")
+    with pytest.raises(MultipleInputError) as caught:
+        run_system(recipe, data, tmp_path / "out")
+    assert caught.value.summary == (
+        "1 of 36 recordings cannot be read: take it out",
+        "1 of 36 recordings is mono: take it out",
+    )
 
 
 def test_a_lone_defect_is_an_error_of_its_own(data: Path, tmp_path: Path) -> None:

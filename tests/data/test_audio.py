@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from nearfar.data import audio
+from nearfar.data import audio, riff
 from nearfar.data.audio import (
     AudioHeader,
     read_header,
@@ -331,3 +331,41 @@ def test_real_mono_recordings(shared):
         assert read_waveform(path, ["near"]).shape[1] == read_header(path).frames
         with pytest.raises(InputError, match=r"mono"):
             read_waveform(path)
+
+
+# --- samples out of range ---------------------------------------------------------------------------------------
+
+
+def float_file(path, samples):
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    return path
+
+
+def test_integers_saved_as_numbers_are_divided_once_with_a_message(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(riff, "_logged", set())
+    integers = np.random.default_rng(0).integers(-32_768, 32_768, (800, 2))
+    integers[0] = -32_768
+    path = float_file(tmp_path / "a.wav", integers.astype(np.float32))
+    for _ in range(2):
+        np.testing.assert_array_equal(read_waveform(path), (integers / 32_768).astype(np.float32).T)
+    (message,) = caplog.messages
+    assert "16-bit integers" in message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.5, 900.0])
+def test_numbers_out_of_range_that_may_be_sound_are_as_they_are(tmp_path, scale):
+    samples = (np.sin(np.arange(800)) * scale).astype(np.float32)
+    path = float_file(tmp_path / "a.wav", samples)
+    np.testing.assert_array_equal(read_waveform(path, ["near"])[0], samples)
+
+
+@pytest.mark.parametrize("scale", [1001.5, 2.0**31, 1e20, 3e38])
+def test_absurd_samples_are_refused(tmp_path, scale):
+    samples = np.full(800, 0.25, dtype=np.float32)
+    samples[::3] = scale
+    path = float_file(tmp_path / "a.wav", samples)
+    with pytest.raises(InputError) as caught:
+        read_waveform(path, ["near"])
+    assert caught.value.where == path
+    assert caught.value.found == f"samples as large as {float(np.float32(scale)):.3g}"

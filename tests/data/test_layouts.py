@@ -126,7 +126,7 @@ def test_a_file_for_a_folder(root):
 
 
 def test_no_machine(tmp_path):
-    touch(tmp_path, "a.wav", "b.wav")
+    touch(tmp_path, "a.txt", "b.txt")
     with pytest.raises(InputError) as caught:
         read_dataset(tmp_path)
     expect(caught.value, tmp_path, "2 entries", "a train or a test folder", "Give the folder that holds")

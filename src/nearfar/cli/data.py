@@ -27,6 +27,7 @@ def data(
     from nearfar.data import read_dataset
     from nearfar.data.channel_check import check_channels
     from nearfar.data.summary import summarise
+    from nearfar.data.walk import hidden_text
 
     dataset = read_dataset(folder)
     machines = summarise(dataset)
@@ -40,6 +41,7 @@ def data(
             "root": str(folder),
             "machines": [m.to_json() for m in machines],
             "warnings": list(dataset.warnings),
+            "hidden": dataset.hidden,
             **({"channel_warnings": [warning.to_json() for warning in warnings]} if check else {}),
         }
         print(json.dumps(tree, indent=1, default=str))
@@ -51,6 +53,8 @@ def data(
     show(data_table(machines))
     for text in [*dataset.warnings, *(f"{m.machine}: {text}" for m in machines for text in m.warnings)]:
         show(Text.assemble(("warning", "yellow"), f" {text}"))
+    if dataset.hidden:
+        show(f"{hidden_text(dataset.hidden)} left out.")
     for warning in warnings:
         exchange = f" Exchange: --near {far} --far {near}." if warning.kind == "swapped" else ""
         show(Text.assemble(("warning", "red"), f" {warning}{exchange}"))

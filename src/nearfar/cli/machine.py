@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -83,11 +82,13 @@ def fit(
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
+    from nearfar.data.walk import log_left_out
     from nearfar.detector.detector import Detector, starting_recipe
     from nearfar.detector.store import require_free
 
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
+    log_left_out(dataset.warnings, dataset.hidden, folder)
     chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
     folders = (model, model.parent) if model else (_model_folder(chosen, out),)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))
@@ -180,15 +181,17 @@ class _CsvWriter:
 
     def __init__(self, views: Sequence[str], windows: bool) -> None:
         from nearfar.detector.results import csv_header
+        from nearfar.evaluation.scorefiles import csv_line
 
-        self._rows, self._windows = csv.writer(sys.stdout, lineterminator="\n"), windows
-        self._rows.writerow(csv_header(views))
+        self._windows = windows
+        print(csv_line(csv_header(views)), end="")
 
     def add(self, entry: Score | Failure) -> None:
         from nearfar.detector.results import csv_rows
+        from nearfar.evaluation.scorefiles import csv_line
 
-        self._rows.writerows(csv_rows(entry, windows=self._windows))
-        sys.stdout.flush()
+        for row in csv_rows(entry, windows=self._windows):
+            print(csv_line(row), end="", flush=True)
 
     def end(self) -> None:
         pass

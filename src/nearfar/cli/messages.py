@@ -85,7 +85,8 @@ def in_flags(error: NearfarError, flags: Mapping[str, str], given: set[str]) -> 
     """
     if isinstance(error, MultipleInputError):
         lines = [in_flags(entry, flags, given) for entry in error.errors[:MOST_LISTED]]
-        return "\n".join([*lines, *str(error).split("\n")[len(lines) :]])
+        more = str(error).split("\n")[len(error.summary) + len(lines) :]
+        return "\n".join([*error.summary, *lines, *more])
     if not isinstance(error, InputError):
         return _arguments_in_flags(str(error), flags)
     given_flags = {name: flag for name, flag in flags.items() if name in given}

@@ -64,7 +64,7 @@ def ablate(
 
 
 def embed(
-    files: Annotated[list[Path], Argument(metavar="FILES", help="WAV or FLAC files.")],
+    files: Annotated[list[Path], Argument(metavar="FILES", help="WAV or FLAC files, or folders of them.")],
     out: Annotated[Path, Option("--out", help="File to write: .safetensors or .npy.")],
     encoder: options.Encoder = None,
     channel: Annotated[str, Option(help="near or far.")] = "near",
@@ -78,12 +78,14 @@ def embed(
     far: options.Far = None,
 ) -> None:
     """Write one embedding per file, computed by an encoder without any training on the files."""
+    from nearfar.detector.routing import recordings_in
     from nearfar.pipeline.embedding import embed_files
 
     near, far = channel_numbers(near, far)
+    listed = recordings_in(files)
     with progress_bars() as progress:
         shape = embed_files(
-            files,
+            listed,
             encoder or default_encoder(),
             out,
             channel=channel,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,14 @@ import soxr
 from numpy.typing import NDArray
 
 from nearfar.data.clips import CHANNELS, Channel
-from nearfar.data.riff import wav_source
+from nearfar.data.riff import log_once, wav_source
 from nearfar.errors import InputError
 
 Waveform = NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
 STEP_16_BIT = 1 / 32_768
+LARGEST = 1000.0
+"""Larger samples are no sound: recordings in other units than full scale, such as pascals, stay far below."""
 WHOLE = "a whole WAV or FLAC file"
 
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC")
@@ -121,12 +124,15 @@ def choose_channels(
         recording: its name in messages.
 
     Raises:
-        InputError: if a requested channel is missing, silent or holds NaN or infinite samples.
+        InputError: if a requested channel is missing, silent or holds NaN or infinite samples; as
+            :func:`in_range`.
     """
-    waveform = np.ascontiguousarray(samples[channel_columns(recording, len(samples), channels, near, far)])
-    for channel, values in zip(channels, waveform, strict=True):
-        if (error := nonfinite_samples(recording, channel, values, recorded_hz)) is not None:
+    columns = channel_columns(recording, len(samples), channels, near, far)
+    for channel, column in zip(channels, columns, strict=True):
+        if (error := nonfinite_samples(recording, channel, samples[column], recorded_hz)) is not None:
             raise error
+    waveform = np.ascontiguousarray(in_range(samples[columns], recording))
+    for channel, values in zip(channels, waveform, strict=True):
         if is_silent(values):
             raise silent_channel(recording, channel)
     if recorded_hz == sample_rate_hz:
@@ -178,20 +184,49 @@ def silent_channel(recording: Path | str, channel: Channel) -> InputError:
     )
 
 
+def in_range(samples: Waveform, recording: Path | str) -> Waveform:
+    """Samples as they are, or 16-bit integers that were saved as floating-point numbers divided by 32768.
+
+    Args:
+        samples: finite.
+        recording: its name in messages. Division is logged once.
+
+    Raises:
+        InputError: if samples are larger than :data:`LARGEST` and no such integers.
+    """
+    largest = float(np.abs(samples).max(initial=0.0))
+    if 1 < largest <= 1 / STEP_16_BIT and np.array_equal(samples, np.rint(samples)):
+        message = (
+            "%s holds 16-bit integers as floating-point numbers; they are divided by 32768, as in all such files"
+        )
+        log_once("integers", message, recording)
+        return samples * np.float32(STEP_16_BIT)
+    if largest > LARGEST:
+        raise InputError(
+            recording,
+            found=f"samples as large as {largest:.3g}",
+            expected="samples in [-1, 1]",
+            remedy="Export it again, as 16-bit integers or scaled to [-1, 1], or take it out of the data folder",
+        )
+    return samples
+
+
 def is_silent(channel: Waveform) -> bool:
     """Whether the range of the samples is at most one 16-bit step."""
     return float(channel.max() - channel.min()) <= STEP_16_BIT
 
 
 def read_beginning(path: Path, seconds: float) -> tuple[Waveform, int]:
-    """Read the first seconds of every channel without checks: (channels, samples) float32, and their rate in Hz.
+    """Read the first seconds of every channel: (channels, samples) float32, perhaps NaN, and their rate in Hz.
 
     Raises:
-        InputError: as :func:`read_header`.
+        InputError: as :func:`read_header` and :func:`in_range`.
     """
     with open_audio(path) as file:
         header = read_file_header(path, file)
         samples = file.read(round(seconds * header.sample_rate_hz), dtype="float32", always_2d=True)
+    if np.isfinite(samples).all():
+        samples = in_range(samples, path)
     return np.ascontiguousarray(samples.T), header.sample_rate_hz
 
 
@@ -217,12 +252,17 @@ def zero_pad(waveform: Waveform, samples: int, path: Path, sample_rate_hz: int =
 def open_audio(path: Path, expected: str = WHOLE) -> Iterator[soundfile.SoundFile]:
     """Open a file for decoding; errors of libsndfile become InputErrors that name what is ``expected``."""
     source = wav_source(path)
+    # Names need not be UTF-8; libsndfile takes their bytes, but those of Windows.
+    given = os.fsencode(source) if isinstance(source, Path) and os.name != "nt" else source
     try:
-        with soundfile.SoundFile(source) as file:
+        with soundfile.SoundFile(given) as file:
             yield file
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip(" .")
         raise unreadable(path, f"sound that cannot be decoded ({reason})", expected) from None
+    finally:
+        if not isinstance(source, Path):
+            source.close()
 
 
 def read_file_header(path: Path, file: soundfile.SoundFile) -> AudioHeader:

@@ -12,6 +12,7 @@ from nearfar.data.audio import (
     STEP_16_BIT,
     Waveform,
     channel_columns,
+    in_range,
     log_resampling,
     nonfinite_samples,
     open_audio,
@@ -46,7 +47,7 @@ def read_blocks(
         columns = channel_columns(path, header.channels, channels, near, far)
         rate, done = header.sample_rate_hz, 0
         lowest, highest = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
-        resampler = None
+        resampler, integers = None, False
         if rate != sample_rate_hz:
             log_resampling(path, rate, sample_rate_hz)
             resampler = soxr.ResampleStream(rate, sample_rate_hz, len(channels), dtype="float32", quality="HQ")
@@ -59,6 +60,11 @@ def read_blocks(
             if len(block) < wanted:
                 raise unreadable(path, f"sound that ends after {done + len(block)} of {header.frames} samples")
             done += len(block)
+            if integers:
+                block = block * np.float32(STEP_16_BIT)
+            else:
+                scaled = in_range(block, path)
+                integers, block = scaled is not block, scaled
             lowest, highest = np.minimum(lowest, block.min(axis=0)), np.maximum(highest, block.max(axis=0))
             if resampler is not None:
                 block = resampler.resample_chunk(block, last=done == header.frames)

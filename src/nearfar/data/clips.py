@@ -102,9 +102,9 @@ class Clip:
         return match[6] if match else ""
 
 
-def normal_clip(path: Path, machine: str) -> Clip:
-    """A recording of normal operation without section, index or attributes."""
-    return Clip(path, machine, "00", "train", "source", "normal", None, (), path.name)
+def normal_clip(path: Path, machine: str, name: str = "") -> Clip:
+    """A recording of normal operation without section, index or attributes, by default with the file's name."""
+    return Clip(path, machine, "00", "train", "source", "normal", None, (), name or path.name)
 
 
 def parse_attributes(text: str, path: Path | str) -> Attributes:
@@ -157,7 +157,8 @@ def parse_2021(path: Path, machine: str, split: Split) -> Clip:
     """
     pattern = _TRAIN_2021 if split == "train" else _TEST_2021
     section, domain, label, index, text = _groups(pattern, path, "dcase2021")
-    if path.parent.name in ("source_test", "target_test") and path.parent.name != f"{domain}_test":
+    folder = path.parent.name.casefold()
+    if folder in ("source_test", "target_test") and folder != f"{domain}_test":
         raise _bad_name(path, f"a clip of the {domain} domain in the folder {path.parent.name}", "dcase2021")
     condition = () if text.casefold() in ("", "noattribute") else (("condition", text.casefold()),)
     return Clip(path, machine, section, split, domain, label, int(index), condition)

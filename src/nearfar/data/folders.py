@@ -11,21 +11,33 @@ file names. Folders inside these may give attributes as ``key=value``; other fol
 
 The column ``domain`` is source or target; without it all recordings are of the source domain.
 
-Every function returns clips and warnings: sentences about files that are not read.
+The names ``normal``, ``test``, ``train`` and so on may be in upper or lower case. Links are followed; see
+:mod:`nearfar.data.walk`. Every function returns clips, warnings (sentences about files that are not read), and the
+number of hidden and system entries that it left out.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import cast
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, cast
 
 from nearfar.data.clips import AUDIO_SUFFIXES, Attributes, Clip, Domain, Label, Split, normal_clip
-from nearfar.errors import InputError
+from nearfar.data.walk import Walked, is_audio, is_hidden, walk
+from nearfar.errors import InputError, raise_errors
 
-Found = tuple[list[Clip], list[str]]
+
+class Found(NamedTuple):
+    """The clips of a machine, sentences about what is not read, and the number of hidden and system entries."""
+
+    clips: list[Clip]
+    warnings: list[str]
+    hidden: int = 0
+
 
 NORMAL, TEST = "normal", "test"
 ATTRIBUTES_CSV = "attributes.csv"
@@ -35,7 +47,15 @@ TESTS_2021 = ("source_test", "target_test")
 SPLIT_FOLDERS_2021 = (*SPLIT_FOLDERS, *TESTS_2021)
 """With ``test``, into which the organisers' own scripts merge the two."""
 
-_OTHER_FORMATS = (".aac", ".aif", ".aiff", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wma")
+RESERVED = (*SPLIT_FOLDERS_2021, NORMAL, SUPPLEMENTAL)
+"""Names of parts of a machine's folder, in upper or lower case, which are no names of machines."""
+
+NOT_NORMAL = (TEST, *TESTS_2021, "tests", "testing", SUPPLEMENTAL)
+"""Names of folders, in upper or lower case, that are never read as normal recordings."""
+
+_CHALLENGE = ("section_", "id_", "normal_id_", "anomaly_id_")
+"""Beginnings of the names of the challenge's clips."""
+_ANOMALOUS = re.compile("anomal|abnormal", re.IGNORECASE)
 _COMPANIONS = ("attributes_", "license", "licence", "manifest", "readme", "simulated", "truth")
 """Beginnings of the names of files that may be beside clips without a warning."""
 
@@ -57,22 +77,29 @@ def read_challenge_machine(
     """
     machine = folder_name(folder)
     clips: list[Clip] = []
-    supplement = _supplement(folder / SUPPLEMENTAL, f"{machine}/{SUPPLEMENTAL}", parse)
-    warnings = supplement + unread(folder, machine, read=[*subfolders, *([SUPPLEMENTAL] if supplement else [])])
-    for name in subfolders:
+    errors: list[InputError] = []
+    parts = {name: part for name in subfolders if (part := part_of(folder, name)) is not None}
+    extra = part_of(folder, SUPPLEMENTAL) or folder / SUPPLEMENTAL
+    supplement = _supplement(extra, f"{machine}/{extra.name}", parse)
+    read = [part.name for part in parts.values()]
+    warnings = supplement + unread(folder, machine, read=[*read, *([extra.name] if supplement else [])])
+    for name, part in parts.items():
         split: Split = "train" if name == "train" else "test"
-        if not (folder / name).is_dir():
-            continue
-        files = audio_files(folder / name)
-        _require_no_duplicates(files)
+        files = audio_files(part)
+        errors += _duplicates(files)
         if split == "train" and not files:
             remedy = f"Copy the training clips there, or remove the folder if {machine} only has test clips"
-            raise _no_recordings(folder / name, "a training folder without WAV or FLAC files", remedy)
+            raise _no_recordings(part, "a training folder without WAV or FLAC files", remedy)
         if not files:
-            warnings.append(f"{machine}/{name} holds no WAV or FLAC file")
-        warnings += unread(folder / name, f"{machine}/{name}", read={path.name for path in files})
-        clips += [parse(path, machine, split) for path in files]
-    return clips, warnings
+            warnings.append(f"{machine}/{part.name} holds no WAV or FLAC file")
+        warnings += unread(part, f"{machine}/{part.name}", read={path.name for path in files})
+        for path in files:
+            try:
+                clips.append(parse(path, machine, split))
+            except InputError as error:
+                errors.append(error)
+    raise_errors(errors)
+    return Found(clips, warnings, sum(map(hidden_entries, (folder, *parts.values()))))
 
 
 def _supplement(folder: Path, name: str, parse: Callable[[Path, str, Split], Clip]) -> list[str]:
@@ -102,9 +129,10 @@ def _supplement(folder: Path, name: str, parse: Callable[[Path, str, Split], Cli
 
 def is_own_folder(folder: Path) -> bool:
     """Whether a folder is a machine in one's own layout: ``normal/`` or ``test/normal/`` and no ``train/``."""
-    if folder.name in ("train", TEST) or (folder / "train").is_dir():
+    if folder_name(folder).casefold() in RESERVED or part_of(folder, "train") is not None:
         return False
-    return (folder / NORMAL).is_dir() or (folder / TEST / NORMAL).is_dir()
+    test = part_of(folder, TEST)
+    return part_of(folder, NORMAL) is not None or (test is not None and part_of(test, NORMAL) is not None)
 
 
 def read_own_machine(folder: Path) -> Found:
@@ -112,56 +140,67 @@ def read_own_machine(folder: Path) -> Found:
 
     Raises:
         InputError: if there are no normal recordings, a test recording is in no folder that labels it, an
-            attribute or a domain cannot be read, or the table names a recording that does not exist.
+            attribute or a domain cannot be read, or the table names a recording that does not exist. All of these
+            are listed.
     """
     machine = folder_name(folder)
+    errors: list[InputError] = []
     table = _read_attributes(folder / ATTRIBUTES_CSV)
+    normal, test = part_of(folder, NORMAL), part_of(folder, TEST)
+    parts = [part.name for part in (normal, test) if part is not None]
+    below = walk(folder)
     clips: list[Clip] = []
-    warnings = unread(folder, machine, read=(NORMAL, TEST, ATTRIBUTES_CSV)) + _other_formats(folder, machine)
-    if (folder / NORMAL).is_dir():
-        clips += _own_clips(folder, folder / NORMAL, machine, "train", "normal", table)
-        if not clips:
+    empty = []
+    if normal is not None:
+        files = walk(normal, exclude=NOT_NORMAL)
+        below.excluded = files.excluded
+        clips += _own_clips(folder, files, machine, "train", "normal", table, errors)
+        if not files.files:
             remedy = "Copy them there (converted from other formats), or remove the folder"
-            raise _no_recordings(folder / NORMAL, "a folder without WAV or FLAC files", remedy)
-    for path in visible(folder / TEST):
-        if is_audio(path):
-            raise InputError(
-                path,
-                found="a test recording in no folder that labels it",
-                expected=f"it in {TEST}/{NORMAL}, or in a folder of {TEST} named after its fault",
-                remedy="Move it there",
-            )
-        if path.is_dir():
-            label: Label = "normal" if path.name.casefold() == NORMAL else "anomaly"
-            found = _own_clips(folder, path, machine, "test", label, table)
-            warnings += [] if found else [f"{machine}/{TEST}/{path.name} holds no WAV or FLAC file"]
-            clips += found
-    _require_listed_files(folder, table, clips)
-    return clips, warnings
+            raise _no_recordings(normal, "a folder without WAV or FLAC files", remedy)
+    for path in [] if test is None else sub_folders(test):
+        label: Label = "normal" if path.name.casefold() == NORMAL else "anomaly"
+        files = walk(path)
+        empty += [] if files.files else [f"{machine}/{below.inside(path)} holds no WAV or FLAC file"]
+        clips += _own_clips(folder, files, machine, "test", label, table, errors)
+    errors += [_unlabelled(path) for path in ([] if test is None else audio_files(test))]
+    errors += _unlisted(folder, table, clips) if not errors else []
+    raise_errors(errors)
+    warnings = unread(folder, machine, read=(*parts, ATTRIBUTES_CSV)) + below.warnings(machine) + empty
+    return Found(clips, warnings, below.hidden)
+
+
+def _unlabelled(path: Path) -> InputError:
+    return InputError(
+        path,
+        found="a test recording in no folder that labels it",
+        expected=f"it in {TEST}/{NORMAL}, or in a folder of {TEST} named after its fault",
+        remedy="Move it there",
+    )
 
 
 def _own_clips(
-    root: Path, folder: Path, machine: str, split: Split, label: Label, table: dict[str, Attributes]
-) -> list[Clip]:
-    """The clips in ``folder`` and below, with paths inside ``normal/`` or ``test/`` as names."""
-    files = list(_recordings(folder))
-    _require_no_duplicates(files)
-    clips = []
-    for path in files:
+    root: Path,
+    walked: Walked,
+    machine: str,
+    split: Split,
+    label: Label,
+    table: dict[str, Attributes],
+    errors: list[InputError],
+) -> Iterator[Clip]:
+    """The clips of ``normal/`` or of a folder of ``test/``, with paths inside the two as names; enters errors."""
+    errors += _duplicates(walked.files)
+    for path in walked.files:
         relative = path.relative_to(root)
-        pairs = (*_folder_attributes(path, folder), *table.get(relative.as_posix(), ()))
-        attributes, domain = _split_domain(path, pairs)
+        try:
+            pairs = (*_folder_attributes(path, walked.root), *table.get(_table_key(relative.as_posix()), ()))
+            attributes, domain = _split_domain(path, pairs)
+        except InputError as error:
+            if str(error) not in map(str, errors):  # one folder of many recordings
+                errors.append(error)
+            continue
         name = Path(*relative.parts[1:]).as_posix()
-        clips.append(Clip(path, machine, "00", split, domain, label, None, attributes, name))
-    return clips
-
-
-def _recordings(folder: Path) -> Iterator[Path]:
-    for path in visible(folder):
-        if path.is_dir():
-            yield from _recordings(path)
-        elif is_audio(path):
-            yield path
+        yield Clip(path, machine, "00", split, domain, label, None, attributes, name)
 
 
 def _folder_attributes(path: Path, folder: Path) -> Iterator[tuple[str, str]]:
@@ -219,76 +258,161 @@ def _read_attributes(path: Path) -> dict[str, Attributes]:
         raise bad(f"the header {','.join(head)!r}")
     table: dict[str, Attributes] = {}
     for number, row in enumerate(rows[1:], start=2):
-        name, *cells = [cell.strip() for cell in row] or [""]
-        name = name.replace("\\", "/")  # as Windows writes paths
-        if len(row) != len(head) or not name or name in table:
+        cells = [cell.strip() for cell in row]
+        if not any(cells):  # as spreadsheets leave at the end
+            continue
+        name = _table_key(cells[0])
+        if len(row) != len(head) or not cells[0] or name in table:
             raise bad(f"{','.join(row)!r} in row {number}")
-        pairs = zip(head[1:], cells, strict=True)
+        pairs = zip(head[1:], cells[1:], strict=True)
         table[name] = tuple((key, value.casefold()) for key, value in pairs if value)
     return table
 
 
-def _require_listed_files(folder: Path, table: Collection[str], clips: list[Clip]) -> None:
+def _table_key(name: str) -> str:
+    """A path inside the machine's folder as tables are compared: however Windows, macOS or a person spells it."""
+    path = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))  # also drops ./ and //
+    first, *rest = path.parts or ("",)
+    return PurePosixPath(first.casefold() if first.casefold() in (NORMAL, TEST) else first, *rest).as_posix()
+
+
+def _unlisted(folder: Path, table: Collection[str], clips: list[Clip]) -> list[InputError]:
+    """Errors about rows of the table that name no recording."""
     recordings = {clip.path.relative_to(folder).as_posix() for clip in clips}
-    if missing := [name for name in table if name not in recordings]:
-        raise InputError(
+    found = set(map(_table_key, recordings))
+    return [
+        InputError(
             folder / ATTRIBUTES_CSV,
-            found=f"{missing[0]}, which is no recording of this machine",
+            found=f"{name}, which is no recording of this machine",
             expected=f"paths inside the machine's folder, such as {min(recordings, default='normal/0001.wav')}",
             remedy="Correct the path, or remove the row",
         )
+        for name in table
+        if name not in found
+    ]
 
 
 # A plain folder
 
 
-def is_plain_folder(root: Path) -> bool:
-    """Whether a folder itself holds recordings and is neither a machine's folder nor a part of one."""
-    parts = (*SPLIT_FOLDERS_2021, NORMAL, SUPPLEMENTAL)
+def plain_folders(root: Path) -> list[Path]:
+    """The plain folders of machines in a folder: itself, its sub-folders, or none.
+
+    A folder that holds recordings is one machine with all below it. One that only holds folders with recordings is
+    one of machines, unless these are named by attributes (``speed=1200``) or without letters (``2024-05``). No
+    folder is plain where parts of a machine's folder lie below it.
+    """
+    if folder_name(root).casefold() in RESERVED or _has_layout(root):
+        return []
+    if audio_files(root):
+        return [root] if _is_plain_machine(root) else []
+    folders = [path for path in sub_folders(root) if path.name.casefold() not in NOT_NORMAL]
+    machines = []
+    for path in folders:
+        below = walk(path, exclude={*RESERVED, *NOT_NORMAL})
+        if not _is_plain_machine(path) and any(part.name.casefold() in RESERVED for part in below.excluded):
+            return []
+        machines += [path] if below.files else []
+    are_parts = machines and all("=" in path.name or not re.search(r"[^\W\d_]", path.name) for path in machines)
+    return [root] if are_parts else machines
+
+
+def _is_plain_machine(folder: Path) -> bool:
+    """Whether a folder holds recordings, and no parts of a machine's folder lie below but folders of tests."""
+    below = walk(folder, exclude={*RESERVED, *NOT_NORMAL})
+    others = [path for path in below.excluded if path.name.casefold() not in NOT_NORMAL]
+    return bool(audio_files(folder)) and not others and not _has_layout(folder)
+
+
+def _has_layout(folder: Path) -> bool:
+    """Whether a folder is a machine's, apart from folders of tests in no layout."""
+    tests = [part for name in NOT_NORMAL if (part := part_of(folder, name)) is not None]
     return (
-        folder_name(root).casefold() not in parts
-        and bool(audio_files(root))
-        and not any((root / part).is_dir() for part in parts)
+        is_own_folder(folder)
+        or part_of(folder, "train") is not None
+        or any(path.name.casefold().startswith(_CHALLENGE) for part in tests for path in audio_files(part))
     )
 
 
 def read_plain_folder(root: Path, machine: str | None = None) -> Found:
-    """All recordings of a folder as normal ones of one machine, by default named after the folder.
+    """All recordings in a folder and below it as normal ones of one machine, by default named after the folder.
 
     Raises:
-        InputError: if a name contains "anomal", or a clip exists both as WAV and as FLAC.
+        InputError: if a name contains "anomal" or "abnormal", or a clip exists both as WAV and as FLAC.
     """
-    files = audio_files(root)
-    _require_no_duplicates(files)
-    for path in files:
-        if "anomal" in path.stem.casefold():
-            raise InputError(
-                path,
-                found='a name with "anomal" in a folder of normal recordings',
-                expected=f"normal recordings only ({', '.join(AUDIO_SUFFIXES)}), of one machine",
-                remedy="Move it, or arrange the folder as docs/layouts.md describes, with normal/ and test/",
+    walked = walk(root, exclude=NOT_NORMAL)
+    errors = _duplicates(walked.files)
+    for path in walked.files:
+        inside = path.relative_to(root)
+        names = (*inside.parent.parts, inside.stem)
+        if any(map(_ANOMALOUS.search, names)):
+            word = next(match[0].lower() for match in map(_ANOMALOUS.search, names) if match)
+            errors.append(
+                InputError(
+                    path,
+                    found=f'a name with "{word}" in a folder of normal recordings',
+                    expected=f"normal recordings only ({', '.join(AUDIO_SUFFIXES)}), of one machine",
+                    remedy="Move it, or arrange the folder as docs/layouts.md describes, with normal/ and test/",
+                )
             )
+    raise_errors(errors)
     name = machine or folder_name(root)
-    return [normal_clip(path, name) for path in files], unread(root, name, {path.name for path in files})
+    clips = [normal_clip(path, name, path.relative_to(root).as_posix()) for path in walked.files]
+    return Found(clips, walked.warnings(name, _COMPANIONS), walked.hidden)
 
 
 # Files in a folder
 
 
 def visible(folder: Path) -> list[Path]:
-    """The sorted entries of a folder that are neither hidden nor ``__MACOSX`` of macOS; empty if it is missing."""
+    """The sorted entries of a folder that are neither hidden nor of a system; empty if it is missing."""
     entries = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in entries if not path.name.startswith((".", "__MACOSX")))
+    return sorted(path for path in entries if not is_hidden(path.name))
 
 
-def is_audio(path: Path) -> bool:
-    """Whether a path has a suffix of WAV or FLAC and is not a folder."""
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()
+def sub_folders(folder: Path) -> list[Path]:
+    """The folders among :func:`visible` entries, each once, without links to others or to folders above."""
+    found = [path for path in visible(folder) if path.is_dir()]
+    real = folder.resolve()
+    seen = {real, *real.parents}
+    kept = []
+    for path in sorted(found, key=lambda path: (path.is_symlink(), path)):
+        if (target := path.resolve()) not in seen:
+            seen.add(target)
+            kept.append(path)
+    return sorted(kept)
+
+
+def hidden_entries(folder: Path) -> int:
+    """The number of entries of a folder that :func:`visible` leaves out."""
+    return sum(is_hidden(path.name) for path in folder.iterdir())
 
 
 def audio_files(folder: Path) -> list[Path]:
     """The WAV and FLAC files among :func:`visible` entries."""
     return [path for path in visible(folder) if is_audio(path)]
+
+
+def part_of(folder: Path, name: str) -> Path | None:
+    """The sub-folder of this name in upper or lower case, or None.
+
+    Raises:
+        InputError: if there are two, as in ``Test/`` and ``test/``.
+    """
+    found = [path for path in visible(folder) if path.name.casefold() == name and path.is_dir()]
+    if len(found) > 1:
+        raise InputError(
+            folder,
+            found=f"the folders {' and '.join(path.name for path in found)}",
+            expected=f"one folder {name}",
+            remedy="Move the recordings into one of them, and remove the other",
+        )
+    return found[0] if found else None
+
+
+def is_machine_folder(folder: Path) -> bool:
+    """Whether a folder is one of a machine, in one's own layout or the challenge's."""
+    return is_own_folder(folder) or any(part_of(folder, name) is not None for name in SPLIT_FOLDERS_2021)
 
 
 def folder_name(folder: Path) -> str:
@@ -308,29 +432,20 @@ def unread(folder: Path, name: str, read: Collection[str]) -> list[str]:
     ]
 
 
-def _other_formats(folder: Path, name: str) -> list[str]:
-    """A warning about the recordings in a folder and below it that are in a format that is not read."""
-    files = sorted(path for path in folder.rglob("[!.]*") if path.suffix.lower() in _OTHER_FORMATS)
-    if not files:
-        return []
-    count = "1 recording that is" if len(files) == 1 else f"{len(files)} recordings that are"
-    first = files[0].relative_to(folder).as_posix()
-    return [f"{name}: {count} neither WAV nor FLAC and not read, such as {first}"]
-
-
 def _no_recordings(folder: Path, found: str, remedy: str) -> InputError:
     return InputError(folder, found=found, expected="normal recordings of the machine", remedy=remedy)
 
 
-def _require_no_duplicates(files: Iterable[Path]) -> None:
-    """Refuse a recording that exists both as WAV and as FLAC."""
+def _duplicates(files: Iterable[Path]) -> list[InputError]:
+    """Errors about recordings that exist both as WAV and as FLAC."""
     first: dict[Path, Path] = {}
-    for path in files:
-        other = first.setdefault(path.with_suffix(""), path)
-        if other is not path:
-            raise InputError(
-                path,
-                found=f"the same clip as {other.name}",
-                expected="each clip once, as WAV or as FLAC",
-                remedy="Remove one of the two files",
-            )
+    return [
+        InputError(
+            path,
+            found=f"the same clip as {other.name}",
+            expected="each clip once, as WAV or as FLAC",
+            remedy="Remove one of the two files",
+        )
+        for path in files
+        if (other := first.setdefault(path.with_suffix(""), path)) is not path
+    ]

@@ -19,20 +19,27 @@ from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, read_headers
 from nearfar.data.clips import PARSERS, Clip, Edition, Split, edition_of, is_name_of_2020, normal_clip
 from nearfar.data.folders import (
     NORMAL,
+    RESERVED,
     SPLIT_FOLDERS,
     SPLIT_FOLDERS_2021,
     TESTS_2021,
+    Found,
     audio_files,
     folder_name,
+    hidden_entries,
+    is_machine_folder,
     is_own_folder,
-    is_plain_folder,
+    part_of,
+    plain_folders,
     read_challenge_machine,
     read_own_machine,
     read_plain_folder,
+    sub_folders,
     unread,
     visible,
 )
-from nearfar.errors import InputError, raise_errors
+from nearfar.data.walk import unwritable_names, walk
+from nearfar.errors import InputError, map_errors, raise_errors
 
 Layout = Literal[Edition, "own"]
 LAYOUT = "<root>/<machine>/{train,test}/*.{wav,flac}"
@@ -47,12 +54,14 @@ class Dataset:
         clips: by machine, training before test, each sorted by name.
         warnings: sentences about files in the folder that are not read.
         layout: the layout of all machines' folders.
+        hidden: number of hidden and system entries that are left out.
     """
 
     root: Path
     clips: tuple[Clip, ...]
     warnings: tuple[str, ...] = ()
     layout: Layout = "dcase2022"
+    hidden: int = 0
     _headers: dict[Path, AudioHeader | InputError] = field(default_factory=dict, repr=False, compare=False)
     """The headers read so far, shared with every selection of this dataset."""
 
@@ -112,15 +121,16 @@ def _by_name(clips: Iterable[Clip]) -> tuple[Clip, ...]:
 def read_dataset(root: Path | str) -> Dataset:
     """Read the clips of a data folder from folder and file names.
 
-    Hidden files (``.DS_Store``, ``._*``) are ignored. Other files that are not clips give warnings, and so do the
+    Hidden files (``.DS_Store``, ``._*``) are counted. Other files that are not clips give warnings, and so do the
     ``supplemental`` recordings of 2025 (only the machine, or only noise), which are no training or test clips.
 
     Args:
-        root: a folder of machines' folders, or one machine's folder.
+        root: a folder of machines' folders, or one machine's folder. A folder of recordings that is laid out in no
+            way holds normal recordings of one machine; see :func:`nearfar.data.folders.plain_folders`.
 
     Raises:
         InputError: if the folder is missing or holds no machine, or machines in one's own layout beside the
-            challenge's; or as :func:`nearfar.data.folders.read_challenge_machine` and
+            challenge's, or a name is not UTF-8; or as :func:`nearfar.data.folders.read_challenge_machine` and
             :func:`nearfar.data.folders.read_own_machine`.
     """
     root = Path(root)
@@ -131,22 +141,41 @@ def read_dataset(root: Path | str) -> Dataset:
             expected=f"a folder laid out as {LAYOUT}",
             remedy="Check the path, or unpack the data there",
         )
+    if plain := plain_folders(root):
+        return _plain_dataset(root, plain)
     folders = _machine_folders(root)
     layout = _recognise(root, folders)
-    clips: list[Clip] = []
-    warnings = [] if folders == [root] else unread(root, folder_name(root), {folder.name for folder in folders})
+    is_one = folders == [root]
+    warnings = [] if is_one else unread(root, folder_name(root), {folder.name for folder in folders})
     subfolders = SPLIT_FOLDERS_2021 if layout == "dcase2021" else SPLIT_FOLDERS
-    for folder in folders:
-        more_clips, more_warnings = (
-            read_own_machine(folder)
-            if layout == "own"
-            else read_challenge_machine(folder, subfolders, PARSERS[layout])
-        )
-        clips += more_clips
-        warnings += more_warnings
-    if not clips:
+
+    def read(folder: Path) -> Found:
+        if layout == "own":
+            return read_own_machine(folder)
+        return read_challenge_machine(folder, subfolders, PARSERS[layout])
+
+    dataset = _joined(root, layout, map_errors(read, folders), warnings, 0 if is_one else hidden_entries(root))
+    if not dataset.clips:
         raise _no_machine(root, f"no WAV or FLAC file in {folders[0] / 'test'}")
-    return Dataset(root, tuple(clips), tuple(warnings), layout)
+    return dataset
+
+
+def _plain_dataset(root: Path, folders: Sequence[Path], machine: str | None = None) -> Dataset:
+    """The recordings of plain folders of machines, all normal; ``machine`` is the name where it is one folder."""
+    found = map_errors(lambda folder: read_plain_folder(folder, machine), folders)
+    is_one = list(folders) == [root]
+    warnings = [] if is_one else unread(root, folder_name(root), {folder.name for folder in folders})
+    return _joined(root, "own", found, warnings, 0 if is_one else hidden_entries(root))
+
+
+def _joined(root: Path, layout: Layout, found: Iterable[Found], warnings: list[str], hidden: int) -> Dataset:
+    machines = list(found)
+    clips = [clip for machine in machines for clip in machine.clips]
+    warnings = warnings + [warning for machine in machines for warning in machine.warnings]
+    raise_errors(unwritable_names(clips))
+    return Dataset(
+        root, tuple(clips), tuple(warnings), layout, hidden + sum(machine.hidden for machine in machines)
+    )
 
 
 def read_normals(
@@ -155,8 +184,7 @@ def read_normals(
     """Normal recordings to fit a detector on: the training clips of a folder, or the listed files.
 
     Args:
-        source: a folder that :func:`read_dataset` reads, or a plain folder of recordings of one machine; clips or
-            files; or a dataset.
+        source: a folder that :func:`read_dataset` reads; clips or files; or a dataset.
         machine: the machine to select; for a plain folder or files, the name of the machine.
 
     Returns:
@@ -169,13 +197,19 @@ def read_normals(
         return _listed_normals(source, machine)
     if not isinstance(source, Dataset):
         root = Path(source)
-        if is_plain_folder(root):
-            clips, warnings = read_plain_folder(root, machine)
-            return Dataset(root, tuple(clips), tuple(warnings), "own")
+        if plain_folders(root) == [root]:
+            return _plain_dataset(root, [root], machine)
         source = read_dataset(root)
     normals = source.select(split="train")
     chosen = normals.select(machine)
     if not chosen.clips:
+        if beside := audio_files(source.root):
+            raise InputError(
+                source.root,
+                found=f"{len(beside)} recordings beside the folders of the machine, such as {beside[0].name}",
+                expected=f"normal recordings in the folder {NORMAL}",
+                remedy="Move them there, if they are of normal operation",
+            )
         raise InputError(
             source.root,
             found="no normal recordings" if machine is None else f"no normal recordings of {machine}",
@@ -245,16 +279,12 @@ def machine_lengths(
 
 
 def _machine_folders(root: Path) -> list[Path]:
-    if _is_machine(root):
+    if is_machine_folder(root):
         return [root]
-    folders = [folder for folder in visible(root) if folder.is_dir() and _is_machine(folder)]
+    folders = [folder for folder in sub_folders(root) if is_machine_folder(folder)]
     if not folders:
         raise _no_machine(root, f"{len(visible(root))} entries, none of them a machine's folder")
     return folders
-
-
-def _is_machine(folder: Path) -> bool:
-    return is_own_folder(folder) or any((folder / name).is_dir() for name in SPLIT_FOLDERS_2021)
 
 
 def _recognise(root: Path, folders: list[Path]) -> Layout:
@@ -269,21 +299,26 @@ def _recognise(root: Path, folders: list[Path]) -> Layout:
                 remedy="Move the two kinds into separate data folders",
             )
         return "own"
-    if any((folder / name).is_dir() for folder in folders for name in TESTS_2021):
+    if any(part_of(folder, name) is not None for folder in folders for name in TESTS_2021):
         return "dcase2021"
-    files = [path for folder in folders for name in SPLIT_FOLDERS for path in audio_files(folder / name)]
+    parts = [part for folder in folders for name in SPLIT_FOLDERS if (part := part_of(folder, name)) is not None]
+    files = [path for part in parts for path in audio_files(part)]
     if 2 * sum(map(is_name_of_2020, files)) > len(files):
         return "dcase2020"
-    tests = Counter(edition_of(path.name) for path in files if path.parent.name == "test")
+    tests = Counter(edition_of(path.name) for path in files if path.parent.name.casefold() == "test")
     return "dcase2021" if tests["dcase2021"] > tests["dcase2022"] else "dcase2022"
 
 
 def _no_machine(root: Path, found: str) -> InputError:
-    parts = (*SPLIT_FOLDERS_2021, NORMAL)
     # Of the top of an unpacked archive, the machines' folders are two or three levels below.
     patterns = [depth + name for depth in ("*/*/", "*/*/*/") for name in ("train", "test", NORMAL)]
     below = (path.parents[1] for pattern in patterns for path in root.glob(pattern))
-    data_folder = root.parent if folder_name(root) in parts else next(below, None)
+    data_folder = root.parent if folder_name(root).casefold() in RESERVED else next(below, None)
+    if data_folder is None and (foreign := walk(root).foreign):
+        first = foreign[0].relative_to(root).as_posix()
+        found = f"no WAV or FLAC file, and recordings in other formats ({len(foreign)}), such as {first}"
+        remedy = "Convert them, for instance with ffmpeg"
+        return InputError(root, found=found, expected="WAV or FLAC files", remedy=remedy)
     return InputError(
         root,
         found=found,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from nearfar.data.audio import SAMPLE_RATE_HZ, Waveform, open_audio, unreadable
+from nearfar.data.audio import SAMPLE_RATE_HZ, Waveform, in_range, open_audio, unreadable
 from nearfar.data.clips import AUDIO_SUFFIXES
-from nearfar.errors import InputError
+from nearfar.data.walk import found_recordings, walk
+from nearfar.errors import InputError, raise_errors
 
 SUFFIXES = (*AUDIO_SUFFIXES, ".ogg")
 _WHOLE = "a whole recording of finite samples"
@@ -37,22 +39,24 @@ class AudioFile:
 def find_recordings(folders: Sequence[Path]) -> list[AudioFile]:
     """Every WAV, FLAC and Ogg file in the folders and below, in the order of folders and names.
 
+    What is left out is logged; see :func:`nearfar.data.walk.walk`.
+
     Raises:
-        InputError: if a folder is missing or holds no recording, or a file cannot be decoded.
+        InputError: if a folder is missing or holds no recording; listing the files that cannot be decoded.
     """
-    paths: list[Path] = []
     for folder in folders:
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not found:
+        if not folder.is_dir() or not walk(folder, SUFFIXES).files:
             raise InputError(
                 folder,
                 found="no recordings" if folder.is_dir() else "no such folder",
                 expected=f"a folder with {', '.join(SUFFIXES)} files, at any depth",
                 remedy="Check the path",
             )
-        paths += found
+    paths, _ = found_recordings(folders, SUFFIXES)
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_read_file, dict.fromkeys(paths)))
+        found = list(pool.map(_file_or_error, paths))
+    raise_errors([file for file in found if isinstance(file, InputError)])
+    return [file for file in found if isinstance(file, AudioFile)]
 
 
 def recordings_key(recordings: Iterable[AudioFile]) -> str:
@@ -61,7 +65,7 @@ def recordings_key(recordings: Iterable[AudioFile]) -> str:
         f"{file.path.name} {file.path.stat().st_size} {file.sample_rate_hz} {file.channels} {file.frames}\n"
         for file in recordings
     ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()  # names need not be UTF-8
 
 
 def read_crop(recording: AudioFile, channel: int, samples: int, random: np.random.Generator) -> Waveform:
@@ -78,7 +82,7 @@ def read_crop(recording: AudioFile, channel: int, samples: int, random: np.rando
         (samples,) float32.
 
     Raises:
-        InputError: if the sound cannot be decoded, ends early, or holds NaN or infinite samples.
+        InputError: if the sound cannot be decoded, ends early, or holds NaN, infinite or absurdly large samples.
     """
     wanted = -(-samples * recording.sample_rate_hz // SAMPLE_RATE_HZ)
     spare = recording.frames - wanted
@@ -91,9 +95,17 @@ def read_crop(recording: AudioFile, channel: int, samples: int, random: np.rando
         raise unreadable(recording.path, f"sound that ends after {begin + len(crop)} samples", _WHOLE)
     if not np.isfinite(crop).all():
         raise unreadable(recording.path, f"NaN or infinite samples in channel {channel}", _WHOLE)
+    crop = in_range(crop, recording.path)
     if recording.sample_rate_hz != SAMPLE_RATE_HZ:
         crop = soxr.resample(crop, recording.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
     return np.resize(np.asarray(crop, dtype=np.float32), samples)
+
+
+def _file_or_error(path: Path) -> AudioFile | InputError:
+    try:
+        return _read_file(path)
+    except InputError as error:
+        return error
 
 
 def _read_file(path: Path) -> AudioFile:

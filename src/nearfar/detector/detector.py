@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 import nearfar
 from nearfar.config import Recipe, load_recipe
-from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
 from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.copies import joined_groups
 from nearfar.data.grouping import find_groups
 from nearfar.data.layouts import Dataset, read_normals
+from nearfar.data.walk import log_left_out
 from nearfar.detector import store
 from nearfar.detector.drift import Drift, find_drift
 from nearfar.detector.encoder import loaded_extractor, requirements, with_absolute_encoder
@@ -168,6 +169,8 @@ class Detector:
             InputError: if the recordings or the recipe cannot be used.
         """
         dataset = read_normals(recordings, machine)
+        if not isinstance(recordings, Dataset):
+            log_left_out(dataset.warnings, dataset.hidden, dataset.root)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe, dataset)
         resolved = prepare_detector(dataset, chosen)
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
@@ -516,7 +519,10 @@ def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
     """The recipe of that name or path, or the default for the recordings."""
     if name is not None:
         return load_recipe(name)
-    mono = all(header.channels == 1 for header in dataset.require_headers().values())
+    headers = [header for header in dataset.headers().values() if isinstance(header, AudioHeader)]
+    if not headers:
+        dataset.require_headers()
+    mono = all(header.channels == 1 for header in headers)
     if mono:
         logger.warning("all recordings are mono: the detector uses the near channel alone (%s)", MONO_RECIPE)
     return load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)

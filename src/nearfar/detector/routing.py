@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nearfar.data.folders import is_audio
+from nearfar.data.walk import found_recordings
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError
 from nearfar.pipeline.windows import Recording
@@ -17,21 +18,21 @@ _SECTION = re.compile(r"(?:^|_)(?:section|id)_([0-9]{2})(?:_|$)")
 def recordings_in(paths: Iterable[Path]) -> list[Path]:
     """The files, and the WAV and FLAC files in the folders and below them, sorted within each.
 
+    What is left out of the folders is logged; see :func:`nearfar.data.walk.walk`.
+
     Raises:
         InputError: if a folder holds none.
     """
-    out: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            out.append(path)
-            continue
-        inside = [file for file in path.rglob("*") if is_audio(file) and not file.name.startswith(".")]
-        if not inside:
+    files, folders = found_recordings(paths)
+    for folder in folders:
+        if not folder.files:
             raise InputError(
-                path, found="no WAV or FLAC file in it", expected="recordings to score", remedy="Check the path"
+                folder.root,
+                found="no WAV or FLAC file in it",
+                expected="recordings to score",
+                remedy="Check the path",
             )
-        out += sorted(inside)
-    return out
+    return files
 
 
 def machine_names(machines: Sequence[FittedMachine]) -> tuple[str, ...]:
@@ -80,11 +81,13 @@ def choose_machine(machines: Sequence[FittedMachine], recording: Recording, mach
 
 
 def _by_folder(recording: Recording, machines: set[str]) -> str:
-    """The innermost folder of the file that has the name of a machine."""
+    """The innermost folder of the file that has the name of a machine, in the path as given, else behind links."""
     if isinstance(recording.source, Path):
-        for name in reversed(recording.source.resolve().parent.parts):
-            if name in machines:
-                return name
+        as_given = Path(os.path.abspath(recording.source))  # noqa: PTH100 (links are not followed)
+        for path in (as_given, recording.source.resolve()):
+            for name in reversed(path.parent.parts):
+                if name in machines:
+                    return name
     raise _undecided(recording, sorted(machines))
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.data.audio import SAMPLE_RATE_HZ, open_audio
+from nearfar.data.walk import walk
 from nearfar.errors import InputError
 from nearfar.training.batches import rms
 
@@ -41,7 +41,7 @@ def sound_files(folders: Sequence[Path], excluded: Sequence[str] = ()) -> tuple[
     """
     found = []
     for folder in folders:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+        files = walk(folder, sorted(ENDINGS)).files
         included = tuple(path for path in files if not any(path.match(pattern) for pattern in excluded))
         if not included:
             raise InputError(
@@ -153,7 +153,8 @@ class Mixtures:
 @lru_cache(maxsize=1024)
 def _read(path: Path) -> NDArray[np.int16]:
     """(channels, samples) at 16 kHz."""
-    sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    with open_audio(path) as file:
+        sound, rate = file.read(dtype="float32", always_2d=True), file.samplerate
     if rate != SAMPLE_RATE_HZ:
         sound = soxr.resample(sound, rate, SAMPLE_RATE_HZ, quality="HQ")
     return np.ascontiguousarray(np.round(np.clip(sound.T, -1, 1) * 32_767).astype(np.int16))

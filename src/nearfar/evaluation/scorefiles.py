@@ -16,7 +16,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,7 +246,7 @@ def read_rows(path: Path, expected: str) -> tuple[tuple[str, ...], list[str]]:
             in two rows.
     """
     try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
+        rows = list(csv_rows(path))
     except (UnicodeDecodeError, csv.Error) as error:
         raise _bad(path, f"something that is not CSV text ({error})", expected) from None
     for number, row in enumerate(rows, start=1):
@@ -262,8 +262,26 @@ def read_rows(path: Path, expected: str) -> tuple[tuple[str, ...], list[str]]:
 def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> Path:
     """Write a CSV file atomically, creating its folder if needed; returns its path."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        for row in rows:
+            file.write(csv_line(row))
     return path
+
+
+def csv_line(row: Sequence[object]) -> str:
+    """A row of CSV with its line feed. A carriage return, which file names may hold, is quoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # the end of lines decides what is quoted
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def csv_rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a CSV file, with carriage returns in quoted fields as they are.
+
+    Raises:
+        UnicodeDecodeError, csv.Error: if it is not CSV.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
+    return csv.reader(io.StringIO(text, newline=""), strict=True)
 
 
 def _check_rows(path: Path, names: Sequence[str], values: Sequence[float]) -> None:

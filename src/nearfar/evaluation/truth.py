@@ -19,7 +19,6 @@ The attributes may be absent; where they are there, score files may list clips b
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import re
 from collections import Counter
@@ -40,6 +39,7 @@ from nearfar.evaluation.scorefiles import (
     MachineClips,
     MachineScores,
     clip_name,
+    csv_rows,
     files_of,
     heading,
     read_rows,
@@ -136,7 +136,7 @@ class GroundTruth:
         """
         path = folder / FILE
         try:
-            head, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
+            head, *rows = csv_rows(path)
         except FileNotFoundError:
             raise _bad_csv(path, "no such file") from None
         except (UnicodeDecodeError, csv.Error, ValueError) as error:

@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
 from nearfar.data.prefetch import prefetched
+from nearfar.data.walk import unwritable_files
 from nearfar.encoders import ENCODERS
-from nearfar.errors import InputError, NearfarError, one_of
+from nearfar.errors import InputError, NearfarError, one_of, raise_errors
 from nearfar.features import EncoderParts, WindowBatch
 from nearfar.features.sources import TOKENS, TokenSettings
 from nearfar.files import whole_file
@@ -60,6 +61,8 @@ def embed_files(
         InputError: if an argument, a recording or the encoder cannot be used.
     """
     _require_choices(channel, pooling, out)
+    if out.suffix != ".npy":
+        raise_errors(unwritable_files(files))
     if not files:
         raise InputError("files", found="none", expected="one recording or more", remedy="Name them")
     entry = ENCODERS[family]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
 from nearfar.data.layouts import Dataset, machine_lengths, read_dataset, require_training_clips
 from nearfar.data.prefetch import prefetched
+from nearfar.data.walk import log_left_out
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pipeline.extractor import require_head
@@ -65,6 +67,7 @@ def prepare_run(data: Path, recipe: Recipe) -> tuple[Dataset, Recipe]:
             unusable files are listed together.
     """
     dataset = read_dataset(data)
+    _log_left_out(dataset)
     return dataset, resolve_run(dataset, recipe)
 
 
@@ -139,17 +142,44 @@ def resolve(recipe: Recipe, dataset: Dataset, purpose: Purpose) -> tuple[Recipe,
         _log_near_only(dataset.root)
         recipe = recipe.with_changes(**{"training.views": ["near"]})
     readable = dataset.with_clips(clip for clip in dataset.clips if clip.path in headers)
-    errors = [error for error in read.values() if isinstance(error, InputError)]
-    errors += _missing_channels(recipe, readable, headers, purpose)
-    errors += [
-        too_short(clip.path, headers[clip.path].seconds)
-        for clip in readable.clips
-        if headers[clip.path].frames_at(SAMPLE_RATE_HZ) < FRAME_SAMPLES
-    ]
-    if purpose.equal_lengths:
-        errors += machine_lengths(readable, headers)[1]
-    raise_errors(errors)
+    defects = {
+        ("cannot be read", "cannot be read"): [error for error in read.values() if isinstance(error, InputError)],
+        ("has too few channels", "have too few channels"): _missing_channels(recipe, readable, headers, purpose),
+        ("is too short", "are too short"): [
+            too_short(clip.path, headers[clip.path].seconds)
+            for clip in readable.clips
+            if headers[clip.path].frames_at(SAMPLE_RATE_HZ) < FRAME_SAMPLES
+        ],
+        ("has another length", "have another length"): machine_lengths(readable, headers)[1]
+        if purpose.equal_lengths
+        else [],
+    }
+    single = [path for path, header in headers.items() if header.channels == 1]
+    if single and len(single) == len(defects["has too few channels", "have too few channels"]):
+        defects["is mono", "are mono"] = defects.pop(("has too few channels", "have too few channels"))
+    _raise_defects(defects, len(read))
     return recipe, headers
+
+
+def _raise_defects(defects: Mapping[tuple[str, str], Sequence[InputError]], recordings: int) -> None:
+    """Raise the errors of all kinds, if any, after a line for each kind that concerns a minority of recordings.
+
+    Args:
+        defects: errors by their kind, in the words for one recording and for several.
+        recordings: number of all recordings.
+    """
+    errors = [error for kind in defects.values() for error in kind]
+    summary = []
+    for (one, several), kind in defects.items():
+        count = len({str(error.where) for error in kind})
+        if 0 < 2 * count < recordings:
+            words, them = (one, "it") if count == 1 else (several, "them")
+            summary.append(f"{count} of {recordings} recordings {words}: take {them} out")
+    if summary and len(errors) == 1:
+        (error,) = errors
+        remedy = f"{summary[0]}. {error.remedy}"
+        raise InputError(error.where, found=error.found, expected=error.expected, remedy=remedy)
+    raise_errors(errors, summary)
 
 
 def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = silent) -> None:
@@ -179,7 +209,7 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
         if error is not None:
             errors.append(error)
         progress("checking clips", done, len(clips))
-    raise_errors(errors)
+    _raise_defects({("cannot be used", "cannot be used"): errors}, len(clips))
 
 
 def _with_warmup(recipe: Recipe) -> Recipe:
@@ -202,6 +232,17 @@ def _log_shorter_warmup(warmup: int, steps: int, shorter: int) -> None:
         steps,
         shorter,
     )
+
+
+def _log_left_out(dataset: Dataset) -> None:
+    if os.environ.get("RANK", "0") == "0":  # only the first process of a distributed launch
+        _log_once(dataset.root, dataset.warnings, dataset.hidden)
+
+
+@cache
+def _log_once(root: Path, warnings: tuple[str, ...], hidden: int) -> None:
+    """Cached: logged once and not for every system."""
+    log_left_out(warnings, hidden, root)
 
 
 @cache
