@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 BATCH = 32
 """Recordings that are scored together."""
 
-DEFAULT_RECIPE, MONO_RECIPE = "nearfar-best", "frozen-near"
-"""The default recipe of detectors, and that for mono recordings."""
+DEFAULT_RECIPE = "auto"
+"""The default recipe of detectors and runs."""
 
 Source = Path | str | NDArray[np.floating[Any]] | Recording
 """A file, or (channels, samples) or (samples,) in [-1, 1]."""
@@ -134,6 +134,12 @@ class Detector:
         return self._fitted.calibrations
 
     @property
+    def reasons(self) -> dict[str, str]:
+        """The choices that the recipe made for each machine and why, in a line each; empty if it makes none."""
+        found = zip(self.machines, self._fitted.machines, strict=True)
+        return {name: entry.reason for name, entry in found if entry.reason is not None}
+
+    @property
     def channel_warnings(self) -> tuple[ChannelWarning, ...]:
         """Problems of the near and far channels that were found when the detector was fitted."""
         return self._fitted.channel_warnings
@@ -154,8 +160,7 @@ class Detector:
         Args:
             recordings: a folder of any layout that nearfar reads, whose training (normal) recordings are used; a
                 plain folder of normal recordings of one machine; clips or files; or a dataset.
-            recipe: a recipe, its name or path; by default ``nearfar-best``, and ``frozen-near`` for mono
-                recordings.
+            recipe: a recipe, its name or path; by default ``auto``.
             machine: of a folder of machines only this one; else the name to give the machine.
             model: of a recipe that trains: the model's folder, which may be that of a run on the same recordings.
                 An unfinished training is resumed there. By default a temporary folder.
@@ -166,7 +171,7 @@ class Detector:
             InputError: if the recordings or the recipe cannot be used.
         """
         dataset = read_normals(recordings, machine)
-        chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe, dataset)
+        chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe)
         resolved = prepare_detector(dataset, chosen)
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
         held = _held_out(clips, resolved)
@@ -496,14 +501,9 @@ class Detector:
         )
 
 
-def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
-    """The recipe of that name or path, or the default for the recordings."""
-    if name is not None:
-        return load_recipe(name)
-    mono = all(header.channels == 1 for header in dataset.require_headers().values())
-    if mono:
-        logger.warning("all recordings are mono: the detector uses the near channel alone (%s)", MONO_RECIPE)
-    return load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)
+def starting_recipe(name: str | None) -> Recipe:
+    """The recipe of that name or path, or the default."""
+    return load_recipe(name or DEFAULT_RECIPE)
 
 
 def _fitted_machine(

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from nearfar.frontends.kaldi import FRAME_SAMPLES, KaldiFbank
+from nearfar.frontends.kaldi import FRAME_SAMPLES, LOG_FLOOR, KaldiFbank, mel_bank
+
+SMALLEST_POWER = 1e-20
+CLAMPED = math.log(LOG_FLOOR) + 1e-4
+"""Log-mel values up to this one are the floor's."""
 
 
 @lru_cache(maxsize=4)
 def _fbank(device: torch.device) -> KaldiFbank:
     return KaldiFbank().to(device)
+
+
+@lru_cache(maxsize=4)
+def _filled(device: torch.device) -> Tensor:
+    """(128,) bool, the mel filters that hold a bin of the spectrum."""
+    return (mel_bank().sum(dim=1) > 0).to(device)
 
 
 class WindowBatch:
@@ -42,6 +53,26 @@ class WindowBatch:
                 pairs = zip(self.waveform, lengths, strict=True)
                 self._log_mels = [fbank.log_mel(window[None, :length])[0] for window, length in pairs]
         return self._log_mels
+
+    def scaled_log_mels(self) -> tuple[list[Tensor], Tensor]:
+        """Log-mel spectrograms of the windows at unit RMS, and their powers.
+
+        Computed from :meth:`log_mels` where no mel energy is clamped there, else from the scaled waveform.
+
+        Returns:
+            (frames, 128) float32 of each window without its padding, and (windows,) float64 mean squares.
+        """
+        fbank, out = _fbank(self.waveform.device), []
+        lengths = self.samples.tolist()
+        signals = [window[:count].double() for window, count in zip(self.waveform, lengths, strict=True)]
+        powers = torch.stack([signal.square().mean() for signal in signals]).clamp_min(SMALLEST_POWER)
+        for log_mel, window, count, power in zip(self.log_mels(), self.waveform, lengths, powers, strict=True):
+            if bool((log_mel[:, _filled(log_mel.device)] > CLAMPED).all()):
+                out.append(log_mel - power.log().float())
+            else:
+                signal = window[: max(count, FRAME_SAMPLES)].double() / power.sqrt()
+                out.append(fbank.log_mel(signal.float()[None])[0])
+        return out, powers
 
     def spectrogram(self, frontend: nn.Module) -> Tensor:
         """The output of a front end for the padded windows, computed once for each front end."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nearfar.registry import Entry, Registry
 from nearfar.scoring.backends import Scores
+from nearfar.scoring.weighting import Weights, view_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +20,13 @@ class Fusion(Entry):
     Attributes:
         fuse: (clips,) scores and (normals,) leave-one-out scores of normal clips, both by view, to (clips,).
         uses_normals: whether the scores of normal clips are used.
+        weigh: from the fitted scorers of a machine, by view, to weights of the views; scores are then their
+            weighted mean, not ``fuse``. Views that recordings without a far channel lack are left out.
     """
 
     fuse: Callable[[Mapping[str, Scores], Mapping[str, Scores]], Scores]
     uses_normals: bool
+    weigh: Callable[[Mapping[str, Any]], Weights] | None = None
 
 
 def mean_of_views(scores: Mapping[str, Scores]) -> Scores:
@@ -66,3 +71,9 @@ FUSIONS["mean"] = Fusion(
     description="average of", fuse=lambda scores, normals: mean_of_views(scores), uses_normals=False
 )
 FUSIONS["standardised"] = Fusion(description="average of standardised", fuse=standardised_mean, uses_normals=True)
+FUSIONS["weighted"] = Fusion(
+    description="weighted average of",
+    fuse=lambda scores, normals: mean_of_views(scores),
+    uses_normals=False,
+    weigh=view_weights,
+)

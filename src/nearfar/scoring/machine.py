@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nearfar.scoring.backends import BACKENDS, Indices, Scorer, Scores, Workspace
 from nearfar.scoring.fusion import FUSIONS
+from nearfar.scoring.weighting import Weights
 from nearfar.settings import Settings
 
 
@@ -77,7 +78,7 @@ class MachineScorer:
             view: scorer.leave_one_out() if self._normals > 1 else np.empty(0)
             for view, scorer in self.scorers.items()
         }
-        return ViewScores(self._fusion.fuse(views, views), views)
+        return ViewScores(self._fused(views, views), views)
 
     def score(self, features: Mapping[str, Tensor]) -> ViewScores:
         """Score clips from their features, (clips, parts, dim) of every scored view."""
@@ -89,4 +90,25 @@ class MachineScorer:
             else:
                 views[view] = scorer.score(features[view])
         normals = self.normal.views if self._fusion.uses_normals else {}
-        return ViewScores(self._fusion.fuse(views, normals), views, nearest)
+        return ViewScores(self._fused(views, normals), views, nearest)
+
+    @cached_property
+    def weights(self) -> Weights | None:
+        """The weights of the views, for a fusion that finds them from the normal clips."""
+        return None if self._fusion.weigh is None else self._fusion.weigh(self.scorers)
+
+    @property
+    def reason(self) -> str | None:
+        """The choices that were made for this machine and why, in a line; None where nothing is chosen."""
+        own = [f"{view}: {found}" for view, scorer in self.scorers.items() if (found := _reason(scorer))]
+        lines = [*([] if self.weights is None else [self.weights.reason]), *own]
+        return "; ".join(lines) or None
+
+    def _fused(self, views: Mapping[str, Scores], normals: Mapping[str, Scores]) -> Scores:
+        return self._fusion.fuse(views, normals) if self.weights is None else self.weights.mean(views)
+
+
+def _reason(scorer: Scorer) -> str | None:
+    """What a back-end states about its own choices, if it makes any."""
+    found: str | None = getattr(scorer, "reason", None)
+    return found
