@@ -100,15 +100,8 @@ class MachineScorer:
     @property
     def reason(self) -> str | None:
         """The choices that were made for this machine and why, in a line; None where nothing is chosen."""
-        own = [f"{view}: {found}" for view, scorer in self.scorers.items() if (found := _reason(scorer))]
-        lines = [*([] if self.weights is None else [self.weights.reason]), *own]
-        return "; ".join(lines) or None
+        own = getattr(next(iter(self.scorers.values())), "reason", None)  # of back-ends that choose
+        return "; ".join(filter(None, [self.weights and self.weights.reason, own])) or None
 
     def _fused(self, views: Mapping[str, Scores], normals: Mapping[str, Scores]) -> Scores:
         return self._fusion.fuse(views, normals) if self.weights is None else self.weights.mean(views)
-
-
-def _reason(scorer: Scorer) -> str | None:
-    """What a back-end states about its own choices, if it makes any."""
-    found: str | None = getattr(scorer, "reason", None)
-    return found

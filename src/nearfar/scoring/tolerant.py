@@ -6,8 +6,8 @@ It compares level and log-mel statistics (``features.source = "scaled-log-mel"``
   rescaling (:class:`nearfar.scoring.VarMin`), smoothed over neighbouring bins;
 * at several speeds: a clip's statistics are resampled along frequency, and the lowest score counts, for normal
   clips as well;
-* in units of the normal clips: minus the median of their leave-one-out scores, divided by their spread, so that
-  scores of several views can be averaged;
+* in units of the normal clips: minus the median of their leave-one-out scores at one speed, divided by their
+  spread, so that scores of several views can be averaged;
 * with the level: a clip louder than normal clips has a higher score, if the level of normal clips varies little.
   A change of gain within the tolerance has no effect, nor has a lower level.
 """
@@ -97,7 +97,7 @@ class TolerantNeighbours:
         self._median, self._spread = 0.0, 1.0
         if len(features) > 1:
             clips = torch.arange(0, len(features), max(1, len(features) // SPREAD_CLIPS))
-            left_out = self._left_out(clips)
+            left_out = self._nearest.score_without(banded(features[clips], smoothing), clips)
             low, self._median, high = (float(value) for value in np.percentile(left_out, [25, 50, 75]))
             self._spread = max((high - low) / 1.349, SMALLEST_SPREAD)  # that of a normal distribution is 1
         return self
@@ -135,7 +135,9 @@ class TolerantNeighbours:
         """
         if len(self._features) < 2:
             raise ValueError("leave-one-out scores need two normal clips or more")
-        return self._in_units(self._left_out(torch.arange(len(self._features))), self.levels)
+        clips = torch.arange(len(self._features))
+        found = [self._nearest.score_without(banded(self._features, matrix), clips) for matrix in self._matrices]
+        return self._in_units(np.min(found, axis=0), self.levels)
 
     @property
     def level_range_db(self) -> tuple[float, float]:
@@ -154,22 +156,15 @@ class TolerantNeighbours:
         """Whether and why the level counts, in words."""
         low, high = self.level_range_db
         if len(self.levels) < LEVEL_CLIPS:
-            return f"the level is not used, as fewer than {LEVEL_CLIPS} windows do not show how much it varies"
-        spread = f"90 % of normal windows lie within {high - low:.1f} dB"
+            return f"level not used, as there are fewer than {LEVEL_CLIPS} normal windows"
+        spread = f"90 % of normal levels lie within {high - low:.1f} dB"
         if not self.uses_level:
-            return f"the level is not used, as {spread}, more than {self.settings.level_spread_db:g} dB"
-        return f"levels above {self._loudest:.1f} dB relative to full scale raise the score, as {spread}"
+            return f"level not used, as {spread}, more than {self.settings.level_spread_db:g} dB"
+        return f"level used above {self._loudest:.1f} dB of full scale, as {spread}"
 
     @property
     def _loudest(self) -> float:
         return float(np.percentile(self.levels, 98)) + self.settings.level_tolerance_db
-
-    def _left_out(self, clips: Tensor) -> Scores:
-        found = [
-            self._nearest.score_without(banded(self._features[clips], matrix), clips) for matrix in self._matrices
-        ]
-        lowest: Scores = np.min(found, axis=0)
-        return lowest
 
     def _in_units(self, scores: Scores, levels: NDArray[np.float64]) -> Scores:
         units: Scores = (scores - self._median) / self._spread

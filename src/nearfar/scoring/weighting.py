@@ -57,14 +57,14 @@ def view_weights(scorers: Mapping[str, Any]) -> Weights:
     removed = float(np.median(levels[0] - levels[1]))
     weight = cancelled_weight(removed)
     if removed > SAFE_DB:
-        why = "most of near, so far records the machine as well"
+        why = "so far probably records the machine as well"
     elif removed >= ALONE_DB:
-        why = "as much of near as strong background noise has"
+        why = "the share of strong background noise"
     else:
-        why = "little of near, so both views count"
+        why = "the share of weak background noise"
     percent = 100.0 * (1.0 - 10.0 ** (-max(removed, 0.0) / 10.0))
     reason = (
-        f"near {1 - weight:.2f}, cancelled {weight:.2f}: cancellation removes {removed:.1f} dB ({percent:.0f} %), "
-        f"{why}"
+        f"near {1 - weight:.2f}, cancelled {weight:.2f}, as cancellation removes {removed:.1f} dB "
+        f"({percent:.0f} %) of near, {why}"
     )
     return Weights({NEAR: 1.0 - weight, CANCELLED: weight}, reason)
