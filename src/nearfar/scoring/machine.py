@@ -101,7 +101,8 @@ class MachineScorer:
     def reason(self) -> str | None:
         """The choices that were made for this machine and why, in a line; None where nothing is chosen."""
         own = getattr(next(iter(self.scorers.values())), "reason", None)  # of back-ends that choose
-        return "; ".join(filter(None, [self.weights and self.weights.reason, own])) or None
+        of_views = None if self.weights is None else self.weights.reason
+        return "; ".join(filter(None, [of_views, own])) or None
 
     def _fused(self, views: Mapping[str, Scores], normals: Mapping[str, Scores]) -> Scores:
         return self._fusion.fuse(views, normals) if self.weights is None else self.weights.mean(views)

@@ -7,7 +7,7 @@ It compares level and log-mel statistics (``features.source = "scaled-log-mel"``
 * at several speeds: a clip's statistics are resampled along frequency, and the lowest score counts, for normal
   clips as well;
 * in units of the normal clips: minus the median of their leave-one-out scores at one speed, divided by their
-  spread, so that scores of several views can be averaged;
+  spread, plus 4, so that scores of several views can be averaged;
 * with the level: a clip louder than normal clips has a higher score, if the level of normal clips varies little.
   A change of gain within the tolerance has no effect, nor has a lower level.
 """
@@ -37,6 +37,8 @@ SPREAD_CLIPS = 100
 """Median and spread are those of at most about twice as many normal clips, evenly spaced."""
 SMALLEST_SPREAD = 0.01
 """Of leave-one-out scores; two independent clips are about 1.4 apart."""
+TYPICAL = 4.0
+"""The score of a typical normal clip, so that scores are positive, as gamma thresholds need them."""
 LEVEL_CLIPS = 10
 """Fewer normal clips do not show how much the level varies."""
 LEVEL_SLOPE = 2.0
@@ -94,7 +96,7 @@ class TolerantNeighbours:
         self._matrices = [smoothing @ speed_matrix(used, s) for s in speeds(self.settings.speed_tolerance)]
         self._nearest = NearestNeighbours(NEAREST).fit(banded(features, smoothing), domains)
         self.levels = level_db(features)
-        self._median, self._spread = 0.0, 1.0
+        self._median, self._spread = TYPICAL, 1.0  # a single clip has no spread: scores are plain distances
         if len(features) > 1:
             clips = torch.arange(0, len(features), max(1, len(features) // SPREAD_CLIPS))
             left_out = self._nearest.score_without(banded(features[clips], smoothing), clips)
@@ -167,7 +169,7 @@ class TolerantNeighbours:
         return float(np.percentile(self.levels, 98)) + self.settings.level_tolerance_db
 
     def _in_units(self, scores: Scores, levels: NDArray[np.float64]) -> Scores:
-        units: Scores = (scores - self._median) / self._spread
+        units: Scores = TYPICAL + (scores - self._median) / self._spread
         if self.uses_level:
             units += LEVEL_SLOPE * np.maximum(levels - self._loudest, 0.0)
         return units
