@@ -20,14 +20,15 @@ from nearfar.report.run_page import report_run
 def mono_factory(root: Path) -> Path:
     """A machine in the challenge's layout, with one channel."""
     random = np.random.default_rng(0)
-    for split, label, count in (("train", "normal", 6), ("test", "normal", 2), ("test", "anomaly", 2)):
+    kinds = [("source", "train", "normal"), *(("source", "test", label) for label in ("normal", "anomaly"))]
+    for domain, split, label in (*kinds, ("target", "test", "normal")):
         folder = root / "pump" / split
         folder.mkdir(parents=True, exist_ok=True)
-        for index in range(count):
+        for index in range(6 if split == "train" else 2):
             sound = 0.1 * random.standard_normal(16_000)
             if label == "anomaly":
                 sound += 0.2 * np.sin(2 * np.pi * 2_000 * np.arange(16_000) / 16_000)
-            name = f"section_00_source_{split}_{label}_{index:04d}_noAttribute.wav"
+            name = f"section_00_{domain}_{split}_{label}_{index:04d}_noAttribute.wav"
             sf.write(folder / name, sound, 16_000)
     return root
 
