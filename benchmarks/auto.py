@@ -1,6 +1,6 @@
 """The recipe auto beside near alone (frozen-near) and nearfar-best: detection, and false alarms under mild drift.
 
-    python benchmarks/auto.py --real REALMIX > auto.md
+    python benchmarks/auto.py --real REALMIX --out RESULTS > auto.md
 
 Machines are simulated here, with seeds of their own; REALMIX is a folder in the challenge's layout with recordings
 of its machines uav and motor. Variants: low ratios of machine to noise, a second microphone near the machine as
@@ -18,8 +18,9 @@ false alarms at changed speed of near alone.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,6 +33,7 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.data import read_dataset, read_waveform
 from nearfar.data.simulate import rooms
 from nearfar.data.simulate.factory import FactoryPlan, plan_clips, simulate_clip
+from nearfar.files import write_json
 from nearfar.metrics import auc, auc_source_target, official_score, partial_auc
 from nearfar.pipeline.extraction import Recording, extract
 from nearfar.pipeline.extractor import build_extractor
@@ -51,7 +53,6 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no smoothing": {"scoring.mel_smoothing": 0.0},
     "smoothing 1.5": {"scoring.mel_smoothing": 1.5},
     "one speed": {"scoring.speed_tolerance": 0.0},
-    "no level": {"scoring.level_spread_db": 0.0},
 }
 
 
@@ -282,29 +283,41 @@ def print_tables(results: dict[str, dict[str, Measured]], variants: dict[str, di
         print(f"- {name}: {row['auto'].reason}")
 
 
+def measured(case: Case) -> tuple[dict[str, Measured], dict[str, Measured]]:
+    """The three recipes, and the variants of auto, on one machine."""
+    both = load_recipe("nearfar-best").with_changes(**{"scoring.views": ["near", "cancelled"]})
+    plain, scaled = extracted(both, case), extracted(load_recipe("auto"), case)
+    recipes = {
+        short: measure(load_recipe(recipe), case, scaled if short == "auto" else plain)
+        for short, recipe in RECIPES.items()
+    }
+    variants = {"auto": recipes["auto"]} | {
+        variant: measure(load_recipe("auto").with_changes(**changes), case, scaled)
+        for variant, changes in VARIANTS.items()
+        if changes
+    }
+    return recipes, variants
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, help="folder with the machines uav and motor")
-    parser.add_argument("--only", help="cases whose names start so")
+    parser.add_argument("--out", type=Path, required=True, help="folder of results by machine, which are reused")
+    parser.add_argument("--only", help="machines whose names start so, separated by ;")
     arguments = parser.parse_args()
     results: dict[str, dict[str, Measured]] = {}
     variants: dict[str, dict[str, Measured]] = {}
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, make in cases(arguments.real).items():
-        if arguments.only and not name.startswith(arguments.only):
+        if arguments.only and not name.startswith(tuple(arguments.only.split(";"))):
             continue
-        case = make()
-        both = load_recipe("nearfar-best").with_changes(**{"scoring.views": ["near", "cancelled"]})
-        plain, scaled = extracted(both, case), extracted(load_recipe("auto"), case)
-        results[name] = {
-            short: measure(load_recipe(recipe), case, scaled if short == "auto" else plain)
-            for short, recipe in RECIPES.items()
-        }
-        variants[name] = {
-            variant: measure(load_recipe("auto").with_changes(**changes), case, scaled)
-            if changes
-            else results[name]["auto"]
-            for variant, changes in VARIANTS.items()
-        }
+        file = arguments.out / f"{name}.json"
+        if not file.is_file():
+            found = [{key: asdict(one) for key, one in part.items()} for part in measured(make())]
+            write_json(file, found)
+        results[name], variants[name] = (
+            {key: Measured(**one) for key, one in part.items()} for part in json.loads(file.read_text())
+        )
     print_tables(results, variants)
 
 
