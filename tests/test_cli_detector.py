@@ -60,7 +60,7 @@ def test_a_detector_of_plain_mono_files(nearfar_command: Nearfar, tmp_path: Path
     finished = nearfar_command("fit", tmp_path / "pump 7", "--out", out, "--seconds", "0.5", "--rule", "gamma")
     assert finished.code == 0, finished.err
     card = json.loads((out / "detector.json").read_text())
-    assert card["recipe"]["name"] == "frozen-near"
+    assert (card["recipe"]["name"], card["recipe"]["scoring"]["views"]) == ("auto", ["near"])
     assert card["clip"]["seconds"] == 0.5
     (threshold,) = json.loads((out / "thresholds.json").read_text())
     assert (threshold["machine"], threshold["rule"]) == ("pump 7", "gamma")
@@ -147,16 +147,16 @@ def test_thresholds_change_without_fitting(
     )
     assert (detector / "thresholds.json").read_bytes() == before
 
-    changed = nearfar_command("threshold", detector, "--false-alarm-rate", "0.2", "--rule", "gamma", "--json")
+    changed = nearfar_command("threshold", detector, "--false-alarm-rate", "0.2", "--rule", "empirical", "--json")
     assert [(t["machine"], t["rule"], t["false_alarm_rate"]) for t in json.loads(changed.out)] == [
-        ("hummer", "gamma", 0.2),
-        ("whiner", "gamma", 0.2),
+        ("hummer", "empirical", 0.2),
+        ("whiner", "empirical", 0.2),
     ]
     assert nearfar_command("threshold", detector, "--value", "1e9", "--machine", "hummer").code == 0
     (row,) = json.loads(nearfar_command("score", detector, fault(small_factory), "--json").out)
     assert (row["threshold"], row["anomalous"]) == (1e9, False)
     both = json.loads((detector / "thresholds.json").read_text())
-    assert [t["rule"] for t in both] == ["given", "gamma"]
+    assert [t["rule"] for t in both] == ["given", "empirical"]
     separate = nearfar_command(
         "threshold", detector, "--false-alarm-rate", "0.4", "--domains", "separate", "--json"
     )

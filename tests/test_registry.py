@@ -23,9 +23,9 @@ TABLES = {
     "encoder family": (ENCODERS, ["eat"]),
     "adaptation": (ADAPTATIONS, ["full", "lora", "none"]),
     "view": (VIEWS, ["near", "far", "cancelled", "residual"]),
-    "source of features": (SOURCES, ["embedding", "tokens", "log-mel", "slaney"]),
-    "scoring back-end": (BACKENDS, ["nearest-neighbours", "mahalanobis", "autoencoder"]),
-    "fusion": (FUSIONS, ["mean", "standardised"]),
+    "source of features": (SOURCES, ["embedding", "tokens", "log-mel", "scaled-log-mel", "slaney"]),
+    "scoring back-end": (BACKENDS, ["nearest-neighbours", "mahalanobis", "autoencoder", "tolerant-neighbours"]),
+    "fusion": (FUSIONS, ["mean", "standardised", "weighted"]),
     "threshold rule": (RULES, ["conformal", "gamma", "empirical"]),
 }
 

@@ -29,6 +29,7 @@ SYSTEMS = ("fusion", "lora-fusion", "near", "lora-near")
 RECIPES = [
     "ae-mahala",
     "ae-mse",
+    "auto",
     "eat-lora-cancelled",
     "frozen-eat",
     "frozen-near",

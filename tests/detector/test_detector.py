@@ -85,7 +85,8 @@ def test_a_record_says_what_its_numbers_are(fitted: nearfar.Detector, small_fact
         assert row.margin == pytest.approx(row.score - row.threshold)
         assert row.anomalous == (row.margin > 0)
         assert row.p_value == (1 + (calibration.scores() >= row.score).sum()) / (len(calibration.recordings) + 1)
-        assert row.views == {"cancelled": row.score}
+        assert row.views.keys() == {"near", "cancelled"}
+        assert min(row.views.values()) <= row.score <= max(row.views.values())
         assert row.nearest in fitted._fitted.machines[0].recordings
         assert Path(row.nearest_file) == small_factory.resolve() / "hummer" / "train" / row.nearest
         assert row.windows[0].end_s == 1.0
@@ -215,11 +216,11 @@ def test_recordings_of_about_one_length_are_cut_to_the_shortest(tmp_path: Path) 
 # --- mono, sections, domains ------------------------------------------------------------------------------------
 
 
-def test_mono_recordings_take_the_near_only_recipe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_mono_recordings_are_scored_by_near_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for seed in range(5):
         record(tmp_path / "pump" / f"{seed}.wav", 1.0, channels=1, seed=seed)
     detector = nearfar.Detector.fit(tmp_path / "pump")
-    assert detector.recipe.name == "frozen-near"
+    assert (detector.recipe.name, detector.recipe.scoring.views) == ("auto", ("near",))
     assert "all recordings are mono" in caplog.text
     assert detector.score(np.random.default_rng(0).normal(size=16_000) * 0.1).views.keys() == {"near"}
     assert detector.score(record(tmp_path / "stereo.wav", 1.0, seed=9)).anomalous is not None
@@ -397,12 +398,12 @@ def test_unknown_rules_are_refused_with_the_names_that_there_are(fitted: nearfar
         fitted.with_thresholds(1.5)
     with pytest.raises(InputError, match="domains: found 'both'; expected 'pooled' or 'separate'"):
         fitted.with_thresholds(0.2, domains="both")
-    assert {entry.rule for entry in fitted.with_thresholds(0.2, "gamma").thresholds} == {"gamma"}
+    assert {entry.rule for entry in fitted.with_thresholds(0.2, "empirical").thresholds} == {"empirical"}
     assert {entry.rule for entry in fitted.thresholds} == {"conformal"}
 
 
 def test_representations_are_short(fitted: nearfar.Detector, small_factory: Path) -> None:
-    assert repr(fitted) == "Detector('nearfar-best', machines: hummer, whiner; 20 normal recordings)"
+    assert repr(fitted) == "Detector('auto', machines: hummer, whiner; 20 normal recordings)"
     shown = repr(fitted.score(clips_of(small_factory, "hummer")[0]))
     assert shown.startswith("Score(file=")
     assert "windows" not in shown

@@ -46,7 +46,7 @@ def test_the_folder_holds_numbers_and_text_only(saved: Path) -> None:
     }
     assert card["nearfar"] == nearfar.__version__
     assert card["encoder"] is None
-    assert card["recipe"]["name"] == "nearfar-best"
+    assert card["recipe"]["name"] == "auto"
     assert card["sha256"]["banks.safetensors"] == store.file_sha256(saved / "banks.safetensors")
     assert [entry["machine"] for entry in card["banks"]] == ["hummer", "whiner"]
     assert "torch" in card["made_with"]
@@ -166,8 +166,10 @@ def test_a_detector_can_be_moved(
     assert nearfar.Detector.load(tmp_path / "elsewhere").score(file) == fitted.score(file)
 
 
-def test_folders_of_earlier_versions_load(saved: Path, fitted: nearfar.Detector, small_factory: Path) -> None:
+def test_folders_of_earlier_versions_load(tmp_path: Path, small_factory: Path) -> None:
     """Their recipes have the tables and keys of then, and their thresholds a ``method``."""
+    fitted, saved = nearfar.Detector.fit(small_factory, "nearfar-best"), tmp_path / "saved"
+    fitted.save(saved)
     thresholds = json.loads((saved / "thresholds.json").read_text())
     for entry in thresholds:
         entry["method"] = entry.pop("rule")

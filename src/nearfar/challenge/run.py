@@ -2,7 +2,8 @@
 
 A run folder holds ``recipe.toml`` (complete and resolved), ``environment.json``, ``data.json`` (a summary of the
 data), ``model/``, ``scores/`` (anomaly scores and decisions), ``thresholds.json``, ``view_scores.json``,
-``figures/`` and ``results.{json,md,csv}``. Where nothing is trained, ``model/`` holds only cached features.
+``choices.json``, ``figures/`` and ``results.{json,md,csv}``. Where nothing is trained, ``model/`` holds only
+cached features.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ from nearfar.training.engine import is_main_process
 
 logger = logging.getLogger(__name__)
 
+CHOICES = "choices.json"
+"""The file of the choices made for each machine."""
+
 FEATURES = "embeddings"
 """The folder of cached features in a model folder."""
 
@@ -69,6 +73,7 @@ class SystemRun:
     scores: tuple[MachineScores, ...]
     results: Results | None
     timing: Timing
+    reasons: tuple[str, ...] = ()
 
 
 def run_system(
@@ -136,8 +141,9 @@ def run_system(
     truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
     write_thresholds_and_decisions(scored, recipe.threshold, out)
     write_view_scores(scored, dataset.root, out)
+    reasons = write_reasons(scored, out)
     results = write_results(recipe.name, scores, out, truth, note=note)
-    return SystemRun(recipe, scores, results, timing)
+    return SystemRun(recipe, scores, results, timing, reasons)
 
 
 def _timing_of(out: Path) -> Timing | None:
@@ -198,6 +204,26 @@ def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) ->
         for entry in scored
     ]
     write_json(out / "view_scores.json", {"data": str(data.resolve()), "machines": machines})
+
+
+def write_reasons(scored: Sequence[ScoredMachine], out: Path) -> tuple[str, ...]:
+    """Write ``choices.json``, the choices made in scoring each machine and why, and return them as lines.
+
+    There is no file if nothing is chosen.
+    """
+    rows = [
+        {"machine": entry.test.machine, "section": entry.test.section, "reason": entry.reason}
+        for entry in scored
+        if entry.reason is not None
+    ]
+    if rows:
+        write_json(out / CHOICES, rows)
+    else:
+        (out / CHOICES).unlink(missing_ok=True)  # of another recipe
+    lines = tuple(f"{row['machine']} section {row['section']}: {row['reason']}" for row in rows)
+    for line in lines:
+        logger.info("%s", line)
+    return lines
 
 
 def write_results(

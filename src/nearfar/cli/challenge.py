@@ -36,9 +36,11 @@ TruthOption = Annotated[
 
 
 def run(
-    system: Annotated[str, Argument(help="A recipe, such as eat-fusion, tiny-near or ae-mse, or a TOML file.")],
     data: options.Data,
     out: options.Out,
+    system: Annotated[
+        str, Argument(help="A recipe, such as eat-fusion, tiny-near or ae-mse, or a TOML file.")
+    ] = "auto",
     model: Annotated[
         Path | None, Option(help="Model folder, to share a model between systems; default OUT/model.")
     ] = None,
@@ -65,6 +67,8 @@ def run(
         )
     if finished is None:
         return
+    for reason in finished.reasons:
+        print(reason, file=sys.stderr)
     notes, results = [note] if note else [], finished.results
     table = None if results is None else results_table({finished.recipe.name: [results]}, notes=notes)
     print_table(table, as_json, out)

@@ -51,7 +51,7 @@ def fit(
     out: Annotated[Path, Option("--out", metavar="DETECTOR", help="Output folder; must be new or empty.")],
     recipe: Annotated[
         str | None,
-        Option(help="A recipe or a TOML file; default nearfar-best, or frozen-near for mono recordings."),
+        Option(help="A recipe or a TOML file; default auto."),
     ] = None,
     encoder: options.Encoder = None,
     machine: Annotated[
@@ -89,7 +89,7 @@ def fit(
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
     log_left_out(dataset.warnings, dataset.hidden, folder)
-    chosen = changed(starting_recipe(recipe, dataset), encoder, None, settings, near, far)
+    chosen = changed(starting_recipe(recipe), encoder, None, settings, near, far)
     folders = (model, model.parent) if model else (_model_folder(chosen, out),)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))
     given = {
@@ -103,6 +103,8 @@ def fit(
         detector = Detector.fit(dataset, chosen, model=model or _model_folder(chosen, out), progress=progress)
         detector.save(out, replace=replace)
     _show_thresholds(detector.thresholds)
+    for name, reason in detector.reasons.items():
+        show(f"{name}: {reason}")
     show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import nearfar
 from nearfar.config import Recipe, load_recipe
-from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
+from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.copies import joined_groups
@@ -54,8 +54,8 @@ logger = logging.getLogger(__name__)
 BATCH = 32
 """Recordings that are scored together."""
 
-DEFAULT_RECIPE, MONO_RECIPE = "nearfar-best", "frozen-near"
-"""The default recipe of detectors, and that for mono recordings."""
+DEFAULT_RECIPE = "auto"
+"""The default recipe of detectors and runs."""
 
 Source = Path | str | NDArray[np.floating[Any]] | Recording
 """A file, or (channels, samples) or (samples,) in [-1, 1]."""
@@ -137,6 +137,12 @@ class Detector:
         return self._fitted.calibrations
 
     @property
+    def reasons(self) -> dict[str, str]:
+        """The choices that the recipe made for each machine and why, in a line each; empty if it makes none."""
+        found = zip(self.machines, self._fitted.machines, strict=True)
+        return {name: entry.reason for name, entry in found if entry.reason is not None}
+
+    @property
     def channel_warnings(self) -> tuple[ChannelWarning, ...]:
         """Problems of the near and far channels that were found when the detector was fitted."""
         return self._fitted.channel_warnings
@@ -157,8 +163,7 @@ class Detector:
         Args:
             recordings: a folder of any layout that nearfar reads, whose training (normal) recordings are used; a
                 plain folder of normal recordings of one machine; clips or files; or a dataset.
-            recipe: a recipe, its name or path; by default ``nearfar-best``, and ``frozen-near`` for mono
-                recordings.
+            recipe: a recipe, its name or path; by default ``auto``.
             machine: of a folder of machines only this one; else the name to give the machine.
             model: of a recipe that trains: the model's folder, which may be that of a run on the same recordings.
                 An unfinished training is resumed there. By default a temporary folder.
@@ -171,7 +176,7 @@ class Detector:
         dataset = read_normals(recordings, machine)
         if not isinstance(recordings, Dataset):
             log_left_out(dataset.warnings, dataset.hidden, dataset.root)
-        chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe, dataset)
+        chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe)
         resolved = prepare_detector(dataset, chosen)
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
         held = _held_out(clips, resolved)
@@ -515,17 +520,9 @@ class Detector:
         )
 
 
-def starting_recipe(name: str | None, dataset: Dataset) -> Recipe:
-    """The recipe of that name or path, or the default for the recordings."""
-    if name is not None:
-        return load_recipe(name)
-    headers = [header for header in dataset.headers().values() if isinstance(header, AudioHeader)]
-    if not headers:
-        dataset.require_headers()
-    mono = all(header.channels == 1 for header in headers)
-    if mono:
-        logger.warning("all recordings are mono: the detector uses the near channel alone (%s)", MONO_RECIPE)
-    return load_recipe(MONO_RECIPE if mono else DEFAULT_RECIPE)
+def starting_recipe(name: str | None) -> Recipe:
+    """The recipe of that name or path, or the default."""
+    return load_recipe(name or DEFAULT_RECIPE)
 
 
 def _fitted_machine(

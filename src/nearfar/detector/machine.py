@@ -88,6 +88,11 @@ class FittedMachine:
             self.features, target, self.plan, normal_scores=self.normal_scores or None, workspace=self.workspace
         )
 
+    @property
+    def reason(self) -> str | None:
+        """The choices that the fusion of views made for this machine and why; None if it makes none."""
+        return None if FUSIONS[self.plan.fusion].weigh is None else self.scorer.reason
+
     def score(self, features: Mapping[str, Tensor]) -> ViewScores:
         """Scores of windows from their features (windows, parts, dim) of every scored view."""
         return self.scorer.score(features)

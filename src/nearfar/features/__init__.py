@@ -1,11 +1,13 @@
 """Features for the comparison of clips, computed from batches of windows, and the table of their sources."""
 
+from nearfar.features.scaled import SCALED_LOG_MEL
 from nearfar.features.sources import EMBEDDING, LOG_MEL, SLANEY, SOURCES, TOKENS, EncoderParts, Source
 from nearfar.features.windows import WindowBatch
 
 SOURCES["embedding"] = EMBEDDING
 SOURCES["tokens"] = TOKENS
 SOURCES["log-mel"] = LOG_MEL
+SOURCES["scaled-log-mel"] = SCALED_LOG_MEL
 SOURCES["slaney"] = SLANEY
 
 __all__ = ["SOURCES", "EncoderParts", "Source", "WindowBatch"]

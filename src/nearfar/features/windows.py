@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from nearfar.frontends.kaldi import FRAME_SAMPLES, KaldiFbank
+from nearfar.frontends.kaldi import FRAME_SAMPLES, LOG_FLOOR, KaldiFbank
+
+SMALLEST_POWER = 1e-20
+LOWEST = math.log(LOG_FLOOR)
 
 
 @lru_cache(maxsize=4)
@@ -26,22 +30,43 @@ class WindowBatch:
     def __init__(self, waveform: Tensor, samples: Tensor) -> None:
         self.waveform, self.samples = waveform, samples
         self._log_mels: list[Tensor] | None = None
+        self._scaled: tuple[list[Tensor], Tensor] | None = None
         self._spectrograms: dict[nn.Module, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.waveform)
 
     def log_mels(self) -> list[Tensor]:
-        """The log-mel spectrogram of each window without its padding, (frames, 128) float32, not normalised."""
+        """The log-mel spectrogram of each window without its padding, (frames, 128) float32, not normalised.
+
+        After :meth:`scaled_log_mels` it is computed from those, and may differ by rounding.
+        """
+        if self._log_mels is None and self._scaled is not None:
+            pairs = zip(*self._scaled, strict=True)
+            self._log_mels = [(one + power.log().float()).clamp_min(LOWEST) for one, power in pairs]
         if self._log_mels is None:
-            fbank = _fbank(self.waveform.device)
-            lengths = self.samples.clamp_min(FRAME_SAMPLES).tolist()
-            if len(set(lengths)) == 1:
-                self._log_mels = list(fbank.log_mel(self.waveform[:, : lengths[0]]))
-            else:
-                pairs = zip(self.waveform, lengths, strict=True)
-                self._log_mels = [fbank.log_mel(window[None, :length])[0] for window, length in pairs]
+            self._log_mels = self._computed(self.waveform)
         return self._log_mels
+
+    def scaled_log_mels(self) -> tuple[list[Tensor], Tensor]:
+        """Log-mel spectrograms of the windows at unit RMS, and their powers.
+
+        Returns:
+            (frames, 128) float32 of each window without its padding, and (windows,) float64 mean squares.
+        """
+        if self._scaled is None:
+            pairs = zip(self.waveform.double(), self.samples.tolist(), strict=True)
+            powers = torch.stack([window[:count].square().mean() for window, count in pairs])
+            powers = powers.clamp_min(SMALLEST_POWER)
+            self._scaled = self._computed((self.waveform / powers.sqrt()[:, None]).float()), powers
+        return self._scaled
+
+    def _computed(self, waveform: Tensor) -> list[Tensor]:
+        fbank = _fbank(waveform.device)
+        lengths = self.samples.clamp_min(FRAME_SAMPLES).tolist()
+        if len(set(lengths)) == 1:
+            return list(fbank.log_mel(waveform[:, : lengths[0]]))
+        return [fbank.log_mel(one[None, :length])[0] for one, length in zip(waveform, lengths, strict=True)]
 
     def spectrogram(self, frontend: nn.Module) -> Tensor:
         """The output of a front end for the padded windows, computed once for each front end."""

@@ -20,6 +20,7 @@ from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pipeline.extractor import require_head
 from nearfar.pipeline.windows import too_short
 from nearfar.progress import Progress, silent
+from nearfar.scoring import FUSIONS
 from nearfar.views import channels_of
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,8 @@ def resolve(recipe: Recipe, dataset: Dataset, purpose: Purpose) -> tuple[Recipe,
     if mono and recipe.trains and recipe.scoring.views == ("near",) and recipe.training.views != ("near",):
         _log_near_only(dataset.root)
         recipe = recipe.with_changes(**{"training.views": ["near"]})
+    if mono and FUSIONS[recipe.scoring.fusion].weigh is not None:
+        recipe = _without_far(recipe, dataset.root)
     readable = dataset.with_clips(clip for clip in dataset.clips if clip.path in headers)
     defects = {
         ("cannot be read", "cannot be read"): [error for error in read.values() if isinstance(error, InputError)],
@@ -245,6 +248,15 @@ def _log_once(root: Path, warnings: tuple[str, ...], hidden: int) -> None:
     log_left_out(warnings, hidden, root)
 
 
+def _without_far(recipe: Recipe, root: Path) -> Recipe:
+    """The recipe without the views that mono recordings lack, where others are left."""
+    kept = [view for view in recipe.scoring.views if channels_of([view]) == ("near",)]
+    if not kept or len(kept) == len(recipe.scoring.views):
+        return recipe
+    logger.warning("%s: all recordings are mono: the near channel alone is scored", root)
+    return recipe.with_changes(**{"scoring.views": kept})
+
+
 @cache
 def _log_near_only(root: Path) -> None:
     """Cached: logged once and not for every system."""
@@ -260,7 +272,7 @@ def _require_source(recipe: Recipe) -> None:
             expected=f"{source!r}, the only features that this back-end uses",
             remedy="Correct the recipe",
         )
-    if source is not None and recipe.scoring.views != ("near",):
+    if source is not None and recipe.backend.per_machine and recipe.scoring.views != ("near",):
         raise InputError(
             "scoring.views",
             found=f"{list(recipe.scoring.views)} with scoring.backend = {recipe.scoring.backend!r}",

@@ -46,6 +46,7 @@ class ScoredMachine:
         calibration: scores of the normal clips for thresholds: by a back-end that is fitted without them.
         domains: of each test clip, the domain of its nearest normal clip; ``source`` where there is no nearest
             one.
+        reason: the choices that scoring made for this machine and why, in a line; None where it makes none.
     """
 
     test: MachineScores
@@ -54,6 +55,7 @@ class ScoredMachine:
     normal_views: dict[str, NDArray[np.float64]]
     calibration: Calibration
     domains: tuple[str, ...]
+    reason: str | None = None
 
     def decide(self, thresholds: Iterable[Threshold]) -> MachineDecisions | None:
         """Decisions on the test clips: anomalous where the score is above the threshold; None without a threshold.
@@ -186,6 +188,7 @@ def score_machines(
                     remark=training_remark(recipe),
                 ),
                 _nearest_domains(fitted_on, scored.nearest, len(test)),
+                scorer.reason,
             )
         )
         progress("scoring machines", number, len(groups))

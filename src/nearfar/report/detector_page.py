@@ -99,7 +99,11 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         kind="Detector",
         title=folder.resolve().name,
         description=card.recipe.description,
-        notes=(*([note] if note else []), *(f"Channels of {warning}" for warning in warnings)),
+        notes=(
+            *([note] if note else []),
+            *_reasons(machines),
+            *(f"Channels of {warning}" for warning in warnings),
+        ),
         summary=(_thresholds_table(machines),),
         machines=tuple(_section(machine, card, folder) for machine in track(machines, progress)),
         tables=(
@@ -145,6 +149,12 @@ def _recordings(data: Path, banks: tuple[FittedMachine, ...]) -> Dataset:
             remedy="Give the folder that it was fitted on, or none",
         )
     return dataset
+
+
+def _reasons(machines: list[DetectorMachine]) -> list[str]:
+    """The choices that the recipe made for each machine, and why."""
+    found = [(machine.name, machine.fitted.reason) for machine in machines]
+    return [f"{name}: {reason}" for name, reason in found if reason is not None]
 
 
 def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.challenge.run import FEATURES
+from nearfar.challenge.run import CHOICES, FEATURES
 from nearfar.charts import curve, exceedance, histogram, roc
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import AudioHeader, Clip, Dataset, read_dataset
@@ -118,6 +118,8 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
         raise _unreadable(run / "view_scores.json", "the folder of the recordings is missing")
     results = _json(run / "results.json") if (run / "results.json").is_file() else {}
     notes = [str(note) for note in results.get("notes", [])]
+    choices = _json(run / CHOICES) if (run / CHOICES).is_file() else []
+    notes += [f"{row['machine']} section {row['section']}: {row['reason']}" for row in choices]
     dataset = _dataset(Path(by_view["data"]), data, notes)
     entries = read_scores(run / "scores")
     truth = GroundTruth.of_score_folder(run / "scores", entries)

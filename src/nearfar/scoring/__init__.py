@@ -8,6 +8,7 @@ from nearfar.scoring.machine import MachineScorer, ScoringPlan, ViewScores
 from nearfar.scoring.mahalanobis import Mahalanobis, MahalanobisSettings
 from nearfar.scoring.nearest import BEAM, LocalDensity, NearestNeighbours, VarMin
 from nearfar.scoring.settings import DESCRIPTIONS, NearestSettings
+from nearfar.scoring.tolerant import TolerantNeighbours, TolerantSettings
 
 BACKENDS["nearest-neighbours"] = Backend(
     description="k-NN",
@@ -26,6 +27,14 @@ BACKENDS["mahalanobis"] = Backend(
     domain_generalisation=lambda settings: "mean of each domain, smaller distance",
 )
 BACKENDS["autoencoder"] = AUTOENCODER
+BACKENDS["tolerant-neighbours"] = Backend(
+    description="k-NN with tolerance of speed and gain",
+    settings=TolerantSettings,
+    fit=lambda normals, target, settings, seed, workspace: TolerantNeighbours(settings).fit(normals, target),
+    exact_leave_one_out=lambda settings: False,
+    source="scaled-log-mel",
+    aggregation=lambda settings: "per frequency band, " + DESCRIPTIONS["varmin"],
+)
 
 __all__ = [
     "BACKENDS", "BEAM", "FUSIONS", "Backend", "Contributions", "ExplainingScorer", "Fusion", "LocalDensity",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nearfar.registry import Entry, Registry
 from nearfar.scoring.backends import Scores
+from nearfar.scoring.weighting import Weights, view_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +22,14 @@ class Fusion(Entry):
         uses_normals: whether the scores of normal clips are used.
         terms: for fusions that add up views: from the leave-one-out scores to the weight of every view and the
             constant that is added for it; None where fused scores are no such sum.
+        weigh: from the fitted scorers of a machine, by view, to weights of the views; scores are then their
+            weighted mean, not ``fuse``. Views that recordings without a far channel lack are left out.
     """
 
     fuse: Callable[[Mapping[str, Scores], Mapping[str, Scores]], Scores]
     uses_normals: bool
     terms: Callable[[Sequence[str], Mapping[str, Scores]], dict[str, tuple[float, float]]] | None = None
+    weigh: Callable[[Mapping[str, Any]], Weights] | None = None
 
 
 def mean_of_views(scores: Mapping[str, Scores]) -> Scores:
@@ -93,4 +98,10 @@ FUSIONS["mean"] = Fusion(
 )
 FUSIONS["standardised"] = Fusion(
     description="average of standardised", fuse=standardised_mean, uses_normals=True, terms=standardised_terms
+)
+FUSIONS["weighted"] = Fusion(
+    description="weighted average of",
+    fuse=lambda scores, normals: mean_of_views(scores),
+    uses_normals=False,
+    weigh=view_weights,
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 from nearfar.scoring.backends import BACKENDS, Indices, Scorer, Scores, Workspace
 from nearfar.scoring.contributions import ExplainingScorer, ViewContributions
 from nearfar.scoring.fusion import FUSIONS
+from nearfar.scoring.weighting import Weights
 from nearfar.settings import Settings
 
 
@@ -79,7 +80,7 @@ class MachineScorer:
             view: scorer.leave_one_out() if self._normals > 1 else np.empty(0)
             for view, scorer in self.scorers.items()
         }
-        return ViewScores(self._fusion.fuse(views, views), views)
+        return ViewScores(self._fused(views, views), views)
 
     def score(self, features: Mapping[str, Tensor]) -> ViewScores:
         """Score clips from their features, (clips, parts, dim) of every scored view."""
@@ -91,17 +92,21 @@ class MachineScorer:
             else:
                 views[view] = scorer.score(features[view])
         normals = self.normal.views if self._fusion.uses_normals else {}
-        return ViewScores(self._fusion.fuse(views, normals), views, nearest)
+        return ViewScores(self._fused(views, normals), views, nearest)
 
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, ViewContributions] | None:
-        """What the fused scores of :meth:`score` are made of, by view; None where the fusion is no sum over views.
+        """The parts of the fused scores of :meth:`score`, by view; None where the fusion is no sum over views.
 
         Args:
             features: (clips, parts, dim) of every scored view.
         """
-        if self._fusion.terms is None:
+        normals = self.normal.views if self._fusion.uses_normals else {}
+        if self.weights is not None:
+            terms = {view: (weight, 0.0) for view, weight in self.weights.by_view.items()}
+        elif self._fusion.terms is not None:
+            terms = self._fusion.terms([*self.scorers], normals)
+        else:
             return None
-        terms = self._fusion.terms([*self.scorers], self.normal.views if self._fusion.uses_normals else {})
         out = {}
         for view, scorer in self.scorers.items():
             weight, constant = terms[view]
@@ -112,3 +117,18 @@ class MachineScorer:
                 whole = torch.from_numpy(weight * scorer.score(features[view])).reshape(-1, 1, 1)
                 out[view] = ViewContributions(whole, None, constant)
         return out
+
+    @cached_property
+    def weights(self) -> Weights | None:
+        """The weights of the views, for a fusion that finds them from the normal clips."""
+        return None if self._fusion.weigh is None else self._fusion.weigh(self.scorers)
+
+    @property
+    def reason(self) -> str | None:
+        """The choices that were made for this machine and why, in a line; None where nothing is chosen."""
+        own = getattr(next(iter(self.scorers.values())), "reason", None)  # of back-ends that choose
+        of_views = None if self.weights is None else self.weights.reason
+        return "; ".join(filter(None, [of_views, own])) or None
+
+    def _fused(self, views: Mapping[str, Scores], normals: Mapping[str, Scores]) -> Scores:
+        return self._fusion.fuse(views, normals) if self.weights is None else self.weights.mean(views)

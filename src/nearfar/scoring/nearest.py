@@ -226,6 +226,22 @@ class NearestNeighbours:
             scores.append(self._lowest(self.features[clips], present, scales)[0])
         return torch.cat(scores).numpy()
 
+    def score_without(self, features: Features, clips: Tensor) -> Scores:
+        """Scores of clips, each by a bank without one normal clip, for domains that are not standardised.
+
+        Args:
+            features: (clips, parts, dim) float32.
+            clips: (clips,) int64, the normal clip that is left out for each.
+
+        Returns:
+            (clips,) float64; infinite where no normal clip is left.
+        """
+        features = as_features(features, like=self.features)
+        chunks_of = [(rows, clips[rows]) for rows in self._chunks(len(features))]
+        found = [self._lowest(features[rows], self.bank.without(left), None)[0] for rows, left in chunks_of]
+        scores: Scores = torch.cat(found).numpy()
+        return scores
+
     def _lowest(self, features: Tensor, present: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         """The lowest score over domains, and the nearest normal clip."""
         scaled = self._scaling(features)
