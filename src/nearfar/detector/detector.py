@@ -37,6 +37,7 @@ from nearfar.detector.routing import choose_machine, machine_names, require_know
 from nearfar.encoders import ENCODERS, encoder_hash
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
+from nearfar.files import exclusive
 from nearfar.models import load_model, read_card, start_weights
 from nearfar.pipeline.extraction import Extracted, Recording, default_device, extract, hop_seconds
 from nearfar.pipeline.extractor import Extractor, build_extractor, extractor_of_model
@@ -168,10 +169,19 @@ class Detector:
         dataset = read_normals(recordings, machine)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe, dataset)
         resolved = prepare_detector(dataset, chosen)
+        if model is None or not (resolved.trains or resolved.backend.trains):
+            return cls._fit(dataset, resolved, None, device, progress)
+        with exclusive(Path(model)):
+            return cls._fit(dataset, resolved, Path(model), device, progress)
+
+    @classmethod
+    def _fit(
+        cls, dataset: Dataset, resolved: Recipe, model: Path | None, device: Device, progress: Progress
+    ) -> Detector:
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
         held = _held_out(clips, resolved)
         warnings = _checked_channels(resolved, dataset, progress)
-        temporary, folder = None, None if model is None else Path(model)
+        temporary, folder = None, model
         if not (resolved.trains or resolved.backend.trains):
             resolved, folder = _with_absolute_encoder(resolved), None
         elif folder is None:
@@ -663,7 +673,8 @@ def _loaded_extractor(card: store.Card, folder: Path, encoder: str | None) -> Ex
     recipe = card.recipe
     if recipe.trains:
         model = load_model(folder / store.MODEL, encoder=encoder)
-        return _same_weights(extractor_of_model(model, recipe), card, encoder)
+        path = encoder or (str(folder / store.MODEL) if card.encoder is None else None)
+        return _same_weights(extractor_of_model(model, recipe), card, path)
     if card.encoder is None:
         return _same_weights(build_extractor(recipe), card, encoder)
     saved = folder / store.ENCODER
