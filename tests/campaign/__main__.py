@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.campaign.campaign import WRONG, Record, inject, run_campaign, table
 from tests.campaign.cases import Campaign
+from tests.campaign.commands import QUICK
 
 
 def main() -> int:
@@ -28,10 +29,11 @@ def main() -> int:
     parser.add_argument(
         "--repeat", metavar="SEED", nargs="+", help="make only the faults of these seeds, such as 1-17"
     )
+    parser.add_argument("--quick", action="store_true", help="only commands that take a second or two")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="campaign-") as root:
-        campaign = Campaign(Path(root).resolve())
+        campaign = Campaign(Path(root).resolve(), QUICK if options.quick else None)
         print(f"prepared in {time.monotonic() - began:.0f} s", file=sys.stderr)
         for name, entry in campaign.unharmed.items():
             print(f"{name}: {entry.seconds:.2f} s, {entry.events} operations on files", file=sys.stderr)

@@ -73,7 +73,7 @@ class Command:
         numbers: from the case's folder and standard output to what it computed.
         state: the numbers in files; of a command that writes none, nothing.
         start: names of prepared folders that are there before, and where in the case.
-        finished: whether running it once more is refused, as its output must be new.
+        once: whether running it once more is refused, as its output must be new.
     """
 
     arguments: tuple[str, ...]
@@ -126,6 +126,9 @@ COMMANDS: dict[str, Command] = {
     ),
 }
 """The commands by name; one that the command line lacks is left out."""
+
+QUICK = ("score --csv", "score --json", "fit", "fit --replace", "run again")
+"""The commands of a short campaign: all kinds of faults, and nothing that trains."""
 
 PREPARED: dict[str, tuple[str, ...]] = {
     "detector": ("fit", "factory", "--out", "disk/out"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.campaign.cases import Campaign, again, at_event
-from tests.campaign.commands import PAIRS, Command, folder_numbers
+from tests.campaign.commands import PAIRS, Command
 from tests.campaign.harm import FLIPS, TRUNCATIONS, damage
 from tests.campaign.oracle import ERROR, MESSAGE, UNHARMED, Unharmed, WrongError, judge, require_whole
 from tests.campaign.processes import Child, Finished
@@ -300,7 +300,7 @@ class Kind:
 
 
 _SCORE = ("score --csv", "score --json", "score --fail-on-anomaly")
-_STORED = (*3 * _SCORE, "score, autoencoder", "score, trained", "run again", "run again, autoencoder",
+_STORED = (*8 * _SCORE, "score, autoencoder", "score, trained", "run again", "run again, autoencoder",
            "run again, trained", "run resumed, autoencoder", "run resumed, trained", "add")  # fmt: skip
 _WRITES = (*4 * ("fit", "fit --replace"), "run", "fit, trained", "run", "run again",
            "run, autoencoder", "run, trained",
@@ -308,10 +308,12 @@ _WRITES = (*4 * ("fit", "fit --replace"), "run", "fit, trained", "run", "run aga
 _QUICK = (*_SCORE, "fit", "fit --replace", "fit", "run", "run again", "add")
 
 KINDS: dict[str, Kind] = {
-    "flipped bytes of a recording": Kind(4, lambda case: of_input(case, FLIPS), (*_SCORE, "fit", "run", "add")),
-    "truncated recording": Kind(3, lambda case: of_input(case, TRUNCATIONS), (*_SCORE, "fit", "run", "add")),
-    "flipped bytes of a stored file": Kind(6, lambda case: of_stored(case, FLIPS), _STORED),
-    "truncated stored file": Kind(3, lambda case: of_stored(case, TRUNCATIONS), _STORED),
+    "flipped bytes of a recording": Kind(
+        10, lambda case: of_input(case, FLIPS), (*3 * _SCORE, "fit", "run", "add")
+    ),
+    "truncated recording": Kind(6, lambda case: of_input(case, TRUNCATIONS), (*3 * _SCORE, "fit", "run", "add")),
+    "flipped bytes of a stored file": Kind(18, lambda case: of_stored(case, FLIPS), _STORED),
+    "truncated stored file": Kind(8, lambda case: of_stored(case, TRUNCATIONS), _STORED),
     "kill -9 at a random time": Kind(3, kill_at_a_time, (*_WRITES, "score --csv")),
     "kill -9 at a file operation": Kind(4, kill_at_an_operation, _WRITES),
     "error at a file operation": Kind(3, error_at_an_operation, _WRITES),
@@ -322,5 +324,3 @@ KINDS: dict[str, Kind] = {
 """The kinds of faults by name, besides :data:`TWO`."""
 
 TWO, TWO_SHARE = "two processes on one folder", 3
-
-__all__ = ["KINDS", "TWO", "TWO_SHARE", "Case", "folder_numbers", "two_at_once"]

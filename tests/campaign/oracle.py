@@ -28,7 +28,6 @@ class Unharmed:
         code: its exit code.
         numbers: what it computed.
         before, after: the numbers in files before and after it.
-        files: for each of them, whatever else of its value is allowed while it runs.
         seconds: its duration.
         events: how many operations on files it makes.
     """

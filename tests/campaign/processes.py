@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import importlib
 import io
@@ -135,6 +136,8 @@ def _run(
 def import_what_they_need(commands: Sequence[Sequence[str]], folder: Path) -> None:
     """Import, here, the modules that these commands import; they themselves run in other processes."""
     listing = folder / "tmp" / "modules.txt"
+    for codec in ("ascii", "latin-1", "utf-8-sig", "idna"):  # another user may not be able to read Python's files
+        codecs.lookup(codec)
     for arguments in commands:
         Child(arguments, folder, at_end=lambda: _write_modules(listing)).wait()
         for name in listing.read_text().split("\n"):

@@ -6,6 +6,7 @@ import logging
 import shutil
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -169,10 +170,9 @@ class Detector:
         dataset = read_normals(recordings, machine)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe, dataset)
         resolved = prepare_detector(dataset, chosen)
-        if model is None or not (resolved.trains or resolved.backend.trains):
-            return cls._fit(dataset, resolved, None, device, progress)
-        with exclusive(Path(model)):
-            return cls._fit(dataset, resolved, Path(model), device, progress)
+        folder = Path(model) if model is not None and (resolved.trains or resolved.backend.trains) else None
+        with nullcontext() if folder is None else exclusive(folder):
+            return cls._fit(dataset, resolved, folder, device, progress)
 
     @classmethod
     def _fit(
@@ -183,7 +183,7 @@ class Detector:
         warnings = _checked_channels(resolved, dataset, progress)
         temporary, folder = None, model
         if not (resolved.trains or resolved.backend.trains):
-            resolved, folder = _with_absolute_encoder(resolved), None
+            resolved = _with_absolute_encoder(resolved)
         elif folder is None:
             temporary = _TemporaryFolder()
             folder = temporary.folder
@@ -198,7 +198,6 @@ class Detector:
             )
             for unit, extracted in _extracted(extractor, clips, target, progress)
         ]
-        classes, encoder = _requirements(extractor, folder)
         calibrations = tuple(scores for _, scores in fitted)
         threshold = resolved.threshold
         assert threshold.rule is not None, "a recipe is resolved before it is used"
@@ -211,8 +210,7 @@ class Detector:
                 tuple(entry for entry, _ in fitted),
                 calibrations,
                 thresholds,
-                classes,
-                encoder,
+                *_requirements(extractor, folder),
                 folder,
                 warnings,
                 temporary,
