@@ -12,12 +12,15 @@ from typing import BinaryIO
 
 from nearfar.errors import InputError
 
+_REMEDY = "Copy or record it again, or take it out of the data folder"
 _FORMS = {b"RIFF": "<", b"RIFX": ">", b"RF64": "<"}
 _IN_DS64 = 0xFFFFFFFF
 _STREAM_FROM = 0x7FFF0000
 """Sizes from here on, in a smaller file, are placeholders for "unknown": sox, arecord and ffmpeg write 0x7FFFF000,
 0x80000000 and 0xFFFFFFFF when their output is a pipe."""
 _MOST_CHUNKS = 64
+_PLAIN_FORMATS = (1, 3, 0xFFFE)
+"""PCM, float and extensible: the formats in which a block holds one sample of every channel."""
 
 
 def wav_source(path: Path) -> Path | io.BytesIO:
@@ -26,12 +29,12 @@ def wav_source(path: Path) -> Path | io.BytesIO:
     Files of other formats are not checked.
 
     Raises:
-        InputError: if the file cannot be opened, is empty, or is a truncated WAV file.
+        InputError: if the file cannot be opened, is empty, or is a truncated or inconsistent WAV file.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            stated, available, repair = _data_chunk(file, size) or (0, 0, None)
+            stated, available, repair = _data_chunk(path, file, size) or (0, 0, None)
     except OSError as error:
         raise InputError(
             path,
@@ -53,12 +56,12 @@ def wav_source(path: Path) -> Path | io.BytesIO:
             expected=f"the {stated} bytes of sound stated in its header"
             if is_truncated
             else "a WAV or FLAC recording",
-            remedy="Copy or record it again, or take it out of the data folder",
+            remedy=_REMEDY,
         )
     return path
 
 
-def _data_chunk(file: BinaryIO, file_size: int) -> tuple[int, int, tuple[int, bytes] | None] | None:
+def _data_chunk(path: Path, file: BinaryIO, file_size: int) -> tuple[int, int, tuple[int, bytes] | None] | None:
     """The stated and the available bytes of the ``data`` chunk, and the repair of a missing length.
 
     The repair is the position in the file and the bytes to write there, or None. The result is None without a
@@ -81,12 +84,47 @@ def _data_chunk(file: BinaryIO, file_size: int) -> tuple[int, int, tuple[int, by
             if wide_size >= 0 and size == _IN_DS64:
                 size, size_at, size_format = wide_size, wide_at, "<Q"
             available = file_size - start
+            was_closed = abs(riff_size + 8 - file_size) <= 1
+            if was_closed:
+                _require_chunks(path, file, start + size + size % 2, file_size)
             # An empty data chunk is right only where the stated size of the whole file is right.
-            never_closed = size == 0 < available and abs(riff_size + 8 - file_size) > 1
+            never_closed = size == 0 < available and not was_closed
             repair = (size_at, struct.pack(size_format, available)) if never_closed else None
             return size, available, repair
         if name == b"ds64" and len(sizes := file.read(16)) == 16:
             riff_size, wide_size = struct.unpack("<QQ", sizes)
             wide_at = start + 8
+        if name == b"fmt " and len(fmt := file.read(16)) == 16:
+            _require_consistent(path, fmt, word[0])
         file.seek(start + size + size % 2)
     return None
+
+
+def _require_consistent(path: Path, fmt: bytes, order: str) -> None:
+    """Raise an InputError if blocks of the stated size cannot hold the stated channels and bits."""
+    kind, channels, _, _, block, bits = struct.unpack(f"{order}HHIIHH", fmt)
+    if kind not in _PLAIN_FORMATS or not channels or not block:
+        return
+    width, needed = block // channels, -(-bits // 8)
+    if block % channels or not (width == needed or (width == 4 and needed == 3)):
+        raise InputError(
+            path,
+            found=f"a damaged header: {channels} channels of {bits} bits in blocks of {block} bytes",
+            expected="a block of one sample of every channel",
+            remedy=_REMEDY,
+        )
+
+
+def _require_chunks(path: Path, file: BinaryIO, begin: int, end: int) -> None:
+    """Raise an InputError if what follows the sound of a file of the stated size is no chunk."""
+    if begin + 8 > end:
+        return
+    file.seek(begin)
+    name = file.read(4)
+    if not all(32 <= letter < 127 for letter in name):
+        raise InputError(
+            path,
+            found=f"a damaged header: {end - begin} bytes after the stated end of the sound that are no chunk",
+            expected="sound up to the end of the file, or chunks after it",
+            remedy=_REMEDY,
+        )
