@@ -7,10 +7,11 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.*
 TORCH_INDEX ?=
+SEED ?= 1
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format reference benchmark clean
+.PHONY: demo test test-slow campaign lint format reference benchmark clean
 
 demo: $(INSTALLED)
 	$(BIN)/nearfar demo --out demo
@@ -20,6 +21,10 @@ test: lint
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Random faults of files, disks and processes; wrong outcomes are listed in campaign-wrong.jsonl with their seeds.
+campaign: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.campaign --faults 1000 --seed $(SEED)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

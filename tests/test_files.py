@@ -11,8 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.errors import NearfarError
-from nearfar.files import reset_permissions, whole_file, write_json, write_text
+from nearfar.errors import InputError, NearfarError
+from nearfar.files import (
+    exchange,
+    exclusive,
+    read_json,
+    require_signature,
+    reset_permissions,
+    whole_file,
+    write_json,
+    write_signed_json,
+    write_text,
+)
 
 
 def test_a_file_takes_its_place_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
@@ -100,3 +110,64 @@ def test_permissions_of_a_folder_can_be_reset(tmp_path: Path) -> None:
     reset_permissions(tmp_path)
     (tmp_path / "new").touch()
     assert (tmp_path / "below" / "file").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_a_signed_object_is_refused_once_it_is_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_signed_json(path, {"seconds": 1.25, "where": Path("ä")})
+    tree = read_json(path)
+    require_signature(tree)
+    assert tree["seconds"] == 1.25
+    assert tree["where"] == "ä"
+    with pytest.raises(ValueError, match="SHA-256"):
+        require_signature({**tree, "seconds": 1.26})
+    require_signature({"seconds": 1.25})  # of an earlier version
+    path.write_text("[1]", encoding="utf-8")
+    with pytest.raises(ValueError, match="a list"):
+        read_json(path)
+
+
+HOLD = (
+    "import pathlib, sys; from nearfar.files import exclusive\n"
+    "with exclusive(pathlib.Path(sys.argv[1])):\n"
+    "    print('held', flush=True); sys.stdin.read()"
+)
+
+
+def test_a_second_process_is_refused_until_the_first_ends_or_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for end in ("close", "kill"):
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdin is not None
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(InputError, match=r"run: found another nearfar process"), exclusive(folder):
+                pass
+            if end == "kill":
+                other.kill()
+            else:
+                other.stdin.close()
+            other.wait()
+        with exclusive(folder):
+            assert folder.is_dir()
+        assert (end == "kill") == folder.exists()  # a killed process cannot remove the folder that it made
+
+
+def test_a_locked_folder_holds_nothing_else_afterwards(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "a" / "b"), exclusive(tmp_path / "c"):
+        (tmp_path / "c" / "file").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["c", "file"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_folders_are_exchanged(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert exchange(tmp_path / "one", tmp_path / "other")
+    assert (tmp_path / "one" / "other").exists()
+    assert (tmp_path / "other" / "one").exists()
+    assert not exchange(tmp_path / "one", tmp_path / "missing")
+    assert (tmp_path / "one" / "other").exists()

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nearfar.errors import InputError, NearfarError
-from nearfar.files import flush_to_disk, whole_file
+from nearfar.tensorfiles import read_metadata, read_tensors, write_tensors
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -66,9 +65,7 @@ def save_checkpoint(
     try:
         if shutil.disk_usage(folder).free < needed:
             raise OSError("no space left on device")
-        with whole_file(path) as partial:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata)
-            flush_to_disk(partial)
+        write_tensors(path, tensors, metadata)
     except (OSError, SafetensorError) as error:
         earlier = "the previous checkpoint is kept" if path.is_file() else "there is no earlier checkpoint"
         raise NearfarError(
@@ -88,8 +85,7 @@ def finished_steps(folder: Path, identity: Identity) -> int:
     if not path.is_file():
         return 0
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        metadata = read_metadata(path)
     except (OSError, SafetensorError) as error:
         raise _unfit(path, f"a file that cannot be read ({error})", "a checkpoint") from None
     for key, expected in asdict(identity).items():
@@ -116,7 +112,10 @@ def load_checkpoint(
     finished, path, buffers = finished_steps(folder, identity), folder / CHECKPOINT_FILE, buffers or {}
     if not finished:
         return 0
-    tensors = load_file(path)
+    try:
+        tensors = read_tensors(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unfit(path, f"a file that is damaged ({error})", "a checkpoint as it was written") from None
     shapes = {
         f"{kind}.{name}": () if kind == "step" else tuple(parameter.shape)
         for kind in ("parameter", "exp_avg", "exp_avg_sq", "step")

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nearfar.errors import NearfarError
+from nearfar.errors import InputError, NearfarError
+
+SIGNATURE = "sha256"
+"""The entry of a JSON object that holds the SHA-256 of the others."""
 
 ABANDONED_AFTER_SECONDS = 3_600
 """Temporary files that have not been written to for this long are left over from a killed program."""
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
@@ -78,6 +85,94 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, tree: Any) -> None:
     """Write indented JSON atomically; values that JSON lacks, such as paths, are written as strings."""
     write_text(path, json.dumps(tree, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def write_signed_json(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a JSON object as :func:`write_json`, with the SHA-256 of its content as the entry ``sha256``."""
+    content = json.loads(json.dumps(tree, default=str))
+    write_json(path, {**content, SIGNATURE: _json_sha256(content)})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; :func:`require_signature` checks it once its format is known.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no JSON object.
+    """
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(tree, dict):
+        raise ValueError(f"a {type(tree).__name__}")
+    return tree
+
+
+def require_signature(tree: Mapping[str, Any]) -> None:
+    """Raise a ValueError if an object is not the one that its SHA-256 is of; earlier files have none."""
+    expected = tree.get(SIGNATURE)
+    found = _json_sha256({key: value for key, value in tree.items() if key != SIGNATURE})
+    if expected not in (None, found):
+        raise ValueError(f"SHA-256 {found[:12]}, not {str(expected)[:12]}")
+
+
+def _json_sha256(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def exclusive(folder: Path, lock: Path | None = None, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Exclude other processes that write into the same output folder; the system frees it if this one is killed.
+
+    The lock is the file ``lock``, by default ``.lock`` in the folder, which is made if needed and removed again if
+    nothing was written into it. File systems without locks exclude nothing.
+
+    Args:
+        folder: the output folder.
+        wait_s: how long to wait for another process, in seconds.
+
+    Raises:
+        InputError: if another process holds the lock for longer.
+    """
+    from filelock import FileLock, Timeout
+
+    path = folder / ".lock" if lock is None else lock
+    made = [parent for parent in (path.parent, *path.parent.parents) if not parent.exists()]
+    held = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path)
+        held.acquire(timeout=wait_s)
+    except Timeout:
+        raise InputError(
+            folder,
+            found="another nearfar process that writes into it",
+            expected="one at a time",
+            remedy="Wait for it, stop it, or choose another folder",
+        ) from None
+    except (OSError, NotImplementedError):
+        held = None
+    try:
+        yield
+    finally:
+        if held is not None:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)  # while it is held: whoever waits for it makes a new one
+            held.release()
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two files or folders in one step, if the system can; returns whether it did.
+
+    Linux only (renameat2); on other systems, and on file systems that lack it, nothing happens.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    names = [os.fsencode(path.absolute()) for path in (one, other)]
+    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -20,6 +20,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.results import evaluate_scores
 from nearfar.evaluation.scorefiles import read_scores
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.files import exclusive
 from nearfar.models import load_model
 from nearfar.pipeline.preparation import prepare_run
 
@@ -238,6 +239,20 @@ def test_a_warm_up_longer_than_training_is_shortened_with_a_warning(
     assert prepare_run(small_factory, whole)[1].training.warmup_steps == 20
     frozen = longer.with_changes(**{"training.adaptation": "none", "features.source": "log-mel"})
     assert prepare_run(small_factory, frozen)[1].training.warmup_steps == 21
+
+
+@pytest.mark.parametrize("held", ["", "model"])
+def test_a_folder_that_another_process_writes_is_refused_and_nothing_changes(
+    finished, small_factory: Path, small_recipe: Recipe, tmp_path: Path, held: str
+) -> None:
+    out = Path(shutil.copytree(finished[1], tmp_path / "run"))
+    before = contents(out)
+    with (
+        exclusive(out / held),
+        pytest.raises(InputError, match="found another nearfar process that writes into it"),
+    ):
+        run_system(small_recipe, small_factory, out)
+    assert contents(out) == before
 
 
 def test_model_of_another_recipe_is_refused_and_nothing_changes(

@@ -204,3 +204,37 @@ def test_folders_of_earlier_versions_load(tmp_path: Path, small_factory: Path) -
     assert loaded.score(file) == fitted.score(file)
     loaded.save(saved.parent / "rewritten")
     assert nearfar.Detector.load(saved.parent / "rewritten").recipe == expected
+
+
+def test_what_a_killed_process_left_is_restored_or_removed(
+    fitted: nearfar.Detector, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, partial = saved.with_name(".detector.7.old"), saved.with_name(".detector.7.partial")
+    saved.replace(old)  # as between the two steps of a replacement where folders cannot be exchanged
+    partial.mkdir()
+    with pytest.raises(InputError, match="found a detector"):
+        fitted.save(saved)
+    assert nearfar.Detector.load(saved).thresholds == fitted.thresholds
+    assert list(saved.parent.iterdir()) == [saved]
+    for exchanges in (True, False):
+        if not exchanges:
+            monkeypatch.setattr(store, "exchange", lambda one, other: False)
+        fitted.with_thresholds(0.2).save(saved, replace=True)
+        fitted.save(saved, replace=True)
+        assert nearfar.Detector.load(saved).thresholds == fitted.thresholds
+        assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_message_of_a_damaged_model_names_its_file(
+    small_factory: Path, small_recipe: nearfar.Recipe, tmp_path: Path
+) -> None:
+    recipe = small_recipe.with_changes(**{"calibration.method": "split", "training.steps": 2})
+    nearfar.Detector.fit(small_factory, recipe).save(tmp_path / "trained")
+    head = tmp_path / "trained" / "model" / "head.safetensors"
+    content = bytearray(head.read_bytes())
+    content[-1] ^= 1
+    head.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"trained/model/head\.safetensors: found a file that is not the one written"
+    ):
+        nearfar.Detector.load(tmp_path / "trained")

@@ -235,10 +235,15 @@ def test_the_weights_hash_is_of_all_that_decides_an_embedding(
     hashes = {"as saved": load_model(saved).weights_hash}
     assert load_model(saved).weights_hash == hashes["as saved"]
     card = json.loads((saved / "model.json").read_text(encoding="utf-8"))
+    del card["sha256"], card["files"]  # the files are edited
+
+    def copied(name: str) -> Path:
+        folder = Path(shutil.copytree(saved, tmp_path / name))
+        (folder / "model.json").write_text(json.dumps(card))
+        return folder
 
     def edited(name: str, **changes: Any) -> None:
-        folder = tmp_path / name
-        shutil.copytree(saved, folder)
+        folder = copied(name)
         recipe = Recipe.model_validate(card["recipe"]).with_changes(**changes)
         (folder / "model.json").write_text(json.dumps(card | {"recipe": recipe.model_dump(mode="json")}))
         hashes[name] = load_model(folder).weights_hash
@@ -247,16 +252,14 @@ def test_the_weights_hash_is_of_all_that_decides_an_embedding(
     edited("std", **{"fbank.std": 4.0})
     edited("mask", **{"encoder.mask_padding": True})
     for tensor in ("pooling.linear2.bias", "projection.weight"):
-        folder = tmp_path / tensor
-        shutil.copytree(saved, folder)
+        folder = copied(tensor)
         tensors = load_file(folder / "head.safetensors")
         tensors[tensor].view(-1)[-1] += 1e-3
         save_file(tensors, folder / "head.safetensors")
         hashes[tensor] = load_model(folder).weights_hash
     if (saved / "encoder").is_dir():
         for key, value in (("num_heads", 4), ("norm_eps", 1e-5)):  # sizes that leave no trace in the tensors
-            folder = tmp_path / key
-            shutil.copytree(saved, folder)
+            folder = copied(key)
             config = json.loads((folder / "encoder" / "config.json").read_text())
             (folder / "encoder" / "config.json").write_text(json.dumps(config | {key: value}))
             hashes[key] = load_model(folder).weights_hash
@@ -271,7 +274,7 @@ def test_the_card_is_written_last(encoder_folder: Path, tmp_path: Path, monkeypa
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("nearfar.models.folder.save_file", full)
+        patch.setattr("nearfar.models.folder.write_tensors", full)
         with pytest.raises(OSError, match="no space"):
             save_model(tmp_path, network, recipe, CLASSES, {})
     assert read_card(tmp_path) is None
@@ -279,6 +282,19 @@ def test_the_card_is_written_last(encoder_folder: Path, tmp_path: Path, monkeypa
         load_model(tmp_path)
     save_model(tmp_path, network, recipe, CLASSES, {})
     assert load_model(tmp_path).classes == CLASSES
+
+
+def test_a_flipped_bit_of_any_file_is_found(saved: Path, tmp_path: Path) -> None:
+    files = [path.relative_to(saved) for path in sorted(saved.rglob("*")) if path.is_file()]
+    assert Path("model.json") in files
+    assert Path("head.safetensors") in files
+    for number, name in enumerate(files):
+        folder = Path(shutil.copytree(saved, tmp_path / str(number)))
+        content = bytearray((folder / name).read_bytes())
+        content[-len(content) // 3] ^= 1
+        (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match=re.escape(str(folder))):
+            load_model(folder)
 
 
 # --- refusing ---------------------------------------------------------------------------------------------------

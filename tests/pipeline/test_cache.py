@@ -216,9 +216,10 @@ def test_a_recording_that_changes_under_its_name_is_computed_again(
         lambda file: file.write_bytes(b""),
         lambda file: file.write_bytes(file.read_bytes()[:-7]),
         lambda file: file.write_bytes(b"\xff" * 200),
+        lambda file: file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1])),
         lambda file: save_file({"other": np.zeros(3, np.float32)}, file),
     ],
-    ids=["empty", "truncated", "noise", "other content"],
+    ids=["empty", "truncated", "noise", "flipped bit", "other content"],
 )
 def test_a_damaged_file_is_computed_again_and_replaced(
     model: TrainedEmbedder,

@@ -136,3 +136,19 @@ def test_the_table_s_entry_fits_it() -> None:
     entry, normals = BACKENDS["tolerant-neighbours"], clips(12)
     fitted = entry.fit(normals, torch.zeros(12, dtype=torch.bool), TolerantSettings(), 0, None)
     np.testing.assert_array_equal(fitted.score(normals), TolerantNeighbours().fit(normals).score(normals))
+
+
+def test_contributions_add_up_to_the_score() -> None:
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 3, 128, generator=random)
+    features[:, 0] = 0
+    features[:, 0, 0] = torch.linspace(-6.0, -5.8, 40)
+    scorer = TolerantNeighbours().fit(features)
+    others = 1.5 * torch.randn(10, 3, 128, generator=random)
+    others[:, 0] = 0
+    others[:, 0, 0] = torch.linspace(-6.0, -2.0, 10)
+    found = scorer.contributions(others)
+    assert found.shares.shape == others.shape
+    np.testing.assert_allclose(found.shares.sum(dim=(1, 2)).numpy(), scorer.score(others), rtol=1e-9)
+    assert float(found.shares[-1, 0, 0]) > 0  # louder than the tolerance allows
+    assert float(found.shares[0, 0].abs().sum()) == 0

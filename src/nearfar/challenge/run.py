@@ -12,12 +12,14 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from nearfar.charts import machine_figure
 from nearfar.config import Recipe, ThresholdTable
+from nearfar.data.layouts import Dataset
 from nearfar.data.summary import summarise
 from nearfar.environment import environment, peak_memory_bytes
 from nearfar.evaluation.results import Results, evaluate_scores
@@ -31,7 +33,7 @@ from nearfar.evaluation.scorefiles import (
 )
 from nearfar.evaluation.tables import results_table, write_table
 from nearfar.evaluation.truth import GroundTruth
-from nearfar.files import write_json, write_text
+from nearfar.files import exclusive, write_json, write_text
 from nearfar.models import read_card
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor
@@ -101,10 +103,27 @@ def run_system(
     Returns:
         the scores and results, or None on the helper processes of a distributed launch.
     """
-    dataset, recipe = prepare_run(data, recipe)
-    groups = tested_groups(dataset)
-    note = note or data_note(data)
     folder = model_folder or out / "model"
+    prepared = prepare_run(data, recipe)
+    tested_groups(prepared[0])  # raises before anything is written
+    with ExitStack() as locks:
+        if is_main_process():
+            for written in (out, folder):
+                locks.enter_context(exclusive(written))
+        return _run(*prepared, out, folder, note or data_note(data), progress, tensorboard)
+
+
+def _run(
+    dataset: Dataset,
+    recipe: Recipe,
+    out: Path,
+    folder: Path,
+    note: str | None,
+    progress: Progress,
+    tensorboard: bool,
+) -> SystemRun | None:
+    """The run of a prepared recipe, by the only process that writes into its folders."""
+    groups = tested_groups(dataset)
     trained = is_trained(recipe, dataset, folder)  # raises before anything is overwritten
     if trained and tensorboard:
         logger.warning("tensorboard: nothing is left to train, so no curve is written")

@@ -17,6 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from nearfar.data.clips import CHANNELS, Channel
+from nearfar.data.flac import is_as_encoded
 from nearfar.data.riff import log_once, wav_source
 from nearfar.errors import InputError
 
@@ -102,9 +103,17 @@ def read_waveform(
     """
     with open_audio(path) as file:
         header = read_file_header(path, file)
-        samples = file.read(dtype="float32", always_2d=True)
+        try:
+            samples = file.read(dtype="float32", always_2d=True)
+        except MemoryError:
+            raise unreadable(
+                path, f"a header that states {header.frames} samples, more than memory holds"
+            ) from None
+        is_flac = file.format == "FLAC"
     if len(samples) < header.frames:
         raise unreadable(path, f"sound that ends after {len(samples)} of {header.frames} samples")
+    if is_flac and not is_as_encoded(path, samples, header.subtype):
+        raise unreadable(path, "samples whose MD5 is not the one in its header")
     return choose_channels(samples.T, header.sample_rate_hz, path, channels, sample_rate_hz, near=near, far=far)
 
 

@@ -31,6 +31,8 @@ _MOST_CHUNKS = 64
 _MOST_HEADER = 2**20
 _LINEAR = (1, 3, 6, 7, 0xFFFE)
 """Format tags whose sound is frames of fixed size: PCM, float, A-law, mu-law, extensible."""
+_PLAIN_FORMATS = (1, 3, 0xFFFE)
+"""PCM, float and extensible: the formats in which a block holds one sample of every channel."""
 _NAMES = "LIST JUNK junk bext fact cue smpl iXML axml chna PEAK PAD id3 ID3 FLLR _PMX inst plst cart DISP umid"
 _CHUNKS = tuple(name.ljust(4).encode() for name in _NAMES.split(" "))
 """Names of chunks in use."""
@@ -139,7 +141,7 @@ def wav_source(path: Path) -> Path | RestoredWav:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            wav = _read_header(file, size)
+            wav = _read_header(path, file, size)
             found = None if wav is None else _sound(path, wav, file)
     except OSError as error:
         raise InputError(
@@ -263,8 +265,23 @@ def _are_zeros(file: BinaryIO, at: int) -> bool:
     return True
 
 
-def _read_header(file: BinaryIO, file_size: int) -> _Wav | None:
-    """The header up to the sound; None without a ``data`` chunk and for other files, which libsndfile reports."""
+def _require_consistent(path: Path, fmt: bytes, order: str) -> None:
+    """Raise an InputError if blocks of the stated size cannot hold the stated channels and bits."""
+    kind, channels, _, _, block, bits = struct.unpack(f"{order}HHIIHH", fmt)
+    if kind not in _PLAIN_FORMATS or not channels or not block:
+        return
+    width, needed = block // channels, -(-bits // 8)
+    if block % channels or not (width == needed or (width == 4 and needed == 3)):
+        found = f"a damaged header: {channels} channels of {bits} bits in blocks of {block} bytes"
+        raise _refused(path, found, "a block of one sample of every channel")
+
+
+def _read_header(path: Path, file: BinaryIO, file_size: int) -> _Wav | None:
+    """The header up to the sound; None without a ``data`` chunk and for other files, which libsndfile reports.
+
+    Raises:
+        InputError: if the stated format contradicts itself.
+    """
     form, riff_bytes, kind = file.read(4), file.read(4), file.read(4)
     if form not in _FORMS or kind != b"WAVE":
         return None
@@ -280,6 +297,8 @@ def _read_header(file: BinaryIO, file_size: int) -> _Wav | None:
             riff_size, wide_size = struct.unpack("<QQ", body[:16])
         elif body:
             chunks += name + struct.pack(order + "I", size) + body + b"\0" * (size % 2)
+        if name == b"fmt " and len(body) >= 16:
+            _require_consistent(path, body[:16], order)
         if name == b"fmt " and len(body) >= 14:
             tag, align = struct.unpack(order + "H10xH", body[:14])
             frame = max(1, align) if tag in _LINEAR else 1

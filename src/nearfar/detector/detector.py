@@ -6,6 +6,7 @@ import logging
 import shutil
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -40,6 +41,7 @@ from nearfar.detector.routing import choose_machine, machine_names, require_know
 from nearfar.encoders import ENCODERS
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
+from nearfar.files import exclusive
 from nearfar.pipeline.extraction import Extracted, default_device, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
@@ -178,12 +180,20 @@ class Detector:
             log_left_out(dataset.warnings, dataset.hidden, dataset.root)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe)
         resolved = prepare_detector(dataset, chosen)
+        folder = Path(model) if model is not None and (resolved.trains or resolved.backend.trains) else None
+        with nullcontext() if folder is None else exclusive(folder):
+            return cls._fit(dataset, resolved, folder, device, progress)
+
+    @classmethod
+    def _fit(
+        cls, dataset: Dataset, resolved: Recipe, model: Path | None, device: Device, progress: Progress
+    ) -> Detector:
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
         held = _held_out(clips, resolved)
         warnings = _checked_channels(resolved, dataset, progress)
-        temporary, folder = None, None if model is None else Path(model)
+        temporary, folder = None, model
         if not (resolved.trains or resolved.backend.trains):
-            resolved, folder = with_absolute_encoder(resolved), None
+            resolved = with_absolute_encoder(resolved)
         elif folder is None:
             temporary = _TemporaryFolder()
             folder = temporary.folder

@@ -41,7 +41,8 @@ def loaded_extractor(card: store.Card, folder: Path, encoder: str | None) -> Ext
     recipe = card.recipe
     if recipe.trains:
         model = load_model(folder / store.MODEL, encoder=encoder)
-        return _same_weights(extractor_of_model(model, recipe), card, encoder)
+        path = encoder or (str(folder / store.MODEL) if card.encoder is None else None)
+        return _same_weights(extractor_of_model(model, recipe), card, path)
     if card.encoder is None:
         return _same_weights(build_extractor(recipe), card, encoder)
     saved = folder / store.ENCODER

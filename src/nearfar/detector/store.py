@@ -9,6 +9,7 @@ name and hash are saved.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -32,7 +33,8 @@ from nearfar.data.quality import Profile
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError, NearfarError
 from nearfar.explain.localisation import PatchBank
-from nearfar.files import reset_permissions, write_json
+from nearfar.files import exchange, exclusive, reset_permissions, write_json
+from nearfar.models.folder import WEIGHT_FOLDERS
 from nearfar.scoring import Workspace
 from nearfar.settings import Settings, reason
 from nearfar.thresholds import Calibration, Threshold, is_consistent
@@ -42,8 +44,10 @@ FEATURES_VERSION = 2
 """Increased when the same recordings and weights give other features, so that old detectors are refused."""
 CARD, BANKS, CALIBRATION, THRESHOLDS = "detector.json", "banks.safetensors", "calibration.json", "thresholds.json"
 MODEL, ENCODER = "model", "encoder"
+LONGEST_WAIT_S = 60.0
+"""How long a detector waits for another process that saves one in the same folder."""
+
 _MODEL_FILES = ("model.json", "head.safetensors", "autoencoder_*.json", "autoencoder_*.safetensors")
-_MODEL_FOLDERS = ("encoder", "adapter", "base")
 
 _Content = TypeVar("_Content")
 
@@ -128,21 +132,16 @@ def new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
         InputError: as :func:`require_free`.
         NearfarError: if it cannot be written.
     """
-    require_free(folder, replace=replace)
     target = folder.resolve()
     partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        reset_permissions(partial)
-        if target.exists():
-            target.replace(old)
-        try:
-            partial.replace(target)
-        except OSError:
-            if old.exists():
-                old.replace(target)
-            raise
+        with exclusive(folder, target.with_name(f".{target.name}.lock"), wait_s=LONGEST_WAIT_S):
+            _tidy(target)
+            require_free(folder, replace=replace)
+            partial.mkdir(parents=True)
+            yield partial
+            reset_permissions(partial)
+            _put_in_place(partial, target, old)
     except (OSError, SafetensorError) as error:
         raise NearfarError(
             f"{folder}: cannot write it ({error}). Free some space or choose another folder; nothing was lost."
@@ -150,6 +149,32 @@ def new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, target: Path, old: Path) -> None:
+    """Replace ``target`` by ``partial``, in one step where the system can exchange folders."""
+    if not target.exists():
+        partial.replace(target)
+    elif exchange(partial, target):
+        partial.replace(old)
+    else:
+        target.replace(old)
+        try:
+            partial.replace(target)
+        except OSError:
+            old.replace(target)
+            raise
+
+
+def _tidy(target: Path) -> None:
+    """Restore a detector that a killed process had moved away, and remove what else it left beside ``target``."""
+    begin = f".{glob.escape(target.name)}.*."
+    for old in target.parent.glob(f"{begin}old"):
+        if not target.exists() and is_detector(old):
+            old.replace(target)
+    for pattern in ("old", "partial"):
+        for left in target.parent.glob(begin + pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[BankCard, ...], str]:
@@ -297,7 +322,7 @@ def copy_model(model: Path, folder: Path) -> None:
     for pattern in _MODEL_FILES:
         for path in model.glob(pattern):
             shutil.copyfile(path, folder / path.name)
-    for name in _MODEL_FOLDERS:
+    for name in WEIGHT_FOLDERS:
         if (model / name).is_dir():
             shutil.copytree(model / name, folder / name)
 

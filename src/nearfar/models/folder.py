@@ -8,23 +8,27 @@ fine-tuning; ``adapter/`` for LoRA with, for a random start, the frozen ``base/`
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import nearfar
 from nearfar.config import Recipe
 from nearfar.encoders import Adaptation, BaseEncoder
 from nearfar.errors import InputError
-from nearfar.files import whole_file
+from nearfar.files import file_sha256, read_json, require_signature, write_signed_json
 from nearfar.models.embedder import Embedder, EmbedderWithLoss, build_embedder, start_weights
+from nearfar.tensorfiles import write_tensors
 
 FORMAT = 1
 CARD_FILE, HEAD_FILE = "model.json", "head.safetensors"
+WEIGHT_FOLDERS = ("encoder", "adapter", "base")
+"""The folders of an adaptation's files."""
+
 CENTRES = "arcface.centres"
 """The name of the class centres in ``head.safetensors``, for every loss."""
 
@@ -70,8 +74,7 @@ def save_model(
     head = {f"pooling.{key}": value for key, value in embedder.pooling.state_dict().items()}
     head |= {f"projection.{key}": value for key, value in embedder.projection.state_dict().items()}
     head[CENTRES] = model.loss.get_parameter("centres").detach()
-    with whole_file(folder / HEAD_FILE) as partial:
-        save_file({key: value.cpu().contiguous() for key, value in head.items()}, partial)
+    write_tensors(folder / HEAD_FILE, head)
     card = {
         "format": FORMAT,
         "nearfar": nearfar.__version__,
@@ -79,9 +82,17 @@ def save_model(
         "classes": list(classes),
         "training": training,
         "recipe": recipe.model_dump(mode="json"),
+        "files": {name: file_sha256(folder / name) for name in _files(folder)},
     }
-    with whole_file(folder / CARD_FILE) as partial:
-        partial.write_text(json.dumps(card, indent=1), encoding="utf-8")
+    write_signed_json(folder / CARD_FILE, card)
+
+
+def _files(folder: Path) -> list[str]:
+    """The files of a trained model besides its card, relative to the folder."""
+    paths = [folder / HEAD_FILE]
+    for name in WEIGHT_FOLDERS:
+        paths += [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    return [path.relative_to(folder).as_posix() for path in paths if not path.name.startswith(".")]
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
@@ -94,12 +105,13 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        card: dict[str, Any] = read_json(path)
         if card["format"] != FORMAT:
             raise ValueError(f"format {card['format']}")
         if missing := {"base_encoder", "classes", "training", "recipe"} - card.keys():
             raise ValueError(f"no {', '.join(sorted(missing))}")
         Recipe.model_validate(card["recipe"])
+        require_signature(card)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             path,
@@ -126,8 +138,27 @@ def load_model(folder: Path, *, encoder: str | None = None) -> TrainedEmbedder:
     trained = recipe.training.entry("adaptation").read(folder, base, encoder)
     embedder = build_embedder(trained, recipe)
     _load_head(embedder, folder / HEAD_FILE)
+    _require_written(folder, card.get("files", {}))
     embedder.eval().requires_grad_(False)
     return TrainedEmbedder(embedder, recipe, tuple(card["classes"]), _embedder_hash(embedder, recipe))
+
+
+def _require_written(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise an InputError unless the files that are there have these SHA-256; a missing one was not needed."""
+    for name, expected in files.items():
+        if not (folder / name).exists():
+            continue
+        try:
+            found = file_sha256(folder / name)
+        except OSError as error:
+            found = error.strerror or str(error)
+        if found != expected:
+            raise InputError(
+                folder / name,
+                found=f"a file that is not the one written ({found[:40]})",
+                expected=f"SHA-256 {expected[:12]}, as {CARD_FILE} states",
+                remedy="Restore the file, or remove the model's folder and train again",
+            )
 
 
 def _load_head(embedder: Embedder, path: Path) -> None:

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from nearfar.config.validation import digest
 from nearfar.data.clips import Clip
 from nearfar.data.fingerprint import clips_key
 from nearfar.errors import NearfarError
-from nearfar.files import whole_file
 from nearfar.pipeline.extraction import Advance, extract
 from nearfar.pipeline.extractor import Extractor
 from nearfar.pipeline.windows import Recording
 from nearfar.settings import Settings
+from nearfar.tensorfiles import read_tensors, write_tensors
 from nearfar.views import combined_features
 
 COMPUTATION = 3
@@ -96,7 +95,7 @@ class FeatureCache:
 
     def _read(self, extractor: Extractor, clips: Sequence[Clip], view: str, piece: Settings) -> Tensor:
         paths = [self._path(extractor, chunk, view, piece) for chunk in self._chunks(extractor, clips)]
-        return torch.cat([load_file(path)["features"] for path in paths])
+        return torch.cat([read_tensors(path)["features"] for path in paths])
 
     def _chunks(self, extractor: Extractor, clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
         size = extractor.recipe.scoring.batch_size
@@ -121,8 +120,7 @@ class FeatureCache:
 
 def _write(path: Path, features: Tensor) -> None:
     try:
-        with whole_file(path) as partial:
-            save_file({"features": features.contiguous()}, partial)
+        write_tensors(path, {"features": features})
     except (OSError, SafetensorError) as error:
         raise NearfarError(
             f"{path}: cannot write the features ({error}). Free some space and run the same command again; "
@@ -131,9 +129,8 @@ def _write(path: Path, features: Tensor) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file of features exists and is not damaged, by its header and length."""
+    """Whether a file of features exists and is not damaged, by the hash of its content."""
     try:
-        with safe_open(path, "numpy") as file:
-            return "features" in set(file.keys())
-    except (OSError, SafetensorError):
+        return "features" in read_tensors(path)
+    except (OSError, SafetensorError, ValueError):
         return False

@@ -203,6 +203,19 @@ def test_a_model_of_other_recordings_is_refused(small_factory: Path, trained: Pa
         run_system(quick(), data, tmp_path / "run", model_folder=trained / "model")
 
 
+def test_a_flipped_bit_of_a_model_or_its_card_is_refused(
+    small_factory: Path, trained: Path, tmp_path: Path
+) -> None:
+    for name in ("autoencoder_whiner.json", "autoencoder_whiner.safetensors"):
+        model = copied(trained / "model", tmp_path / name)
+        content = bytearray((model / name).read_bytes())
+        place = content.index(b'"seconds": ') + 11 if name.endswith(".json") else len(content) - 1
+        content[place] ^= 1
+        (model / name).write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name}: found .* \(SHA-256 .*, not "):
+            run_system(quick(), small_factory, tmp_path / "run", model_folder=model)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 99}', '{"format": 1}'])
 def test_a_card_that_cannot_be_read_is_refused(
     small_factory: Path, trained: Path, tmp_path: Path, text: str

@@ -93,11 +93,11 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(
     save_autoencoder(path, trained())
     before = path.read_bytes()
 
-    def full(tensors: object, partial: Path) -> None:
+    def full(tensors: object, partial: Path, metadata: object) -> None:
         partial.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nearfar.scoring.autoencoder.network.save_file", full)
+    monkeypatch.setattr("nearfar.tensorfiles.save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_autoencoder(path, trained(seed=1))
     assert path.read_bytes() == before

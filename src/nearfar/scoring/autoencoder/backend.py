@@ -7,7 +7,6 @@ resumes from its checkpoint.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nearfar.errors import InputError, NearfarError
-from nearfar.files import write_json
+from nearfar.files import read_json, require_signature, write_signed_json
 from nearfar.frontends.slaney import HOP_SAMPLES
 from nearfar.progress import record_writer
 from nearfar.scoring.autoencoder.network import (
@@ -121,7 +120,7 @@ def fit_autoencoder(
     name = "" if workspace is None else workspace.name
     if workspace is not None and is_fitted(workspace):
         weights, card = _paths(workspace)
-        seconds = float(json.loads(card.read_text(encoding="utf-8"))["training"]["seconds"])
+        seconds = float(_read_card(card)["training"]["seconds"])
         return AutoencoderScorer(load_autoencoder(weights), settings, normals, name, seconds)
     if normals.shape[1] < STACKED_FRAMES:
         raise InputError(
@@ -167,19 +166,7 @@ def is_fitted(workspace: Workspace) -> bool:
     _, path = _paths(workspace)
     if not path.is_file():
         return False
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        if card["format"] != FORMAT:
-            raise ValueError(f"format {card['format']}")
-        identity = card["identity"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            path,
-            found=f"a model card that cannot be read ({' '.join(str(error).split())})",
-            expected=f"an autoencoder of format {FORMAT}",
-            remedy="Remove it and run the same command again, or use the nearfar version that wrote it",
-        ) from None
-    if workspace.identity in (None, identity):
+    if workspace.identity in (None, _read_card(path)["identity"]):
         return True
     raise InputError(
         path,
@@ -187,6 +174,24 @@ def is_fitted(workspace: Workspace) -> bool:
         expected="no model, or one of this recipe and these clips",
         remedy="Choose another output folder, or remove this model",
     )
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = read_json(path)
+        if card["format"] != FORMAT:
+            raise ValueError(f"format {card['format']}")
+        float(card["training"]["seconds"])
+        card["identity"]
+        require_signature(card)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            path,
+            found=f"a model card that cannot be read ({' '.join(str(error).split())})",
+            expected=f"an autoencoder of format {FORMAT}",
+            remedy="Remove it and run the same command again, or use the nearfar version that wrote it",
+        ) from None
+    return card
 
 
 def _paths(workspace: Workspace) -> tuple[Path, Path]:
@@ -205,7 +210,7 @@ def _save(workspace: Workspace, model: TrainedAutoencoder, training: dict[str, A
             "command again; machines that are trained are not trained again."
         ) from None
     tree = {"format": FORMAT, "machine": workspace.name, "identity": workspace.identity, "training": training}
-    write_json(card, tree | dict(workspace.card))
+    write_signed_json(card, tree | dict(workspace.card))
 
 
 def _inverses(covariances: Tensor, machine: str) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nearfar.encoders.linear import Linear
 from nearfar.errors import InputError
-from nearfar.files import whole_file
 from nearfar.frontends.slaney import MEL_BINS
+from nearfar.tensorfiles import read_tensors, write_tensors
 
 STACKED_FRAMES = 5
 VECTOR_DIM = STACKED_FRAMES * MEL_BINS
@@ -102,8 +101,7 @@ def save_autoencoder(path: Path, model: TrainedAutoencoder) -> None:
     tensors = {f"network.{key}": value for key, value in model.network.state_dict().items()}
     tensors |= dict(zip(_COVARIANCES, (*model.published, *model.textbook), strict=True))
     tensors = {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-    with whole_file(path) as partial:
-        save_file(tensors, partial)
+    write_tensors(path, tensors)
 
 
 def load_autoencoder(path: Path) -> TrainedAutoencoder:
@@ -114,12 +112,12 @@ def load_autoencoder(path: Path) -> TrainedAutoencoder:
     """
     network = Autoencoder()
     try:
-        tensors = load_file(path)
+        tensors = read_tensors(path)
         matrices = [tensors.pop(key) for key in _COVARIANCES]
         if any(matrix.shape != (MEL_BINS, MEL_BINS) for matrix in matrices):
             raise RuntimeError(f"covariances of the shapes {[tuple(matrix.shape) for matrix in matrices]}")
         network.load_state_dict({key.removeprefix("network."): value for key, value in tensors.items()})
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise InputError(
             path,
             found=f"no autoencoder that can be loaded ({str(error).splitlines()[-1].strip()})",
