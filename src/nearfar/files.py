@@ -181,6 +181,14 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def file_size(path: Path) -> int:
+    """Bytes of a file; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex digits."""
     with path.open("rb") as file:

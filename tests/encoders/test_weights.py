@@ -490,3 +490,14 @@ def test_settings_that_eat_fixes_are_those_of_the_encoder():
     block = build_encoder(replace(SIZES["tiny"], depth=1)).blocks[0]
     assert FIXED_BY_EAT["qkv_bias"] == (block.attn.qkv.bias is not None)
     assert FIXED_BY_EAT["norm_affine"] == block.norm1.elementwise_affine
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_a_folder_in_half_precision_loads_with_its_stored_positions(tmp_path, precision):
+    save_encoder(build_encoder(replace(EAT_BASE, **{**TINY_A, "embed_dim": 48})), tmp_path)
+    file = tmp_path / "model.safetensors"
+    halves = {name: values.to(precision) for name, values in load_file(file).items()}
+    assert any("positions" in name for name in halves)
+    save_file(halves, file)
+    encoder = load_encoder(tmp_path)
+    assert {values.dtype for values in encoder.state_dict().values()} == {torch.float32}

@@ -41,7 +41,7 @@ from nearfar.detector.routing import choose_machine, machine_names, require_know
 from nearfar.encoders import ENCODERS
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
-from nearfar.files import exclusive
+from nearfar.files import exclusive, file_size
 from nearfar.pipeline.extraction import Extracted, default_device, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 BATCH = 32
 """Recordings that are scored together."""
+BATCH_BYTES = 100_000_000
+"""Bytes of files that are scored together: 26 minutes of 16 kHz, 16 bits and two channels."""
 
 DEFAULT_RECIPE = "auto"
 """The default recipe of detectors and runs."""
@@ -334,8 +336,7 @@ class Detector:
         keep_errors: bool,
         progress: Progress,
     ) -> Iterator[Score | Failure]:
-        for first in range(0, len(listed), BATCH):
-            batch = range(first, min(first + BATCH, len(listed)))
+        for batch in _batches(listed):
             found: dict[int, Score | Failure] = {}
             by_machine: dict[int, list[int]] = {}
             for index in batch:
@@ -644,6 +645,19 @@ def _extracted(
 def _scored_features(extracted: Extracted, recipe: Recipe) -> dict[str, torch.Tensor]:
     features = {view: values[0] for view, values in extracted.features.items()}
     return combined_features(features, recipe.scoring.views, recipe.view_settings())
+
+
+def _batches(listed: Sequence[Recording]) -> Iterator[range]:
+    """Successive recordings: at most :data:`BATCH`, and of long ones fewer."""
+    first, size = 0, 0
+    for index, recording in enumerate(listed):
+        source = recording.source
+        own = source.nbytes if isinstance(source, np.ndarray) else file_size(source)
+        if index > first and (index - first == BATCH or size + own > BATCH_BYTES):
+            yield range(first, index)
+            first, size = index, 0
+        size += own
+    yield range(first, len(listed))
 
 
 def _listed(recordings: Iterable[Source], sample_rate_hz: int) -> list[Recording]:

@@ -333,11 +333,12 @@ def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:
 
 
 def _same_positions(stored: Tensor, table: Tensor) -> bool:
-    """Whether the common rows of two tables (1, rows, D) are equal; older files have fewer rows."""
+    """Whether the common rows of two tables (1, rows, D) are equal, within the precision of the stored one."""
     if stored.dim() != 3 or stored.shape[0] != 1 or stored.shape[2] != table.shape[2]:
         return False
     rows = min(stored.shape[1], table.shape[1])
-    return torch.allclose(stored[:, :rows].float(), table[:, :rows], rtol=0.0, atol=POSITIONS_ATOL)
+    tolerance = max(POSITIONS_ATOL, torch.finfo(stored.dtype).eps if stored.is_floating_point() else 0.0)
+    return torch.allclose(stored[:, :rows].float(), table[:, :rows], rtol=0.0, atol=tolerance)
 
 
 def _not_eat(path: Path, wrong: list[str], intro: str = "", at_most: int = 4) -> InputError:
