@@ -494,7 +494,7 @@ def test_settings_that_eat_fixes_are_those_of_the_encoder():
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_a_folder_in_half_precision_loads_with_its_stored_positions(tmp_path, precision):
-    save_encoder(build_encoder(replace(EAT_BASE, **{**TINY_A, "embed_dim": 48})), tmp_path)
+    save_encoder(load_encoder("eat-tiny"), tmp_path)
     file = tmp_path / "model.safetensors"
     halves = {name: values.to(precision) for name, values in load_file(file).items()}
     assert any("positions" in name for name in halves)
