@@ -148,7 +148,7 @@ def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
         "none" if entry.threshold is None else f"{entry.threshold:.4f}",
         "" if entry.margin is None else f"{entry.margin:+.4f}",
         "" if entry.p_value is None else f"{entry.p_value:.3g}",
-        entry.status + (f" ({checks})" if checks else ""),
+        entry.status + (f" ({checks})" if checks else "") + (f", {entry.like.words}" if entry.like else ""),
         _nearest(entry.nearest, entry.nearest_begin_s),
         "" if found is None else f"{times}{found.low_hz:.0f} to {found.high_hz:.0f} Hz",
     )

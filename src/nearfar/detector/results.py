@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from nearfar.data.quality import Problem, problems
+from nearfar.detector.faults import Like, likes
 from nearfar.detector.machine import FittedMachine, most_anomalous
 from nearfar.errors import InputError
 from nearfar.explain.explanation import explain
@@ -88,6 +89,7 @@ class Score:
         departure: where the recording departs most from normal; None where it is too short.
         windows: every window, in order.
         quality: how the recording differs from normal ones by the microphones or the recorder.
+        like: the known fault that an anomalous recording is nearer to than to normal.
     """
 
     file: str
@@ -105,6 +107,7 @@ class Score:
     departure: Departure | None
     windows: tuple[WindowScore, ...]
     quality: tuple[Problem, ...] = ()
+    like: Like | None = None
 
     @property
     def status(self) -> str:
@@ -138,8 +141,10 @@ def recording_scores(
     """The score of each recording from its windows, compared with the normal recordings of one machine."""
     scored = fitted.score(features)
     listed = list(thresholds)
+    most = most_anomalous(extracted.recording, scored.fused)
+    like = likes(fitted, features, most.tolist())
     out = []
-    for index, window in enumerate(most_anomalous(extracted.recording, scored.fused)):
+    for index, window in enumerate(most):
         nearest = None if scored.nearest is None else int(scored.nearest[window])
         domain_of = domain or ("source" if nearest is None else fitted.domain(nearest))
         threshold = threshold_of(listed, fitted.machine, fitted.section, domain_of)
@@ -148,6 +153,7 @@ def recording_scores(
         comparable = all(problem.comparable for problem in quality)
         own = None if threshold is None else threshold.domain
         value = None if threshold is None else threshold.value
+        anomalous = None if value is None or (score > value and not comparable) else score > value
         name, begin, path = (None, None, None) if nearest is None else fitted.nearest(nearest)
         out.append(
             Score(
@@ -157,7 +163,7 @@ def recording_scores(
                 threshold=value,
                 margin=None if value is None else score - value,
                 p_value=calibration.p_value(score, own),
-                anomalous=None if value is None or (score > value and not comparable) else score > value,
+                anomalous=anomalous,
                 domain=own,
                 nearest=name,
                 nearest_begin_s=begin,
@@ -169,6 +175,7 @@ def recording_scores(
                     for i in np.flatnonzero(extracted.recording == index)
                 ),
                 quality=quality,
+                like=like.get(int(window)) if anomalous else None,
             )
         )
     return out
@@ -206,7 +213,7 @@ def _departure(fitted: FittedMachine, extracted: Extracted, window: int) -> Depa
 _COLUMNS = (
     *("file", "machine", "begin_s", "end_s", "score", "threshold", "margin", "p_value", "anomalous"),
     *("nearest", "nearest_begin_s", "departs_begin_s", "departs_end_s", "departs_low_hz", "departs_high_hz"),
-    *("departs", "status", "quality", "error"),
+    *("departs", "status", "quality", "error", "like", "like_date", "like_distance"),
 )
 
 
@@ -221,7 +228,7 @@ def csv_rows(entry: Score | Failure, *, windows: bool = False) -> Iterator[list[
     Missing numbers are empty; ``anomalous`` is 1, 0 or empty. Rows of windows have no threshold.
     """
     if isinstance(entry, Failure):
-        yield [entry.file, *[None] * (len(_COLUMNS) - 4), "error", None, str(entry.error)]
+        yield [entry.file, *[None] * (len(_COLUMNS) - 7), "error", None, str(entry.error), *[None] * 3]
         return
     end = max(window.end_s for window in entry.windows)
     found = entry.departure
@@ -231,10 +238,12 @@ def csv_rows(entry: Score | Failure, *, windows: bool = False) -> Iterator[list[
     anomalous = None if entry.anomalous is None else int(entry.anomalous)
     decision = [entry.score, entry.threshold, entry.margin, entry.p_value, anomalous]
     quality = "; ".join(f"{problem.check}: {problem.message}" for problem in entry.quality)
-    state = [entry.status, quality or None, None]
+    state: list[object] = [entry.status, quality or None, None, *[None] * 3]
+    if entry.like is not None:
+        state[-3:] = [entry.like.fault, entry.like.date, entry.like.distance]
     nearest = [entry.nearest, entry.nearest_begin_s]
     yield [entry.file, entry.machine, 0.0, end, *decision, *nearest, *departs, *state, *entry.views.values()]
     for window in entry.windows if windows and len(entry.windows) > 1 else ():
         span = [entry.file, entry.machine, window.begin_s, window.end_s]
         near = [window.nearest, window.nearest_begin_s]
-        yield [*span, window.score, *[None] * 4, *near, *[None] * 8, *window.views.values()]
+        yield [*span, window.score, *[None] * 4, *near, *[None] * 11, *window.views.values()]

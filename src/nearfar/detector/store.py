@@ -9,7 +9,6 @@ name and hash are saved.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,10 +26,13 @@ from torch import Tensor
 from nearfar.config import Recipe
 from nearfar.data.channel_check import ChannelWarning
 from nearfar.data.quality import Profile
+from nearfar.detector.faults import FaultBank, FaultRecording
+from nearfar.detector.history import BEFORE, BEFORE_LIST, CHANGE_LIST, CHANGES, Before, Change
+from nearfar.detector.kept import HeldOut, Signals, below
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError, NearfarError
 from nearfar.explain.localisation import PatchBank
-from nearfar.files import reset_permissions, write_json
+from nearfar.files import file_sha256, reset_permissions, write_json
 from nearfar.scoring import Workspace
 from nearfar.settings import Settings, reason
 from nearfar.thresholds import Calibration, Threshold
@@ -68,7 +70,8 @@ class BankCard(Settings):
     """The normal recordings of one machine and section; ``key`` is that of their tensors.
 
     ``profile`` is of their signals, and ``repeats`` are recordings that were left out as they hold the sound of
-    the one named second.
+    the one named second. ``held`` are paths of recordings that are held out of the bank, and ``faults`` recordings
+    of known faults.
     """
 
     key: str
@@ -78,6 +81,8 @@ class BankCard(Settings):
     files: tuple[str, ...]
     profile: Profile | None = None
     repeats: tuple[tuple[str, str], ...] = ()
+    held: tuple[str, ...] = ()
+    faults: tuple[FaultRecording, ...] = ()
 
 
 class Card(Settings):
@@ -157,15 +162,22 @@ def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[Ban
     for number, bank in enumerate(banks):
         key = f"{number:03d}"
         names = {"machine": bank.machine, "section": bank.section}
-        more = {"profile": bank.profile, "repeats": bank.repeats}
+        more = {
+            "profile": bank.profile,
+            "repeats": bank.repeats,
+            "held": bank.held.files if bank.held else (),
+            "faults": bank.faults.recordings if bank.faults else (),
+        }
         cards.append(BankCard(key=key, **names, recordings=bank.recordings, files=bank.files, **more))
         tensors |= {f"{key}/features/{view}": values for view, values in bank.features.items()}
         tensors |= {f"{key}/alone/{view}": torch.from_numpy(values) for view, values in bank.normal_scores.items()}
         tensors[f"{key}/target"] = torch.from_numpy(bank.target.astype(np.uint8))
         tensors[f"{key}/recording"] = torch.from_numpy(bank.recording)
         tensors[f"{key}/begins_s"] = torch.from_numpy(bank.begins_s)
-        if bank.patches is not None:
-            tensors |= {f"{key}/patches/{name}": values for name, values in bank.patches.tensors().items()}
+        parts = {"patches": bank.patches, "signals": bank.signals, "held": bank.held, "faults": bank.faults}
+        for name, part in parts.items():
+            found = {} if part is None else part.tensors()
+            tensors |= {f"{key}/{name}/{inner}": values for inner, values in found.items()}
     save_file({name: values.contiguous() for name, values in tensors.items()}, folder / BANKS)
     return tuple(cards), file_sha256(folder / BANKS)
 
@@ -187,27 +199,28 @@ def read_banks(folder: Path, card: Card) -> tuple[FittedMachine, ...]:
 
 
 def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder: Path) -> FittedMachine:
-    def below(prefix: str) -> dict[str, Tensor]:
-        start = f"{card.key}/{prefix}/"
-        return {name.removeprefix(start): values for name, values in tensors.items() if name.startswith(start)}
-
-    patches, normal_scores, features = below("patches"), below("alone"), below("features")
+    own = below(tensors, card.key)
+    patches, normal_scores, features = (below(own, name) for name in ("patches", "alone", "features"))
+    signals, held, faults = (below(own, name) for name in ("signals", "held", "faults"))
     workspace = Workspace(folder / MODEL, card.machine, None) if recipe.backend.trains else None
     return FittedMachine(
         card.machine,
         card.section,
         card.recordings,
         card.files,
-        tensors[f"{card.key}/target"].numpy().astype(np.bool_),
+        own["target"].numpy().astype(np.bool_),
         {view: features[view] for view in recipe.scoring.views},
-        tensors[f"{card.key}/recording"].numpy(),
-        tensors[f"{card.key}/begins_s"].numpy(),
+        own["recording"].numpy(),
+        own["begins_s"].numpy(),
         {view: values.numpy() for view, values in normal_scores.items()},
         PatchBank.from_tensors(patches) if patches else None,
         recipe.scoring_plan(),
         workspace,
         card.profile,
         card.repeats,
+        Signals.from_tensors(signals) if signals else None,
+        HeldOut.from_tensors(card.held, held) if held else None,
+        FaultBank(card.faults, below(faults, "features"), faults["recording"].numpy()) if faults else None,
     )
 
 
@@ -260,6 +273,17 @@ def read_thresholds(folder: Path) -> tuple[Threshold, ...]:
     return _read(folder / THRESHOLDS, TypeAdapter(tuple[Threshold, ...]))
 
 
+def read_history(folder: Path) -> tuple[tuple[Change, ...], tuple[Before, ...]]:
+    """The changes of a detector, and what undoes the last ones; none of a detector that was never changed.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    if not (folder / CHANGES).exists():
+        return (), ()
+    return _read(folder / CHANGES, CHANGE_LIST), _read(folder / BEFORE, BEFORE_LIST)
+
+
 def copy_model(model: Path, folder: Path) -> None:
     """Copy the files of a trained model's folder that inference needs."""
     folder.mkdir(parents=True)
@@ -269,12 +293,6 @@ def copy_model(model: Path, folder: Path) -> None:
     for name in _MODEL_FOLDERS:
         if (model / name).is_dir():
             shutil.copytree(model / name, folder / name)
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path, content: TypeAdapter[_Content]) -> _Content:

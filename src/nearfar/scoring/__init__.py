@@ -14,6 +14,7 @@ BACKENDS["nearest-neighbours"] = Backend(
     fit=lambda normals, target, settings, seed, _: NearestNeighbours(settings, seed=seed).fit(normals, target),
     only_lowers=lambda settings: settings.only_lowers,
     exact_leave_one_out=lambda settings: settings.exact_leave_one_out,
+    distance=lambda settings: settings.distance,
     aggregation=lambda settings: settings.normalisation_words,
     domain_adaptation=lambda settings: settings.enrichment_words,
     domain_generalisation=lambda settings: settings.domain_words,
