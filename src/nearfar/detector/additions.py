@@ -67,6 +67,11 @@ def given_clips(
     return _by_machine(_listed(recordings), machines, machine, domain)
 
 
+def files_of(paths: Iterable[Path]) -> list[Path]:
+    """The resolved paths of files, and of the recordings in and below folders."""
+    return [file.resolve() for file in recordings_in(paths)]
+
+
 def given_faults(
     recordings: Recordings, machines: Sequence[FittedMachine], machine: str | None
 ) -> dict[int, list[Clip]]:

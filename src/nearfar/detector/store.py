@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,7 +33,7 @@ from nearfar.detector.kept import HeldOut, Signals, below
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError, NearfarError
 from nearfar.explain.localisation import PatchBank
-from nearfar.files import file_sha256, reset_permissions, write_json
+from nearfar.files import ABANDONED_AFTER_SECONDS, file_sha256, reset_permissions, write_json
 from nearfar.scoring import Workspace
 from nearfar.settings import Settings, reason
 from nearfar.thresholds import Calibration, Threshold
@@ -44,6 +45,9 @@ CARD, BANKS, CALIBRATION, THRESHOLDS = "detector.json", "banks.safetensors", "ca
 MODEL, ENCODER = "model", "encoder"
 _MODEL_FILES = ("model.json", "head.safetensors", "autoencoder_*.json", "autoencoder_*.safetensors")
 _MODEL_FOLDERS = ("encoder", "adapter", "base")
+
+_RENAMES_SECONDS = 0.2
+"""Longer than the two renames take that replace a detector."""
 
 _Content = TypeVar("_Content")
 
@@ -110,6 +114,7 @@ def is_detector(folder: Path) -> bool:
 
 def require_free(folder: Path, *, replace: bool) -> None:
     """Raise an InputError unless ``folder`` is free: missing, empty, or a detector's that may be replaced."""
+    _complete_interrupted(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if is_detector(folder):
@@ -133,6 +138,7 @@ def new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
     """
     require_free(folder, replace=replace)
     target = folder.resolve()
+    _remove_abandoned(target)
     partial, old = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
@@ -153,6 +159,36 @@ def new_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _complete_interrupted(folder: Path) -> None:
+    """Put a detector back that was moved aside by a program that was killed before it put the new one there."""
+    target = folder.resolve()
+    if target.exists() or not any(_left(target, "old")):
+        return
+    time.sleep(_RENAMES_SECONDS)  # another program may be about to put the new one there
+    for old in _left(target, "old"):
+        with suppress(OSError):  # another program was faster
+            if not target.exists():
+                old.rename(target)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what killed programs left beside a detector."""
+    oldest = time.time() - ABANDONED_AFTER_SECONDS
+    abandoned = [path for path in _left(target, "partial") if path.stat().st_mtime < oldest]
+    for path in [*abandoned, *(_left(target, "old") if target.exists() else ())]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _left(target: Path, what: str) -> list[Path]:
+    """The temporary folders of one kind beside a detector."""
+    if not target.parent.is_dir():
+        return []
+    start, end = f".{target.name}.", f".{what}"
+    return sorted(
+        path for path in target.parent.iterdir() if path.name.startswith(start) and path.name.endswith(end)
+    )
 
 
 def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[BankCard, ...], str]:
@@ -235,6 +271,7 @@ def read_card(folder: Path) -> Card:
     Raises:
         InputError: if there is none, or it is not what :func:`write_card` writes.
     """
+    _complete_interrupted(folder)
     if not is_detector(folder):
         raise InputError(
             folder,
