@@ -32,7 +32,7 @@ from nearfar.challenge.run import SystemRun, run_system
 from nearfar.config import load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.evaluation.truth import GroundTruth
-from nearfar.evaluation.uncertainty import compare_seeds
+from nearfar.evaluation.uncertainty import compare
 from nearfar.frontends.kaldi import KaldiFbank
 
 LOG_MEL = "log-mel"
@@ -99,7 +99,7 @@ def print_differences(runs: dict[str, SystemRun]) -> None:
     if len(others) > 1:
         rows["the mean of these"] = [runs[name].scores for name in others]
     for name, scores in rows.items():
-        overall = compare_seeds([runs[first].scores], scores, truth).overall
+        overall = compare([[runs[first].scores]], scores, truth)[0].overall
         low, high = 100 * overall.low, 100 * overall.high
         print(f"{first} minus {name}: {100 * overall.value:+.1f} [{low:+.1f}, {high:+.1f}]")
 

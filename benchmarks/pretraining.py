@@ -111,14 +111,7 @@ def waiting(size: str, clips: int, clones: int, count: int) -> float:
             sound = 0.1 * np.random.default_rng(index).standard_normal((30 * 44_100, 2))
             soundfile.write(folder / f"{index}.flac", sound, 44_100)
         encoder = build_encoder(size)
-        crops = Crops(
-            find_recordings([folder]),
-            crop_seconds=recipe.crop_seconds,
-            batch_size=clips,
-            seed=0,
-            masking=recipe.masking,
-            config=encoder.config,
-        )
+        crops = Crops(find_recordings([folder]), recipe, encoder.config)
         pretrain(recipe, build_student(recipe, encoder), crops, folder, identity=Identity("benchmark", "data"))
         records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()][1:]
     return sum(record["wait_seconds"] for record in records) / sum(record["seconds"] for record in records)

@@ -151,7 +151,7 @@ def _keys_of_table(kind: type[Settings], owner: str | None = None) -> Iterator[t
     for name, field in kind.model_fields.items():
         yield name, field.default, owner
     if issubclass(kind, ChoiceTable):
-        for table in kind.choices().values():
+        for table in kind.choices.values():
             for name, entry in table.items():
                 yield from _keys_of_table(inline_settings(entry), name)
 

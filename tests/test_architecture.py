@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
+import itertools
 import json
 import pkgutil
 import re
@@ -28,7 +30,6 @@ from nearfar.thresholds import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "nearfar"
-HEAVY = ("torch", "matplotlib", "peft", "pyroomacoustics", "sklearn", "transformers", "scipy", "accelerate")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -86,51 +87,52 @@ def test_layers_are_in_the_order_of_the_data() -> None:
 # --- heavy libraries are imported when they are needed ----------------------------------------------------------
 
 
-def imported_by(code: str) -> set[str]:
-    """Top-level names of the modules that are imported after running ``code`` in a fresh interpreter."""
-    report = (
-        "import sys, json; print('\\n' + json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
-    )
-    done = run("-c", f"{code}\n{report}")
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+LATER = {"accelerate", "peft", "matplotlib", "sklearn", "pyroomacoustics", "transformers"}
+HEAVY = {"numpy", "soundfile", "torch", "scipy"} | LATER
 
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import nearfar; nearfar.__version__",
-        "import nearfar.errors",
-        # The `nearfar` command, with the exit caught.
+STEPS: dict[str, tuple[str, set[str]]] = {
+    "nearfar": ("import nearfar; nearfar.__version__", HEAVY),
+    "errors": ("import nearfar.errors", HEAVY),
+    # The `nearfar` command, with the exit caught.
+    "help": (
         "import sys; sys.argv = ['nearfar', '--help']\nfrom nearfar.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code",
-    ],
-    ids=["nearfar", "errors", "help"],
-)
-def test_a_bare_import_and_the_help_import_nothing_heavy(code: str) -> None:
-    imported = imported_by(code)
-    assert "nearfar" in imported
-    assert not imported & set(HEAVY)
+        HEAVY,
+    ),
+    "data": ("import nearfar.data", {"torch", "scipy"} | LATER),
+    "metrics": ("import nearfar.metrics", {"torch"} | LATER),
+    "detector": ("import nearfar.detector", LATER),
+    "batches": ("import nearfar.training.batches", LATER),
+}
+"""Code by its name, and libraries that it must not import. Each may import all that an earlier one may."""
 
 
-def test_the_report_of_imports_shows_a_heavy_one() -> None:
-    assert "torch" in imported_by("import nearfar; nearfar.load_encoder")
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    """Top-level names of the modules that are imported after each step, one after the other in one interpreter."""
+    script = "import json, sys\nspace, found = {}, {}\n"
+    for name, (code, _) in STEPS.items():
+        script += f"exec({code!r}, space)\n"
+        script += f"found[{name!r}] = sorted({{module.partition('.')[0] for module in sys.modules}})\n"
+    done = run("-c", script + "print('\\n' + json.dumps(found))")
+    assert done.returncode == 0, done.stderr
+    return {name: set(modules) for name, modules in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-LATER = {"accelerate", "peft", "matplotlib", "sklearn", "pyroomacoustics", "transformers"}
+@pytest.mark.parametrize("name", STEPS)
+def test_rarely_needed_libraries_are_imported_later(name: str, imported: dict[str, set[str]]) -> None:
+    assert "nearfar" in imported[name]
+    assert not imported[name] & STEPS[name][1]
 
 
-@pytest.mark.parametrize(
-    ("module", "later"),
-    [
-        ("nearfar.data", {"torch", "scipy"} | LATER),
-        ("nearfar.metrics", {"torch"} | LATER),
-        ("nearfar.detector", LATER),
-        ("nearfar.training.batches", LATER),
-    ],
-)
-def test_rarely_needed_libraries_are_imported_later(module: str, later: set[str]) -> None:
-    assert not imported_by(f"import {module}") & later
+def test_no_step_may_import_what_a_later_step_must_not() -> None:
+    forbidden = [libraries for _, libraries in STEPS.values()]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(forbidden))
+
+
+def test_the_report_of_imports_shows_heavy_ones(imported: dict[str, set[str]]) -> None:
+    assert "numpy" in imported["data"]
+    assert "torch" in imported["detector"]
 
 
 # --- public names -----------------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ PUBLIC = {
         "FEWEST_GROUPS", "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold",
         "changed_thresholds",
         "conformal_threshold", "domains_of", "empirical_threshold", "find_threshold", "gamma_threshold",
-        "given_threshold", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
+        "given_threshold", "is_consistent", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
     ],
     "nearfar.views": [
         "VIEWS", "View", "channels_of", "combined_features", "make_views", "read_views", "required_waveforms",
@@ -272,14 +274,12 @@ def test_the_package_is_typed_and_its_version_is_the_distributions() -> None:
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 700, 60
 
 
+@functools.cache
 def trees() -> dict[str, ast.Module]:
     """The syntax tree of every module, by path from ``src/nearfar``."""
     files = sorted(SOURCE.rglob("*.py"))
     assert files
     return {file.relative_to(SOURCE).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
-
-
-TREES = trees()
 
 
 def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -291,13 +291,13 @@ def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_modules_and_functions_are_of_readable_length() -> None:
     long_modules = {
         name: lines
-        for name in TREES
+        for name in trees()
         if (lines := len((SOURCE / name).read_text(encoding="utf-8").splitlines())) > MOST_LINES_OF_A_MODULE
     }
     assert long_modules == {}
     long_functions = {
         f"{name}:{node.name}": lines
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := body_lines(node)) > MOST_LINES_OF_A_FUNCTION
@@ -307,7 +307,7 @@ def test_modules_and_functions_are_of_readable_length() -> None:
 
 def test_a_class_name_has_one_meaning_in_the_package() -> None:
     classes = defaultdict(list)
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name].append(name)
@@ -360,7 +360,7 @@ def compared_choices(tree: ast.AST) -> list[str]:
 
 def test_code_compares_no_choice_with_a_name() -> None:
     """What differs between the entries of a table is written in the entries."""
-    compared = {name: found for name, tree in TREES.items() if (found := compared_choices(tree))}
+    compared = {name: found for name, tree in trees().items() if (found := compared_choices(tree))}
     assert compared.keys() == ELSEWHERE.keys(), compared
 
 

@@ -39,7 +39,10 @@ def test_fit_says_what_it_made(nearfar_command: Nearfar, small_factory: Path, tm
     assert finished.code == 0
     assert "hummer" in finished.out
     assert f"nearfar score {out} FILES" in finished.out
-    assert "hummer: 10 normal recordings support no false-alarm rate below 0.0909" in finished.err
+    assert (
+        "hummer: 10 independent normal recordings or groups support no false-alarm rate below 0.0909"
+        in finished.err
+    )
     again = nearfar_command("fit", small_factory, "--out", out)
     assert again.code == 2
     assert "found a detector" in again.err
@@ -138,13 +141,16 @@ def test_thresholds_change_without_fitting(
 
     too_fine = nearfar_command("threshold", detector, "--false-alarm-rate", "0.01")
     assert too_fine.code == 2
-    assert "found 0.01 with 10 normal clips to calibrate on; expected at least" in too_fine.err
+    assert (
+        "found 0.01 with 10 independent normal recordings or groups to calibrate on; expected at least"
+        in too_fine.err
+    )
     assert (detector / "thresholds.json").read_bytes() == before
 
-    changed = nearfar_command("threshold", detector, "--false-alarm-rate", "0.01", "--rule", "gamma", "--json")
+    changed = nearfar_command("threshold", detector, "--false-alarm-rate", "0.2", "--rule", "gamma", "--json")
     assert [(t["machine"], t["rule"], t["false_alarm_rate"]) for t in json.loads(changed.out)] == [
-        ("hummer", "gamma", 0.01),
-        ("whiner", "gamma", 0.01),
+        ("hummer", "gamma", 0.2),
+        ("whiner", "gamma", 0.2),
     ]
     assert nearfar_command("threshold", detector, "--value", "1e9", "--machine", "hummer").code == 0
     (row,) = json.loads(nearfar_command("score", detector, fault(small_factory), "--json").out)
@@ -172,17 +178,25 @@ def noise(path: Path, channels: int, value: float | None = None) -> Path:
 def test_bad_recordings_are_named(nearfar_command: Nearfar, made: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.wav").write_text("hello")
+    folder = nearfar_command("score", made, tmp_path / "empty", "--machine", "hummer")
+    assert (folder.code, folder.out) == (2, "")
+    assert "found no WAV or FLAC file in it" in folder.err
     cases = {
         tmp_path / "nowhere.wav": "nowhere.wav: found",
-        tmp_path / "empty": "found no WAV or FLAC file in it",
         tmp_path / "text.wav": "text.wav: found",
         noise(tmp_path / "mono.wav", 1): "mono.wav: found 1 channel (mono); expected at least 2",
         noise(tmp_path / "nan.wav", 2, np.nan): "nan.wav: found 1 NaN or infinite samples in the near channel",
     }
     for path, message in cases.items():
-        finished = nearfar_command("score", made, path, "--machine", "hummer")
-        assert (finished.code, finished.out) == (2, "")
+        finished = nearfar_command("score", made, path, "--machine", "hummer", "--json")
+        (row,) = json.loads(finished.out)
+        assert (finished.code, row["file"], row["status"]) == (2, str(path), "error")
         assert message in finished.err
+        assert message in row["error"]
+        strict = nearfar_command("score", made, path, "--machine", "hummer", "--csv", "--strict")
+        assert strict.code == 2
+        assert message in strict.err
+        assert len(strict.out.splitlines()) == 1
         assert "Traceback" not in finished.err
 
 
@@ -255,7 +269,7 @@ def test_a_detector_without_thresholds_cannot_fail_on_anomalies(nearfar_command:
     out = tmp_path / "detector"
     fitted = nearfar_command("fit", tmp_path / "pump", "--out", out)
     assert fitted.code == 0
-    assert "no threshold (0 normal recordings that could be scored)" in fitted.err
+    assert "no threshold (0 scores of normal clips)" in fitted.err
     assert json.loads(nearfar_command("score", out, file, "--json").out)[0]["p_value"] is None
     finished = nearfar_command("score", out, file, "--fail-on-anomaly")
     assert finished.code == 2

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from docs.write_reference import TABLES, keys_of, updated
-from tests.conftest import write_clip
 from tests.documentation import ROOT, output_and_comments, page, python_blocks
+from tests.fixtures import write_clip
 
 import nearfar
 from nearfar.cli import app
@@ -54,14 +54,14 @@ def test_the_tables_of_choices_are_those_that_recipes_read() -> None:
         table
         for field in Recipe.model_fields.values()
         if isinstance(field.default, ChoiceTable)
-        for table in type(field.default).choices().values()
+        for table in type(field.default).choices.values()
     ]
     nested = [table for entry in SOURCES.values() for table in _choices(entry.settings)]
     assert {id(table) for table in (*read, *nested)} == {id(table) for table in TABLES.values()}
 
 
 def _choices(kind: type[Settings]) -> list[Registry[Any]]:
-    return list(kind.choices().values()) if issubclass(kind, ChoiceTable) else []
+    return list(kind.choices.values()) if issubclass(kind, ChoiceTable) else []
 
 
 def test_every_renamed_key_stands_in_the_reference() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import write_clip
 from tests.documentation import page, python_blocks
+from tests.fixtures import write_clip
 from tests.test_docs import TABLES
 
 from nearfar import Detector, load_recipe

@@ -19,7 +19,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from tests.command import Nearfar
-from tests.conftest import write_clip
+from tests.fixtures import write_clip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -356,9 +356,7 @@ def test_a_toy_goes_through_every_command(
     evaluation: Path,
     nearfar_command: Nearfar,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nearfar.challenge.run.machine_figure", lambda *_: None)  # not tested here
     recipe = load_recipe(toy.base).with_changes(**toy.choice, name="with-toy")
     file = tmp_path / "with-toy.toml"
     file.write_text(recipe.to_toml(), encoding="utf-8")
@@ -383,7 +381,7 @@ def test_a_toy_goes_through_every_command(
     )
     assert {row["values"]["choice"] for row in ablation["rows"]} == {"toy", "other"}
 
-    succeed(nearfar_command, "run", file, "--data", evaluation, "--out", tmp_path / "eval", *SHORTLY)
+    succeed(nearfar_command, "run", file, "--data", evaluation, "--out", tmp_path / "eval", *SHORTLY, *model)
     author = ("--author", "Ada Last <ada@inst.example>", "--institution", "Institute")
     package = tmp_path / "package"
     runs = (tmp_path / "eval", "--dev", tmp_path / "run")

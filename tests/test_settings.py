@@ -45,11 +45,8 @@ INNER["flat"] = Entry(description="flat")
 class Nested(ChoiceTable):
     """Settings that choose in turn."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"inner": INNER}
     inner: str = "flat"
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"inner": INNER}
 
 
 KINDS: Registry[Entry] = Registry("kind")
@@ -63,16 +60,13 @@ KINDS["apart"] = Entry(description="apart", settings=Trimmed, table="apart")
 class Table(ChoiceTable):
     """A table with a choice and a list of choices."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"kind": KINDS, "several": KINDS}
     without_effect: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     kind: str = "plain"
     several: tuple[str, ...] = ()
     steps: PositiveInt = 10
     threads: PositiveInt = 1
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"kind": KINDS, "several": KINDS}
 
 
 def test_settings_of_the_chosen_entry_are_filled_with_their_defaults() -> None:

@@ -1,4 +1,4 @@
-"""Cancellation of the far channel in the near one: near minus what far linearly predicts of it.
+"""Cancellation of the far channel in the near one: near minus its linear prediction from far.
 
 ``W1`` of public systems for DCASE 2026 Task 2 is a complex least-squares prediction per frequency over a whole
 clip: with the spectra C of near and F of far,
@@ -19,9 +19,11 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy import fft
+from scipy.ndimage import uniform_filter1d
 
 from nearfar.settings import NotNegative, PositiveFloat, PositiveInt, Settings, refusal
 
@@ -36,13 +38,13 @@ Waveform = NDArray[np.float32]
 
 
 class Cancellation(Settings):
-    """How far is cancelled in near; the defaults are W1 of public systems.
+    """Settings of the cancellation; the defaults are W1 of public systems.
 
     Attributes:
         window_samples, hop_samples: of the short-time Fourier transform; the window is a multiple of the hop, at
             least twice it.
         smooth_frames: H is estimated over this many frames to either side; None is one H for the whole clip.
-        smooth_bins: and over this many neighbouring frequencies to either side.
+        smooth_bins: H is also estimated over this many neighbouring frequencies to either side.
         taps: frames of far that predict a frame of near; more than one exclude smoothing and the gain limit.
         gain_limit: where |H| exceeds it, less is cancelled; None is no limit.
         delay_search_ms: far is first delayed by up to this much, to either side, for the largest correlation.
@@ -77,10 +79,9 @@ def cancel(
     sample_rate_hz: int = 16_000,
     **changes: Any,
 ) -> Waveform:
-    """Subtract from the near channel what the far channel linearly predicts of it.
+    """Subtract from the near channel its linear prediction from the far channel.
 
-    ``cancel(near, far, window_samples=8192, hop_samples=2048, gain_limit=1.0)`` is what the recipe nearfar-best
-    does.
+    The recipe nearfar-best uses ``cancel(near, far, window_samples=8192, hop_samples=2048, gain_limit=1.0)``.
 
     Args:
         near, far: (samples,) float32 of one recording.
@@ -96,35 +97,25 @@ def cancel(
     """
     if near.shape != far.shape or near.ndim != 1:
         raise ValueError(f"expected two channels of (samples,), got {near.shape} and {far.shape}")
-    given = (settings or Cancellation()).model_dump()
-    settings = Cancellation.model_validate(given | changes) if changes or settings is None else settings
-    peak = max(_peak(near), _peak(far))
+    settings = Cancellation.model_validate((settings or Cancellation()).model_dump() | changes)
+    peak = float(max(np.abs(channel).max(initial=0.0) for channel in (near, far)))
     if peak == 0.0:
         return near.copy()
     if settings.delay_search_ms:
-        most = round(settings.delay_search_ms * sample_rate_hz / 1000)
-        far = delayed(far, best_delay(near, far, most))
+        far = delayed(far, best_delay(near, far, round(settings.delay_search_ms * sample_rate_hz / 1000)))
     window, hop = settings.window_samples, settings.hop_samples
     near_spectra, far_spectra = (stft(channel, window, hop) for channel in (near, far))
     # The definition divides both channels by their common peak, which is the same as a larger epsilon.
     epsilon = max(EPSILON * peak**2, float(np.finfo(np.float32).tiny))
-    predicted = predict(near_spectra, far_spectra, settings, epsilon)
+    if settings.taps > 1:
+        predicted = multi_tap(near_spectra, far_spectra, settings.taps)
+    else:
+        predicted = transfer(near_spectra, far_spectra, settings, epsilon) * far_spectra
     return near - istft(predicted, len(near), window, hop)
 
 
-def _peak(waveform: Waveform) -> float:
-    return max(float(waveform.max(initial=0.0)), -float(waveform.min(initial=0.0)))
-
-
-def predict(near: Spectrum, far: Spectrum, settings: Cancellation, epsilon: float = EPSILON) -> Spectrum:
-    """The prediction of near by far, H F: (frames, bins) complex64, like both arguments."""
-    if settings.taps > 1:
-        return multi_tap(near, far, settings.taps)
-    return transfer(near, far, settings, epsilon) * far
-
-
 def transfer(near: Spectrum, far: Spectrum, settings: Cancellation, epsilon: float = EPSILON) -> Spectrum:
-    """H by least squares, smoothed and limited as the settings say; (1 or frames, bins) complex64."""
+    """H by least squares, smoothed and limited according to the settings; (1 or frames, bins) complex64."""
     cross: NDArray[Any] = near * far.conj()
     power: NDArray[Any]
     if settings.smooth_frames is None:
@@ -137,45 +128,34 @@ def transfer(near: Spectrum, far: Spectrum, settings: Cancellation, epsilon: flo
     if settings.smooth_bins:
         cross, power = (_moving_sum(values, settings.smooth_bins, axis=1) for values in (cross, power))
     gain: Spectrum = (cross / (power + np.float32(epsilon))).astype(np.complex64)
-    if settings.gain_limit is not None:
-        gain = limited(gain, settings.gain_limit)
-    return gain
+    return gain if settings.gain_limit is None else limited(gain, settings.gain_limit)
 
 
 def limited(gain: Spectrum, limit: float) -> Spectrum:
     """H where |H| <= limit and else H (limit / |H|)^2, so that |H| falls again as limit^2 / |H| beyond it."""
     size = np.abs(gain)
     factor = np.minimum(1.0, limit / np.maximum(size, EPSILON)) ** 2
-    out: Spectrum = (gain * factor).astype(np.complex64)
-    return out
+    return np.asarray(gain * factor, np.complex64)
 
 
 def multi_tap(near: Spectrum, far: Spectrum, taps: int) -> Spectrum:
     """Least squares over several frames of far: sum_k H_k(f) F(f, t - k), k = -1 ... taps - 2.
 
     One frame of lead allows for paths that reach the near microphone first. The normal equations of every
-    frequency are loaded by 1e-3 of their mean diagonal.
-
-    Args:
-        near, far: (frames, bins) complex64.
-        taps: how many frames of far are used.
-
-    Returns:
-        (frames, bins) complex64.
+    frequency are loaded by 1e-3 of their mean diagonal. Arguments and result are (frames, bins) complex64.
     """
-    shifted = np.stack([_shifted(far, k) for k in range(-1, taps - 1)], axis=-1).transpose(1, 0, 2)
+    shifted = np.stack([delayed(far, k) for k in range(-1, taps - 1)], axis=-1).transpose(1, 0, 2)
     gram = shifted.conj().transpose(0, 2, 1) @ shifted
     right = shifted.conj().transpose(0, 2, 1) @ near.T[..., None]
     loading = LOADING * np.trace(gram, axis1=1, axis2=2).real / taps + EPSILON
     weights = np.linalg.solve(gram + loading[:, None, None] * np.eye(taps, dtype=np.float32), right)
-    predicted: Spectrum = (shifted @ weights)[..., 0].T.astype(np.complex64)
-    return predicted
+    return np.asarray((shifted @ weights)[..., 0].T, np.complex64)
 
 
 def best_delay(near: Waveform, far: Waveform, most: int) -> int:
-    """The delay of far in samples, at most ``most`` either way, that gives the largest correlation with near.
+    """The delay of far in samples, up to ``most`` either way, of its largest absolute correlation with near.
 
-    The lag of the largest absolute cross-correlation; 0 for silence.
+    0 for silence.
     """
     size = fft.next_fast_len(2 * len(near), real=True)
     cross = fft.irfft(fft.rfft(near, size) * fft.rfft(far, size).conj(), size)
@@ -184,30 +164,24 @@ def best_delay(near: Waveform, far: Waveform, most: int) -> int:
     return int(np.abs(lags).argmax()) - most if np.abs(lags).max() > 0 else 0
 
 
-def delayed(waveform: Waveform, samples: int) -> Waveform:
-    """The waveform later by ``samples`` (earlier where negative), padded with zeros."""
-    out = np.zeros_like(waveform)
-    if samples >= 0:
-        out[samples:] = waveform[: len(waveform) - samples]
+def delayed(values: NDArray[Any], shift: int) -> NDArray[Any]:
+    """Shift an array along its first axis to later indices (earlier ones if negative), padded with zeros."""
+    out = np.zeros_like(values)
+    if shift >= 0:
+        out[shift:] = values[: max(len(values) - shift, 0)]
     else:
-        out[:samples] = waveform[-samples:]
+        out[:shift] = values[-shift:]
     return out
 
 
 def stft(waveform: Waveform, window: int, hop: int) -> Spectrum:
     """Hann-windowed spectra of (..., samples) float32, centred and zero-padded: (..., frames, bins) complex64."""
     *others, samples = waveform.shape
-    pieces, count = window // hop, 1 + -(-samples // hop)
-    shape = hann(window)
-    blocks = np.zeros((*others, (count + pieces - 1) * hop), np.float32)
-    blocks[..., window // 2 : window // 2 + samples] = waveform
-    blocks = blocks.reshape(*others, count + pieces - 1, hop)
-    frames = np.empty((*others, count, window), np.float32)
-    for piece in range(pieces):  # a frame is as many neighbouring blocks as hops make a window
-        part = slice(piece * hop, (piece + 1) * hop)
-        np.multiply(blocks[..., piece : piece + count, :], shape[part], out=frames[..., part])
-    spectra: Spectrum = fft.rfft(frames, axis=-1, overwrite_x=True)
-    return spectra
+    count = 1 + -(-samples // hop)
+    padded = np.zeros((*others, (count - 1) * hop + window), np.float32)
+    padded[..., window // 2 : window // 2 + samples] = waveform
+    frames = sliding_window_view(padded, window, axis=-1)[..., ::hop, :] * hann(window)
+    return np.asarray(fft.rfft(frames, axis=-1, overwrite_x=True))
 
 
 def istft(spectra: Spectrum, samples: int, window: int, hop: int) -> Waveform:
@@ -232,32 +206,16 @@ def _overlapped(frames: Waveform, hop: int) -> Waveform:
 def _inverse_weight(frames: int, window: int, hop: int) -> Waveform:
     """Inverse of the summed squares of overlapping windows; the same for all clips of a length."""
     squares = np.broadcast_to(hann(window) ** 2, (frames, window))
-    out: Waveform = (1.0 / np.maximum(_overlapped(squares, hop), 1e-6)).astype(np.float32)
-    return out
+    return np.asarray(1.0 / np.maximum(_overlapped(squares, hop), 1e-6), np.float32)
 
 
 @lru_cache(maxsize=8)
 def hann(window: int) -> Waveform:
     """The periodic Hann window, (window,) float32."""
-    shape: Waveform = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)).astype(np.float32)
-    return shape
+    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window), np.float32)
 
 
 def _moving_sum(values: NDArray[Any], reach: int, axis: int) -> NDArray[Any]:
     """Sums over every index and ``reach`` neighbours to either side; fewer at the ends."""
-    reach = min(reach, values.shape[axis] - 1)
-    sums = np.cumsum(values, axis=axis, dtype=np.complex128 if np.iscomplexobj(values) else np.float64)
-    padded = np.insert(sums, 0, 0, axis=axis)
-    size = values.shape[axis]
-    last = np.minimum(np.arange(size) + reach + 1, size)
-    first = np.maximum(np.arange(size) - reach, 0)
-    return (padded.take(last, axis) - padded.take(first, axis)).astype(values.dtype)
-
-
-def _shifted(values: Spectrum, frames: int) -> Spectrum:
-    out = np.zeros_like(values)
-    if frames >= 0:  # of a clip with fewer frames than taps nothing is left
-        out[frames:] = values[: max(len(values) - frames, 0)]
-    else:
-        out[:frames] = values[-frames:]
-    return out
+    size = 2 * min(reach, values.shape[axis] - 1) + 1
+    return np.asarray(uniform_filter1d(values, size, axis, mode="constant") * np.float32(size))

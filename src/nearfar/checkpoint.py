@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nearfar.errors import InputError, NearfarError
@@ -21,26 +21,22 @@ from nearfar.files import flush_to_disk, whole_file
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
-_MEANING = {"model_key": "recipe", "data_key": "training clips", "base_hash": "encoder weights"}
+_SUBJECTS = {"model_key": "recipe", "data_key": "training clips", "base_hash": "encoder weights"}
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which training a checkpoint belongs to; a training resumes only from a checkpoint of the same identity.
+    """Hashes of everything that a training depends on; it resumes only from a checkpoint with the same.
 
     Attributes:
         model_key: hash of the settings that decide the result.
         data_key: hash of the training data.
-        base_hash: hash of the encoder's weights before training; None is not compared.
+        base_hash: hash of the encoder's weights before training; not compared if None.
     """
 
     model_key: str
     data_key: str
     base_hash: str | None = None
-
-
-def _moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
-    return {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
 
 
 def save_checkpoint(
@@ -61,7 +57,7 @@ def save_checkpoint(
     """
     tensors = {f"parameter.{name}": parameter.detach().cpu() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
-        tensors |= {f"{key}.{name}": value.cpu() for key, value in _moments(optimizer, parameter).items()}
+        tensors |= {f"{key}.{name}": value.cpu() for key, value in optimizer.state[parameter].items()}
     tensors |= {f"buffer.{name}": value.detach().cpu().clone() for name, value in (buffers or {}).items()}
     metadata = {"step": str(step), **{key: value for key, value in asdict(identity).items() if value is not None}}
     path = folder / CHECKPOINT_FILE
@@ -82,27 +78,6 @@ def save_checkpoint(
         ) from None
 
 
-def load_checkpoint(
-    folder: Path,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    identity: Identity,
-    buffers: Mapping[str, Tensor] | None = None,
-) -> int:
-    """Restore the state in place and return the number of finished steps, 0 without a checkpoint.
-
-    Raises:
-        InputError: if the checkpoint cannot be read, belongs to another run, or its tensors do not fit.
-    """
-    finished = finished_steps(folder, identity)
-    if finished:
-        path = folder / CHECKPOINT_FILE
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        _restore(path, tensors, parameters, optimizer, buffers or {})
-    return finished
-
-
 def finished_steps(folder: Path, identity: Identity) -> int:
     """Number of finished steps of the folder's checkpoint; 0 without one. Reads the file's header only.
 
@@ -119,31 +94,41 @@ def finished_steps(folder: Path, identity: Identity) -> int:
         raise _unfit(path, f"a file that cannot be read ({error})", "a checkpoint") from None
     for key, expected in asdict(identity).items():
         if expected is not None and metadata.get(key) != expected:
-            meaning = _MEANING[key]
-            raise _unfit(path, f"a checkpoint of other {meaning} ({metadata.get(key)})", f"{meaning} {expected}")
+            subject = _SUBJECTS[key]
+            raise _unfit(path, f"a checkpoint of other {subject} ({metadata.get(key)})", f"{subject} {expected}")
     if not metadata.get("step", "").isdecimal():
         raise _unfit(path, f"the step {metadata.get('step')}", "a number of finished steps")
     return int(metadata["step"])
 
 
-def _restore(
-    path: Path,
-    tensors: dict[str, Tensor],
+def load_checkpoint(
+    folder: Path,
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    buffers: Mapping[str, Tensor],
-) -> None:
-    expected = {
+    identity: Identity,
+    buffers: Mapping[str, Tensor] | None = None,
+) -> int:
+    """Restore the state in place and return the number of finished steps, 0 without a checkpoint.
+
+    Raises:
+        InputError: if the checkpoint cannot be read, belongs to another run, or its tensors do not fit.
+    """
+    finished, path, buffers = finished_steps(folder, identity), folder / CHECKPOINT_FILE, buffers or {}
+    if not finished:
+        return 0
+    tensors = load_file(path)
+    shapes = {
         f"{kind}.{name}": () if kind == "step" else tuple(parameter.shape)
         for kind in ("parameter", "exp_avg", "exp_avg_sq", "step")
         for name, parameter in parameters.items()
     } | {f"buffer.{name}": tuple(buffer.shape) for name, buffer in buffers.items()}
-    if missing := sorted(expected.keys() - tensors.keys()):
-        raise _unfit(path, f"{len(missing)} missing tensors ({', '.join(missing[:3])})", "a whole checkpoint")
-    if extra := sorted(tensors.keys() - expected.keys()):
-        listed = ", ".join(extra[:3])
-        raise _unfit(path, f"{len(extra)} unexpected tensors ({listed})", "only this model's tensors")
-    for key, shape in expected.items():
+    for problem, names, expected in (
+        ("missing", shapes.keys() - tensors.keys(), "a whole checkpoint"),
+        ("unexpected", tensors.keys() - shapes.keys(), "only this model's tensors"),
+    ):
+        if names:
+            raise _unfit(path, f"{len(names)} {problem} tensors ({', '.join(sorted(names)[:3])})", expected)
+    for key, shape in shapes.items():
         if tensors[key].shape != shape:
             raise _unfit(path, f"{key} of shape {tuple(tensors[key].shape)}", f"shape {shape}")
     # Only a fused optimizer counts its steps on the device of the parameter.
@@ -153,12 +138,13 @@ def _restore(
             buffer.copy_(tensors[f"buffer.{name}"])
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])
+            # Cloned, since a tensor may be a view of the mapped file, which the next checkpoint replaces.
             optimizer.state[parameter] = {
                 "step": tensors[f"step.{name}"].to(parameter.device if fused else "cpu").clone(),
-                # Cloned, since a tensor may be a view of the mapped file, which the next checkpoint replaces.
                 "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device).clone(),
                 "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device).clone(),
             }
+    return finished
 
 
 def _unfit(path: Path, found: str, expected: str) -> InputError:

@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int | None:
-    """Peak memory of this process in bytes, or None where the system does not report it."""
+    """Peak memory of this process in bytes, or None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

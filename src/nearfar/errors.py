@@ -1,4 +1,4 @@
-"""Errors that a person can fix, worded so that they can."""
+"""Errors that users can fix, with messages that state the fault and its remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 MOST_LISTED = 10
-"""Errors that a message lists; of more, their number."""
+"""Largest number of errors listed in a message; the rest are counted."""
 
 
 class NearfarError(Exception):
@@ -15,13 +15,13 @@ class NearfarError(Exception):
 
 
 class InputError(NearfarError):
-    """An argument, file or folder is not what is needed.
+    """An argument, file or folder has a wrong value or content.
 
     Args:
         where: the file, folder or argument at fault.
-        found: what is there.
-        expected: what should be there.
-        remedy: what to do about it, as an imperative sentence without the full stop.
+        found: its actual content or value.
+        expected: the required content or value.
+        remedy: an imperative sentence without the full stop.
     """
 
     def __init__(self, where: Path | str, *, found: str, expected: str, remedy: str) -> None:
@@ -44,11 +44,9 @@ class MultipleInputError(InputError):
 
 
 def raise_errors(errors: Sequence[InputError]) -> None:
-    """Raise one error, or all of several as one; nothing where there are none."""
-    if len(errors) == 1:
-        raise errors[0]
+    """Raise a single error as it is and several as one; do nothing without errors."""
     if errors:
-        raise MultipleInputError(errors)
+        raise errors[0] if len(errors) == 1 else MultipleInputError(errors)
 
 
 class TrainingError(NearfarError):
@@ -56,7 +54,7 @@ class TrainingError(NearfarError):
 
 
 def one_of(names: Iterable[str], given: object = None) -> str:
-    """``'mean', 'rdp' or 'cls'``, and which of them a misspelt name probably means."""
+    """``'mean', 'rdp' or 'cls'``, with the most similar of them as a suggestion if a misspelt name is given."""
     names = list(names)
     quoted = [repr(name) for name in names]
     listed = " or ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))
@@ -64,6 +62,6 @@ def one_of(names: Iterable[str], given: object = None) -> str:
 
 
 def did_you_mean(given: object, names: Iterable[str]) -> str:
-    """``", did you mean 'rdp'?"`` where one of the names is close to a given one, else an empty string."""
+    """``", did you mean 'rdp'?"`` if one of the names is similar to the given one, else an empty string."""
     close = difflib.get_close_matches(given, list(names), n=1) if isinstance(given, str) else []
     return f", did you mean {close[0]!r}?" if close else ""

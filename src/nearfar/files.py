@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -19,18 +20,21 @@ ABANDONED_AFTER_SECONDS = 3_600
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``, with the same suffix, that replaces ``path`` when the block
-    succeeds.
+    """Yield a temporary file with the suffix of ``path``, beside it, that replaces ``path`` if the block succeeds.
 
-    If the block raises, the temporary file is removed and ``path`` stays as it was. The folder is created if
-    needed. Permissions follow the umask, whatever the library that writes the file sets. Old temporary files of
-    the same path, left by killed programs, are removed.
+    If the block raises, the temporary file is removed and ``path`` is unchanged. The folder is created if needed.
+    Permissions follow the umask, whatever the library that writes the file sets. Old temporary files of the same
+    path, left by killed programs, are removed.
 
     Raises:
         OSError: if the folder cannot be created or the file cannot be replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
+    oldest = time.time() - ABANDONED_AFTER_SECONDS
+    with suppress(OSError):
+        for other in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
+            if other.stat().st_mtime < oldest:
+                other.unlink()
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         partial.touch()
@@ -45,10 +49,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def reset_permissions(folder: Path) -> None:
-    """Give every file in and below a folder the permissions of a new file, as the umask has it.
-
-    For libraries that create files readable only by their owner.
-    """
+    """Give files in and below a folder the umask's permissions; some libraries make them private."""
     example = folder / f".{os.getpid()}.mode"
     example.touch()
     mode = example.stat().st_mode
@@ -56,14 +57,6 @@ def reset_permissions(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(mode)
-
-
-def _remove_abandoned(path: Path) -> None:
-    start, end, oldest = f".{path.stem}.", f".partial{path.suffix}", time.time() - ABANDONED_AFTER_SECONDS
-    with suppress(OSError):
-        for other in path.parent.iterdir():
-            if other.name.startswith(start) and other.name.endswith(end) and other.stat().st_mtime < oldest:
-                other.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,13 +79,13 @@ def write_json(path: Path, tree: Any) -> None:
     write_text(path, json.dumps(tree, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def flush_to_disk(path: Path) -> None:
     """Flush a closed file to the disk, so that a power cut does not leave it empty."""
     with path.open("r+b") as file:  # Windows flushes only what is open for writing
         os.fsync(file.fileno())
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

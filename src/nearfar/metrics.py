@@ -57,9 +57,13 @@ Quantity = Literal["auc_source", "auc_target", "pauc", "score"]
 QUANTITIES: tuple[Quantity, ...] = ("auc_source", "auc_target", "pauc", "score")
 """The four values of a machine; ``score`` is the mean of the other three."""
 
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Texts = NDArray[np.str_]
+
 _EPSILON = float(np.finfo(np.float64).eps)
 _CHUNK_ELEMENTS = 2_000_000
-"""Counts held at once: some tens of megabytes, however many the resamples."""
+"""Counts in memory at once, which bounds it to some tens of megabytes for any number of resamples."""
 
 
 class MachineMetrics(NamedTuple):
@@ -72,13 +76,13 @@ class MachineMetrics(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OfficialRule:
-    """How the official score of some years is computed.
+    """Rule of the official score of one or more years.
 
     Attributes:
-        own_anomalies: whether a domain's AUC compares its normal clips with its own anomalies only.
+        own_anomalies: a domain's AUC compares its normal clips with its own anomalies only.
         mean: of the values of a section, and over sections and machines.
         weights: of AUC (source), AUC (target) and pAUC in means over all of them.
-        needs_both_domains: whether a domain without normal test clips is an error.
+        needs_both_domains: a domain without normal test clips is an error.
         statement: the note of a table of such values; empty for the rule of the current challenge.
     """
 
@@ -201,7 +205,7 @@ def bootstrap_interval(
     Args:
         labels, domains, scores: of one machine, as in the module's description.
         metric: ``auc_source``, ``auc_target``, ``pauc`` or ``score``, the harmonic mean of the three.
-        resamples: how many times the clips are drawn with replacement.
+        resamples: number of times the clips are drawn with replacement.
         level: the fraction of resamples inside the interval.
         seed: of the draws.
 
@@ -217,11 +221,10 @@ def bootstrap_interval(
     machine_metrics(anomalous, domain, score)  # raises where a metric is undefined
     drawn = resampled_metrics(anomalous, domain, [score], resamples, (seed, 0))
     cells = np.concatenate([drawn, section_scores(CURRENT, drawn)[:, None]], axis=1)[0]
-    low, high = np.quantile(cells[QUANTITIES.index(metric)], [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return percentile_interval(cells[QUANTITIES.index(metric)], level)
 
 
-def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """False- and true-positive rates at every threshold, from (0, 0) to (1, 1); tied clips move both at once.
 
     Returns:
@@ -230,14 +233,13 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64]
     Raises:
         ValueError: as :func:`auc`.
     """
-    _split(labels, scores)
-    anomalous, score = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-score, kind="stable")
-    last_of_tie = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
-    hits = np.cumsum(anomalous[order])[last_of_tie]
-    alarms = last_of_tie + 1 - hits
-    start = np.zeros(1)
-    return np.append(start, alarms / alarms[-1]), np.append(start, hits / hits[-1])
+    normal, anomalous = _split(labels, scores)
+    negated = np.unique(-np.concatenate([normal, anomalous]))  # thresholds from the highest to the lowest
+    false_positives, true_positives = (
+        np.append(0.0, np.searchsorted(np.sort(-group), negated, side="right") / group.size)
+        for group in (normal, anomalous)
+    )
+    return false_positives, true_positives
 
 
 # --- by the rule of a year -------------------------------------------------------------------------------------
@@ -265,14 +267,12 @@ def machine_metrics(
     return MachineMetrics(source, target, partial_auc(anomalous, score))
 
 
-def domain_rows(
-    anomalous: NDArray[np.bool_], domains: NDArray[np.str_], domain: str, rule: OfficialRule = CURRENT
-) -> NDArray[np.bool_]:
+def domain_rows(anomalous: Bools, domains: Texts, domain: str, rule: OfficialRule = CURRENT) -> Bools:
     """Mask of the clips that enter the AUC of a domain, (clips,) bool."""
     return np.asarray(domains == domain if rule.own_anomalies else anomalous | (domains == domain))
 
 
-def section_scores(rule: OfficialRule, values: ArrayLike) -> NDArray[np.float64]:
+def section_scores(rule: OfficialRule, values: ArrayLike) -> Floats:
     """One score per section.
 
     Args:
@@ -282,11 +282,10 @@ def section_scores(rule: OfficialRule, values: ArrayLike) -> NDArray[np.float64]
     Returns:
         (sections, ...).
     """
-    array = np.asarray(values, dtype=np.float64)
-    return _mean(rule, array, _weights(rule, array), axis=(1,))
+    return _mean(rule, np.asarray(values, dtype=np.float64), axis=(1,))
 
 
-def column_means(rule: OfficialRule, machines: Sequence[str], values: ArrayLike) -> NDArray[np.float64]:
+def column_means(rule: OfficialRule, machines: Sequence[str], values: ArrayLike) -> Floats:
     """The mean of each of the three values over sections; by arithmetic means, over those of a machine first.
 
     Args:
@@ -297,42 +296,34 @@ def column_means(rule: OfficialRule, machines: Sequence[str], values: ArrayLike)
     Returns:
         (3, ...), NaN where no section has the value.
     """
-    array = _by_machine(rule, machines, np.asarray(values, dtype=np.float64))
-    return _mean(rule, array, (~np.isnan(array)).astype(np.float64), axis=(0,))
+    return _mean(rule, _by_machine(rule, machines, values), axis=(0,))
 
 
-def overall_score(rule: OfficialRule, machines: Sequence[str], values: ArrayLike) -> NDArray[np.float64]:
+def overall_score(rule: OfficialRule, machines: Sequence[str], values: ArrayLike) -> Floats:
     """The official score; arguments as :func:`column_means`, returns (...)."""
-    array = _by_machine(rule, machines, np.asarray(values, dtype=np.float64))
-    return _mean(rule, array, _weights(rule, array), axis=(0, 1))
+    return _mean(rule, _by_machine(rule, machines, values), axis=(0, 1))
 
 
-def _by_machine(rule: OfficialRule, machines: Sequence[str], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For arithmetic means, the averages over each machine's sections: machines count alike, however many ids."""
+def _by_machine(rule: OfficialRule, machines: Sequence[str], values: ArrayLike) -> Floats:
+    """For arithmetic means, the averages over each machine's sections, so that all machines have one weight."""
+    array, names = np.asarray(values, dtype=np.float64), np.asarray(machines)
     if rule.mean == "harmonic":
-        return values
-    names = np.asarray(machines)
-    return np.stack([values[names == name].mean(axis=0) for name in dict.fromkeys(machines)])
+        return array
+    return np.stack([array[names == name].mean(axis=0) for name in dict.fromkeys(machines)])
 
 
-def _weights(rule: OfficialRule, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    columns = np.array(rule.weights).reshape(1, 3, *(1,) * (values.ndim - 2))
-    return np.where(np.isnan(values), 0.0, columns)
+def _mean(rule: OfficialRule, values: Floats, axis: tuple[int, ...]) -> Floats:
+    """Mean of (sections, 3, ...) weighted by the rule, over the values that are not NaN.
 
-
-def _mean(
-    rule: OfficialRule, values: NDArray[np.float64], weights: NDArray[np.float64], axis: tuple[int, ...]
-) -> NDArray[np.float64]:
-    """The weighted mean; harmonic ones clamp values at the float epsilon, as the official evaluators do."""
-    total = weights.sum(axis=axis)
-    filled = np.where(np.isnan(values), 1.0, values)
+    Harmonic means clamp values from below at the float epsilon, as the official evaluators do.
+    """
+    weights = np.where(np.isnan(values), 0.0, np.reshape(rule.weights, (3, *[1] * (values.ndim - 2))))
+    filled, total = np.where(np.isnan(values), 1.0, values), weights.sum(axis=axis)
     if rule.mean == "arithmetic":
         parts, whole = (weights * filled).sum(axis=axis), total
     else:
-        parts = total
-        whole = (weights / np.maximum(filled, _EPSILON)).sum(axis=axis)
-    nothing = np.full_like(total, np.nan)
-    return np.asarray(np.divide(parts, whole, out=nothing, where=total > 0))
+        parts, whole = total, (weights / np.maximum(filled, _EPSILON)).sum(axis=axis)
+    return np.asarray(np.divide(parts, whole, out=np.full_like(total, np.nan), where=total > 0))
 
 
 # --- the bootstrap ---------------------------------------------------------------------------------------------
@@ -343,14 +334,20 @@ def _mean(
 # above each anomaly, w A / sum(w), in the same way (see partial_auc).
 
 
+def percentile_interval(resampled: Floats, level: float) -> tuple[float, float]:
+    """The lower and the upper end of the central fraction ``level`` of resampled values, (resamples,)."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def resampled_metrics(
-    anomalous: NDArray[np.bool_],
-    domains: NDArray[np.str_],
-    systems: Sequence[NDArray[np.float64]],
+    anomalous: Bools,
+    domains: Texts,
+    systems: Sequence[Floats],
     resamples: int,
     seed: tuple[int, ...],
     rule: OfficialRule = CURRENT,
-) -> NDArray[np.float64]:
+) -> Floats:
     """The three metrics of each system in every resample, the same resamples for all: (systems, 3, resamples)."""
     rng = np.random.default_rng(seed)
     out = np.empty((len(systems), 3, resamples))
@@ -363,10 +360,8 @@ def resampled_metrics(
     return out
 
 
-def draw_counts(
-    anomalous: NDArray[np.bool_], domains: NDArray[np.str_], resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """How often each clip is drawn, (resamples, clips) float64; each domain and label keeps its size."""
+def draw_counts(anomalous: Bools, domains: Texts, resamples: int, rng: np.random.Generator) -> Floats:
+    """Number of times each clip is drawn, (resamples, clips) float64; each domain and label keeps its size."""
     counts = np.zeros((resamples, anomalous.size))
     for domain in DOMAINS:
         for label in (False, True):
@@ -380,12 +375,8 @@ def draw_counts(
 
 
 def weighted_metrics(
-    anomalous: NDArray[np.bool_],
-    domains: NDArray[np.str_],
-    scores: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    rule: OfficialRule = CURRENT,
-) -> NDArray[np.float64]:
+    anomalous: Bools, domains: Texts, scores: Floats, counts: Floats, rule: OfficialRule = CURRENT
+) -> Floats:
     """The three metrics of clips that occur ``counts`` times: (3, resamples).
 
     Args:
@@ -393,66 +384,54 @@ def weighted_metrics(
         counts: (resamples, clips), not negative; every row needs normal clips of both domains and anomalies.
         rule: the year's.
     """
-    normal = scores[~anomalous][:, None]
-    faulty = scores[anomalous][None, :]
-    pairs = _WeightedPairs(counts[:, ~anomalous], counts[:, anomalous], normal > faulty, normal == faulty)
-    everything = (np.ones(normal.size, bool), np.ones(faulty.size, bool))
-    of_domains = [
-        (domains[~anomalous] == domain, domains[anomalous] == domain if rule.own_anomalies else everything[1])
-        for domain in DOMAINS
-    ]
-    areas = [pairs.area(*chosen) for chosen in of_domains]
+    rows = [domain_rows(anomalous, domains, domain, rule) for domain in DOMAINS]
+    areas = [_weighted_auc(anomalous[row], scores[row], counts[:, row]) for row in rows]
     if rule.own_anomalies:
-        parts = np.stack([pairs.partial_area(*chosen) for chosen in of_domains])
+        parts = np.stack([_weighted_partial_auc(anomalous[row], scores[row], counts[:, row]) for row in rows])
         return np.stack([*areas, len(parts) / np.sum(1 / np.maximum(parts, _EPSILON), axis=0)])
-    return np.stack([*areas, pairs.partial_area(*everything)])
+    return np.stack([*areas, _weighted_partial_auc(anomalous, scores, counts)])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _WeightedPairs:
-    """Normal clips against anomalies in every resample.
+def _weighted_auc(anomalous: Bools, scores: Floats, counts: Floats) -> Floats:
+    """The AUC in every resample, (resamples,); NaN without normal clips."""
+    if anomalous.all():
+        return np.full(len(counts), np.nan)
+    w, v, above, tied = _weighted_pairs(anomalous, scores, counts)
+    in_order = 1 - above - 0.5 * tied  # K
+    wins = np.einsum("rj,rj->r", w @ in_order, v)
+    return np.asarray(wins / (w.sum(axis=1) * v.sum(axis=1)))
 
-    ``w`` (resamples, normal clips) and ``v`` (resamples, anomalies) are counts; ``above`` and ``tied``
-    (normal clips, anomalies) mark normal clips that score higher than an anomaly, or the same.
+
+def _weighted_partial_auc(anomalous: Bools, scores: Floats, counts: Floats) -> Floats:
+    """The standardised partial AUC in every resample, (resamples,)."""
+    w, v, *pairs = _weighted_pairs(anomalous, scores, counts)
+    above, tied = (w @ pair / w.sum(axis=1, keepdims=True) for pair in pairs)
+    return _standardised(np.einsum("rj,rj->r", _step_area(above, tied, MAX_FPR), v) / v.sum(axis=1))
+
+
+def _weighted_pairs(anomalous: Bools, scores: Floats, counts: Floats) -> tuple[Floats, Floats, Bools, Bools]:
+    """Counts of normal clips and of anomalies, (resamples, ...), and masks (normal clips, anomalies).
+
+    The masks mark normal clips that score higher than an anomaly, and those that score the same.
     """
-
-    w: NDArray[np.float64]
-    v: NDArray[np.float64]
-    above: NDArray[np.bool_]
-    tied: NDArray[np.bool_]
-
-    def area(self, normal: NDArray[np.bool_], faulty: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The AUC of the chosen clips, (resamples,); NaN if no normal clip is chosen."""
-        if not normal.any():
-            return np.full(len(self.w), np.nan)
-        w, v = self.w[:, normal], self.v[:, faulty]
-        in_order = 1 - self.above[normal][:, faulty] - 0.5 * self.tied[normal][:, faulty]  # K
-        wins = np.einsum("rj,rj->r", w @ in_order, v)
-        return np.asarray(wins / (w.sum(axis=1) * v.sum(axis=1)))
-
-    def partial_area(self, normal: NDArray[np.bool_], faulty: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The standardised partial AUC of the chosen clips, (resamples,)."""
-        w, v = self.w[:, normal], self.v[:, faulty]
-        total = w.sum(axis=1, keepdims=True)
-        above, tied = (w @ part[normal][:, faulty] / total for part in (self.above, self.tied))
-        steps = np.einsum("rj,rj->r", _step_area(above, tied, MAX_FPR), v) / v.sum(axis=1)
-        return _standardised(steps)
+    normal, faulty = scores[~anomalous][:, None], scores[anomalous]
+    return counts[:, ~anomalous], counts[:, anomalous], normal > faulty, normal == faulty
 
 
-def _step_area(start: NDArray[np.float64], rise: NDArray[np.float64], end: float) -> NDArray[np.float64]:
+def _step_area(start: Floats, rise: Floats, end: float) -> Floats:
     """Area from 0 to ``end`` under steps that are 0 up to ``start``, climb over ``rise`` and are 1 thereafter."""
     climbed = np.clip(end - start, 0, rise)
     triangle = np.divide(climbed**2, 2 * rise, out=np.zeros_like(climbed), where=rise > 0)
     return triangle + np.maximum(end - start - rise, 0)
 
 
-def _standardised(area: NDArray[np.float64] | np.float64, max_fpr: float = MAX_FPR) -> NDArray[np.float64]:
+def _standardised(area: Floats | np.float64, max_fpr: float = MAX_FPR) -> Floats:
     """McClish's standardisation of a partial area: 0.5 on the diagonal, 1 for a perfect detector."""
     chance = max_fpr**2 / 2
     return np.asarray((1 + (area - chance) / (max_fpr - chance)) / 2)
 
 
-def _split(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _split(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     anomalous, score = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=np.float64)
     if anomalous.shape != score.shape or anomalous.ndim != 1:
         raise ValueError(f"labels {anomalous.shape} and scores {score.shape} are not of one length")

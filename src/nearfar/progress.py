@@ -21,6 +21,18 @@ def silent(task: str, done: int, total: int) -> None:
     """A progress callback that does nothing."""
 
 
+def advancing(progress: Progress, task: str, total: int) -> Callable[[int], None]:
+    """A callback that is called with the number of items finished since its last call and reports their sum."""
+    done = 0
+
+    def advance(items: int) -> None:
+        nonlocal done
+        done += items
+        progress(task, done, total)
+
+    return advance
+
+
 @contextmanager
 def record_writer(folder: Path | None) -> Iterator[Callable[[Any], None] | None]:
     """A function that writes training records into ``folder`` for TensorBoard, or None without a folder.

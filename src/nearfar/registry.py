@@ -1,8 +1,7 @@
-"""Tables of choices: one per kind (poolings, losses, views, back-ends, ...), read by everything that offers a
-choice.
+"""Registries of choices, one per kind: poolings, losses, views, back-ends, ...
 
-A table is a dictionary from the name that recipes use to an :class:`Entry`. To add a choice, write it in a file of
-its own and add one line to the table beside it::
+A registry is a dictionary from the name in recipes to an :class:`Entry`. To add a choice, write it in a module of
+its own and add one line to the registry::
 
     POOLINGS["max"] = Pooling(max_pooling, description="maximum over tokens")
 """
@@ -19,14 +18,14 @@ from nearfar.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Base of the entries of all tables; each table adds what its kind of choice computes.
+    """Base of the entries of all registries; each registry adds the functions of its kind.
 
     Attributes:
-        description: a phrase for the description of a submission, such as ``"mean over tokens"``; attributes of
-            the settings may stand in braces.
-        settings: the settings of this choice alone. Its fields are keys of the recipe table in which the choice is
-            made, and enter the identity of results only where this entry is chosen.
-        table: the name of a table of the recipe that holds these settings instead, such as ``"lora"``.
+        description: a phrase for the description of a submission, such as ``"mean over tokens"``, with attributes
+            of the settings in braces.
+        settings: the settings of this entry. Its fields are keys of the recipe table that names the entry, and are
+            part of the identity of results only if it does.
+        table: the name of a recipe table of its own for these settings, such as ``"lora"``, or None.
     """
 
     description: str
@@ -43,10 +42,10 @@ EntryT = TypeVar("EntryT", bound=Entry)
 
 
 class Registry(dict[str, EntryT], Generic[EntryT]):
-    """A table of choices. Looking up a name that it lacks raises an :class:`InputError` that lists the others.
+    """A table of choices. Looking up an unknown name raises an :class:`InputError` that lists the known ones.
 
     Args:
-        kind: what the entries are, in the singular, for messages: ``"pooling"``.
+        kind: the name of an entry in messages, such as ``"pooling"``.
     """
 
     def __init__(self, kind: str) -> None:

@@ -1,12 +1,12 @@
-"""The base of all configuration: frozen, typed tables that state which of their keys decide results.
+"""Base classes of all configuration: frozen, typed tables with an identity of the keys that decide results.
 
-A table in which choices are made (:class:`ChoiceTable`) also accepts, as keys of its own, the settings of the
-chosen entries: with ``pooling = "rdp"``, ``rdp_gamma`` is a key of ``[features]``.
+A :class:`ChoiceTable` has keys that name entries of registries, and accepts the settings of the named entries as
+its own keys: with ``pooling = "rdp"``, ``rdp_gamma`` is a key of ``[features]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 
 
 def each_once(names: tuple[Item, ...]) -> tuple[Item, ...]:
-    """Refuse a list that names something twice."""
+    """Raise a ValueError if an item is repeated."""
     if len(set(names)) != len(names):
         raise ValueError("each entry once")
     return names
@@ -42,10 +42,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     without_effect: ClassVar[frozenset[str]] = frozenset()
-    """Fields that decide speed, memory or wording, and never a result."""
+    """Fields that change speed, memory or wording, but no result."""
 
     def identity(self) -> dict[str, Any]:
-        """The keys that decide results, as plain values: equal where two tables compute the same."""
+        """The keys that decide results, as plain values; equal for tables with the same results."""
         fields = set(type(self).model_fields) - self.without_effect
         return self.model_dump(mode="json", include=fields)
 
@@ -53,30 +53,31 @@ class Settings(BaseModel):
 class ChoiceTable(Settings):
     """A table of settings with fields that name one or several entries of a :class:`~nearfar.registry.Registry`.
 
-    The keys of all entries' settings are accepted. Those of the chosen entry are filled with their defaults and
-    are part of :meth:`identity`; those of other entries are checked and have no effect.
+    The settings of all entries are accepted as keys. Those of the chosen entries have their defaults and are part
+    of :meth:`identity`; those of other entries are checked and have no effect.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        """The table of choices of each field that makes one."""
-        return {}
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {}
+    """The registries, by the field that names entries of each."""
 
     @model_validator(mode="after")
     def _fill_settings(self) -> Self:
         extras = self.__pydantic_extra__
         assert extras is not None
-        for field, table in self.choices().items():
+        for field, table in self.choices.items():
             for name in self.chosen(field):
                 if name not in table:
                     raise refusal(field, name, one_of(table, name))
-        for key in extras:
-            if key not in keys_of(type(self)):
-                raise unknown_key(key, keys_of(type(self)))
+        check_keys(type(self), extras)
         owned: set[str] = set()
-        for chosen, entry in self._entries():
+        entries = [
+            (name in self.chosen(field), entry)
+            for field, table in self.choices.items()
+            for name, entry in table.items()
+        ]
+        for chosen, entry in sorted(entries, key=lambda item: not item[0]):  # shared keys are of chosen entries
             kind = inline_settings(entry)
             free = keys_of(kind) - owned
             given = {key: value for key, value in extras.items() if key in free}
@@ -86,49 +87,40 @@ class ChoiceTable(Settings):
                 owned |= set(filled) if chosen else set(given)
         return self
 
-    def _entries(self) -> list[tuple[bool, Entry]]:
-        """Entries, and whether each is chosen; chosen ones first, since a shared key belongs to them."""
-        entries = [
-            (name in self.chosen(field), entry)
-            for field, table in self.choices().items()
-            for name, entry in table.items()
-        ]
-        return sorted(entries, key=lambda item: not item[0])
-
     def chosen(self, field: str) -> tuple[str, ...]:
-        """The name or names that a field of :meth:`choices` holds; none where it is not set."""
+        """The name or names in a field of :attr:`choices`; empty if it is None."""
         value = getattr(self, field)
         return (value,) if isinstance(value, str) else tuple(value or ())
 
     def entry(self, field: str) -> Any:
         """The chosen entry of a field."""
-        return self.choices()[field][self.chosen(field)[0]]
+        return self.choices[field][self.chosen(field)[0]]
 
     def settings_of(self, field: str, name: str | None = None) -> Any:
         """The settings of the entry ``name`` of a field, by default the chosen one or the first of several."""
-        kind = inline_settings(self.choices()[field][name or self.chosen(field)[0]])
+        kind = inline_settings(self.choices[field][name or self.chosen(field)[0]])
         extras = self.__pydantic_extra__ or {}
         return kind.model_validate({key: extras[key] for key in keys_of(kind) if key in extras})
 
     def identity(self) -> dict[str, Any]:
         """As :meth:`Settings.identity`, with the settings of the chosen entries."""
         out = super().identity()
-        for field in self.choices():
+        for field in self.choices:
             for name in self.chosen(field):
                 out |= self.settings_of(field, name).identity()
         return out
 
 
 def inline_settings(entry: Entry) -> type[Settings]:
-    """The settings of an entry that are keys of the table of the choice: none where it has its own table."""
+    """The settings of an entry that are keys of the :class:`ChoiceTable`; none if it has a table of its own."""
     return entry.settings if entry.table is None else Settings
 
 
 def keys_of(kind: type[Settings]) -> set[str]:
-    """All keys that a table of this kind accepts."""
+    """All keys that a table of this class accepts."""
     keys = set(kind.model_fields)
     if issubclass(kind, ChoiceTable):
-        for table in kind.choices().values():
+        for table in kind.choices.values():
             keys = keys.union(*(keys_of(inline_settings(entry)) for entry in table.values()))
     return keys
 
@@ -136,34 +128,52 @@ def keys_of(kind: type[Settings]) -> set[str]:
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def checked(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
-    """Settings from plain values; an error names the key (to be raised inside a validator of a table)."""
+def checked(kind: type[SettingsT], values: Any, table: str = "") -> SettingsT:
+    """Settings from plain values, for use inside validators; errors name ``table.key``, or the key alone."""
+    if isinstance(values, Settings):
+        values = values.model_dump()
+    if not isinstance(values, Mapping):
+        raise refusal(table, values, "a table of keys")
+    check_keys(kind, values, table)
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         first, *others = error.errors()
         if first["type"] == "nearfar":
-            raise key_error(first["ctx"]) from None
+            raise _key_error(dotted(table, first["ctx"]["key"]), first["ctx"]) from None
         key = str(first["loc"][0]) if first["loc"] else ""
         reasons = [reason(each) for each in (first, *others) if each["loc"][:1] == first["loc"][:1]]
-        raise refusal(key, values.get(key, first["input"]), " or ".join(dict.fromkeys(reasons))) from None
+        found = values.get(key, first["input"])
+        raise refusal(dotted(table, key), found, " or ".join(dict.fromkeys(reasons))) from None
+
+
+def check_keys(kind: type[Settings], values: Iterable[str], table: str = "") -> None:
+    """Raise an error about the first key that a table of this class lacks; for use inside validators."""
+    known = keys_of(kind)
+    for key in values:
+        if key not in known:
+            raise unknown_key(key, known, table)
+
+
+def dotted(*keys: str) -> str:
+    """The keys that are not empty, joined by dots."""
+    return ".".join(filter(None, keys))
 
 
 def refusal(key: str, found: Any, expected: str) -> PydanticCustomError:
     """The error about one key of a table, to be raised inside a validator."""
-    return key_error({"key": key, "found": repr(found), "expected": expected})
+    return _key_error(key, {"found": repr(found), "expected": expected})
 
 
-def key_error(context: Mapping[str, Any]) -> PydanticCustomError:
-    """The error about ``key``, with ``expected`` and either ``found`` or ``unknown``."""
-    words = "the unknown key {key}" if context.get("unknown") else "{key} = {found}"
-    return PydanticCustomError("nearfar", f"found {words}; expected {{expected}}", dict(context))
-
-
-def unknown_key(key: str, keys: set[str]) -> PydanticCustomError:
-    """The error about a key that a table lacks."""
+def unknown_key(key: str, keys: set[str], table: str = "") -> PydanticCustomError:
+    """The error about a key that is not one of ``keys``, to be raised inside a validator."""
     expected = f"a key of the recipe{did_you_mean(key, keys)}"
-    return key_error({"key": key, "unknown": True, "expected": expected})
+    return _key_error(dotted(table, key), {"unknown": True, "expected": expected})
+
+
+def _key_error(key: str, context: Mapping[str, Any]) -> PydanticCustomError:
+    words = "the unknown key {key}" if context.get("unknown") else "{key} = {found}"
+    return PydanticCustomError("nearfar", f"found {words}; expected {{expected}}", {**context, "key": key})
 
 
 def reason(error: Any) -> str:
@@ -173,8 +183,7 @@ def reason(error: Any) -> str:
     if kind == "literal_error":
         return f"{context['expected']}{did_you_mean(error['input'], context['expected'].split(chr(39))[1::2])}"
     if kind in _BOUNDS:
-        words, key = _BOUNDS[kind]
-        return f"{words} {context[key]:g}" if isinstance(context[key], int | float) else f"{words} {context[key]}"
+        return _BOUNDS[kind].format(**context)
     if kind == "value_error":
         return str(error["msg"]).removeprefix("Value error, ")
     for prefix, words in _KINDS.items():
@@ -184,12 +193,12 @@ def reason(error: Any) -> str:
 
 
 _BOUNDS = {
-    "greater_than": ("a number greater than", "gt"),
-    "greater_than_equal": ("a number of at least", "ge"),
-    "less_than": ("a number less than", "lt"),
-    "less_than_equal": ("a number of at most", "le"),
-    "too_short": ("a list with a length of at least", "min_length"),
-    "too_long": ("a list with a length of at most", "max_length"),
+    "greater_than": "a number greater than {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number less than {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "too_short": "a list with a length of at least {min_length}",
+    "too_long": "a list with a length of at most {max_length}",
 }
 _KINDS = {
     "int": "a whole number",

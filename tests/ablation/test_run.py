@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from nearfar.ablation.grid import Grid, load_grid
 from nearfar.ablation.run import AblationRun, ablate
-from nearfar.challenge import run as run_module
 from nearfar.challenge.run import run_system
 from nearfar.cli import app
 from nearfar.errors import InputError
@@ -57,12 +56,6 @@ def finished(grid: Grid, small_factory: Path, tmp_path_factory: pytest.TempPathF
     return run, out, said, lines
 
 
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw nothing, which takes longer than all the rest."""
-    monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
-
-
 def never(*_: object, **__: object) -> None:
     raise AssertionError("this must not be called")
 
@@ -73,7 +66,7 @@ def scores_of(run: AblationRun) -> dict[tuple[str, ...], float]:
 
 @pytest.mark.slow
 def test_every_number_is_that_of_a_run_of_the_same_recipe(
-    finished, grid: Grid, small_factory: Path, tmp_path: Path, without_figures
+    finished, grid: Grid, small_factory: Path, tmp_path: Path
 ) -> None:
     run, out, _, _ = finished
     points = {tuple(point.values.values()): point.recipe for point in grid.points()[0]}
@@ -214,7 +207,7 @@ def test_a_base_that_does_not_work_is_an_error(small_factory: Path, grid: Grid, 
 
 
 def test_a_recipe_that_trains_is_trained_once_for_the_grid(
-    small_factory: Path, small_recipe, tmp_path: Path, without_figures
+    small_factory: Path, small_recipe, tmp_path: Path
 ) -> None:
     (tmp_path / "small.toml").write_text(small_recipe.to_toml(), encoding="utf-8")
     text = 'base = "small.toml"\n[axes]\n"scoring.views" = [["near"], ["far"], ["cancelled"]]\n'
@@ -233,10 +226,10 @@ def test_a_recipe_that_trains_is_trained_once_for_the_grid(
 def test_the_command(finished, grid: Grid, small_factory: Path) -> None:
     _, out, _, _ = finished
     options = ["--data", str(small_factory), "--out", str(out), "--resamples", "50"]
-    done = CliRunner().invoke(app, ["ablate", grid.where, *options, "--json"], catch_exceptions=False)
+    done = CliRunner().invoke(app, ["ablate", grid.file, *options, "--json"], catch_exceptions=False)
     assert done.exit_code == 0
     tree = json.loads(done.stdout)
     assert tree == json.loads((out / "ablation.json").read_text())
     assert "skipped 4: features.layers = [99]" in done.stderr
-    done = CliRunner().invoke(app, ["ablate", grid.where, *options], catch_exceptions=False)
+    done = CliRunner().invoke(app, ["ablate", grid.file, *options], catch_exceptions=False)
     assert "0 combinations computed, 9 read from earlier runs" in done.stdout

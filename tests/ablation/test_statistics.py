@@ -60,7 +60,7 @@ def test_rows_are_ranked_by_official_score(table: Ablation) -> None:
 def test_each_difference_is_that_of_a_comparison_alone(table: Ablation) -> None:
     for values, scores in POINTS:
         (row,) = (row for row in table.rows if row.values == values)
-        assert row.difference == compare(scores, REFERENCE, TRUTH, resamples=RESAMPLES)
+        assert [row.difference] == compare([[scores]], [REFERENCE], TRUTH, resamples=RESAMPLES)
 
 
 def test_scores_and_ranks_without_a_machine(table: Ablation) -> None:
@@ -85,7 +85,7 @@ def test_the_choice_without_a_machine_is_looked_at_on_it(table: Ablation) -> Non
         assert entry.score == pytest.approx(on_it[choice])
         assert entry.best == pytest.approx(max(on_it))
         assert entry.rank == 1 + sum(value > on_it[choice] + 1e-12 for value in on_it)
-        assert entry.reference == pytest.approx(official([s for s in REFERENCE if s.machine == entry.machine]))
+        assert entry.against == pytest.approx(official([s for s in REFERENCE if s.machine == entry.machine]))
 
 
 def test_equal_scores_share_a_rank() -> None:

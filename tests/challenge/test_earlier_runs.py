@@ -12,7 +12,6 @@ import pytest
 import tomli_w
 import yaml
 
-from nearfar.challenge import run as run_module
 from nearfar.challenge.ensemble import ensemble, read_member
 from nearfar.challenge.run import run_system
 from nearfar.challenge.submission import write_submission
@@ -69,10 +68,8 @@ def runs(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     for number, path in enumerate(sorted((root / "data" / "whiner" / "test").iterdir())):
         path.rename(path.with_name(f"section_00_{number:04d}.wav"))
     best = load_recipe("nearfar-best")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "machine_figure", lambda *_: None)
-        run_system(best, root / "data", root / "run")
-        run_system(best.with_changes(**{"scoring.views": ["near"]}), root / "data", root / "near")
+    run_system(best, root / "data", root / "run")
+    run_system(best.with_changes(**{"scoring.views": ["near"]}), root / "data", root / "near")
     return root / "run", written_earlier(root / "run", root / "earlier"), root / "near"
 
 
@@ -83,10 +80,7 @@ def test_the_recipe_is_that_of_the_same_system(runs: tuple[Path, Path, Path]) ->
     assert then.threshold.rule is None, "gamma and 0.9 were the defaults of runs"
 
 
-def test_members_of_earlier_versions_give_the_same_ensemble(
-    runs: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
+def test_members_of_earlier_versions_give_the_same_ensemble(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     run, earlier, near = runs
     ensemble([run, near], tmp_path / "a")
     ensemble([earlier, near], tmp_path / "b")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from nearfar.challenge import run as run_module
 from nearfar.challenge.ensemble import ensemble
 from nearfar.challenge.run import run_system
 from nearfar.cli import app
@@ -39,16 +38,9 @@ def runs(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     }
     near = best.with_changes(**{"scoring.views": ["near"]})
     recipes = {"best": best, "layer": best.with_changes(**tokens), "near": near}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "machine_figure", lambda *_: None)
-        for name, recipe in recipes.items():
-            assert run_system(recipe, small_factory, root / name, note=NOTE) is not None
+    for name, recipe in recipes.items():
+        assert run_system(recipe, small_factory, root / name, note=NOTE) is not None
     return [root / name for name in recipes]
-
-
-@pytest.fixture(autouse=True)
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
 
 
 def by_hand(runs: list[Path], machine: str, weights: list[float]) -> tuple[dict[str, float], list[float]]:
@@ -97,7 +89,7 @@ def test_the_folder_is_one_like_a_runs(runs: list[Path], tmp_path: Path) -> None
     views = json.loads((tmp_path / "all" / "view_scores.json").read_text())
     assert list(views["machines"][0]["views"]) == ["best", "layer", "near"]
     a, b = read_scores(tmp_path / "all" / "scores"), read_scores(runs[0] / "scores")
-    assert compare(a, b, GroundTruth.from_names(a), resamples=10)
+    assert compare([[a]], [b], GroundTruth.from_names(a), resamples=10)
     again, _ = ensemble([tmp_path / "all", runs[0]], tmp_path / "nested")
     assert again is not None
 
@@ -136,10 +128,10 @@ def test_what_is_no_run_or_of_other_recordings_is_refused(runs: list[Path], tmp_
     other = Path(shutil.copytree(runs[1], tmp_path / "other"))
     file = other / "scores" / "anomaly_score_whiner_section_00_test.csv"
     file.write_text(file.read_text().replace("_0000_", "_0009_"))
-    with pytest.raises(InputError, match=r"other recordings than in .*whiner: test clips"):
+    with pytest.raises(InputError, match=r"other recordings than in .*whiner clip .* in only one"):
         ensemble([runs[0], other], tmp_path / "out")
     file.unlink()
-    with pytest.raises(InputError, match=r"other recordings than in .*\(whiner\)"):
+    with pytest.raises(InputError, match=r"other recordings than in .*\(scores of whiner section 00 in only one"):
         ensemble([runs[0], other], tmp_path / "out")
     fewer = Path(shutil.copytree(runs[1], tmp_path / "fewer"))
     tree = json.loads((fewer / "view_scores.json").read_text())

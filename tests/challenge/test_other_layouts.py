@@ -57,14 +57,15 @@ def run(tmp_path: Path):
     return finished.results, tmp_path / "ae-mse"
 
 
-def test_a_folder_of_2020(write, tmp_path, capsys):
+def test_a_folder_of_2020(write, tmp_path, capsys, with_figures):
     for machine_id in ("00", "02"):
         for n in range(4):
             write("fan", "train", f"normal_id_{machine_id}_{n:08d}.wav")
         for n in range(3):
             write("fan", "test", f"normal_id_{machine_id}_{n:08d}.wav")
             write("fan", "test", f"anomaly_id_{machine_id}_{n:08d}.wav")
-    results, out = run(tmp_path)
+    with with_figures():
+        results, out = run(tmp_path)
     assert [(row.machine, row.section) for row in results.machines] == [("fan", "00"), ("fan", "02")]
     for row in results.machines:
         scores = rows(out / "scores" / f"anomaly_score_fan_section_{row.section}_test.csv")

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from tests.command import Nearfar
 
-from nearfar.challenge import run as run_module
 from nearfar.challenge.reproduce import SUITES, Reproduction, reproduce, suite_recipes
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
@@ -59,7 +58,6 @@ def interrupted(small_factory: Path, recipes: list[Recipe], tmp_path_factory: py
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_module, "finetune", watched)
-        patch.setattr(run_module, "machine_figure", lambda *_: None)  # sixteen figures would take longest of all
         with pytest.raises(StoppedError):
             reproduce(recipes, small_factory, out, seeds=SEEDS, progress=stop)
         assert (out / "seed_0" / "tiny-fusion" / "results.json").is_file()
@@ -120,7 +118,6 @@ def test_seeds_added_later_train_only_their_own_models(
     interrupted, small_factory: Path, recipes: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, out, _ = interrupted
-    monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
     monkeypatch.setattr(training_module, "finetune", lambda *_, **__: pytest.fail("nothing is left to train"))
     shutil.copytree(out / "models", tmp_path / "models")
     (recipe,) = (recipe for recipe in recipes if recipe.name == "tiny-near")

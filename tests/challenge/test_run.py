@@ -25,11 +25,14 @@ from nearfar.pipeline.preparation import prepare_run
 
 
 @pytest.fixture(scope="module")
-def finished(small_factory: Path, small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory):
+def finished(small_factory: Path, small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory, with_figures):
     """A whole run of the fusion system: (what it returned, its folder, its progress)."""
     out = tmp_path_factory.mktemp("run") / "fusion"
     said: list[tuple[str, int, int]] = []
-    run = run_system(small_recipe, small_factory, out, progress=lambda *what: said.append(what), tensorboard=True)
+    with with_figures():
+        run = run_system(
+            small_recipe, small_factory, out, progress=lambda *what: said.append(what), tensorboard=True
+        )
     return run, out, said
 
 
@@ -286,7 +289,12 @@ def test_checkpoint_of_another_recipe_is_refused_and_nothing_changes(
 
 
 def test_new_test_clips_need_no_training(
-    finished, small_factory: Path, small_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished,
+    small_factory: Path,
+    small_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_figures,
 ) -> None:
     """Evaluation clips hide their labels: they get scores, and there is no table."""
     _, out, _ = finished
@@ -295,7 +303,8 @@ def test_new_test_clips_need_no_training(
         for index, path in enumerate(sorted((factory / machine / "test").iterdir())):
             path.rename(path.with_name(f"section_00_{index:04d}.wav"))
     monkeypatch.setattr("nearfar.pipeline.training.finetune", never)
-    run = run_system(small_recipe, factory, tmp_path / "out", model_folder=out / "model")
+    with with_figures():
+        run = run_system(small_recipe, factory, tmp_path / "out", model_folder=out / "model")
     assert run is not None
     assert run.results is None
     for entry, known in zip(run.scores, read_scores(out / "scores"), strict=True):

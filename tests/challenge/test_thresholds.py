@@ -8,16 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nearfar.challenge import run as run_module
 from nearfar.challenge.run import run_system
 from nearfar.config import load_recipe
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import read_decisions, read_scores
-
-
-@pytest.fixture(autouse=True)
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "machine_figure", lambda *_: None)
 
 
 def run(out: Path, data: Path, **changes: object) -> list[dict]:

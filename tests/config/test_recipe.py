@@ -375,7 +375,7 @@ def default_of(kind: type[Settings], key: str) -> object:
     """The default of a key of a table, or of the settings of one of its choices."""
     if key in kind.model_fields:
         return kind.model_fields[key].default
-    entries = [entry for table in kind.choices().values() for entry in table.values() if entry.table is None]
+    entries = [entry for table in kind.choices.values() for entry in table.values() if entry.table is None]
     return next(default_of(entry.settings, key) for entry in entries if key in keys_of(entry.settings))
 
 

@@ -20,12 +20,18 @@ class Waits(list):
     """Records waits instead of sleeping."""
 
     def policy(self, **settings) -> RetryPolicy:
-        return RetryPolicy(sleep=self.append, now=lambda: NOW, timeout_seconds=5, **settings)
+        return RetryPolicy(sleep=self.append, timeout_seconds=5, **settings)
 
 
 @pytest.fixture
 def waits() -> Waits:
     return Waits()
+
+
+@pytest.fixture
+def clock(monkeypatch) -> None:
+    """The time is always NOW."""
+    monkeypatch.setattr("time.time", lambda: NOW)
 
 
 @pytest.fixture
@@ -129,7 +135,7 @@ def test_a_web_page_instead_of_the_file_is_not_written(faulty, path, waits):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_honoured(faulty, path, waits, status):
+def test_retry_after_is_honoured(faulty, path, waits, clock, status):
     date = formatdate(NOW + 90, usegmt=True)
     url = faulty((status, {"Retry-After": "7"}), (status, {"Retry-After": date}), (status, {}), "hang up")
     fetch(url, path, retry=waits.policy())
@@ -222,5 +228,5 @@ def test_an_error_of_the_disk_is_no_error_of_the_network(faulty, loopback, tmp_p
         ("", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(value, seconds):
-    assert retry_after_seconds(value, NOW) == seconds
+def test_retry_after_is_seconds_or_a_date(value, seconds, clock):
+    assert retry_after_seconds(value) == seconds

@@ -13,8 +13,14 @@ from hypothesis import strategies as st
 from nearfar.data.prefetch import prefetched
 
 
-def loader_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("nearfar-loader")]
+@pytest.fixture
+def earlier() -> set[threading.Thread]:
+    """Threads that other tests of the process have left."""
+    return set(threading.enumerate())
+
+
+def loader_threads(earlier: set[threading.Thread]) -> list[str]:
+    return [thread.name for thread in set(threading.enumerate()) - earlier if "nearfar-loader" in thread.name]
 
 
 @given(items=st.lists(st.integers(), max_size=30), threads=st.integers(1, 4), ahead=st.integers(0, 9))
@@ -64,7 +70,7 @@ def test_never_more_is_under_way_than_allowed() -> None:
     assert furthest == ahead + 1, "the one that is waited for, and three more"
 
 
-def test_an_error_comes_in_the_place_of_its_result_and_ends_the_work() -> None:
+def test_an_error_comes_in_the_place_of_its_result_and_ends_the_work(earlier: set[threading.Thread]) -> None:
     def work(item: int) -> int:
         if item == 3:
             raise OSError("no such clip")
@@ -75,10 +81,10 @@ def test_an_error_comes_in_the_place_of_its_result_and_ends_the_work() -> None:
     with pytest.raises(OSError, match="no such clip"):
         next(results)
     assert list(results) == []
-    assert not loader_threads()
+    assert not loader_threads(earlier)
 
 
-def test_pending_items_are_cancelled() -> None:
+def test_pending_items_are_cancelled(earlier: set[threading.Thread]) -> None:
     started: list[int] = []
     go_on = threading.Event()
 
@@ -95,7 +101,7 @@ def test_pending_items_are_cancelled() -> None:
     threading.Timer(0.05, go_on.set).start()
     results.close()  # type: ignore[attr-defined]
     assert started == [0, 1], "item 1 was under way; the other fifty were waiting and are dropped"
-    assert not loader_threads()
+    assert not loader_threads(earlier)
 
 
 def test_an_endless_list_of_items_is_read_only_as_far_as_needed() -> None:

@@ -18,7 +18,7 @@ from nearfar.data.simulate import FactoryPlan, machine_types, simulate_factory
 from nearfar.errors import InputError
 
 PLAN = FactoryPlan(
-    machines=machine_types(), train_source=24, train_target=6, test_per_group=10, clip_seconds=2.0, seed=3
+    machines=machine_types(), train_source=12, train_target=4, test_per_group=8, clip_seconds=2.0, seed=3
 )
 SMALL = FactoryPlan(
     machines=("valve", "fan"), train_source=2, train_target=1, test_per_group=2, clip_seconds=1.0, seed=7
@@ -51,12 +51,12 @@ def factory(tmp_path_factory: pytest.TempPathFactory) -> Factory:
 def test_every_file_has_the_folder_and_the_name_of_the_layout(factory):
     counts = Counter((clip.machine, clip.split, clip.domain, clip.label) for clip in factory.clips)
     for machine in PLAN.machines:
-        assert counts[machine, "train", "source", "normal"] == 24
-        assert counts[machine, "train", "target", "normal"] == 6
+        assert counts[machine, "train", "source", "normal"] == 12
+        assert counts[machine, "train", "target", "normal"] == 4
         for domain in ("source", "target"):
-            assert counts[machine, "test", domain, "normal"] == 10
-            assert counts[machine, "test", domain, "anomaly"] == 10
-    assert sum(counts.values()) == PLAN.clips == 6 * 70
+            assert counts[machine, "test", domain, "normal"] == 8
+            assert counts[machine, "test", domain, "anomaly"] == 8
+    assert sum(counts.values()) == PLAN.clips == 6 * 48
     info = soundfile.info(factory.clips[0].path)
     assert (info.samplerate, info.channels, info.subtype, info.frames) == (16_000, 2, "PCM_16", 32_000)
 
@@ -78,7 +78,7 @@ def test_attribute_table_repeats_the_attributes_of_names(factory):
     for machine in PLAN.machines:
         with (factory.folder / machine / "attributes_00.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert len(rows) == 70
+        assert len(rows) == 48
         for row in rows:
             clip = parse_clip(factory.folder / row["file_name"], machine, row["file_name"].split("/")[1])
             assert clip.path.is_file()
@@ -156,8 +156,8 @@ def level_aucs(factory: Factory, tamper_db: float = 0.0) -> dict[str, list[float
     return aucs
 
 
-CHANCE_BAND = 3 * np.sqrt((2 * 20 + 1) / (12 * 20 * 20)) / np.sqrt(6)
-"""Three standard deviations of the mean over 6 machines of an AUC of 20 against 20 clips without any signal."""
+CHANCE_BAND = 3 * np.sqrt((2 * 16 + 1) / (12 * 16 * 16)) / np.sqrt(6)
+"""Three standard deviations of the mean over 6 machines of an AUC of 16 against 16 clips without any signal."""
 
 
 def test_a_classifier_of_levels_is_at_chance(factory):
@@ -214,28 +214,35 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_same_seed_gives_the_same_bytes_whatever_the_other_machines(tmp_path):
-    both = digests(simulate_factory(SMALL, tmp_path / "both"))
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, int]]]:
+    """The folder of the small plan, and the progress that was reported."""
+    reported: list[tuple[int, int]] = []
+    out = tmp_path_factory.mktemp("small") / "out"
+    assert simulate_factory(SMALL, out, lambda done, total: reported.append((done, total))) == out
+    return out, reported
+
+
+def test_same_seed_gives_the_same_bytes_whatever_the_other_machines(small, tmp_path):
+    both = digests(small[0])
     assert digests(simulate_factory(SMALL, tmp_path / "again")) == both
-    turned = FactoryPlan(**{**options(SMALL), "machines": ("pump", "fan", "valve")})
-    more = digests(simulate_factory(turned, tmp_path / "more"))
-    kept = {name: digest for name, digest in both.items() if "/" in name}
-    assert len(kept) == 2 * (2 + 1 + 4 * 2 + 1)
-    assert {name: more[name] for name in kept} == kept
+    others = FactoryPlan(**{**options(SMALL), "machines": ("pump", "valve")})
+    beside = digests(simulate_factory(others, tmp_path / "beside"))
+    kept = {name: digest for name, digest in both.items() if name.startswith("valve/")}
+    assert len(kept) == 2 + 1 + 4 * 2 + 1
+    assert {name: beside[name] for name in kept} == kept
 
 
-def test_another_seed_gives_other_sounds(tmp_path):
-    one = digests(simulate_factory(SMALL, tmp_path / "one"))
+def test_another_seed_gives_other_sounds(small, tmp_path):
+    one = digests(small[0])
     other = digests(simulate_factory(FactoryPlan(**{**options(SMALL), "seed": 8}), tmp_path / "other"))
     sounds = [digest for made in (one, other) for name, digest in made.items() if name.endswith(".wav")]
     assert len(sounds) == 2 * SMALL.clips
     assert len(set(sounds)) == len(sounds)
 
 
-def test_progress_is_reported_after_each_clip(tmp_path):
-    reported: list[tuple[int, int]] = []
-    out = simulate_factory(SMALL, tmp_path / "out", lambda done, total: reported.append((done, total)))
-    assert out == tmp_path / "out"
+def test_progress_is_reported_after_each_clip(small):
+    _, reported = small
     assert reported == [(done, 22) for done in range(1, 23)]
 
 

@@ -9,7 +9,7 @@ from scipy.signal import hilbert
 from nearfar.data.simulate.background import NOISES
 from nearfar.data.simulate.factory import mix
 from nearfar.data.simulate.machines import MACHINES, Fault, Operation
-from nearfar.data.simulate.rooms import WAYPOINTS, build_room, carry, carry_moving
+from nearfar.data.simulate.rooms import WAYPOINTS, build_room, convolve_moving
 from nearfar.data.simulate.signals import (
     convolve,
     harmonics,
@@ -188,18 +188,18 @@ def test_a_source_at_rest_is_carried_by_the_response_of_its_waypoint():
     dry = stream(1).standard_normal(3000)
     for waypoint in (0, 2):
         position = waypoint / (WAYPOINTS - 1)
-        images = carry_moving(room, dry, 1, position, position)
+        images = convolve_moving(room, dry, 1, position, position)
         for channel in (0, 1):
             naive = np.convolve(dry, room.paths[1, waypoint, channel])[:3000]
             assert images[channel] == pytest.approx(naive, abs=1e-9)
-    assert carry(room, dry)[1] == pytest.approx(np.convolve(dry, room.machine[1])[:3000], abs=1e-9)
+    assert convolve(dry, room.machine)[1] == pytest.approx(np.convolve(dry, room.machine[1])[:3000], abs=1e-9)
 
 
 def test_a_moving_source_starts_at_one_end_and_arrives_at_the_other():
     room = build_room(0, "fan", "source")
     dry = stream(1).standard_normal(SAMPLES)
-    moving = carry_moving(room, dry, 0, 0.0, 1.0)
-    ends = [carry_moving(room, dry, 0, position, position) for position in (0.0, 1.0)]
+    moving = convolve_moving(room, dry, 0, 0.0, 1.0)
+    ends = [convolve_moving(room, dry, 0, position, position) for position in (0.0, 1.0)]
     edge = SAMPLES // 50
     early, late = slice(0, edge), slice(SAMPLES - edge, SAMPLES)
     for window, near_end, far_end in ((early, *ends), (late, *ends[::-1])):

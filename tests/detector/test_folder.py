@@ -128,6 +128,25 @@ def test_a_detector_that_was_moved_aside_comes_back(
     assert {path.name for path in saved.parent.iterdir()} == {"detector"}
 
 
+def without_hashes(folder: Path) -> None:
+    """Make a card as earlier versions wrote it, without hashes of itself and of the calibration."""
+    card = json.loads((folder / "detector.json").read_text())
+    card["sha256"] = {"banks.safetensors": card["sha256"]["banks.safetensors"]}
+    (folder / "detector.json").write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize("digit", ["value", "false_alarm_rate", "rule"])
+def test_a_threshold_that_its_rule_does_not_find_is_refused(saved: Path, digit: str) -> None:
+    rows = json.loads((saved / "thresholds.json").read_text())
+    rows[0][digit] = {"value": rows[0]["value"] * 1.1, "false_alarm_rate": 0.5, "rule": "empirical"}[digit]
+    (saved / "thresholds.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"thresholds\.json: found .*expected what the rule finds"):
+        nearfar.Detector.load(saved)
+    rows[0] |= {"rule": "given", "false_alarm_rate": None, "value": 12.5, "guaranteed": False}
+    (saved / "thresholds.json").write_text(json.dumps(rows))
+    assert nearfar.Detector.load(saved).thresholds[0].value == 12.5
+
+
 def test_an_empty_folder_will_do(fitted: nearfar.Detector, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     fitted.save(tmp_path / "new")
@@ -162,6 +181,9 @@ def test_banks_of_another_detector_are_refused(saved: Path) -> None:
 def test_scores_of_other_machines_are_refused(saved: Path) -> None:
     tree = json.loads((saved / "calibration.json").read_text())
     (saved / "calibration.json").write_text(json.dumps(tree[:1]))
+    with pytest.raises(InputError, match=r"calibration\.json: found .*SHA-256"):
+        nearfar.Detector.load(saved)
+    without_hashes(saved)
     with pytest.raises(InputError, match=r"calibration\.json: found scores of other machines"):
         nearfar.Detector.load(saved)
 
@@ -169,6 +191,9 @@ def test_scores_of_other_machines_are_refused(saved: Path) -> None:
 def test_features_of_another_computation_are_refused(saved: Path) -> None:
     card = json.loads((saved / "detector.json").read_text())
     (saved / "detector.json").write_text(json.dumps(card | {"computation": 1}))
+    with pytest.raises(InputError, match=r"detector\.json: found .*SHA-256"):
+        nearfar.Detector.load(saved)
+    without_hashes(saved)
     with pytest.raises(InputError, match=r"detector\.json: found features computed as.*Fit the detector again"):
         nearfar.Detector.load(saved)
 
@@ -212,6 +237,7 @@ def test_folders_of_earlier_versions_load(saved: Path, fitted: nearfar.Detector,
         "hop_seconds": 0.5,
     }
     (saved / "detector.json").write_text(json.dumps(card))
+    without_hashes(saved)
 
     loaded = nearfar.Detector.load(saved)
     assert loaded.thresholds == fitted.thresholds

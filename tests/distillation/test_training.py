@@ -116,8 +116,8 @@ def test_losses_against_loops_and_without_segments_that_have_no_visible_token() 
                 statistics = patch_statistics(clean)[view % 2, visible[view, n]]
                 spectrum.append(float((student.to_spectrum(tokens[view, n]) - statistics).square().mean()))
     assert len(embedding) < 16
-    assert float(losses.embedding) == pytest.approx(np.mean(embedding), rel=1e-5)
-    assert float(losses.spectrum) == pytest.approx(np.mean(spectrum), rel=1e-5)
+    assert float(losses[0]) == pytest.approx(np.mean(embedding), rel=1e-5)
+    assert float(losses[1]) == pytest.approx(np.mean(spectrum), rel=1e-5)
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:
@@ -193,11 +193,11 @@ def test_a_step_has_at_most_as_many_new_groups_as_groups() -> None:
 
 
 def test_the_loss_falls(folder: Path, tmp_path: Path, teacher: YAMNet) -> None:
-    plan = PLAN.model_copy(update={"steps": 16, "learning_rate": 1e-2, "save_every": 16})
+    plan = PLAN.model_copy(update={"steps": 12, "learning_rate": 1e-2, "save_every": 12})
     distil(plan, [folder], teacher, tmp_path / "out")
     losses = [json.loads(line)["spectrum"] for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert all(map(math.isfinite, losses))
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
 
 
 def test_a_file_that_is_not_a_plan_is_an_error(tmp_path: Path) -> None:

@@ -181,9 +181,10 @@ def test_a_known_size_is_required_and_a_known_hash_warned_about(hub, weights, mo
 
 def test_a_hub_that_asks_to_wait_until_a_date(hub, monkeypatch):
     waits = []
+    monkeypatch.setattr("time.time", lambda: NOW)
     date = formatdate(NOW + 45, usegmt=True)
     hub.script = [(503, {"Retry-After": date})] * 2 + [(502, {})]
-    fetch_encoder("tiny-eat", retry=RetryPolicy(attempts=4, sleep=waits.append, now=lambda: NOW))
+    fetch_encoder("tiny-eat", retry=RetryPolicy(attempts=4, sleep=waits.append))
     assert waits == [45.0, 45.0, 4.0]
 
 

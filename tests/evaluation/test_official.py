@@ -331,7 +331,7 @@ def test_a_comparison_takes_the_difference_of_the_year_s_scores(year):
         MachineScores(e.machine, e.section, e.names, np.random.default_rng(9).random(len(e.names)))
         for e in entries
     ]
-    found = compare(entries, worse, truth, resamples=50)
+    (found,) = compare([[entries]], [worse], truth, resamples=50)
     expected = evaluate_scores(entries, truth).official_score - evaluate_scores(worse, truth).official_score
     assert found.overall.value == pytest.approx(expected)
 
@@ -345,7 +345,7 @@ def test_clips_of_one_name_in_two_folders_are_two_clips():
     truth = GroundTruth({("pump", "00"): clips}, "own")
     a = MachineScores("pump", "00", names, np.array([0.0, 1.0, 0.1, 0.9]))
     b = MachineScores("pump", "00", names[::-1], np.array([0.0, 1.0, 0.1, 0.9]))
-    assert compare([a], [b], truth, resamples=5).overall.value > 0.4
+    assert compare([[[a]]], [[b]], truth, resamples=5)[0].overall.value > 0.4
 
 
 @pytest.mark.parametrize("year", ENTRIES)

@@ -10,7 +10,6 @@ from nearfar.evaluation.scorefiles import (
     MachineDecisions,
     MachineScores,
     clip_name,
-    decide,
     holds_scores,
     read_decisions,
     read_scores,
@@ -179,12 +178,6 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 NAMES = ("section_00_0000.wav", "section_00_0001.wav", "section_00_0002.wav")
-
-
-def test_only_a_score_above_the_threshold_is_an_anomaly():
-    decided = decide(MachineScores("fan", "00", NAMES, np.array([0.1, 0.5, 0.9])), 0.5)
-    assert (decided.machine, decided.section, decided.names) == ("fan", "00", NAMES)
-    assert decided.decisions.tolist() == [0, 0, 1]
 
 
 def test_decision_files_are_the_evaluators_and_come_back(tmp_path):

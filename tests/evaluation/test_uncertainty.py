@@ -23,11 +23,11 @@ def uncertainty(entries, **options):
 
 
 def compare(a, b, **options):
-    return bootstrap.compare(a, b, GroundTruth.from_names(a), **options)
+    return bootstrap.compare([[a]], [b], GroundTruth.from_names(a), **options)[0]
 
 
 def compare_seeds(a, b, **options):
-    return bootstrap.compare_seeds(a, b, GroundTruth.from_names(a[0]), **options)
+    return bootstrap.compare([a], b, GroundTruth.from_names(a[0]), **options)[0]
 
 
 def truth_of(per_group):
@@ -42,7 +42,7 @@ def test_weighted_metrics_are_scikit_learns_on_the_repeated_clips(per_group, dis
     rng = np.random.default_rng(seed)
     truth = truth_of(per_group)
     scores = rng.integers(distinct, size=truth.anomalous.size) / 7  # few values, so that ties abound
-    counts = draw_counts(*truth, 5, rng)
+    counts = draw_counts(*truth, 2, rng)
     for row, metrics in zip(counts, weighted_metrics(*truth, scores, counts).T, strict=True):
         clips = np.repeat(np.arange(row.size), row.astype(int))
         y, domain, s = truth.anomalous[clips], truth.domains[clips], scores[clips]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nearfar.data.audio import read_waveform
-from nearfar.frontends.slaney import frame_count, hz_to_mel, mel_bank, mel_to_hz, slaney_log_mel
+from nearfar.frontends.slaney import hz_to_mel, mel_bank, mel_to_hz, slaney_log_mel
 
 
 def librosa_log_mel(waveform: np.ndarray) -> np.ndarray:
@@ -78,8 +78,7 @@ def test_the_mel_scale_has_its_known_points(hz: float, mel: float) -> None:
 
 @pytest.mark.parametrize(("seconds", "vectors"), [(6, 184), (10, 309), (11, 340), (12, 372), (16, 497)])
 def test_frame_counts_give_the_published_numbers_of_vectors(seconds: int, vectors: int) -> None:
-    assert frame_count(16_000 * seconds) - 4 == vectors
-    assert len(slaney_log_mel(torch.zeros(16_000 * seconds))) == frame_count(16_000 * seconds)
+    assert len(slaney_log_mel(torch.zeros(16_000 * seconds))) - 4 == vectors
 
 
 def test_digital_silence_lies_on_the_floor_of_double_precision() -> None:

@@ -267,9 +267,8 @@ def test_windows_of_a_detector_have_one_spectrogram_each(small_factory: Path, ca
 
 @pytest.mark.parametrize("name", TWO_VIEWS)
 def test_a_run_decodes_every_file_and_computes_every_spectrogram_once(
-    name: str, small_factory: Path, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, small_factory: Path, calls: Calls, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("nearfar.challenge.run.machine_figure", lambda *_: None)  # not tested here
     recipe, views = recipe_of(name)
     run_system(recipe, small_factory, tmp_path)
     assert calls.taken() == ({1}, 36, 36 * views)

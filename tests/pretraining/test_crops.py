@@ -12,7 +12,7 @@ import torch
 from nearfar.data.recordings import AudioFile, find_recordings
 from nearfar.encoders.eat import SIZES
 from nearfar.pretraining.batches import Crops
-from nearfar.pretraining.recipe import Masking
+from nearfar.pretraining.recipe import PretrainRecipe
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[AudioFile]:
     return find_recordings([folder])
 
 
-def crops(recordings: list[AudioFile], **changes: int) -> Crops:
-    settings = {"batch_size": 5, "seed": 3, **changes}
-    masking = Masking(clones=2)
-    return Crops(recordings, crop_seconds=1.0, masking=masking, config=SIZES["tiny"], **settings)
+def crops(recordings: list[AudioFile], seed: int = 3) -> Crops:
+    tables = {"masking": {"clones": 2}, "training": {"batch_size": 5}}
+    recipe = PretrainRecipe.model_validate({"name": "small", "seed": seed, "crop_seconds": 1.0, **tables})
+    return Crops(recordings, recipe, SIZES["tiny"])
 
 
 def test_an_epoch_takes_every_channel_once_per_crop_length(recordings: list[AudioFile]) -> None:

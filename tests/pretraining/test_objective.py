@@ -15,7 +15,6 @@ from torch import Tensor
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.pretraining.model import (
     Decoder,
-    DecoderConfig,
     MaskedPredictor,
     Teacher,
     decay_after,
@@ -63,8 +62,8 @@ def facts(golden_arrays: Path) -> dict[str, float]:
 @pytest.fixture
 def student(golden_arrays: Path, facts) -> MaskedPredictor:
     config = EATConfig(embed_dim=facts["embed_dim"], depth=facts["depth"], num_heads=facts["num_heads"])
-    sizes = DecoderConfig(facts["decoder_layers"], facts["decoder_kernel"], facts["decoder_groups"])
-    built = MaskedPredictor(EAT(config), Decoder(config.embed_dim, config.bands, sizes))
+    sizes = facts["decoder_layers"], facts["decoder_kernel"], facts["decoder_groups"]
+    built = MaskedPredictor(EAT(config), Decoder(config.embed_dim, config.bands, *sizes))
     weights = tensors_under("", load_file(golden_arrays / "eat_tiny_A.weights.safetensors"))
     del weights["encoder.fixed_positional_encoder.positions"]
     built.load_state_dict(weights)
@@ -180,7 +179,7 @@ def test_decay_grows_linearly_and_stays():
 def test_student_without_masked_cells_is_the_encoder():
     encoder = build_encoder(EATConfig(embed_dim=24, depth=2, num_heads=2, max_length=8), seed=4)
     fbank = torch.randn(2, 1, 48, 128, generator=torch.Generator().manual_seed(5))
-    student = MaskedPredictor(encoder, Decoder(24, 8, DecoderConfig(1, 3, 4)))
+    student = MaskedPredictor(encoder, Decoder(24, 8, 1, 3, 4))
     nothing_masked = torch.zeros(6, 24, dtype=torch.bool)
     with torch.no_grad():
         encoded = student.encode(fbank, visible_cells(nothing_masked))

@@ -13,10 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from nearfar.cli import app
+from nearfar.config.validation import packaged_names
 from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import build_encoder
 from nearfar.errors import InputError
-from nearfar.pretraining.recipe import PretrainRecipe, load_pretrain_recipe, pretrain_recipe_names
+from nearfar.pretraining.recipe import RECIPES, PretrainRecipe, load_pretrain_recipe
 from nearfar.pretraining.run import pretrain_encoder
 
 SMALL = {
@@ -116,8 +117,9 @@ def test_the_command_pretrains_and_prints_json(trained: Path, tmp_path: Path) ->
 
 
 def test_packaged_recipes_are_read_and_the_base_one_is_the_published() -> None:
-    assert pretrain_recipe_names() == ["adapt", "ssl-base", "ssl-tiny"]
-    assert all(load_pretrain_recipe(name).name == name for name in pretrain_recipe_names())
+    names = packaged_names(RECIPES)
+    assert names == ["adapt", "ssl-base", "ssl-tiny"]
+    assert all(load_pretrain_recipe(name).name == name for name in names)
     base = load_pretrain_recipe("ssl-base")
     assert (base.masking.clones, base.masking.ratio, base.masking.block) == (16, 0.8, 5)
     assert (base.teacher.start, base.teacher.end, base.teacher.anneal_steps) == (0.9998, 0.99999, 100_000)

@@ -60,14 +60,7 @@ def train(recipe: PretrainRecipe, recordings: list[AudioFile], folder: Path, **o
 
 
 def crops(recipe: PretrainRecipe, recordings: list[AudioFile]) -> Crops:
-    return Crops(
-        recordings,
-        crop_seconds=recipe.crop_seconds,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.seed,
-        masking=recipe.masking,
-        config=CONFIG,
-    )
+    return Crops(recordings, recipe, CONFIG)
 
 
 def log_of(folder: Path) -> list[dict[str, float]]:

@@ -38,7 +38,11 @@ def run(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report_run(run, tmp_path_factory.mktemp("page") / "report.html")
+    """Written by the command, to a folder that it makes."""
+    out = tmp_path_factory.mktemp("page") / "deep" / "report.html"
+    done = CliRunner().invoke(app, ["report", str(run), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return out
 
 
 class Outline(HTMLParser):
@@ -178,11 +182,7 @@ def test_a_run_with_hidden_labels_has_scores_but_no_verdicts(small_factory: Path
     assert "Threshold and false alarms" in text
 
 
-def test_the_command_writes_the_page_and_refuses_what_is_no_run(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "report.html"
-    done = CliRunner().invoke(app, ["report", str(run), "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert out.is_file()
+def test_what_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "damaged")
     (tmp_path / "damaged" / "view_scores.json").write_text("[]")
     with pytest.raises(InputError, match=r"view_scores\.json.*folder of the recordings"):

@@ -19,7 +19,6 @@ from nearfar.scoring import (
     VarMin,
     density,
     distances,
-    nearest,
 )
 from nearfar.scoring.settings import NearestSettings
 
@@ -61,15 +60,22 @@ class Naive:
             return clip / np.linalg.norm(clip, axis=1, keepdims=True)
         return (clip - self.mean) / self.deviation / np.sqrt(clip.shape[1])
 
-    def distance(self, a: np.ndarray, b: np.ndarray, parts: list[int]) -> float:
-        """Between (parts, dim) scaled, averaged over some parts."""
+    def distances(self, x: np.ndarray, bank: list[np.ndarray], parts: list[int]) -> np.ndarray:
+        """From (parts, dim) scaled to each of a bank, averaged over some parts."""
+        a, b = x[parts], np.stack(bank)[:, parts]
         if self.scoring.distance == "cosine":
-            return float(np.mean([1 - a[p] @ b[p] / np.linalg.norm(a[p]) / np.linalg.norm(b[p]) for p in parts]))
-        return float(np.mean([np.sqrt(np.sum((a[p] - b[p]) ** 2)) for p in parts]))
+            cosines = (a * b).sum(axis=2) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=2)
+            return (1 - cosines).mean(axis=1)
+        return np.sqrt(((a - b) ** 2).sum(axis=2)).mean(axis=1)
 
     def nearest(self, clip: int, others: list[int]) -> list[int]:
+        if not others:
+            return []
         parts = list(range(self.clips.shape[1]))
-        return sorted(others, key=lambda o: self.distance(self.vectors[clip], self.vectors[o], parts))
+        order = np.argsort(
+            self.distances(self.vectors[clip], [self.vectors[o] for o in others], parts), kind="stable"
+        )
+        return [others[place] for place in order]
 
     def bank(self, left_out: int | None) -> list[Entry]:
         """The entries of a bank that a clip is left out of."""
@@ -122,13 +128,11 @@ class Naive:
         return float(np.mean(sorted(self.rescaled(x, bank, k, parts))[: self.scoring.neighbours]))
 
     def rescaled(self, x: np.ndarray, bank: list[np.ndarray], k: int, parts: list[int]) -> list[float]:
-        plain = [self.distance(x, y, parts) for y in bank]
+        plain = self.distances(x, bank, parts).tolist()
         how = self.scoring.normalisation
         if how == "none" or len(bank) == 1:
             return plain
-        others = [
-            sorted(self.distance(y, z, parts) for j, z in enumerate(bank) if j != i) for i, y in enumerate(bank)
-        ]
+        others = [np.sort(np.delete(self.distances(y, bank, parts), i)) for i, y in enumerate(bank)]
         b = [float(np.mean(near[:k])) for near in others]
         if how == "ratio":
             return [p / q for p, q in zip(plain, b, strict=True)]
@@ -461,14 +465,15 @@ def test_a_bank_of_one_clip_scores_plain_distances(settings, of_target):
 @pytest.mark.parametrize("settings", [*BACK_ENDS[::3], *BANKS], ids=named)
 def test_matrices_of_distances_keep_to_the_bound(settings, monkeypatch):
     made: list[int] = []
+    pairwise_distance = distances.pairwise_distance
 
     def watched(*arguments):
-        found = distances.pairwise_distance(*arguments)
+        found = pairwise_distance(*arguments)
         made.append(found.numel())
         return found
 
     monkeypatch.setattr(distances, "ELEMENTS", 600)
-    monkeypatch.setattr(nearest, "pairwise_distance", watched)
+    monkeypatch.setattr(distances, "pairwise_distance", watched)
     scorer = fitted(features(60, 2), targets(60, 10), **settings)
     scorer.leave_one_out()
     scorer.score(features(90, 2, seed=1))

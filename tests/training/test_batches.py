@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nearfar.config import Audio, Augmentation
+from nearfar.config import Audio, Augmentation, load_recipe
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import parse_clip
 from nearfar.errors import InputError
@@ -34,9 +34,18 @@ EVERYTHING = Augmentation(
 )
 
 
-def make(labelled: LabelledSamples, augmentation: Augmentation | None = None, **changes: object) -> Batches:
-    arguments: dict[str, object] = {"padded_samples": PADDED, "batch_size": 8, "seed": 0} | changes
-    return Batches(labelled, augmentation or Augmentation(), **arguments)  # type: ignore[arg-type]
+def make(
+    labelled: LabelledSamples,
+    augmentation: Augmentation | None = None,
+    *,
+    padded_samples: int = PADDED,
+    batch_size: int = 8,
+    seed: int = 0,
+    **options: float,
+) -> Batches:
+    changes = {"audio.clip_seconds": padded_samples / 16_000, "training.batch_size": batch_size, "seed": seed}
+    recipe = load_recipe("tiny-fusion").with_changes(**changes)
+    return Batches(labelled, recipe.model_copy(update={"augmentation": augmentation or Augmentation()}), **options)
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:

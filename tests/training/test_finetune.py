@@ -60,7 +60,7 @@ def test_weights_equal_a_plain_adamw_loop(
     assert free
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": free, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
-    batches = Batches(labelled, short_recipe.augmentation, padded_samples=16_000, batch_size=4, seed=0)
+    batches = Batches(labelled, short_recipe)
     losses, norms = [], []
     for step, rate in enumerate([5e-4, 1e-3, 1e-3, 2e-5]):  # two steps of warm-up, a cosine of two steps
         for group in optimizer.param_groups:
@@ -190,7 +190,7 @@ def test_loss_that_overflows_stops_with_step_and_files(
     )
     with pytest.raises(TrainingError) as caught:
         finetune(recipe, labelled, tmp_path, data_key="data")
-    batches = Batches(labelled, recipe.augmentation, padded_samples=16_000, batch_size=4, seed=0)
+    batches = Batches(labelled, recipe)
     message = str(caught.value)
     assert message.startswith("step 1: the ")
     assert all(file in message for file in batches.rows(1, 0, 4).files)
@@ -215,7 +215,7 @@ def test_a_nan_in_one_slice_names_the_files_of_that_slice(
     recipe = short_recipe.with_changes(**{"training.micro_batch_size": 1})
     with pytest.raises(TrainingError, match="step 1: the loss is nan") as caught:
         finetune(recipe, labelled, tmp_path, data_key="data")
-    files = Batches(labelled, recipe.augmentation, padded_samples=16_000, batch_size=4, seed=0).rows(1, 0, 4).files
+    files = Batches(labelled, recipe).rows(1, 0, 4).files
     assert files[1] in str(caught.value)
     assert not any(file in str(caught.value) for file in set(files) - {files[1]})
 

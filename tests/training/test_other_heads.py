@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nearfar.config import Augmentation, Recipe
+from nearfar.config import Augmentation, Recipe, load_recipe
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import read_dataset
@@ -51,8 +51,12 @@ def test_a_killed_training_with_sub_centres_ends_with_the_same_weights(
         assert torch.equal(tensor, cut[name]), name
 
 
-def batches(labelled: LabelledSamples, augmentation: Augmentation | None = None, **more: float) -> Batches:
-    return Batches(labelled, augmentation or Augmentation(), padded_samples=16_000, batch_size=8, seed=0, **more)
+def batches(
+    labelled: LabelledSamples, augmentation: Augmentation | None = None, target_share: float = 0.0
+) -> Batches:
+    changes = {"audio.clip_seconds": 1.0, "training.batch_size": 8, "training.target_share": target_share}
+    recipe = load_recipe("tiny-fusion").with_changes(**changes)
+    return Batches(labelled, recipe.model_copy(update={"augmentation": augmentation or Augmentation()}))
 
 
 def test_the_target_domain_gets_its_fraction(labelled: LabelledSamples) -> None:
@@ -156,7 +160,7 @@ def test_training_cancels_far_with_the_settings_of_the_recipe(short_recipe: Reci
     }
     recipe = short_recipe.with_changes(**settings)
     clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
-    rows = module._batches(recipe, label_samples(clips, ("cancelled",))).rows(0, 0, recipe.training.batch_size)
+    rows = Batches(label_samples(clips, ("cancelled",)), recipe).rows(0, 0, recipe.training.batch_size)
     for file, waveform in zip(rows.files, rows.waveform.numpy(), strict=True):
         expected = read_views(Path(file), ("cancelled",), recipe.view_settings())[0]
         usual = read_views(Path(file), ("cancelled",))[0]

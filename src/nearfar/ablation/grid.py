@@ -1,4 +1,4 @@
-"""The grid of an ablation: a base recipe, axes of what may differ from it, and every combination of them.
+"""The grid of an ablation: a base recipe, axes of changes to it, and every combination of them.
 
 base = "nearfar-best"
 against = "base"                  # or a recipe, the folder of a run, or one point: { view = "near", ... }
@@ -33,8 +33,8 @@ from nearfar.errors import InputError
 MOST_POINTS = 5_000
 """Combinations of one grid; more are refused."""
 
+_FOLDER = resources.files("nearfar") / "recipes" / "grids"
 _KEYS = ("base", "against", "set", "axes")
-_REMEDY = "See the section on grids in docs/reference.md and correct it"
 
 Changes = Mapping[str, Any]
 """Values by dotted recipe key."""
@@ -42,20 +42,15 @@ Changes = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One combination: the name of its value on every axis, and the recipe that it comes to."""
+    """One combination: the name of its value on every axis, and the resulting recipe."""
 
     values: dict[str, str]
     recipe: Recipe
 
-    @property
-    def name(self) -> str:
-        """``normalisation=varmin view=near``."""
-        return " ".join(f"{axis.rpartition('.')[2]}={value}" for axis, value in self.values.items())
-
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A combination that makes no recipe, or one that this data or encoder cannot be had with, and why."""
+    """A combination that is no valid recipe, or that the data or encoder does not allow, and the reason."""
 
     values: dict[str, str]
     reason: str
@@ -63,34 +58,34 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A grid as it is written down.
+    """A grid of a TOML file.
 
     Attributes:
-        where: the file.
+        file: the grid's name or path.
         base: the recipe, changed by ``[set]``.
-        axes: by name, what each named value changes.
+        axes: by axis and name of the value, the changes of the recipe.
         against: ``base``, the name or path of a recipe or run, a recipe, or the values of a point.
     """
 
-    where: str
+    file: str
     base: Recipe
     axes: dict[str, dict[str, Changes]]
     against: str | dict[str, str] | Recipe
 
     def with_encoder(self, weights: str | None) -> Grid:
-        """The grid with other weights in its base and in a recipe that it is compared with; None: as it is."""
+        """The grid with other encoder weights in its base and in a reference recipe; unchanged for None."""
         if weights is None:
             return self
         change = {"encoder.weights": weights}
         return replace(self, base=self.base.with_changes(**change), against=self._reference(change))
 
     def recipes(self) -> tuple[Recipe, ...]:
-        """The base, and the recipe that it is compared with, if one is."""
+        """The base and, if the reference is a recipe, the reference."""
         against = self._reference({})
         return (self.base, against) if isinstance(against, Recipe) else (self.base,)
 
     def _reference(self, changes: Changes) -> str | dict[str, str] | Recipe:
-        """``against``, read and changed if it is a recipe with an encoder."""
+        """``against``; loaded if it names a recipe, and changed if that recipe has an encoder."""
         against = self.against
         if isinstance(against, str) and against != "base" and not Path(against).is_dir():
             against = load_recipe(against)
@@ -99,14 +94,14 @@ class Grid:
         return against
 
     def points(self) -> tuple[list[Point], list[Skipped]]:
-        """Every combination in the order of the file, and those that the recipe refuses.
+        """The valid combinations in the order of the file, and the others with the reason.
 
         Raises:
-            InputError: if a value is refused in whatever combination, which is an error of the grid.
+            InputError: if a value is invalid in every combination, which is an error of the grid.
         """
         points, skipped = [], []
         first_error: dict[tuple[str, str], InputError] = {}
-        alive: set[tuple[str, str]] = set()
+        valid: set[tuple[str, str]] = set()
         for names in itertools.product(*self.axes.values()):
             values = dict(zip(self.axes, names, strict=True))
             changes = {key: value for axis, name in values.items() for key, value in self.axes[axis][name].items()}
@@ -117,22 +112,17 @@ class Grid:
                 for choice in values.items():
                     first_error.setdefault(choice, error)
             else:
-                alive |= set(values.items())
+                valid |= values.items()
         for (axis, name), refusal in first_error.items():
-            if (axis, name) not in alive:
-                raise InputError(
-                    self.where,
-                    found=f"{axis} = {name}, which no combination can have ({refusal.found})",
-                    expected=refusal.expected,
-                    remedy=_REMEDY,
-                )
+            if (axis, name) not in valid:
+                found = f"{axis} = {name}, which no combination can have ({refusal.found})"
+                raise _bad(self.file, found, refusal.expected)
         return points, skipped
 
 
 def grid_names() -> list[str]:
     """Names of the grids that come with the package."""
-    folder = resources.files("nearfar") / "recipes" / "grids"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(file.name.removesuffix(".toml") for file in _FOLDER.iterdir() if file.name.endswith(".toml"))
 
 
 def load_grid(name_or_path: str | Path) -> Grid:
@@ -141,67 +131,61 @@ def load_grid(name_or_path: str | Path) -> Grid:
     Raises:
         InputError: if there is no such grid, it is not TOML, or it is not of the form above.
     """
-    where = str(name_or_path)
-    tree = _read(where)
-    for key in tree:
-        if key not in _KEYS:
-            raise _bad(where, f"the unknown key {key}", f"{', '.join(_KEYS)}")
-    axes = _axes(where, tree.get("axes"))
+    file = str(name_or_path)
+    tree = _read(file)
+    if unknown := [key for key in tree if key not in _KEYS]:
+        raise _bad(file, f"the unknown key {unknown[0]}", ", ".join(_KEYS))
+    axes = _axes(file, tree.get("axes"))
     count = math.prod(len(values) for values in axes.values())
     if count > MOST_POINTS:
-        raise _bad(where, f"{count:,} combinations", f"at most {MOST_POINTS:,}")
-    base = load_recipe(_beside(where, _text(where, "base", tree.get("base"))))
-    changes = _flat(_table(where, "set", tree.get("set", {})))
+        raise _bad(file, f"{count:,} combinations", f"at most {MOST_POINTS:,}")
+    if not isinstance(name := tree.get("base"), str):
+        raise _bad(file, f"base = {name!r}", "the name or path of a recipe")
+    base, changes = load_recipe(_beside(file, name)), _flat(_table(file, "set", tree.get("set", {})))
     base = base.with_changes(**changes) if changes else base
-    return Grid(where, base, axes, _against(where, tree.get("against", "base"), axes))
+    return Grid(file, base, axes, _against(file, tree.get("against", "base"), axes))
 
 
-def _read(where: str) -> dict[str, Any]:
+def _read(file: str) -> dict[str, Any]:
     try:
-        if where in grid_names():
-            text = (resources.files("nearfar") / "recipes" / "grids" / f"{where}.toml").read_text(encoding="utf-8")
-        elif Path(where).is_file():
-            text = Path(where).read_text(encoding="utf-8")
+        if file in grid_names():
+            text = (_FOLDER / f"{file}.toml").read_text(encoding="utf-8")
+        elif Path(file).is_file():
+            text = Path(file).read_text(encoding="utf-8")
         else:
             known = f"one of {', '.join(grid_names())}, or a TOML file"
             raise InputError(
-                where, found="no grid of that name and no such file", expected=known, remedy="Check the spelling"
+                file, found="no grid of that name and no such file", expected=known, remedy="Check the spelling"
             )
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _bad(where, f"text that is not TOML ({error})", "TOML") from None
+        raise _bad(file, f"text that is not TOML ({error})", "TOML") from None
 
 
-def _beside(where: str, name: str) -> str:
-    """A recipe's name as it is; a path is relative to the grid's folder."""
-    return name if name in list_recipes() else str(Path(where).parent / name)
+def _beside(file: str, name: str) -> str:
+    """A recipe's name unchanged, or a path relative to the grid's folder."""
+    return name if name in list_recipes() else str(Path(file).parent / name)
 
 
-def _axes(where: str, tree: Any) -> dict[str, dict[str, Changes]]:
+def _axes(file: str, tree: Any) -> dict[str, dict[str, Changes]]:
     tables = {*Recipe.model_fields, *own_tables()}
     axes: dict[str, dict[str, Changes]] = {}
-    for name, value in _table(where, "axes", tree).items():
+    for name, value in _table(file, "axes", tree).items():
         if name.partition(".")[0] in tables:
             for key, values in _flat({name: value}).items():
-                axes[key] = _listed(where, key, values)
+                if not isinstance(values, list):
+                    raise _bad(file, f"axes.{key} = {values!r}", "a list of values")
+                axes[key] = {value_name(choice): {key: choice} for choice in values}
+                if len(axes[key]) < len(values):
+                    raise _bad(file, f"axes.{key} with a value twice", "each value once")
         else:
-            bundles = {
-                label: _flat(_table(where, f"axes.{name}.{label}", changes))
-                for label, changes in _table(where, f"axes.{name}", value).items()
+            axes[name] = {
+                label: _flat(_table(file, f"axes.{name}.{label}", changes))
+                for label, changes in _table(file, f"axes.{name}", value).items()
             }
-            axes[name] = dict(bundles)
     if not axes or not all(axes.values()):
-        raise _bad(where, "no axes, or an axis without values", "an axis or more, each with a value or more")
+        raise _bad(file, "no axes, or an axis without values", "an axis or more, each with a value or more")
     return axes
-
-
-def _listed(where: str, key: str, values: Any) -> dict[str, Changes]:
-    if not isinstance(values, list):
-        raise _bad(where, f"axes.{key} = {values!r}", "a list of values")
-    named = {value_name(value): {key: value} for value in values}
-    if len(named) < len(values):
-        raise _bad(where, f"axes.{key} with a value twice", "each value once")
-    return dict(named)
 
 
 def value_name(value: Any) -> str:
@@ -211,42 +195,31 @@ def value_name(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Dotted keys, however the tables were nested."""
-    out: dict[str, Any] = {}
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested tables by dotted key."""
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            out |= _flat(value, f"{before}{key}.")
-        else:
-            out[before + key] = value
-    return out
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
-def _against(where: str, value: Any, axes: Mapping[str, Mapping[str, Changes]]) -> str | dict[str, str]:
+def _against(file: str, value: Any, axes: Mapping[str, Mapping[str, Changes]]) -> str | dict[str, str]:
     if isinstance(value, str):
-        return value if value == "base" else _beside(where, value)
-    point = {axis: value_name(name) for axis, name in _flat(_table(where, "against", value)).items()}
+        return value if value == "base" else _beside(file, value)
+    point = {axis: value_name(name) for axis, name in _flat(_table(file, "against", value)).items()}
     if point.keys() != axes.keys() or any(name not in axes[axis] for axis, name in point.items()):
-        raise _bad(
-            where,
-            "against = " + ", ".join(f"{axis} = {name}" for axis, name in point.items()),
-            "a value of each axis: "
-            + "; ".join(f"{axis} among {', '.join(values)}" for axis, values in axes.items()),
-        )
+        given = ", ".join(f"{axis} = {name}" for axis, name in point.items())
+        choices = "; ".join(f"{axis} among {', '.join(values)}" for axis, values in axes.items())
+        raise _bad(file, f"against = {given}", f"a value of each axis: {choices}")
     return {axis: point[axis] for axis in axes}
 
 
-def _table(where: str, key: str, value: Any) -> dict[str, Any]:
+def _table(file: str, key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _bad(where, f"no table {key}" if value is None else f"{key} = {value!r}", f"a table [{key}]")
+        raise _bad(file, f"no table {key}" if value is None else f"{key} = {value!r}", f"a table [{key}]")
     return value
 
 
-def _text(where: str, key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise _bad(where, f"{key} = {value!r}", "the name or path of a recipe")
-    return value
-
-
-def _bad(where: str, found: str, expected: str) -> InputError:
-    return InputError(where, found=found, expected=expected, remedy=_REMEDY)
+def _bad(file: str, found: str, expected: str) -> InputError:
+    remedy = "See the section on grids in docs/reference.md and correct it"
+    return InputError(file, found=found, expected=expected, remedy=remedy)

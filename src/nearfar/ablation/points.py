@@ -1,4 +1,4 @@
-"""The combinations of a grid on one dataset: resolved, extracted together, scored one by one."""
+"""The combinations of a grid on one dataset: recipes are resolved, features extracted together, points scored."""
 
 from __future__ import annotations
 
@@ -25,14 +25,11 @@ from nearfar.pipeline.extractor import Extractor, build_extractor, require_head
 from nearfar.pipeline.preparation import check_recordings, resolve_run
 from nearfar.pipeline.scoring import Groups, score_machines
 from nearfar.pipeline.training import train_or_reuse
-from nearfar.progress import Progress, silent
+from nearfar.progress import Progress, advancing, silent
 from nearfar.settings import Settings
 
 COMPUTATION = 2
-"""Increased when the same recipe and recordings give other scores, so that old ones are not read."""
-
-BYTES = 4
-"""Of a stored number."""
+"""Version of the scoring in cache keys: increased when the same recipe and recordings give other scores."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,15 +39,10 @@ class ReadyPoint:
     values: dict[str, str]
     extractor: Extractor
 
-    @property
-    def recipe(self) -> Recipe:
-        """The resolved recipe."""
-        return self.extractor.recipe
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPoint:
-    """A combination's scores of the test clips. ``fresh`` is false where they were computed before."""
+    """A combination's scores of the test clips; ``fresh`` is false if an earlier call computed them."""
 
     values: dict[str, str]
     scores: tuple[MachineScores, ...]
@@ -60,7 +52,7 @@ class ScoredPoint:
 
 @dataclass(frozen=True)
 class Pass:
-    """One view of all clips through one extractor, for all pieces of features that combinations need of it."""
+    """One view of all clips and one extractor, with all pieces of features that combinations need of them."""
 
     extractor: Extractor
     view: str
@@ -71,7 +63,7 @@ class Pass:
         length = self.extractor.padded_samples
         noise = 0.01 * torch.randn(1, length, generator=torch.Generator().manual_seed(0))
         features = self.extractor(WindowBatch(noise, torch.tensor([length])), self.pieces)
-        return BYTES * sum(values.numel() for values in features)
+        return sum(values.numel() * values.element_size() for values in features)
 
 
 class Preparation:
@@ -92,7 +84,7 @@ class Preparation:
         """The points that can be computed with this data and encoder, and the others with the reason.
 
         Raises:
-            InputError: if an encoder or a trained model cannot be loaded at all.
+            InputError: if an encoder or a trained model cannot be loaded.
         """
         ready, skipped = [], []
         for point in points:
@@ -110,16 +102,11 @@ class Preparation:
         return ready, skipped
 
     def _resolve(self, recipe: Recipe) -> Recipe:
-        """The resolved recipe, computed once for all recipes with the same deciding settings."""
+        """The resolved recipe, computed once for all recipes with the same settings that resolving depends on."""
         require_head(recipe)
-        deciding = (
-            recipe.audio,
-            recipe.training,
-            recipe.augmentation,
-            recipe.scoring.views,
-            recipe.scoring.backend,
-        )
-        key = repr((deciding, recipe.features.source, recipe.threshold))
+        audio_and_training = (recipe.audio, recipe.training, recipe.augmentation)
+        scoring = (recipe.scoring.views, recipe.scoring.backend, recipe.features.source, recipe.threshold)
+        key = repr((audio_and_training, scoring))
         if key not in self._resolved:
             try:
                 self._resolved[key] = resolve_run(self._dataset, recipe)
@@ -132,7 +119,7 @@ class Preparation:
         return recipe.model_copy(update=update)
 
     def _extractor(self, recipe: Recipe) -> Extractor:
-        """Made with the default settings of the source, from which all others can be computed."""
+        """An extractor with the default settings of the feature source, which serves all other settings."""
         model = recipe.model_identity() or [recipe.encoder.identity(), recipe.fbank.identity(), recipe.seed]
         key = digest([recipe.features.source, recipe.audio.identity(), recipe.encoder.mask_padding, model])
         if key not in self._extractors:
@@ -147,37 +134,30 @@ class Preparation:
 
 
 def passes_of(points: Iterable[ReadyPoint]) -> list[Pass]:
-    """One pass per extractor and view, with every piece that any of the points needs of it."""
-    found: dict[str, tuple[ReadyPoint, str, dict[Settings, None]]] = {}
+    """One pass per extractor and view, with every piece that any of the points needs."""
+    found: dict[str, tuple[Extractor, str, dict[Settings, None]]] = {}
     for point in points:
-        recipe, extractor = point.recipe, point.extractor
+        recipe, extractor = point.extractor.recipe, point.extractor
         if not extractor.source.cached:
             continue
         pieces = dict.fromkeys(extractor.source.pieces(extractor.settings, extractor.parts.depth))
         for view in recipe.waveform_views:
             key = digest([extractor.weights_hash, recipe.features.source, recipe.view_identity(view)])
-            found.setdefault(key, (point, view, {}))[2].update(pieces)
-    return [Pass(point.extractor, view, tuple(pieces)) for point, view, pieces in found.values()]
+            found.setdefault(key, (extractor, view, {}))[2].update(pieces)
+    return [Pass(extractor, view, tuple(pieces)) for extractor, view, pieces in found.values()]
 
 
 def extract_all(passes: Sequence[Pass], groups: Groups, cache: FeatureCache, progress: Progress = silent) -> None:
-    """Make every pass over every clip, as far as it was not made before."""
-    total = len(passes) * clip_count(groups)
-    done = 0
-
-    def advance(clips: int) -> None:
-        nonlocal done
-        done += clips
-        progress("extracting features", done, total)
-
-    for which in passes:
+    """Compute and store the features of every pass and clip that are not stored yet."""
+    advance = advancing(progress, "extracting features", len(passes) * clip_count(groups))
+    for each in passes:
         for train, test in groups.values():
             for clips in (train, test):
-                cache.fill(which.extractor, clips, (which.view,), which.pieces, advance)
+                cache.fill(each.extractor, clips, (each.view,), each.pieces, advance)
 
 
 def clip_count(groups: Groups) -> int:
-    """Training and test clips of all machines."""
+    """Number of training and test clips of all machines."""
     return sum(len(train) + len(test) for train, test in groups.values())
 
 
@@ -190,9 +170,9 @@ def score_points(
     models: Path,
     progress: Progress = silent,
 ) -> tuple[list[ScoredPoint], list[Skipped]]:
-    """Score every point, one file each in ``folder``; the same recipe under several names is scored once.
+    """Score every point, one file each in ``folder``; points with the same scoring are scored once.
 
-    Back-ends that train keep their models in ``models``, in a folder for each model key.
+    Trained back-ends are saved in ``models``, in a folder for each model key.
     """
     recordings = clips_key(clip for train, test in groups.values() for clip in (*train, *test))
     scored, skipped = [], []
@@ -201,9 +181,8 @@ def score_points(
         key = _key(point, recordings)
         if key not in by_key:
             try:
-                file, kept = folder / f"{key}.json", models / point.recipe.model_key()
-                by_key[key] = _score(point, key, dataset, groups, cache, file, kept)
-            except ValueError as error:  # features that a distance is not defined for
+                by_key[key] = _score(point, key, dataset, groups, cache, folder / f"{key}.json", models)
+            except ValueError as error:  # the distance is not defined for these features
                 skipped.append(Skipped(point.values, str(error)))
         if key in by_key:
             scored.append(replace(by_key[key], values=point.values))
@@ -214,21 +193,23 @@ def score_points(
 def _score(
     point: ReadyPoint, key: str, dataset: Dataset, groups: Groups, cache: FeatureCache, file: Path, models: Path
 ) -> ScoredPoint:
-    if (before := _read(file, groups)) is not None:
-        return ScoredPoint(point.values, before, key, fresh=False)
-    found, _, _ = score_machines(
-        point.recipe, dataset, groups, lambda clips: cache.get(point.extractor, clips), models, leave_one_out=False
+    if (stored := _read(file, groups)) is not None:
+        return ScoredPoint(point.values, stored, key, fresh=False)
+    recipe, extractor = point.extractor.recipe, point.extractor
+    model = models / recipe.model_key()
+    scored, _, _ = score_machines(
+        recipe, dataset, groups, lambda clips: cache.get(extractor, clips), model, leave_one_out=False
     )
-    entries = tuple(entry.test for entry in found)
+    entries = tuple(entry.test for entry in scored)
     machines = [
         {"machine": entry.machine, "section": entry.section, "scores": entry.scores.tolist()} for entry in entries
     ]
-    write_text(file, json.dumps({"recipe": point.recipe.model_dump(mode="json"), "machines": machines}) + "\n")
+    write_text(file, json.dumps({"recipe": recipe.model_dump(mode="json"), "machines": machines}) + "\n")
     return ScoredPoint(point.values, entries, key, fresh=True)
 
 
 def _read(file: Path, groups: Groups) -> tuple[MachineScores, ...] | None:
-    """Scores of an earlier call; None where there are none, or the file is damaged."""
+    """Scores of an earlier call; None if there are none or the file is damaged."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["machines"]
         entries = []
@@ -243,8 +224,8 @@ def _read(file: Path, groups: Groups) -> tuple[MachineScores, ...] | None:
 
 
 def _key(point: ReadyPoint, recordings: str) -> str:
-    """What the scores depend on: keys of the recipe that have no effect do not enter."""
-    recipe, extractor = point.recipe, point.extractor
+    """A hash of everything that affects the scores; keys of the recipe without an effect are left out."""
+    recipe, extractor = point.extractor.recipe, point.extractor
     pieces = extractor.source.pieces(extractor.settings, extractor.parts.depth)
     tree: dict[str, Any] = {
         "computation": COMPUTATION,

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from nearfar.ablation.grid import Grid, Point, Skipped
 from nearfar.ablation.points import (
     Pass,
@@ -29,8 +27,8 @@ from nearfar.ablation.tables import to_csv, to_json, to_markdown
 from nearfar.challenge.run import data_note, run_system
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
-from nearfar.evaluation.results import evaluate_scores
-from nearfar.evaluation.scorefiles import MachineScores, read_scores
+from nearfar.evaluation.results import complete_labels
+from nearfar.evaluation.scorefiles import MachineClips, MachineScores, read_scores
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.files import write_text
 from nearfar.pipeline.cache import FeatureCache
@@ -41,8 +39,6 @@ from nearfar.progress import Progress, silent
 CACHE_GIGABYTES = 10.0
 """Default limit of the features on disk."""
 
-Announce = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AblationRun:
@@ -50,9 +46,9 @@ class AblationRun:
 
     Attributes:
         table: rows, reference and leave-one-machine-out.
-        skipped: combinations without a row, and why.
+        skipped: combinations without a row, and the reasons.
         notes: lines about the data for the tables.
-        computed, found: how many different combinations this call scored, and how many an earlier one had scored.
+        computed, found: numbers of different combinations scored by this call and by earlier ones.
     """
 
     table: Ablation
@@ -71,7 +67,7 @@ def ablate(
     resamples: int = RESAMPLES,
     note: str | None = None,
     progress: Progress = silent,
-    announce: Announce = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> AblationRun:
     """Score every combination of a grid and write the tables into ``out``.
 
@@ -85,52 +81,43 @@ def ablate(
         resamples: of the paired bootstrap.
         note: a line for the tables; by default :func:`nearfar.challenge.run.data_note`.
         progress: called during long steps.
-        announce: called before the extraction with a line on how much is about to be stored.
+        announce: called before the extraction with a line on the size of the features to store.
 
     Raises:
         InputError: if the base cannot be used with this data, no test clip has a label, the features would exceed
             the limit, or the reference does not score the same clips.
     """
-    points, refused = grid.points()
-    dataset, base = prepare_run(data, grid.base)  # an error of the base is one of the whole grid
+    points, invalid = grid.points()
+    dataset, base = prepare_run(data, grid.base)  # raises where the whole grid is unusable
     truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
     groups = _labelled_groups(dataset, truth)
-    everything = [Point({}, base), *points]
-    ready, unfit = Preparation(dataset, out / "models", progress).ready(everything)
-    _require_base(unfit)
+    preparation = Preparation(dataset, out / "models", progress)
+    ready, unusable = preparation.ready([Point({}, base), *points])
+    _require_base(unusable)
     cache = FeatureCache(out / "statistics")
     passes = passes_of(ready)
-    announce(_room(passes, groups, cache_gigabytes, out / "statistics"))
+    announce(_storage(passes, groups, cache_gigabytes, out / "statistics"))
     extract_all(passes, groups, cache, progress)
-    scored, unscorable = score_points(ready, dataset, groups, cache, out / "points", out / "models", progress)
-    _require_base(unscorable)
+    scored, undefined = score_points(ready, dataset, groups, cache, out / "points", out / "models", progress)
+    _require_base(undefined)
     name, reference = _reference(grid, scored, data, out / "reference", progress)
-    compared = [entry for entry in reference if (entry.machine, entry.section) in groups]
+    compared = [entry for entry in reference if entry.key in groups]
     rows = [(point.values, point.scores) for point in scored[1:]]
     table = ablation(rows, name, compared, truth, resamples=resamples)
     line = note or data_note(data)
+    notes, skipped = (line,) if line else (), (*invalid, *unusable, *undefined)
+    write_text(out / "ablation.json", to_json(table, skipped, notes))
+    write_text(out / "ablation.csv", to_csv(table))
+    write_text(out / "ablation.md", to_markdown(table, skipped, notes))
     fresh = {point.key: point.fresh for point in scored}
     computed = sum(fresh.values())
-    skipped = (*refused, *unfit, *unscorable)
-    run = AblationRun(table, skipped, (line,) if line else (), computed, len(fresh) - computed)
-    write_tables(run, out)
-    return run
-
-
-def write_tables(run: AblationRun, out: Path) -> None:
-    """Write ``ablation.{json,csv,md}``."""
-    write_text(out / "ablation.json", to_json(run.table, run.skipped, run.notes))
-    write_text(out / "ablation.csv", to_csv(run.table))
-    write_text(out / "ablation.md", to_markdown(run.table, run.skipped, run.notes))
+    return AblationRun(table, skipped, notes, computed, len(fresh) - computed)
 
 
 def _labelled_groups(dataset: Dataset, truth: GroundTruth) -> Groups:
     """The machines that can be evaluated."""
     groups = tested_groups(dataset)
-    entries = [
-        MachineScores(*key, tuple(clip.name for clip in test), np.zeros(len(test)))
-        for key, (_, test) in groups.items()
-    ]
+    entries = [MachineClips(*key, tuple(clip.name for clip in test)) for key, (_, test) in groups.items()]
     labelled = truth.evaluable(entries)
     if not labelled:
         raise InputError(
@@ -139,8 +126,9 @@ def _labelled_groups(dataset: Dataset, truth: GroundTruth) -> Groups:
             expected="normal and anomalous test clips",
             remedy="Use a development set",
         )
-    evaluate_scores(labelled, truth)
-    return {key: groups[key] for key in ((entry.machine, entry.section) for entry in labelled)}
+    for entry in labelled:
+        complete_labels(entry, truth)  # raises where a metric is undefined
+    return {entry.key: groups[entry.key] for entry in labelled}
 
 
 def _require_base(left_out: Sequence[Skipped]) -> None:
@@ -151,10 +139,10 @@ def _require_base(left_out: Sequence[Skipped]) -> None:
             )
 
 
-def _room(passes: Sequence[Pass], groups: Groups, gigabytes: float, folder: Path) -> str:
-    """How much is stored at most, or an error."""
+def _storage(passes: Sequence[Pass], groups: Groups, gigabytes: float, folder: Path) -> str:
+    """The line on the size of the features to store; an error above the limit."""
     clips = clip_count(groups)
-    size = clips * sum(which.clip_bytes() for which in passes)
+    size = clips * sum(each.clip_bytes() for each in passes)
     if size > gigabytes * 1e9:
         raise InputError(
             folder,
@@ -169,16 +157,13 @@ def _room(passes: Sequence[Pass], groups: Groups, gigabytes: float, folder: Path
 def _reference(
     grid: Grid, scored: Sequence[ScoredPoint], data: Path, folder: Path, progress: Progress
 ) -> tuple[str, Sequence[MachineScores]]:
-    """What combinations are compared with: its name, and its scores."""
+    """Name and scores of the system that combinations are compared with."""
     if grid.against == "base":
         return grid.base.name, scored[0].scores
-    if isinstance(grid.against, str):
-        folder_of = Path(grid.against)
-        if folder_of.is_dir():
-            scores = folder_of / "scores"
-            return folder_of.name, read_scores(scores if scores.is_dir() else folder_of)
-    if len(recipes := grid.recipes()) > 1:
-        recipe = recipes[1]
+    if isinstance(grid.against, str) and (run_folder := Path(grid.against)).is_dir():
+        scores = run_folder / "scores"
+        return run_folder.name, read_scores(scores if scores.is_dir() else run_folder)
+    for recipe in grid.recipes()[1:]:
         run = run_system(recipe, data, folder / recipe.name, progress=progress)
         assert run is not None, "a grid is one process"
         return recipe.name, run.scores
@@ -186,7 +171,7 @@ def _reference(
         if point.values == grid.against:
             return " ".join(point.values.values()), point.scores
     raise InputError(
-        grid.where,
+        grid.file,
         found="against = a combination that was skipped",
         expected="one that has scores",
         remedy="Choose another",

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.stats import rankdata
+
 from nearfar.errors import InputError
-from nearfar.evaluation.results import Results, evaluate_scores, row_names
+from nearfar.evaluation.results import Results, evaluate_scores
 from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.evaluation.truth import GroundTruth
-from nearfar.evaluation.uncertainty import Comparison, compare_all
+from nearfar.evaluation.uncertainty import Comparison, compare
 
 RESAMPLES = 2_000
 """Bootstrap resamples of each comparison, of which there may be hundreds."""
 
 _AT_ONCE = 50
+"""Combinations whose resamples are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,9 +35,9 @@ class AblationRow:
         results: per machine; fractions.
         machines: score by row name, the harmonic mean of the machine's three metrics.
         without: the official score when that machine is left out.
-        difference: this minus the reference on the same clips.
-        rank: 1 is the highest official score; equal scores have the same, better rank.
-        ranks_without: the same of the official score without that machine.
+        difference: this combination minus the reference on the same clips.
+        rank: 1 is the highest official score; equal scores share the better rank.
+        ranks_without: the rank by the official score without that machine.
     """
 
     values: dict[str, str]
@@ -53,22 +57,22 @@ class LeftOut:
         machine: the one left out.
         chosen: the values of the first row with the highest official score on the others.
         score: of that row on the machine left out.
+        rank: of that row among all on the machine left out.
         best: the highest score of any row on it.
-        reference: the reference's score on it.
-        rank: of the chosen row among all on the machine left out.
+        against: the reference's score on it.
     """
 
     machine: str
     chosen: dict[str, str]
     score: float
-    best: float
-    reference: float
     rank: int
+    best: float
+    against: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ablation:
-    """All rows, the best first, and leave-one-machine-out, which is empty for one machine."""
+    """All rows, the best first, and leave-one-machine-out, which is empty if there is only one machine."""
 
     axes: tuple[str, ...]
     reference_name: str
@@ -84,7 +88,6 @@ def ablation(
     truth: GroundTruth,
     *,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Ablation:
     """Evaluate combinations and compare them with a reference.
 
@@ -94,7 +97,6 @@ def ablation(
         reference: its scores of these clips.
         truth: labels and domains of the clips.
         resamples: of the paired bootstrap.
-        seed: of the bootstrap.
 
     Raises:
         InputError: if there are no points, or as :func:`nearfar.evaluation.uncertainty.compare`.
@@ -102,14 +104,14 @@ def ablation(
     if not points:
         raise InputError("the grid", found="no combination", expected="one or more", remedy="Correct the grid")
     results = [evaluate_scores(scores, truth) for _, scores in points]
-    names = row_names([(row.machine, row.section) for row in results[0].machines])
-    machines = [_by_name(each, names) for each in results]
-    without = [_without(each, names) for each in results]
-    totals = [each.official_score for each in results]
+    machines = [_machine_scores(each) for each in results]
+    without = [_scores_without(each) for each in results]
+    ranks = _ranks([each.official_score for each in results])
+    ranks_without = {name: _ranks([row[name] for row in without]) for name in without[0]}
     comparisons: list[Comparison] = []
     for begin in range(0, len(points), _AT_ONCE):
-        some = [scores for _, scores in points[begin : begin + _AT_ONCE]]
-        comparisons += compare_all(some, reference, truth, resamples=resamples, seed=seed)
+        batch = [[scores] for _, scores in points[begin : begin + _AT_ONCE]]
+        comparisons += compare(batch, [reference], truth, resamples=resamples)
     rows = [
         AblationRow(
             values,
@@ -117,40 +119,33 @@ def ablation(
             machines[index],
             without[index],
             comparisons[index],
-            _rank(totals, index),
-            {name: _rank([row[name] for row in without], index) for name in without[index]},
+            ranks[index],
+            {name: ranks_of_all[index] for name, ranks_of_all in ranks_without.items()},
         )
         for index, (values, _) in enumerate(points)
     ]
     rows.sort(key=lambda row: row.rank)
     baseline = evaluate_scores(reference, truth)
-    keys = [(row.machine, row.section) for row in results[0].machines]
-    of_reference = {(row.machine, row.section): row.score for row in baseline.machines}
-    scores = {name: of_reference[key] for name, key in zip(names, keys, strict=True)}
-    left_out = tuple(_left_out(name, rows, scores[name]) for name in without[0])
-    return Ablation(tuple(points[0][0]), reference_name, baseline, tuple(rows), left_out)
+    of_reference = _machine_scores(baseline)
+    left_out = []
+    for name in without[0]:
+        scores = [row.machines[name] for row in rows]
+        choice = int(np.argmin([row.ranks_without[name] for row in rows]))
+        values, score, rank = rows[choice].values, scores[choice], _ranks(scores)[choice]
+        left_out.append(LeftOut(name, values, score, rank, max(scores), of_reference[name]))
+    return Ablation(tuple(points[0][0]), reference_name, baseline, tuple(rows), tuple(left_out))
 
 
-def _by_name(results: Results, names: Sequence[str]) -> dict[str, float]:
-    return {name: row.score for name, row in zip(names, results.machines, strict=True)}
+def _machine_scores(results: Results) -> dict[str, float]:
+    return {name: row.score for name, row in zip(results.names, results.machines, strict=True)}
 
 
-def _without(results: Results, names: Sequence[str]) -> dict[str, float]:
+def _scores_without(results: Results) -> dict[str, float]:
     """The official score without each row; empty if there is only one."""
-    if len(names) < 2:
-        return {}
-    rows = results.machines
+    rows, names = results.machines, results.names if len(results.machines) > 1 else []
     return {name: Results((*rows[:index], *rows[index + 1 :])).official_score for index, name in enumerate(names)}
 
 
-def _rank(values: Sequence[float], index: int) -> int:
-    return 1 + sum(value > values[index] for value in values)
-
-
-def _left_out(machine: str, rows: Sequence[AblationRow], reference: float) -> LeftOut:
-    chosen = min(rows, key=lambda row: row.ranks_without[machine])
-    on_machine = [row.machines[machine] for row in rows]
-    score = chosen.machines[machine]
-    return LeftOut(
-        machine, chosen.values, score, max(on_machine), reference, 1 + sum(value > score for value in on_machine)
-    )
+def _ranks(scores: Sequence[float]) -> list[int]:
+    """1 is the highest score; equal scores share the better rank."""
+    return [int(rank) for rank in rankdata(np.negative(scores), method="min")]

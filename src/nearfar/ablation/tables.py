@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from nearfar.ablation.grid import Skipped
-from nearfar.ablation.statistics import Ablation, AblationRow, LeftOut
-from nearfar.evaluation.results import Results, row_names
+from nearfar.ablation.statistics import Ablation, AblationRow
+from nearfar.evaluation.results import Results
+from nearfar.evaluation.uncertainty import Difference
+from nearfar.metrics import MachineMetrics
 from nearfar.rendering import TextRow, TextTable, csv_text, json_text, markdown
 
 MOST_ROWS = 40
@@ -18,7 +21,7 @@ LEFT_OUT_TITLE = "Chosen by the official score of the other machines, scored on 
 
 
 def to_tree(table: Ablation, skipped: Sequence[Skipped], notes: Sequence[str]) -> dict[str, Any]:
-    """Everything as plain values; fractions, not percent."""
+    """The whole ablation as plain values; fractions, not percent."""
     first = table.rows[0].difference
     return {
         "unit": "fraction",
@@ -28,18 +31,8 @@ def to_tree(table: Ablation, skipped: Sequence[Skipped], notes: Sequence[str]) -
         "resamples": first.resamples,
         "level": first.level,
         "rows": [_row(row) for row in table.rows],
-        "left_out": [
-            {
-                "machine": entry.machine,
-                "chosen": entry.chosen,
-                "score": entry.score,
-                "rank": entry.rank,
-                "best": entry.best,
-                "against": entry.reference,
-            }
-            for entry in table.left_out
-        ],
-        "skipped": [{"values": entry.values, "reason": entry.reason} for entry in skipped],
+        "left_out": [asdict(entry) for entry in table.left_out],
+        "skipped": [asdict(entry) for entry in skipped],
     }
 
 
@@ -49,11 +42,11 @@ def to_json(table: Ablation, skipped: Sequence[Skipped], notes: Sequence[str]) -
 
 
 def to_csv(table: Ablation) -> str:
-    """A row per combination, in percent and points with all digits."""
-    head = ["rank", *table.axes, "score", "auc_source", "auc_target", "pauc"]
-    head += ["difference", "difference_low", "difference_high", "better"]
+    """A row per combination, in percent and percentage points with all digits."""
+    quantities = ("score", *MachineMetrics._fields)
+    head = ["rank", *table.axes, *quantities, "difference", "difference_low", "difference_high", "better"]
     for name in table.rows[0].machines:
-        head += [f"{name} {quantity}" for quantity in ("score", "auc_source", "auc_target", "pauc")]
+        head += [f"{name} {quantity}" for quantity in quantities]
     for name in table.rows[0].without:
         head += [f"score without {name}", f"rank without {name}"]
     lines = []
@@ -81,7 +74,7 @@ def to_markdown(table: Ablation, skipped: Sequence[Skipped], notes: Sequence[str
 
 
 def to_text(table: Ablation, most: int | None = None) -> TextTable:
-    """The best rows for people, at most so many, in percent and points."""
+    """The best rows as text, at most ``most``, in percent and percentage points."""
     names = list(table.rows[0].machines) if len(table.rows[0].machines) > 1 else []
     headings = (
         "rank",
@@ -103,10 +96,14 @@ def to_text(table: Ablation, most: int | None = None) -> TextTable:
 
 
 def left_out_to_text(table: Ablation) -> TextTable:
-    """Leave-one-machine-out for people."""
+    """Leave-one-machine-out as text."""
     headings = ("left out", "chosen on the others", "score", "rank", "best of all", table.reference_name)
-    rows = tuple(TextRow(_left_out_cells(entry)) for entry in table.left_out)
-    return TextTable(headings, rows, (0, 1), LEFT_OUT_TITLE)
+    rows = []
+    for entry in table.left_out:
+        score, best, against = (f"{100 * fraction:.2f}" for fraction in (entry.score, entry.best, entry.against))
+        choice = " ".join(entry.chosen.values())
+        rows.append(TextRow((entry.machine, choice, score, str(entry.rank), best, against)))
+    return TextTable(headings, tuple(rows), (0, 1), LEFT_OUT_TITLE)
 
 
 def reasons(skipped: Sequence[Skipped]) -> dict[str, int]:
@@ -126,35 +123,17 @@ def _cells(row: AblationRow) -> tuple[str, ...]:
         f"{100 * overall.value:+.2f}",
         f"[{100 * overall.low:+.2f}, {100 * overall.high:+.2f}]",
         *machines,
-        *([_span(ranks)] if ranks else []),
+        *([" to ".join(map(str, sorted({min(ranks), max(ranks)})))] if ranks else []),
     )
 
 
-def _left_out_cells(entry: LeftOut) -> tuple[str, ...]:
-    score, best, reference = (f"{100 * number:.2f}" for number in (entry.score, entry.best, entry.reference))
-    return entry.machine, " ".join(entry.chosen.values()), score, str(entry.rank), best, reference
-
-
-def _span(ranks: Sequence[int]) -> str:
-    low, high = min(ranks), max(ranks)
-    return str(low) if low == high else f"{low} to {high}"
-
-
 def _row(row: AblationRow) -> dict[str, Any]:
-    overall = row.difference.overall
+    machines = {name: _difference(difference) for name, difference in row.difference.machines.items()}
     return {
         "rank": row.rank,
         "values": row.values,
         **_results(row.results),
-        "difference": {
-            "value": overall.value,
-            "interval": [overall.low, overall.high],
-            "better": overall.a_better,
-            "machines": {
-                name: {"value": each.value, "interval": [each.low, each.high], "better": each.a_better}
-                for name, each in row.difference.machines.items()
-            },
-        },
+        "difference": _difference(row.difference.overall) | {"machines": machines},
         "without": {
             name: {"score": score, "rank": row.ranks_without[name]} for name, score in row.without.items()
         },
@@ -162,15 +141,19 @@ def _row(row: AblationRow) -> dict[str, Any]:
 
 
 def _results(results: Results) -> dict[str, Any]:
-    names = row_names([(row.machine, row.section) for row in results.machines])
     return {
         "score": results.official_score,
         **_finite(results.means._asdict()),
         "machines": {
             name: {"score": row.score, **_finite(row.metrics._asdict())}
-            for name, row in zip(names, results.machines, strict=True)
+            for name, row in zip(results.names, results.machines, strict=True)
         },
     }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    interval = [difference.low, difference.high]
+    return {"value": difference.value, "interval": interval, "better": difference.a_better}
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float | None]:

@@ -1,1 +1,1 @@
-"""Whole challenge systems: runs, tables and submissions."""
+"""Challenge systems: runs, tables and submissions."""

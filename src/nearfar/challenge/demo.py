@@ -22,38 +22,33 @@ PLAN = FactoryPlan(
     snr_db=(12.0, 24.0),
     severity=(0.8, 1.0),
 )
-"""Worn machines in moderate noise, so that a hundred training steps suffice to detect the faults."""
+"""Clear faults in moderate noise, so that a hundred training steps suffice to detect them."""
 
 TRAINING = {"training.steps": 100, "training.warmup_steps": 20}
 ENCODER = {"encoder.weights": "eat-tiny", "fbank.std": FbankNormalisation().std}
-"""The small encoder that comes with nearfar, which was made with EAT's usual contrast."""
+"""The small encoder that comes with nearfar; it was trained with EAT's default normalisation."""
 
 
 def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
     """Simulate recordings into ``out/factory``; run the tiny suite and nearfar-best into ``out/results``.
 
-    Run again, it uses what is there: whole simulated recordings, trained models, embeddings.
+    Simulated recordings, trained models and embeddings of an earlier call are used again.
 
     Raises:
-        InputError: if ``out/factory`` holds something else.
+        InputError: if ``out/factory`` exists and holds no simulated recordings.
     """
     factory = out / "factory"
     if not (factory / "SIMULATED.md").is_file():
-        _simulate(factory, progress)
+        if factory.exists():
+            raise InputError(
+                factory,
+                found="a folder that the demonstration did not make",
+                expected="simulated recordings, or nothing",
+                remedy="Choose another folder (out)",
+            )
+        unfinished = factory.with_name("factory.unfinished")  # renamed when it is complete
+        shutil.rmtree(unfinished, ignore_errors=True)
+        simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating clips", done, total))
+        unfinished.rename(factory)
     recipes = [recipe.with_changes(**ENCODER, **TRAINING) for recipe in suite_recipes("tiny", SYSTEMS)]
     return reproduce([*recipes, load_recipe(BEST)], factory, out / "results", progress=progress)
-
-
-def _simulate(factory: Path, progress: Progress) -> None:
-    """Simulate into a temporary folder, then rename it, so that an interrupted run leaves no partial result."""
-    if factory.exists():
-        raise InputError(
-            factory,
-            found="a folder that the demonstration did not make",
-            expected="simulated recordings, or nothing",
-            remedy="Choose another folder (out)",
-        )
-    unfinished = factory.with_name("factory.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating clips", done, total))
-    unfinished.rename(factory)

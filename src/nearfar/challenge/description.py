@@ -1,6 +1,6 @@
 """The description of a system in a submission, from its recipe.
 
-The words are those of the challenge's template where it has some; a value that does not apply is None. Poolings,
+Values are those of the challenge's template where it lists some, and None where they do not apply. Poolings,
 losses, back-ends, views and threshold rules are described by their entries in the tables of choices.
 """
 
@@ -33,8 +33,8 @@ def describe(recipe: Recipe, trained_on: Iterable[str], rules: Iterable[str] = (
     Args:
         recipe: the system's.
         trained_on: the machines whose training clips the system was trained on.
-        rules: the threshold rules that decisions were made with, which differ from the recipe's where its rule
-            found no threshold; by default the recipe's.
+        rules: the threshold rules of the decisions, which differ from the recipe's where its rule found no
+            threshold; by default the recipe's.
     """
     shares = recipe.trains and set(trained_on) & set(DEVELOPMENT_MACHINES)
     return {
@@ -56,7 +56,7 @@ def describe(recipe: Recipe, trained_on: Iterable[str], rules: Iterable[str] = (
 
 
 def external_datasets(recipe: Recipe) -> list[dict[str, str | None]] | None:
-    """The encoder's weights and, where it is known, what they were pre-trained on; None where there are none."""
+    """The encoder's weights and their pre-training data sets, if known; None without pre-trained weights."""
     weights = recipe.encoder.weights
     if not recipe.uses_encoder or weights.startswith("random:"):
         return None
@@ -65,17 +65,14 @@ def external_datasets(recipe: Recipe) -> list[dict[str, str | None]] | None:
         return [{"name": weights, "url": None}, _AUDIOSET, _ESC_10]
     if weights in PUBLISHED:
         return [{"name": weights, "url": PUBLISHED[weights].source}, _AUDIOSET]
-    is_local = Path(weights).exists() or weights.count("/") != 1
-    return (
-        [{"name": Path(weights).name, "url": None}]
-        if is_local
-        else [{"name": weights, "url": f"https://huggingface.co/{weights}"}]
-    )
+    if Path(weights).exists() or weights.count("/") != 1:
+        return [{"name": Path(weights).name, "url": None}]
+    return [{"name": weights, "url": f"https://huggingface.co/{weights}"}]
 
 
 def _augmentation(recipe: Recipe) -> str | None:
     chosen = recipe.augmentation
-    kinds = {
+    amounts = {
         "time shift": chosen.time_shift,
         "gain": chosen.gain_db,
         "mixup": chosen.mixup_probability,
@@ -83,7 +80,7 @@ def _augmentation(recipe: Recipe) -> str | None:
         "frequency masking": chosen.frequency_mask_bins,
         "time masking": chosen.time_mask_frames,
     }
-    return ", ".join(kind for kind, amount in kinds.items() if amount) or None
+    return ", ".join(kind for kind, amount in amounts.items() if amount) or None
 
 
 def _front_end(recipe: Recipe) -> str:
@@ -128,16 +125,15 @@ def _aggregation(recipe: Recipe) -> str:
 
 
 def _generalisation(recipe: Recipe) -> str | None:
-    means = []
-    if recipe.trains:
-        means.append("domain in the class labels")
-        means += ["target domain drawn more often"] * (recipe.training.target_share > 0)
-    words = recipe.backend.domain_generalisation(recipe.backend_settings())
-    return ", ".join([*means, *filter(None, [words])]) or None
+    methods = {
+        "domain in the class labels": recipe.trains,
+        "target domain drawn more often": recipe.trains and recipe.training.target_share > 0,
+        recipe.backend.domain_generalisation(recipe.backend_settings()): True,
+    }
+    return ", ".join(name for name, is_used in methods.items() if name and is_used) or None
 
 
 def _decision_making(recipe: Recipe, rules: Iterable[str]) -> str:
     threshold = RUN.completed(recipe.threshold)
     used = list(dict.fromkeys(rules)) or [str(threshold.rule)]
-    described = [RULES[rule].described(threshold) for rule in used if rule in RULES]
-    return "; ".join(described)
+    return "; ".join(RULES[rule].described(threshold) for rule in used if rule in RULES)

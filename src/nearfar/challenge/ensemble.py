@@ -1,8 +1,8 @@
 """Several finished runs as one system: the weighted mean of their scores on the scale of normal clips.
 
 With s_m the scores of member m on a machine, and n_m the leave-one-out scores that it gave the machine's normal
-training clips, the ensemble's score is ``sum_m w_m (s_m - mean(n_m)) / std(n_m) / sum_m w_m``: no test clip
-decides how another is scaled. Members may be of other recipes, layers or seeds, or ensembles themselves.
+training clips, the ensemble's score is ``sum_m w_m (s_m - mean(n_m)) / std(n_m) / sum_m w_m``: the scale does not
+depend on test clips. Members may be of other recipes, layers or seeds, or ensembles themselves.
 
 The folder it writes is like a run's, with ``ensemble.json`` (members, weights and recipes) for ``recipe.toml``.
 """
@@ -10,31 +10,30 @@ The folder it writes is like a run's, with ``ensemble.json`` (members, weights a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nearfar.challenge.run import write_results, write_thresholds_and_decisions, write_view_scores
 from nearfar.config import ThresholdTable, load_recipe
 from nearfar.config.renamed import modernised
+from nearfar.data.clips import Domain
 from nearfar.environment import environment
 from nearfar.errors import InputError
 from nearfar.evaluation.results import Results
-from nearfar.evaluation.scorefiles import MachineScores, read_scores
+from nearfar.evaluation.scorefiles import Key, MachineScores, matched, read_scores
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.files import write_json
+from nearfar.metrics import Floats
 from nearfar.pipeline.preparation import RUN
 from nearfar.pipeline.scoring import ScoredMachine
 from nearfar.scoring.fusion import standardised
 from nearfar.thresholds import Calibration, NormalScore
 
 FILE = "ensemble.json"
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,8 +52,8 @@ class Member:
 
     folder: Path
     scores: tuple[MachineScores, ...]
-    normal: dict[tuple[str, str], Numbers]
-    normal_clips: dict[tuple[str, str], list[tuple[str, str]]]
+    normal: dict[Key, Floats]
+    normal_clips: dict[Key, list[tuple[str, Domain]]]
     data: Path
     description: dict[str, Any]
     threshold: ThresholdTable
@@ -68,10 +67,9 @@ def read_member(folder: Path) -> Member:
     """
     try:
         tree = json.loads((folder / "view_scores.json").read_text(encoding="utf-8"))
-        normal = {
-            (row["machine"], row["section"]): np.array(row["normal"], dtype=np.float64) for row in tree["machines"]
-        }
-        normal_clips = {(row["machine"], row["section"]): _normal_clips(row) for row in tree["machines"]}
+        rows = {(row["machine"], row["section"]): row for row in tree["machines"]}
+        normal = {key: np.array(row["normal"], dtype=np.float64) for key, row in rows.items()}
+        normal_clips = {key: _normal_clips(row) for key, row in rows.items()}
         data = Path(tree["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -81,28 +79,29 @@ def read_member(folder: Path) -> Member:
             remedy="Give the output folder of nearfar run, or rerun its command to finish it",
         ) from None
     scores = tuple(read_scores(folder / "scores"))
-    if missing := {(entry.machine, entry.section) for entry in scores} - normal.keys():
+    if missing := {entry.key for entry in scores} - normal.keys():
         raise InputError(
             folder / "view_scores.json",
-            found=f"nothing of {', '.join(' '.join(key) for key in sorted(missing))}",
+            found=f"no scores of {', '.join(' '.join(key) for key in sorted(missing))}",
             expected="scores of normal clips of every machine in scores/",
             remedy="Run the same command again",
         )
     if (folder / FILE).is_file():
         described = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        threshold = RUN.completed(ThresholdTable.model_validate(modernised(described)["threshold"]))
-        return Member(folder, scores, normal, normal_clips, data, described, threshold)
-    recipe = load_recipe(folder / "recipe.toml")
-    described = recipe.model_dump(mode="json")
-    return Member(folder, scores, normal, normal_clips, data, described, RUN.completed(recipe.threshold))
+        threshold = ThresholdTable.model_validate(modernised(described)["threshold"])
+    else:
+        recipe = load_recipe(folder / "recipe.toml")
+        described, threshold = recipe.model_dump(mode="json"), recipe.threshold
+    return Member(folder, scores, normal, normal_clips, data, described, RUN.completed(threshold))
 
 
-def _normal_clips(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _normal_clips(row: Mapping[str, Any]) -> list[tuple[str, Domain]]:
     """Names and domains of a machine's normal clips; runs of earlier versions did not write them."""
     count = len(row["normal"])
     names, domains = row.get("normal_names", [""] * count), row.get("normal_domains", ["source"] * count)
-    pairs = zip(names, domains, strict=True)
-    return [(name, domain if domain == "target" else "source") for name, domain in pairs]
+    return [
+        (name, "target" if domain == "target" else "source") for name, domain in zip(names, domains, strict=True)
+    ]
 
 
 def ensemble(
@@ -113,8 +112,8 @@ def ensemble(
     Args:
         runs: two folders or more, of runs on the same recordings.
         out: another folder.
-        weights: one for each, positive; all alike by default. Only their ratios matter.
-        note: a line for the tables; by default what the members' tables say.
+        weights: a positive number for each run, equal by default; only their ratios matter.
+        note: a line for the tables; by default the notes of the members' tables.
 
     Returns:
         the results, or None where the test clips hide their labels, and the notes.
@@ -128,7 +127,7 @@ def ensemble(
         raise InputError("out", found=f"{out}, one of the runs", expected="another folder", remedy="Correct it")
     members = [read_member(run) for run in runs]
     names = _names(runs)
-    scored = [_fused(entries, members, names, shares) for entries in _aligned(members)]
+    scored = [_fused(entries, members, names, shares) for entries in zip(*_matched(members), strict=True)]
     first = members[0]
     truth = GroundTruth.of_score_folder(first.folder / "scores", first.scores)
     notes = [note] if note else list(dict.fromkeys(text for member in members for text in _notes(member.folder)))
@@ -164,7 +163,7 @@ def _shares(runs: Sequence[Path], weights: Sequence[float] | None) -> list[float
             "weights",
             found=", ".join(f"{weight:g}" for weight in given),
             expected=f"{len(runs)} positive numbers, one for each run",
-            remedy="Correct it, or leave it out to weigh all alike",
+            remedy="Correct it, or leave it out for equal weights",
         )
     return [weight / sum(given) for weight in given]
 
@@ -174,34 +173,24 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(run) for run in runs]
 
 
-def _aligned(members: Sequence[Member]) -> Iterator[list[MachineScores]]:
-    """The scores of one machine and section by all members, in the first one's order of clips."""
-    tables = [{(entry.machine, entry.section): entry for entry in member.scores} for member in members]
-    for member, table in zip(members[1:], tables[1:], strict=True):
-        if different := table.keys() ^ tables[0].keys():
-            raise _mismatch(member, members[0], " and ".join(sorted({machine for machine, _ in different})))
-    for key, entry in tables[0].items():
-        row = [entry]
-        for member, table in zip(members[1:], tables[1:], strict=True):
-            other = table[key]
-            position = {_stem(name): number for number, name in enumerate(other.names)}
-            if position.keys() != set(map(_stem, entry.names)):
-                raise _mismatch(member, members[0], f"{key[0]}: test clips")
-            if len(member.normal[key]) != len(members[0].normal[key]):
-                raise _mismatch(member, members[0], f"{key[0]}: normal training clips")
-            order = [position[_stem(name)] for name in entry.names]
-            row.append(MachineScores(*key, entry.names, other.scores[order]))
-        yield row
+def _matched(members: Sequence[Member]) -> list[tuple[MachineScores, ...]]:
+    """Scores of each member, in the order of machines and clips of the first."""
+    first, rows = members[0], [members[0].scores]
+    for member in members[1:]:
+        try:
+            rows.append(tuple(matched(first.scores, member.scores)))
+        except InputError as error:
+            raise _mismatch(member, first, error.found) from None
+        for entry in first.scores:
+            if len(member.normal[entry.key]) != len(first.normal[entry.key]):
+                raise _mismatch(member, first, f"{entry.machine}: normal training clips")
+    return rows
 
 
-def _stem(name: str) -> str:
-    return PurePath(name).with_suffix("").as_posix()
-
-
-def _mismatch(member: Member, first: Member, what: str) -> InputError:
+def _mismatch(member: Member, first: Member, difference: str) -> InputError:
     return InputError(
         member.folder,
-        found=f"other recordings than in {first.folder} ({what})",
+        found=f"other recordings than in {first.folder} ({difference})",
         expected="runs on the same recordings",
         remedy="Run all members on the same data folder",
     )
@@ -210,18 +199,15 @@ def _mismatch(member: Member, first: Member, what: str) -> InputError:
 def _fused(
     entries: Sequence[MachineScores], members: Sequence[Member], names: Sequence[str], shares: Sequence[float]
 ) -> ScoredMachine:
-    key = (entries[0].machine, entries[0].section)
+    key = entries[0].key
     normals = [member.normal[key] for member in members]
     test = [standardised(entry.scores, normal) for entry, normal in zip(entries, normals, strict=True)]
     normal = [standardised(scores, scores) for scores in normals]
-    fused, training = (
-        np.sum([share * values for share, values in zip(shares, each, strict=True)], axis=0)
-        for each in (test, normal)
-    )
+    fused, training = (np.average(scores, axis=0, weights=shares) for scores in (test, normal))
     recordings = tuple(
         NormalScore(
             file=name,
-            domain="target" if domain == "target" else "source",
+            domain=domain,
             score=float(training[index]),
             channels={member: float(values[index]) for member, values in zip(names, normal, strict=True)},
         )
@@ -241,7 +227,7 @@ def _fused(
 
 
 def _notes(folder: Path) -> list[str]:
-    """What the tables of a run say of its data."""
+    """The notes of a run's tables; none if it has no tables."""
     try:
         return [str(line) for line in json.loads((folder / "results.json").read_text(encoding="utf-8"))["notes"]]
     except (OSError, ValueError, KeyError, TypeError):

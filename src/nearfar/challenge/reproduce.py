@@ -1,4 +1,4 @@
-"""The report's Table 1: train its models once, score its systems and the baselines, set them side by side."""
+"""The report's Table 1: train its models once, score its systems and the baselines, and write their table."""
 
 from __future__ import annotations
 
@@ -19,17 +19,13 @@ SUITES: dict[str, tuple[str, ...]] = {
     "report": ("ae-mse", "ae-mahala", "eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
     "tiny": ("ae-mse", "ae-mahala", "tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"),
 }
-"""Recipes by suite: the challenge's two baselines and the report's systems 1 to 4, in the report's order, with
-EAT-base
-or with a tiny encoder from a random start."""
+"""Recipes by suite, in the report's order: the challenge's two baselines and the report's systems 1 to 4, with
+EAT-base (``report``) or a randomly initialised tiny encoder (``tiny``)."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The table and, per system, its runs in the order of the seeds.
-
-    ``table`` is None where the test clips hide their labels.
-    """
+    """The table, None if the test clips hide their labels, and the runs of each system in the order of seeds."""
 
     table: ResultsTable | None
     runs: dict[str, tuple[SystemRun, ...]]
@@ -67,15 +63,16 @@ def reproduce(
 ) -> Reproduction | None:
     """Run systems that share models, for every seed, and write the table into ``out``.
 
-    ``out`` gets ``table.{md,csv,json}``, ``timing.json``, ``models/<autoencoder, full or lora>_<key>/`` and, per
-    seed (in ``seed_N/`` where there are several), ``<system>/`` as :func:`nearfar.challenge.run.run_system` writes
-    it. A killed call resumes when it is repeated; with more seeds, only the new ones are trained.
+    ``out`` contains ``table.{md,csv,json}``, ``timing.json``, ``models/<autoencoder, full or lora>_<key>/`` and,
+    per seed (in ``seed_N/`` if there are several), ``<system>/``, the folder of
+    :func:`nearfar.challenge.run.run_system`. A repeated call continues an interrupted one; with more seeds, only
+    the new ones are trained.
 
     Args:
         recipes: the systems.
         data: a folder of recordings.
         out: output folder.
-        seeds: each once, for all systems; None: every recipe's own, such as the baselines' 13711.
+        seeds: different seeds, for all systems; None: every recipe's own, such as the baselines' 13711.
         note: a line for all tables; by default :func:`nearfar.challenge.run.data_note`.
         remarks: by recipe name, a further line for the tables of that system.
         progress: called during long steps.
@@ -84,9 +81,8 @@ def reproduce(
         the table and the runs, or None on the helper processes of a distributed launch.
     """
     if seeds is not None and len(set(seeds)) != len(seeds):
-        raise InputError(
-            "seeds", found=f"{', '.join(map(str, seeds))}", expected="each seed once", remedy="Remove the repeats"
-        )
+        given = ", ".join(map(str, seeds))
+        raise InputError("seeds", found=given, expected="each seed once", remedy="Remove the repeats")
     note, remarks = note or data_note(data), remarks or {}
     runs: dict[str, list[SystemRun]] = {recipe.name: [] for recipe in recipes}
     several = seeds is not None and len(seeds) > 1
@@ -95,7 +91,6 @@ def reproduce(
         for recipe in recipes:
             seeded = recipe if seed is None else recipe.with_changes(seed=seed)
             model = out / "models" / f"{seeded.model_kind()}_{seeded.model_key()}"  # the seed is in the key
-
             name = f"{recipe.name}, seed {seed}" if several else recipe.name
 
             def named(task: str, done: int, total: int, name: str = name) -> None:
@@ -103,31 +98,30 @@ def reproduce(
 
             line = " ".join(filter(None, (note, remarks.get(recipe.name)))) or None
             run = run_system(seeded, data, parent / recipe.name, model_folder=model, note=line, progress=named)
-            if run is not None:  # helper processes continue as well: the next model needs them
+            if run is not None:  # None on helper processes, which the next model needs as well
                 runs[recipe.name].append(run)
     if not is_main_process():
         return None
     finished = {name: tuple(of_seeds) for name, of_seeds in runs.items()}
-    write_json(
-        out / "timing.json", {name: [_timing(run) for run in of_seeds] for name, of_seeds in finished.items()}
-    )
-    results: dict[str, Sequence[Results]] = {name: _results(of_seeds) for name, of_seeds in finished.items()}
-    if any(len(of_seeds) < len(seeds or (None,)) for of_seeds in results.values()):
+    timing = {
+        name: [
+            {
+                "seed": run.recipe.seed,
+                "training_seconds": round(run.timing.training_seconds, 1),
+                "scoring_seconds": round(run.timing.scoring_seconds, 1),
+                "peak_memory_bytes": run.timing.peak_memory_bytes,
+            }
+            for run in of_seeds
+        ]
+        for name, of_seeds in finished.items()
+    }
+    write_json(out / "timing.json", timing)
+    results: dict[str, Sequence[Results]] = {
+        name: [run.results for run in of_seeds if run.results is not None] for name, of_seeds in finished.items()
+    }
+    if any(len(results[name]) < len(of_seeds) for name, of_seeds in finished.items()):
         return Reproduction(None, finished)
     notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
     table = results_table(results, notes=notes)
     write_table(table, out, "table")
     return Reproduction(table, finished)
-
-
-def _results(runs: Sequence[SystemRun]) -> list[Results]:
-    return [run.results for run in runs if run.results is not None]
-
-
-def _timing(run: SystemRun) -> dict[str, float | int | None]:
-    return {
-        "seed": run.recipe.seed,
-        "training_seconds": round(run.timing.training_seconds, 1),
-        "scoring_seconds": round(run.timing.scoring_seconds, 1),
-        "peak_memory_bytes": run.timing.peak_memory_bytes,
-    }

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from nearfar.charts import machine_figure
 from nearfar.config import Recipe, ThresholdTable
-from nearfar.data.clips import Clip
 from nearfar.data.summary import summarise
 from nearfar.environment import environment, peak_memory_bytes
 from nearfar.evaluation.results import Results, evaluate_scores
@@ -38,8 +37,8 @@ from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.preparation import check_recordings, prepare_run
 from nearfar.pipeline.scoring import ScoredMachine, score_machines, tested_groups
 from nearfar.pipeline.training import is_trained, train_or_reuse
-from nearfar.progress import Progress, silent
-from nearfar.thresholds import Threshold, usable_thresholds
+from nearfar.progress import Progress, advancing, silent
+from nearfar.thresholds import usable_thresholds
 from nearfar.training.engine import is_main_process
 
 logger = logging.getLogger(__name__)
@@ -49,13 +48,13 @@ FEATURES = "embeddings"
 
 
 def data_note(data: Path) -> str | None:
-    """The line that tables need about the data: recordings of ``nearfar simulate`` are marked as such."""
+    """The note of tables on recordings that ``nearfar simulate`` made; None for other recordings."""
     return "Simulated data (nearfar simulate)." if (data / "SIMULATED.md").is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds a system took. Training is that of its model, which may be shared or from an earlier run."""
+    """Duration and memory of a run; the model, and so its training time, may be shared or of an earlier run."""
 
     training_seconds: float
     scoring_seconds: float
@@ -82,15 +81,15 @@ def run_system(
     progress: Progress = silent,
     tensorboard: bool = False,
 ) -> SystemRun | None:
-    """Train or reuse, score, evaluate, and write everything into ``out``.
+    """Train or reuse the model, score, evaluate, and write everything into ``out``.
 
     Args:
         recipe: the system.
         data: a folder of recordings in any layout that :func:`nearfar.data.read_dataset` reads.
-        out: the run folder; files that are still valid are reused. ``environment.json`` and ``timing.json`` stay
-            as long as the scores stay the same.
-        model_folder: where the model is or will be; by default ``out/model``.
-        note: a line for the tables, for instance that the data is surrogate; by default :func:`data_note`.
+        out: the run folder; files that are still valid are reused. ``environment.json`` and ``timing.json`` are
+            not written again while the scores are the same.
+        model_folder: the folder of the model, existing or new; by default ``out/model``.
+        note: a line for the tables, for instance that the data is simulated; by default :func:`data_note`.
         progress: called during long steps.
         tensorboard: also write the training curve for TensorBoard, into ``model/tensorboard``.
 
@@ -107,39 +106,33 @@ def run_system(
     if not trained:
         check_recordings(recipe, dataset, progress if is_main_process() else silent)
     recipe_file, text = out / "recipe.toml", recipe.to_toml()
-    again = trained and recipe_file.is_file() and recipe_file.read_text(encoding="utf-8") == text
-    made_with = environment()
+    is_repeat = trained and recipe_file.is_file() and recipe_file.read_text(encoding="utf-8") == text
+    versions = environment()
     if is_main_process():
         write_text(recipe_file, text)
-        if not again:
-            write_json(out / "environment.json", made_with)
+        if not is_repeat:
+            write_json(out / "environment.json", versions)
         write_json(out / "data.json", [summary.to_json() for summary in summarise(dataset)])
     if not train_or_reuse(recipe, dataset, folder, progress=progress, tensorboard=tensorboard):
         return None
     began = time.perf_counter()
     extractor, cache = build_extractor(recipe, folder), FeatureCache(folder / FEATURES)
-    total, done = sum(len(train) + len(test) for train, test in groups.values()), 0
-
-    def advance(clips: int) -> None:
-        nonlocal done
-        done += clips
-        progress("extracting features", done, total)
-
-    def features(clips: Sequence[Clip]) -> Any:
-        return cache.get(extractor, clips, advance)
-
+    total = sum(len(train) + len(test) for train, test in groups.values())
+    advance = advancing(progress, "extracting features", total)
+    features = partial(cache.get, extractor, advance=advance)
     scored, parameters, fit_seconds = score_machines(
         recipe, dataset, groups, features, folder, progress=progress, tensorboard=tensorboard
     )
     scores = tuple(entry.test for entry in scored)
     seconds = max(time.perf_counter() - began - (0.0 if trained else fit_seconds), 0.0)
-    timing = _timing_of(out) if again and holds_scores(out / "scores", scores) else None
+    timing = _timing_of(out) if is_repeat and holds_scores(out / "scores", scores) else None
     if timing is None:
-        training_seconds = _training_seconds(recipe, folder) + fit_seconds
-        timing = Timing(training_seconds, seconds, peak_memory_bytes())
-        facts = {"total_parameters": extractor.parameters + parameters}
-        write_json(out / "environment.json", made_with | facts)
-        write_json(out / "timing.json", {name: getattr(timing, name) for name in timing.__slots__})
+        card = read_card(folder) if recipe.trains else None
+        training_seconds = 0.0 if card is None else float(card["training"].get("seconds", 0.0))
+        timing = Timing(training_seconds + fit_seconds, seconds, peak_memory_bytes())
+        count = {"total_parameters": extractor.parameters + parameters}
+        write_json(out / "environment.json", versions | count)
+        write_json(out / "timing.json", asdict(timing))
     truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
     write_thresholds_and_decisions(scored, recipe.threshold, out)
     write_view_scores(scored, dataset.root, out)
@@ -150,16 +143,11 @@ def run_system(
 def _timing_of(out: Path) -> Timing | None:
     """The timing of the run that wrote a folder; None where it did not finish."""
     try:
-        environment_of = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+        versions = json.loads((out / "environment.json").read_text(encoding="utf-8"))
         timing = Timing(**json.loads((out / "timing.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    return timing if "total_parameters" in environment_of else None
-
-
-def _training_seconds(recipe: Recipe, folder: Path) -> float:
-    card = read_card(folder) if recipe.trains else None
-    return 0.0 if card is None else float(card["training"].get("seconds", 0.0))
+    return timing if "total_parameters" in versions else None
 
 
 def write_thresholds_and_decisions(scored: Sequence[ScoredMachine], threshold: ThresholdTable, out: Path) -> None:
@@ -172,30 +160,25 @@ def write_thresholds_and_decisions(scored: Sequence[ScoredMachine], threshold: T
     thresholds = usable_thresholds(
         [entry.calibration for entry in scored], threshold.rule, threshold.false_alarm_rate, threshold.domains
     )
-    log_remarks(thresholds)
+    for found in thresholds:
+        if found.remark is not None:
+            logger.warning("%s section %s: %s", found.machine, found.section, found.remark)
     decided = []
     for entry in scored:
         decisions = entry.decide(thresholds)
         if decisions is None:
-            (out / "scores" / decision_file(entry.test.machine, entry.test.section)).unlink(missing_ok=True)
+            (out / "scores" / decision_file(*entry.test.key)).unlink(missing_ok=True)
         else:
             decided.append(decisions)
     write_decisions(out / "scores", decided)
     write_json(out / "thresholds.json", [entry.model_dump(mode="json") for entry in thresholds])
 
 
-def log_remarks(thresholds: Iterable[Threshold]) -> None:
-    """Log where a threshold differs from the request."""
-    for entry in thresholds:
-        if entry.remark is not None:
-            logger.warning("%s section %s: %s", entry.machine, entry.section, entry.remark)
-
-
 def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) -> None:
     """Write ``view_scores.json``: scores of test and normal clips, by view and fused, and the path of the data.
 
-    ``normal`` are leave-one-out scores, ``calibration`` those that thresholds are found from; they differ where
-    the back-end or the fusion scales scores by normal clips.
+    ``normal`` holds leave-one-out scores, ``calibration`` the scores for thresholds; they differ where the
+    back-end or the fusion scales scores by normal clips.
     """
     machines = [
         {
@@ -205,8 +188,8 @@ def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) ->
             "views": {view: values.tolist() for view, values in entry.views.items()},
             "normal": entry.normal.tolist(),
             "calibration": entry.calibration.scores().tolist(),
-            "normal_names": [one.file for one in entry.calibration.recordings],
-            "normal_domains": [one.domain for one in entry.calibration.recordings],
+            "normal_names": [recording.file for recording in entry.calibration.recordings],
+            "normal_domains": [recording.domain for recording in entry.calibration.recordings],
             "normal_views": {view: values.tolist() for view, values in entry.normal_views.items()},
         }
         for entry in scored

@@ -1,6 +1,6 @@
 """The submission package of the challenge: scores and decisions on the evaluation machines, and meta.yaml.
 
-What the evaluator reads::
+The files that the evaluator reads::
 
     task2/<label>/anomaly_score_<machine>_section_00_test.csv      section_00_0000.wav,2.97879744
     task2/<label>/decision_result_<machine>_section_00_test.csv    section_00_0000.wav,1
@@ -20,8 +20,10 @@ from nearfar.challenge.submission_meta import Author, dump_yaml, metadata
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import (
+    MachineClips,
     MachineDecisions,
     MachineScores,
+    heading,
     read_decisions,
     read_scores,
     write_decisions,
@@ -33,9 +35,9 @@ from nearfar.metrics import MachineMetrics
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*_[A-Za-z0-9-]+_task2_[1-4]")
 LABEL_FORM = "<LastName>_<INST>_task2_<1 to 4>, such as Last_INST_task2_1"
 HIDDEN = re.compile(r"section_(\d\d)_(\d{4})\.wav")
-"""What evaluation clips are called; the parts are section and number."""
+"""File names of evaluation clips; the groups are section and number."""
 
-_Listed = TypeVar("_Listed", MachineScores, MachineDecisions)
+_Listed = TypeVar("_Listed", bound=MachineClips)
 
 
 def write_submission(
@@ -54,7 +56,7 @@ def write_submission(
     Args:
         run: a folder that ``nearfar run`` wrote. Machines whose clips do not hide their labels are left out.
         label: the system's, ``<LastName>_<INST>_task2_<1 to 4>``.
-        out: where packages are; up to four systems share it.
+        out: the folder of the package, which up to four systems share.
         authors: at least one.
         development: the run of the same system on the development set, for its results; by default those of the
             machines of ``run`` itself whose labels are known, if there are any.
@@ -64,22 +66,37 @@ def write_submission(
         the system's folder.
 
     Raises:
-        InputError: if the label is of another form, there are no authors, the system's folder is there already, a
+        InputError: if the label is of another form, there are no authors, the system's folder exists already, a
             run lacks something, or the development run is of another system.
     """
+    if not LABEL.fullmatch(label):
+        raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
+    if not authors:
+        raise InputError("authors", found="none", expected="at least one", remedy="Name one")
     folder = out / "task2" / label
-    _require(label, authors, folder)
+    if folder.exists():
+        raise InputError(
+            folder,
+            found="a submission that is there already",
+            expected="a label of its own for each system",
+            remedy="Remove the folder to write it anew, or choose another label",
+        )
     recipe = _recipe_of(run)
     if development is None and (run / "results.json").is_file():
         development = run
     results = None if development is None else _results_of(development, recipe)
     scores, decisions = _evaluation_machines(run)
+    trained_on = [
+        entry["machine"]
+        for entry in _read_json(run / "data.json")
+        if any(clips["split"] == "train" for clips in entry["clips"])
+    ]
     tree = metadata(
         recipe,
         label=label,
         authors=authors,
         parameters=_read_json(run / "environment.json").get("total_parameters"),
-        trained_on=_trained_on(run),
+        trained_on=trained_on,
         rules=_rules_of(run, {entry.machine for entry in scores}),
         development=results,
         name=name,
@@ -92,20 +109,6 @@ def write_submission(
     return folder
 
 
-def _require(label: str, authors: Sequence[Author], folder: Path) -> None:
-    if not LABEL.fullmatch(label):
-        raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
-    if not authors:
-        raise InputError("authors", found="none", expected="at least one", remedy="Name one")
-    if folder.exists():
-        raise InputError(
-            folder,
-            found="a submission that is there already",
-            expected="a label of its own for each system",
-            remedy="Remove the folder to write it anew, or choose another label",
-        )
-
-
 def _recipe_of(run: Path) -> Recipe:
     if not (run / "recipe.toml").is_file():
         raise InputError(
@@ -116,34 +119,33 @@ def _recipe_of(run: Path) -> Recipe:
 
 def _evaluation_machines(run: Path) -> tuple[list[MachineScores], list[MachineDecisions]]:
     """Scores and decisions of the machines whose clips hide their labels, by names ending in .wav."""
-    scores = [entry for entry in map(_as_wav, read_scores(run / "scores")) if _is_hidden(entry)]
+    scores = [
+        entry
+        for entry in map(_as_wav, read_scores(run / "scores"))
+        if all(HIDDEN.fullmatch(name) for name in entry.names)
+    ]
     if not scores:
         raise InputError(
             run,
-            found="only clips whose names say their label",
+            found="only clips whose names contain their label",
             expected="a run on evaluation data, whose clips are named section_00_0000.wav",
             remedy="Run the system on evaluation data, and pass this run beside it (development)",
         )
-    decided = {(entry.machine, entry.section): entry for entry in map(_as_wav, read_decisions(run / "scores"))}
+    decided = {entry.key: entry for entry in map(_as_wav, read_decisions(run / "scores"))}
     for entry in scores:
-        other = decided.get((entry.machine, entry.section))
-        if other is None or set(other.names) != set(entry.names):
+        if entry.key not in decided or set(decided[entry.key].names) != set(entry.names):
             raise InputError(
                 run / "scores",
-                found=f"no decisions on the clips of {entry.machine} section {entry.section}",
+                found=f"no decisions on the clips of {heading(entry.key)}",
                 expected="a decision for every score",
                 remedy="Run the system again; its model and embeddings are used again",
             )
-    return scores, [decided[entry.machine, entry.section] for entry in scores]
+    return scores, [decided[entry.key] for entry in scores]
 
 
 def _as_wav(entry: _Listed) -> _Listed:
-    """A copy of the data as FLAC is submitted under the names of the original."""
+    """The clips under names ending in .wav, as the challenge has them, also for recordings copied to FLAC."""
     return replace(entry, names=tuple(str(PurePath(name).with_suffix(".wav")) for name in entry.names))
-
-
-def _is_hidden(entry: MachineScores) -> bool:
-    return all(HIDDEN.fullmatch(name) for name in entry.names)
 
 
 def _results_of(run: Path, recipe: Recipe) -> dict[str, MachineMetrics]:
@@ -166,15 +168,15 @@ def _results_of(run: Path, recipe: Recipe) -> dict[str, MachineMetrics]:
         raise InputError(
             run / "results.json",
             found="no results by machine",
-            expected="what nearfar run writes",
+            expected="the results of a run",
             remedy="Run the recipe on the development set again",
         ) from None
 
 
 def _rules_of(run: Path, machines: Collection[str]) -> list[str]:
-    """The rules that the thresholds of some machines were found with; none where the run wrote no thresholds.
+    """The threshold rules of some machines; none if the run wrote no thresholds.
 
-    ``thresholds.json`` of earlier versions calls a rule ``kind``.
+    The key ``rule`` of ``thresholds.json`` was ``kind`` in earlier versions.
     """
     file = run / "thresholds.json"
     entries = _read_json(file) if file.is_file() else []
@@ -185,19 +187,13 @@ def _rules_of(run: Path, machines: Collection[str]) -> list[str]:
     ]
 
 
-def _trained_on(run: Path) -> list[str]:
-    """The machines with training clips, from ``data.json``."""
-    machines = _read_json(run / "data.json")
-    return [entry["machine"] for entry in machines if any(clips["split"] == "train" for clips in entry["clips"])]
-
-
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             path,
-            found=f"nothing that can be read ({error})",
-            expected="what nearfar run writes",
+            found=f"no JSON that can be read ({error})",
+            expected="the file that nearfar run writes",
             remedy="Give the folder of a finished run",
         ) from None

@@ -115,7 +115,7 @@ def metadata(
 
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
-    """YAML in the order of the tree, None as ``!!null``; nothing is wrapped."""
+    """YAML in the order of the tree, None as ``!!null``, without line breaks within values."""
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]
         def process_tag(self) -> None:
@@ -125,7 +125,7 @@ def dump_yaml(tree: Mapping[str, Any]) -> str:
                 super().process_tag()
 
         def ignore_aliases(self, data: Any) -> bool:
-            return True  # equal values are written out, not as references to one another
+            return True  # repeated values are written in full, not as references
 
     Dumper.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_NULL, ""))
     text: str = yaml.dump(dict(tree), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
@@ -135,23 +135,15 @@ def dump_yaml(tree: Mapping[str, Any]) -> str:
 def _authors(authors: list[Author]) -> list[dict[str, Any]]:
     marked = any(author.corresponding for author in authors)
     return [
-        {
-            "firstname": author.firstname,
-            "lastname": author.lastname,
-            "email": author.email,
-            "corresponding": author.corresponding if marked else position == 0,
-            "affiliation": {
-                "institution": author.institution,
-                "department": author.department,
-                "location": author.location,
-            },
-        }
+        author.model_dump(include={"firstname", "lastname", "email"})
+        | {"corresponding": author.corresponding if marked else position == 0}
+        | {"affiliation": author.model_dump(include={"institution", "department", "location"})}
         for position, author in enumerate(authors)
     ]
 
 
 def _development(results: Mapping[str, MachineMetrics]) -> dict[str, dict[str, float | None]]:
-    """In percent. The challenge's machines are all listed, unless the results are of other data altogether."""
+    """In percent. All machines of the challenge are listed, unless the results are of other machines only."""
     is_challenge = not results or any(machine in results for machine in DEVELOPMENT_MACHINES)
     empty: dict[str, float | None] = dict.fromkeys(MachineMetrics._fields)
     rows = dict.fromkeys(DEVELOPMENT_MACHINES, empty) if is_challenge else {}

@@ -160,13 +160,13 @@ def compare(
 ) -> None:
     """Compare two systems on the same clips: A minus B, with intervals and the probability that A is better."""
     from nearfar.evaluation.tables import comparison_to_text, comparison_to_tree
-    from nearfar.evaluation.uncertainty import compare_seeds
+    from nearfar.evaluation.uncertainty import compare as compare_systems
 
     sides = [_seeds_of(name, side) for name, side in (("A", a), ("B", b))]
     systems = [[_read(folder, truth) for folder in side] for side in sides]
     first, second = ([scores for scores, _, _ in system] for system in systems)
     labels = systems[0][0][2]  # all systems must score the clips of the first
-    comparison = compare_seeds(first, second, labels, resamples=resamples, seed=seed)
+    (comparison,) = compare_systems([first], second, labels, resamples=resamples, seed=seed)
     names = [_name_of_seeds(side) for side in sides]
     if names[0] == names[1]:
         names = [a, b]
@@ -234,10 +234,12 @@ def submit(
 def _report(report: PackageReport, folder: Path, as_json: bool) -> None:
     """Print the defects and notes of a check; exit code 1 if there are defects."""
     if as_json:
-        print(json_text({"folder": str(folder), **asdict(report)}), end="")
+        defects = [{"where": defect.file, "what": defect.problem} for defect in report.defects]
+        tree = {"folder": str(folder), "systems": report.systems, "defects": defects, "notes": report.notes}
+        print(json_text(tree), end="")
     else:
         for defect in report.defects:
-            print(f"{defect.where}: {defect.what}")
+            print(f"{defect.file}: {defect.problem}")
         for note in report.notes:
             print(f"note: {note}")
         count = len(report.defects)

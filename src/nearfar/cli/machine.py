@@ -190,7 +190,7 @@ class _JsonWriter:
         self._separator = ",\n"
 
     def end(self) -> None:
-        print("\n]")
+        print("[]" if self._separator.startswith("[") else "\n]")
 
 
 def _exit_code(scores: Sequence[Score | Failure], detector: Path, fail_on_anomaly: bool) -> None:
@@ -237,8 +237,11 @@ def threshold(
     from nearfar.pipeline.preparation import DETECTOR
     from nearfar.thresholds import changed_thresholds
 
-    fitted = read_card(detector).recipe.threshold
-    calibrations, thresholds = read_calibrations(detector), read_thresholds(detector)
+    card = read_card(detector)
+    fitted = card.recipe.threshold
+    calibrations = read_calibrations(detector, card)
+    replaced = false_alarm_rate is not None or value is not None  # thresholds of a damaged file need not be read
+    thresholds = () if replaced and machine is None else read_thresholds(detector, calibrations)
     several = machine is None and len(calibrations) > 1
     change = _change(false_alarm_rate, rule or fitted.rule or DETECTOR.rule, value, several)
     if change is not None:

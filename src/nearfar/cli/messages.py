@@ -27,6 +27,7 @@ LIBRARY_NAMES = {
     "encoder.weights": "encoder",
     "threshold.false_alarm_rate": "false_alarm_rate",
     "threshold.rule": "rule",
+    "calibration.group_by": "group_by",
     "threshold rule": "rule",
 }
 """Recipe keys and other subjects of library errors, and the parameters of commands that set them."""

@@ -1,38 +1,25 @@
-"""The recipe: one frozen, typed tree that decides what a system computes, read from and written to TOML.
+"""The recipe: the frozen, typed configuration of a system, read from and written to TOML.
 
-A recipe file may name another one with ``extends``; it then states only what differs. What a run writes beside
-its results is always the whole, resolved recipe.
+A recipe file may name another one with ``extends`` and then holds only the keys that differ. Runs write the whole,
+resolved recipe beside their results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from nearfar.config import tables
 from nearfar.config.renamed import modernised
-from nearfar.config.tables import (
-    Audio,
-    Augmentation,
-    CalibrationTable,
-    EncoderTable,
-    FbankNormalisation,
-    FeaturesTable,
-    Head,
-    Scoring,
-    ThresholdTable,
-    Training,
-)
 from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
 from nearfar.data.clips import Channel
 from nearfar.encoders import ADAPTATIONS
 from nearfar.errors import InputError
 from nearfar.registry import Entry
 from nearfar.scoring import BACKENDS, Backend, ScoringPlan
-from nearfar.settings import Settings, checked, key_error, refusal, unknown_key
+from nearfar.settings import Settings, checked, unknown_key
 from nearfar.views import VIEWS, channels_of, required_waveforms
 
 RECIPES = "recipes"
@@ -40,7 +27,7 @@ RECIPES = "recipes"
 
 
 class Recipe(RecipeTable):
-    """Everything that decides what a system computes.
+    """The configuration of a system.
 
     Views, adaptations and back-ends may have a table of their own (``[cancellation]``, ``[lora]``,
     ``[autoencoder]``), read with :meth:`settings`.
@@ -49,16 +36,16 @@ class Recipe(RecipeTable):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     seed: Annotated[int, Field(ge=0)] = 0
-    audio: Audio = Audio()
-    fbank: FbankNormalisation = FbankNormalisation()
-    encoder: EncoderTable = EncoderTable()
-    head: Head = Head()
-    training: Training = Training()
-    augmentation: Augmentation = Augmentation()
-    features: FeaturesTable = FeaturesTable()
-    scoring: Scoring = Scoring()
-    threshold: ThresholdTable = ThresholdTable()
-    calibration: CalibrationTable = CalibrationTable()
+    audio: tables.Audio = tables.Audio()
+    fbank: tables.FbankNormalisation = tables.FbankNormalisation()
+    encoder: tables.EncoderTable = tables.EncoderTable()
+    head: tables.Head = tables.Head()
+    training: tables.Training = tables.Training()
+    augmentation: tables.Augmentation = tables.Augmentation()
+    features: tables.FeaturesTable = tables.FeaturesTable()
+    scoring: tables.Scoring = tables.Scoring()
+    threshold: tables.ThresholdTable = tables.ThresholdTable()
+    calibration: tables.CalibrationTable = tables.CalibrationTable()
 
     @model_validator(mode="before")
     @classmethod
@@ -69,13 +56,14 @@ class Recipe(RecipeTable):
     def _fill_own_tables(self) -> Self:
         extras = self.__pydantic_extra__
         assert extras is not None
-        tables = own_tables()
+        own = own_tables()
         for name, value in extras.items():
-            if name not in tables:
-                raise unknown_key(name, {*tables, *type(self).model_fields})
-            if not isinstance(value, tables[name]):
-                extras[name] = checked_table(name, tables[name], value)
-        for entry in self._chosen_entries():
+            if name not in own:
+                raise unknown_key(name, {*own, *type(self).model_fields})
+            if not isinstance(value, own[name]):
+                extras[name] = checked(own[name], value, name)
+        views = [VIEWS[name] for name in (*self.waveform_views, *self.scoring.views, *self.training.views)]
+        for entry in (ADAPTATIONS[self.training.adaptation], self.backend, *views):
             if entry.table is not None and entry.table not in extras:
                 extras[entry.table] = entry.settings()
         return self
@@ -87,7 +75,7 @@ class Recipe(RecipeTable):
 
     @property
     def trains(self) -> bool:
-        """Whether the encoder is fine-tuned."""
+        """True if the encoder is fine-tuned."""
         return bool(ADAPTATIONS[self.training.adaptation].trains)
 
     @property
@@ -97,12 +85,12 @@ class Recipe(RecipeTable):
 
     @property
     def uses_encoder(self) -> bool:
-        """Whether the features are made with an encoder."""
+        """True if the features need an encoder."""
         return bool(self.features.entry("source").uses_encoder)
 
     @property
     def waveform_views(self) -> tuple[str, ...]:
-        """The views of waveforms that features are extracted from, so that every scored view can be made."""
+        """The views of waveforms from which the features of all scored views are computed."""
         return required_waveforms(self.scoring.views)
 
     @property
@@ -115,13 +103,13 @@ class Recipe(RecipeTable):
         return channels_of((*trained, *self.waveform_views))
 
     def settings(self, entry: Entry, inline: Settings | None = None) -> Any:
-        """The settings of an entry: from its own table, else ``inline``, those of the table of the choice."""
+        """The settings of an entry: of its own table, or ``inline``, those of the table that names the entry."""
         if entry.table is None:
             return inline if inline is not None else entry.settings()
         return (self.__pydantic_extra__ or {}).get(entry.table) or entry.settings()
 
     def view_settings(self) -> dict[str, Settings]:
-        """Settings of all scored and trained views and of the views that these are made of, by name."""
+        """Settings of all scored and trained views and of the views that they are computed from, by name."""
         scored, trained = self.scoring.views, self.training.views if self.trains else ()
         names = dict.fromkeys((*scored, *self.waveform_views, *trained))
         return {
@@ -138,34 +126,29 @@ class Recipe(RecipeTable):
         return self.settings(ADAPTATIONS[self.training.adaptation], self.training.settings_of("adaptation"))
 
     def scoring_plan(self) -> ScoringPlan:
-        """How features become scores."""
+        """The back-end, its settings, the fusion and the seed."""
         return ScoringPlan(self.scoring.backend, self.backend_settings(), self.scoring.fusion, self.seed)
-
-    def _chosen_entries(self) -> list[Entry]:
-        views = dict.fromkeys((*self.waveform_views, *self.scoring.views, *self.training.views))
-        return [ADAPTATIONS[self.training.adaptation], self.backend, *(VIEWS[name] for name in views)]
 
     # --- identities ---------------------------------------------------------------------------------------------
 
     def model_identity(self) -> dict[str, Any]:
-        """The keys that decide the trained weights, given the data; empty where nothing is trained.
+        """The keys that decide the trained weights, given the data; empty if nothing is trained.
 
-        Scoring and thresholds are not part of it, nor the name, so a near and a fusion system share a model; nor
-        are keys that decide only speed or memory, or that belong to choices not made.
+        Scoring, thresholds and the name are not part of it, so that a near and a fusion system share a model; nor
+        are keys that change only speed or memory, or settings of entries that are not chosen.
         """
         if self.trains:
-            settings = self.view_settings()
-            views = {name: settings[name].identity() for name in settings if name in self.training.views}
+            views = self.view_settings()
             return {
                 "seed": self.seed,
-                # hop_seconds is of detectors alone
+                # only detectors use hop_seconds
                 "audio": {key: value for key, value in self.audio.identity().items() if key != "hop_seconds"},
                 "fbank": self.fbank.identity(),
                 "encoder": self.encoder.identity(),
                 "head": self.head.identity(),
                 "training": self.training.identity() | self.adaptation_settings().identity(),
                 "augmentation": self.augmentation.identity(),
-                "views": views,
+                "views": {name: views[name].identity() for name in views if name in self.training.views},
             }
         if self.backend.trains:
             return {
@@ -177,22 +160,22 @@ class Recipe(RecipeTable):
         return {}
 
     def model_key(self) -> str:
-        """Sixteen hex digits that are equal where two recipes train the same model."""
+        """Sixteen hex digits that are equal for recipes that train the same model."""
         return digest(self.model_identity())
 
     def model_kind(self) -> str:
-        """What kind of model is trained: the adaptation, or the back-end where that trains."""
+        """The trained model: the back-end if that trains, else the adaptation."""
         return self.scoring.backend if self.backend.trains else self.training.adaptation
 
     def view_identity(self, view: str) -> dict[str, Any]:
-        """The keys that decide a view of a given recording."""
+        """The keys that decide a view, given the recording."""
         audio, settings = self.audio, self.view_settings().get(view, Settings()).identity()
         numbers = {"near": audio.near_channel, "far": audio.far_channel}
         channels = [numbers[channel] for channel in channels_of([view])]
         return {"view": view, "channels": channels, "settings": settings, "clip_seconds": audio.clip_seconds}
 
     def scoring_identity(self) -> dict[str, Any]:
-        """The keys that decide the scores of given features."""
+        """The keys that decide the scores, given the features."""
         views = {name: self.view_settings()[name].identity() for name in self.scoring.views}
         scoring = self.scoring.identity() | self.backend_settings().identity()
         return {"seed": self.seed, "scoring": scoring, "views": views}
@@ -213,27 +196,9 @@ class Recipe(RecipeTable):
 
 
 def own_tables() -> dict[str, type[Settings]]:
-    """The tables of a recipe that belong to one entry of a table of choices, by name."""
+    """The recipe tables that hold the settings of one entry of a registry, by name."""
     entries: list[Entry] = [*VIEWS.values(), *ADAPTATIONS.values(), *BACKENDS.values()]
     return {entry.table: entry.settings for entry in entries if entry.table is not None}
-
-
-def checked_table(name: str, kind: type[Settings], value: Any) -> Settings:
-    """A table of the root from plain values, with errors that name its keys."""
-    if isinstance(value, Settings):
-        value = value.model_dump()
-    if not isinstance(value, Mapping):
-        raise refusal(name, value, "a table of keys")
-    for key in value:
-        if key not in kind.model_fields:
-            error = unknown_key(key, set(kind.model_fields))
-            raise key_error({**(error.context or {}), "key": f"{name}.{key}"})
-    try:
-        return checked(kind, value)
-    except PydanticCustomError as error:
-        context = dict(error.context or {})
-        context["key"] = ".".join(filter(None, (name, str(context.get("key", "")))))
-        raise key_error(context) from None
 
 
 def list_recipes() -> list[str]:

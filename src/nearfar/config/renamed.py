@@ -1,4 +1,4 @@
-"""Recipe keys of earlier versions, read as what they are called today.
+"""Renaming of recipe keys of earlier versions.
 
 Recipe files of earlier versions, and the recipes inside model folders and detectors, stay readable.
 """
@@ -18,21 +18,21 @@ MOVED = {
     ("detection", "false_alarm_rate"): ("threshold", "false_alarm_rate"),
     ("detection", "domains"): ("threshold", "domains"),
 }
-"""(table, key) of earlier versions, and of today; of two that became one, the later counts."""
+"""(table, key) of earlier versions, and the present one; of two that became one, the later is used."""
 
 _RUN_DEFAULTS = {"threshold": "gamma", "quantile": 0.9}
 _DETECTOR_DEFAULTS = {"threshold": "conformal", "false_alarm_rate": 0.05}
 
 
 def modernised(tree: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's tree with the keys of today; a key of today that is there as well is replaced."""
+    """A recipe's tree with present keys; an old key replaces the present one if the tree has both."""
     old = {"method", "decision", "detection"} & tree.keys()
     tables = ("training", "scoring", "decision", "detection")
     if not old and not any("channels" in _table(tree, name) for name in tables):
         return tree
     out = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
     if {"decision", "detection"} <= out.keys():
-        # Files written by earlier versions hold both tables; what equals the defaults of then is unset.
+        # Files written by earlier versions hold both tables; values equal to the old defaults are removed.
         for table, defaults in (("decision", _RUN_DEFAULTS), ("detection", _DETECTOR_DEFAULTS)):
             if all(_table(out, table).get(key) == value for key, value in defaults.items()):
                 out[table] = {key: value for key, value in _table(out, table).items() if key not in defaults}

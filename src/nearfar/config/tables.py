@@ -1,7 +1,7 @@
 """The tables of a recipe, frozen and typed; :class:`nearfar.config.Recipe` holds one of each.
 
-Settings of a choice (of a pooling, a loss, a back-end ...) are defined beside it and are keys of the table in
-which it is chosen; see :mod:`nearfar.settings`.
+Settings of an entry of a registry (a pooling, a loss, a back-end ...) are defined beside it and are keys of the
+table that names it; see :mod:`nearfar.settings`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def _of_waveforms(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Audio(Settings):
-    """What every recording becomes before the front end."""
+    """Sample rate, length and channels of the audio."""
 
     sample_rate_hz: Literal[16000] = 16000
     clip_seconds: PositiveFloat | Literal["longest"] = 16.0
     """Clips are zero-padded to this length; ``longest`` is the longest clip of the data."""
     hop_seconds: PositiveFloat | None = None
-    """Longer recordings are cut into windows of a clip's length, this far apart; None is a clip's length."""
+    """Longer recordings are cut into windows of a clip's length with this hop; None is a clip's length."""
     near_channel: Annotated[int, Field(ge=0)] = NEAR_CHANNEL
     far_channel: Annotated[int, Field(ge=0)] = FAR_CHANNEL
-    """Which channels of a file, from 0, are the near and the far microphone."""
+    """Indices, from 0, of the channels of the near and the far microphone."""
 
 
 class FbankNormalisation(Settings):
@@ -55,51 +55,46 @@ class FbankNormalisation(Settings):
 
 
 class EncoderTable(ChoiceTable):
-    """Which encoder, and where its weights are."""
+    """The encoder and its weights."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"family": ENCODERS}
     family: str = "eat"
     weights: str = "worstchan/EAT-base_epoch30_pretrain"
     """A folder, file or hub name (see :func:`nearfar.load_encoder`), or ``random:tiny``, ``random:base``..."""
     revision: str | None = None
-    """Hub revision; None means the revision pinned in nearfar."""
+    """Hub revision; None is the revision pinned in nearfar."""
     mask_padding: bool = False
     """Whether attention and pooling skip token columns that hold only padding; off as published."""
     drop_path: Rate = 0.1
     """Stochastic depth of the last block while fine-tuning; it grows linearly from 0 at the first block."""
 
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"family": ENCODERS}
-
 
 class Head(ChoiceTable):
-    """What is trained on top of the encoder: a pooling, a projection and a classification loss."""
+    """The trained head: a pooling, a projection and a classification loss."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"pooling": TRAINED_POOLINGS, "loss": LOSSES}
     pooling: str = "asp"
     embedding_dim: PositiveInt = 256
     loss: str = "arcface"
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"pooling": TRAINED_POOLINGS, "loss": LOSSES}
 
 
 class Training(ChoiceTable):
     """Fine-tuning."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"adaptation": ADAPTATIONS}
     without_effect: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint_every", "loader_threads", "activation_checkpointing", "micro_batch_size"}
     )
 
     adaptation: str = "full"
-    """``none`` trains nothing: the encoder is used as it is, or no encoder at all."""
+    """``none`` trains nothing: the encoder is not fine-tuned, or there is none."""
     views: Annotated[Names, AfterValidator(_of_waveforms)] = ("near", "far")
-    """Each view of a recording is a sample of its own; ``["near"]`` alone suits mono recordings."""
+    """Each view of a recording is a sample of its own; mono recordings have only ``["near"]``."""
     steps: PositiveInt = 20_000
     batch_size: PositiveInt = 16
     """Samples (views of clips) per optimiser step, over all processes and accumulation slices together."""
     micro_batch_size: PositiveInt | None = None
-    """Samples per forward pass and process; None means all of a process's share at once."""
+    """Samples per forward pass and process; None is all samples of a process's share of the batch."""
     learning_rate: PositiveFloat = 5e-5
     final_learning_rate: NotNegative = 1e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 2_000
@@ -107,81 +102,68 @@ class Training(ChoiceTable):
     betas: tuple[Rate, Rate] = (0.9, 0.95)
     clip_norm: PositiveFloat | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto`` is bf16 where the accelerator has it and float32 on CPU."""
+    """``auto`` is bf16 if the accelerator supports it and float32 on CPU."""
     target_share: Rate = 0.0
-    """Probability that a sample is drawn from the target domain instead of the sample whose turn it is."""
+    """Probability that a sample is replaced by a random one of the target domain."""
     pseudo_labels: Annotated[int, Field(ge=0)] = 0
-    """Clusters of log-mel statistics that replace attributes in the source domain of machines without any."""
+    """Clusters of log-mel statistics as labels of the source clips of machines without attributes."""
     activation_checkpointing: bool = False
     checkpoint_every: PositiveInt = 500
     loader_threads: PositiveInt = 2
 
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"adaptation": ADAPTATIONS}
-
 
 class Augmentation(Settings):
-    """Random changes to training waveforms and spectrograms; all off in the report."""
+    """Augmentation of training waveforms and spectrograms; none in the report."""
 
     time_shift: bool = False
-    """Rotate the clip circularly by a random amount before padding."""
+    """Rotate the clip circularly by a random number of samples before padding."""
     gain_db: NotNegative = 0.0
     """Random gain, uniform in plus or minus this many decibels."""
     mixup_probability: Fraction = 0.0
     """Probability that a sample is mixed with another training sample (waveforms and labels)."""
     far_noise_probability: Fraction = 0.0
-    """Probability that the far channel of another clip of the machine is added, to samples that are not far."""
+    """Probability that the far channel of another clip of the machine is added to a sample of another view."""
     far_noise_snr_db: tuple[float, float] = (5.0, 20.0)
-    """Lowest and highest ratio of sample to that noise."""
+    """Lowest and highest signal-to-noise ratio of that sum."""
     frequency_mask_bins: Annotated[int, Field(ge=0, le=128)] = 0
     time_mask_frames: Annotated[int, Field(ge=0)] = 0
 
 
 class FeaturesTable(ChoiceTable):
-    """What clips are compared by: one vector, or several (parts) whose distances are averaged."""
+    """The features of a clip: one vector, or several (parts) whose distances are averaged."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"source": SOURCES}
     source: str = "embedding"
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"source": SOURCES}
 
 
 class Scoring(ChoiceTable):
-    """From features to one anomaly score per clip."""
+    """The computation of one anomaly score per clip from features."""
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"views": VIEWS, "backend": BACKENDS, "fusion": FUSIONS}
     without_effect: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     views: Names = ("near", "far")
-    """Each has its own bank; the scores of several are fused."""
+    """Each view has its own bank; the scores of several views are fused."""
     backend: str = "nearest-neighbours"
     fusion: str = "mean"
-    """How the views' scores become one; ``standardised`` first scales them by those of normal clips."""
+    """Fusion of the views' scores; ``standardised`` first standardises them by those of normal clips."""
     batch_size: PositiveInt = 8
     """Windows per forward pass."""
 
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"views": VIEWS, "backend": BACKENDS, "fusion": FUSIONS}
-
 
 class ThresholdTable(ChoiceTable):
-    """The threshold above which a recording is called anomalous; it does not enter the official score.
+    """The threshold above which a recording is called anomalous; the official score does not use it.
 
-    Keys that are not set depend on what is made: runs of the challenge use the gamma rule at a false-alarm rate of
-    0.1, as the official baseline does, detectors the conformal rule at 0.05.
+    By default, runs of the challenge use the gamma rule at a false-alarm rate of 0.1, as the official baseline
+    does, and detectors the conformal rule at 0.05.
     """
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"rule": RULES}
     rule: str | None = None
     false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """The fraction of normal recordings that may be called anomalous."""
+    """Accepted fraction of normal recordings that are called anomalous."""
     domains: Literal["pooled", "separate"] = "pooled"
     """One threshold for both domains, or one for each."""
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"rule": RULES}
 
     @property
     def quantile(self) -> float:
@@ -190,13 +172,13 @@ class ThresholdTable(ChoiceTable):
 
 
 class CalibrationTable(Settings):
-    """How a detector scores its normal recordings for thresholds; runs always leave one clip out."""
+    """Scores of a detector's normal recordings, for its thresholds; runs always use leave-one-out scores."""
 
     group_by: str = "auto"
     """Recordings of one group, such as a session, are left out together: ``auto``, a name in
     :data:`nearfar.data.grouping.GROUPINGS`, the key of an attribute, or a regular expression for paths."""
 
     method: Literal["leave-one-out", "split"] = "leave-one-out"
-    """Every normal recording is scored against the others, or some are held out of the bank and scored."""
+    """Every normal recording is scored by the others, or a random part is held out of the bank and scored."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """The fraction that ``split`` holds out."""

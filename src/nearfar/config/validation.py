@@ -1,4 +1,4 @@
-"""Reading and changing recipes of every kind: TOML, dotted keys, and errors that name the key."""
+"""Recipes of all kinds: reading TOML, changing dotted keys, and errors that name the key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nearfar.errors import InputError, did_you_mean
-from nearfar.settings import Settings, keys_of, reason
+from nearfar.settings import Settings, dotted, keys_of, reason
 
 _REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
 
@@ -34,28 +34,32 @@ class RecipeTable(Settings):
             InputError: if a key does not exist or a value does not fit.
         """
         tree = self.model_dump(mode="json")
-        for dotted, value in changes.items():
-            *tables, key = dotted.split(".")
+        for name, value in changes.items():
+            *tables, key = name.split(".")
             node = tree
             for table in tables:
                 node = node.setdefault(table, {})
                 if not isinstance(node, dict):
-                    raise _unknown_key(f"recipe {self.name}", dotted, "a key of the recipe")
+                    raise _refused(f"recipe {self.name}", f"the unknown key {name}", "a key of the recipe")
             node[key] = value
         return validated(type(self), tree, f"recipe {self.name}")
 
     def to_toml(self) -> str:
-        """The whole recipe as TOML; None values, which TOML lacks, are left out and read back as None."""
+        """The whole recipe as TOML; None, which TOML lacks, is left out, and is the default of such keys."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def digest(tree: Any) -> str:
-    """Sixteen hex digits that are equal for equal trees of plain values."""
+    """Sixteen hex digits of a hash of a tree of plain values."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def validated(kind: type[RecipeT], tree: dict[str, Any], where: str) -> RecipeT:
-    """A recipe from its tree."""
+def validated(kind: type[RecipeT], tree: dict[str, Any], name_or_path: str) -> RecipeT:
+    """A recipe from its tree; ``name_or_path`` is for error messages.
+
+    Raises:
+        InputError: if a key is unknown or missing, or a value does not fit.
+    """
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -63,39 +67,38 @@ def validated(kind: type[RecipeT], tree: dict[str, Any], where: str) -> RecipeT:
         context = first.get("ctx") or {}
         key = _dotted_key(first, tree)
         if first["type"] == "nearfar":
-            key = ".".join(filter(None, (key, context["key"])))
-            if context.get("unknown"):
-                raise _unknown_key(where, key, context["expected"]) from None
-            raise InputError(
-                where, found=f"{key} = {context['found']}", expected=context["expected"], remedy=_REMEDY
-            ) from None
+            key = dotted(key, context["key"])
+            found = f"the unknown key {key}" if context.get("unknown") else f"{key} = {context['found']}"
+            raise _refused(name_or_path, found, context["expected"]) from None
         if first["type"] == "extra_forbidden":
-            close = did_you_mean(first["loc"][-1], keys_of(_table_kind(kind, first["loc"][:-1])))
-            raise _unknown_key(where, key, f"a key of the recipe{close}") from None
-        # A value that may be of several kinds has an error for each of them.
+            *tables, unknown = first["loc"]
+            table: Any = kind
+            for name in tables:
+                table = table.model_fields[name].annotation
+            close = did_you_mean(unknown, keys_of(table))
+            raise _refused(name_or_path, f"the unknown key {key}", f"a key of the recipe{close}") from None
+        # A value of a union of types has an error for each of them.
         reasons = [reason(each) for each in (first, *others) if _dotted_key(each, tree) == key]
-        raise InputError(
-            where,
-            found=f"no {key}" if first["type"] == "missing" else f"{key or 'a recipe'} = {first['input']!r}",
-            expected=" or ".join(dict.fromkeys(reasons)),
-            remedy=_REMEDY,
-        ) from None
+        found = f"no {key}" if first["type"] == "missing" else f"{key or 'a recipe'} = {first['input']!r}"
+        raise _refused(name_or_path, found, " or ".join(dict.fromkeys(reasons))) from None
 
 
 def packaged_names(folder: str) -> list[str]:
     """Names of the TOML files in a folder of the package, without the suffix."""
-    inside = resources.files("nearfar").joinpath(*folder.split("/"))
-    return sorted(entry.name.removesuffix(".toml") for entry in inside.iterdir() if entry.name.endswith(".toml"))
+    names = [entry.name for entry in (resources.files("nearfar") / folder).iterdir()]
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def read_toml(name_or_path: str, folder: str, kind: str) -> dict[str, Any]:
-    """The tree of a TOML file of the package (by name, in ``folder``) or of the disk (by path)."""
-    names = packaged_names(folder)
+    """The tree of a TOML file: by name, from a folder of the package, or by path.
+
+    Raises:
+        InputError: if there is no such file, or it is not TOML.
+    """
+    names, path = packaged_names(folder), Path(name_or_path)
+    file = resources.files("nearfar") / folder / f"{name_or_path}.toml" if name_or_path in names else path
     try:
-        if name_or_path in names:
-            packaged = resources.files("nearfar").joinpath(*folder.split("/"), f"{name_or_path}.toml")
-            return tomllib.loads(packaged.read_text(encoding="utf-8"))
-        return tomllib.loads(Path(name_or_path).read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(
             name_or_path,
@@ -109,17 +112,8 @@ def read_toml(name_or_path: str, folder: str, kind: str) -> dict[str, Any]:
         ) from None
 
 
-def _table_kind(kind: type[Settings], location: tuple[int | str, ...]) -> type[Settings]:
-    """The class of the table at a location below a recipe."""
-    for part in location:
-        inner = kind.model_fields[str(part)].annotation
-        assert isinstance(inner, type)
-        kind = inner
-    return kind
-
-
 def _dotted_key(error: ErrorDetails, tree: dict[str, Any]) -> str:
-    """``training.steps``, without what pydantic adds to name the kind of value that it tried."""
+    """The key, such as ``training.steps``, without the names of types that pydantic appends for unions."""
     parts: list[str] = []
     node: Any = tree
     for part in error["loc"]:
@@ -133,5 +127,5 @@ def _dotted_key(error: ErrorDetails, tree: dict[str, Any]) -> str:
     return ".".join(parts)
 
 
-def _unknown_key(where: str, key: str, expected: str) -> InputError:
-    return InputError(where, found=f"the unknown key {key}", expected=expected, remedy=_REMEDY)
+def _refused(name_or_path: str, found: str, expected: str) -> InputError:
+    return InputError(name_or_path, found=found, expected=expected, remedy=_REMEDY)

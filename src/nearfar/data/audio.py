@@ -19,12 +19,13 @@ from nearfar.data.clips import CHANNELS, Channel
 from nearfar.data.riff import wav_source
 from nearfar.errors import InputError
 
+Waveform = NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
 STEP_16_BIT = 1 / 32_768
+WHOLE = "a whole WAV or FLAC file"
 
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC")
 _MOST_FRAMES = 2**40
-_HEADER_THREADS = 8
 _log = logging.getLogger("nearfar")
 _logged_rates: set[tuple[int, int]] = set()
 _rates_lock = threading.Lock()
@@ -55,9 +56,9 @@ def read_header(path: Path) -> AudioHeader:
 
     Raises:
         InputError: if the file is missing, empty, neither WAV nor FLAC, without samples, or a truncated WAV file.
-            (A truncated FLAC file shows only when :func:`read_waveform` decodes it.)
+            Truncated FLAC files are found only by :func:`read_waveform`, which decodes them.
     """
-    with _opened(path) as file:
+    with open_audio(path) as file:
         return _header(path, file)
 
 
@@ -70,7 +71,7 @@ def read_headers(paths: Iterable[Path]) -> list[AudioHeader | InputError]:
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+    with ThreadPoolExecutor() as pool:
         return list(pool.map(header_or_error, paths))
 
 
@@ -80,7 +81,7 @@ def read_waveform(
     sample_rate_hz: int = SAMPLE_RATE_HZ,
     near: int = 0,
     far: int = 1,
-) -> NDArray[np.float32]:
+) -> Waveform:
     """Read the near and far channels of a recording, resampled.
 
     Args:
@@ -96,85 +97,88 @@ def read_waveform(
         InputError: as :func:`read_header`; if a requested channel is missing, silent (a range of at most one
             16-bit step) or holds NaN or infinite samples, or if the samples end early.
     """
-    with _opened(path) as file:
+    with open_audio(path) as file:
         header = _header(path, file)
-        _require_channels(path, header.channels, channels, _indices(channels, near, far))
         samples = file.read(dtype="float32", always_2d=True)
     if len(samples) < header.frames:
-        raise _not_whole(path, f"sound that ends after {len(samples)} of {header.frames} samples")
+        raise unreadable(path, f"sound that ends after {len(samples)} of {header.frames} samples")
     return choose_channels(samples.T, header.sample_rate_hz, path, channels, sample_rate_hz, near=near, far=far)
 
 
 def choose_channels(
-    samples: NDArray[np.float32],
+    samples: Waveform,
     recorded_hz: int,
-    where: Path | str,
+    recording: Path | str,
     channels: Sequence[Channel] = CHANNELS,
     sample_rate_hz: int = SAMPLE_RATE_HZ,
     near: int = 0,
     far: int = 1,
-) -> NDArray[np.float32]:
+) -> Waveform:
     """Select, check and resample near and far channels of samples in memory; see :func:`read_waveform`.
 
     Args:
-        samples: (recorded channels, samples) float32 in [-1, 1].
-        recorded_hz: their sample rate.
-        where: name of the recording in messages.
-
-    Returns:
-        (channels, samples) float32 in [-1, 1].
+        samples: (recorded channels, samples) float32 in [-1, 1], at the rate ``recorded_hz``.
+        recording: its name in messages.
 
     Raises:
         InputError: if a requested channel is missing, silent or holds NaN or infinite samples.
     """
-    columns = _indices(channels, near, far)
-    _require_channels(where, len(samples), channels, columns)
-    waveform = np.ascontiguousarray(samples[columns])
-    for name, channel in zip(channels, waveform, strict=True):
-        _require_finite(where, name, channel, recorded_hz)
-        _require_alive(where, name, channel)
+    columns = {channel: near if channel == "near" else far for channel in channels}
+    for channel, column in columns.items():
+        if column >= len(samples):
+            raise InputError(
+                recording,
+                found="1 channel (mono)" if len(samples) == 1 else f"{len(samples)} channels",
+                expected=f"at least {column + 1}, as channel {column} (from 0) is the {channel} microphone",
+                remedy="Record both microphones into one file, or use only the near one",
+            )
+    for channel, column in columns.items():
+        nonfinite = np.flatnonzero(~np.isfinite(samples[column]))
+        if nonfinite.size:
+            raise InputError(
+                recording,
+                found=f"{nonfinite.size} NaN or infinite samples in the {channel} channel, "
+                f"the first at {nonfinite[0] / recorded_hz:.3f} s",
+                expected="finite samples",
+                remedy="Export the file again, or take it out of the data folder",
+            )
+        if is_silent(samples[column]):
+            raise InputError(
+                recording,
+                found=f"a silent {channel} channel (its range is at most one 16-bit step)",
+                expected="the sound of a machine in every channel that is used",
+                remedy="Check the microphone and its cable, or use only the other channel",
+            )
+    waveform = np.ascontiguousarray(samples[[columns[channel] for channel in channels]])
     if recorded_hz == sample_rate_hz:
         return waveform
-    _log_resampling(where, recorded_hz, sample_rate_hz)
+    _log_resampling(recording, recorded_hz, sample_rate_hz)
     resampled = soxr.resample(waveform.T, recorded_hz, sample_rate_hz, quality="HQ")
     return np.ascontiguousarray(resampled.T, dtype=np.float32)
 
 
-def _indices(channels: Sequence[Channel], near: int, far: int) -> list[int]:
-    return [near if channel == "near" else far for channel in channels]
+def is_silent(channel: Waveform) -> bool:
+    """Whether the range of the samples is at most one 16-bit step."""
+    return float(channel.max() - channel.min()) <= STEP_16_BIT
 
 
-def read_beginning(path: Path, seconds: float) -> tuple[NDArray[np.float32], int]:
-    """Read the first seconds of every channel at the file's sample rate, without checks of the samples.
-
-    Returns:
-        (channels, samples) float32, and the sample rate in hertz.
+def read_beginning(path: Path, seconds: float) -> tuple[Waveform, int]:
+    """Read the first seconds of every channel without checks: (channels, samples) float32, and their rate in Hz.
 
     Raises:
         InputError: as :func:`read_header`.
     """
-    with _opened(path) as file:
+    with open_audio(path) as file:
         header = _header(path, file)
         samples = file.read(round(seconds * header.sample_rate_hz), dtype="float32", always_2d=True)
     return np.ascontiguousarray(samples.T), header.sample_rate_hz
 
 
-def zero_pad(
-    waveform: NDArray[np.float32], samples: int, path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ
-) -> NDArray[np.float32]:
-    """Pad a waveform with zeros at its end.
-
-    Args:
-        waveform: (..., time) float32.
-        samples: the length to reach.
-        path: the file, for the message.
-        sample_rate_hz: for the message.
-
-    Returns:
-        (..., samples) float32.
+def zero_pad(waveform: Waveform, samples: int, path: Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Waveform:
+    """Pad a waveform, (..., time) float32, with zeros at its end to (..., samples).
 
     Raises:
-        InputError: if the waveform is longer than that.
+        InputError: if the waveform is longer; it states ``path`` and lengths in seconds.
     """
     length = waveform.shape[-1]
     if length > samples:
@@ -189,21 +193,22 @@ def zero_pad(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """The file opened for decoding; errors of libsndfile become InputErrors."""
+def open_audio(path: Path, expected: str = WHOLE) -> Iterator[soundfile.SoundFile]:
+    """Open a file for decoding; errors of libsndfile become InputErrors that name what is ``expected``."""
     source = wav_source(path)
     try:
         with soundfile.SoundFile(source) as file:
             yield file
     except soundfile.LibsndfileError as error:
-        raise _not_whole(path, f"sound that cannot be decoded ({error.error_string.strip(' .')})") from None
+        reason = error.error_string.strip(" .")
+        raise unreadable(path, f"sound that cannot be decoded ({reason})", expected) from None
 
 
 def _header(path: Path, file: soundfile.SoundFile) -> AudioHeader:
     if file.format not in _FORMATS:
-        raise _not_whole(path, f"audio of the format {file.format}")
+        raise unreadable(path, f"audio of the format {file.format}")
     if file.frames == 0:
-        raise _not_whole(path, "a header and no samples after it")
+        raise unreadable(path, "a header and no samples after it")
     if file.frames > _MOST_FRAMES:
         raise InputError(
             path,
@@ -214,56 +219,20 @@ def _header(path: Path, file: soundfile.SoundFile) -> AudioHeader:
     return AudioHeader(file.samplerate, file.channels, file.frames, file.subtype)
 
 
-def _not_whole(path: Path, found: str) -> InputError:
+def unreadable(path: Path, found: str, expected: str = WHOLE) -> InputError:
+    """The error for a file that cannot be decoded completely."""
     return InputError(
         path,
         found=found,
-        expected="a whole WAV or FLAC file",
+        expected=expected,
         remedy="Copy, record or convert it again, or take it out of the data folder",
     )
 
 
-def _require_channels(where: Path | str, found: int, channels: Sequence[Channel], columns: Sequence[int]) -> None:
-    for name, column in zip(channels, columns, strict=True):
-        if column >= found:
-            raise InputError(
-                where,
-                found="1 channel (mono)" if found == 1 else f"{found} channels",
-                expected=f"at least {column + 1}, as channel {column} (from 0) is the {name} microphone",
-                remedy="Record both microphones into one file, or use only the near one",
-            )
-
-
-def _require_finite(where: Path | str, name: Channel, channel: NDArray[np.float32], sample_rate_hz: int) -> None:
-    wrong = np.flatnonzero(~np.isfinite(channel))
-    if wrong.size:
-        raise InputError(
-            where,
-            found=f"{wrong.size} NaN or infinite samples in the {name} channel, "
-            f"the first at {wrong[0] / sample_rate_hz:.3f} s",
-            expected="finite samples",
-            remedy="Export the file again, or take it out of the data folder",
-        )
-
-
-def _require_alive(where: Path | str, name: Channel, channel: NDArray[np.float32]) -> None:
-    if channel.max() - channel.min() <= STEP_16_BIT:
-        raise InputError(
-            where,
-            found=f"a silent {name} channel (its range is at most one 16-bit step)",
-            expected="the sound of a machine in every channel that is used",
-            remedy="Check the microphone and its cable, or use only the other channel",
-        )
-
-
-def _log_resampling(where: Path | str, found_hz: int, wanted_hz: int) -> None:
+def _log_resampling(recording: Path | str, found_hz: int, wanted_hz: int) -> None:
     with _rates_lock:
         if (found_hz, wanted_hz) in _logged_rates:
             return
         _logged_rates.add((found_hz, wanted_hz))
-    _log.warning(
-        "%s has a sample rate of %d Hz; it and all other files of that rate are resampled to %d Hz",
-        where,
-        found_hz,
-        wanted_hz,
-    )
+    message = "%s has a sample rate of %d Hz; it and all other files of that rate are resampled to %d Hz"
+    _log.warning(message, recording, found_hz, wanted_hz)

@@ -6,14 +6,13 @@ fewer echoes, at the near microphone; see :func:`nearfar.data.delay.far_leads`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nearfar.data.audio import STEP_16_BIT, AudioHeader, read_beginning
+from nearfar.data.audio import STEP_16_BIT, AudioHeader, Waveform, is_silent, read_beginning
 from nearfar.data.clips import Clip
 from nearfar.data.delay import Delays, beyond, correlate, drift, far_leads, lag_s, prominence
 from nearfar.data.layouts import Dataset
@@ -21,7 +20,6 @@ from nearfar.errors import InputError
 from nearfar.progress import Progress, silent
 
 Kind = Literal["dead", "identical", "clipped", "misaligned", "drift", "swapped"]
-Waveform = NDArray[np.float32]
 
 SAMPLED_CLIPS = 12
 """Clips checked per machine and domain, spread evenly over its list."""
@@ -31,10 +29,9 @@ LONGEST_LAG_S = 0.03
 """Sound travels 10 m in 30 ms; channels with a larger delay are misaligned."""
 
 _DEAD_DB = -50.0
-"""A far channel with this much less power than near is unplugged; no distance explains it."""
+"""Dead: power of a far channel relative to near below which it is unplugged; no distance explains it."""
 _SAME = 1e-4
-"""Channels are identical where less than this fraction of far's power remains without the best
-multiple of near."""
+"""Identical: largest fraction of far's power that remains after subtracting the best multiple of near."""
 _TOPS, _BELOW, _LOUD = 10, 8, 0.1
 """Clipped: least number of samples at the maximum, 16-bit steps below it with fewer than twice as many, and least
 maximum."""
@@ -53,12 +50,9 @@ class ChannelWarning:
     """A fault of the channels of a machine's recordings.
 
     Attributes:
-        kind: the fault.
-        machine: the machine type.
         files: names of the recordings with the fault.
         checked: number of recordings checked.
-        message: a sentence with its full stop.
-        remedy: an imperative sentence with its full stop.
+        message, remedy: sentences with their full stops.
     """
 
     kind: Kind
@@ -72,13 +66,8 @@ class ChannelWarning:
         return f"{self.machine}: {self.message} {self.remedy}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as text, numbers and a list."""
-        return {**asdict(self), "files": list(self.files)}
-
-    @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> ChannelWarning:
-        """The inverse of :meth:`to_json`."""
-        return cls(**{**tree, "files": tuple(tree["files"])})
+        """The fields as text, numbers and a tuple."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,9 +82,10 @@ class _Sample:
     @property
     def dead(self) -> str:
         """The silent channel: near, far, both, or an empty string."""
-        near, far = _is_flat(self.near), _is_flat(self.far)
-        quiet = not near and _power(self.far) < 10 ** (_DEAD_DB / 10) * _power(self.near)
-        return {(True, True): "both", (True, False): "near", (False, True): "far"}.get((near, far or quiet), "")
+        near_power, far_power = (np.var(channel, dtype=np.float64) for channel in (self.near, self.far))
+        if is_silent(self.near):
+            return "both" if is_silent(self.far) else "near"
+        return "far" if is_silent(self.far) or far_power < 10 ** (_DEAD_DB / 10) * near_power else ""
 
 
 def check_channels(
@@ -103,8 +93,8 @@ def check_channels(
 ) -> list[ChannelWarning]:
     """Check a sample of every machine's training clips for faults of their near and far channels.
 
-    Files that cannot be read, hold NaN or lack one of the two channels are skipped: reading them for use raises an
-    error.
+    Files that cannot be read, hold NaN or lack one of the two channels are skipped; reading their waveforms raises
+    errors.
 
     Args:
         dataset: recordings; training clips are sampled from every domain.
@@ -112,7 +102,7 @@ def check_channels(
         progress: called with the task ``checking channels``.
 
     Returns:
-        warnings by machine, the gravest first; empty without faults.
+        warnings by machine, the most severe first; empty without faults.
     """
     if near == far:
         return []
@@ -124,7 +114,8 @@ def check_channels(
             header = headers[clip.path]
             if isinstance(header, AudioHeader) and header.channels > max(near, far):
                 domains.setdefault(clip.domain, []).append(clip)
-        sampled[machine] = [clip for clips in domains.values() for clip in _every(clips)]
+        evenly_spread = (clips[:: -(-len(clips) // SAMPLED_CLIPS)] for clips in domains.values())
+        sampled[machine] = [clip for clips in evenly_spread for clip in clips]
     total, done = sum(map(len, sampled.values())), 0
     warnings = []
     for machine, clips in sampled.items():
@@ -137,10 +128,6 @@ def check_channels(
     return warnings
 
 
-def _every(clips: Sequence[Clip]) -> Sequence[Clip]:
-    return clips[:: -(-len(clips) // SAMPLED_CLIPS)]
-
-
 def _read_sample(clip: Clip, near: int, far: int) -> list[_Sample]:
     """A list of one sample, empty for a recording that cannot be checked."""
     try:
@@ -150,86 +137,80 @@ def _read_sample(clip: Clip, near: int, far: int) -> list[_Sample]:
     if not np.isfinite(samples).all():
         return []
     pair = samples[near], samples[far]
-    alive = not any(_is_flat(channel) for channel in pair)
-    return [_Sample(clip, *pair, correlate(*pair, rate_hz) if alive else None)]
+    return [_Sample(clip, *pair, None if any(map(is_silent, pair)) else correlate(*pair, rate_hz))]
 
 
 def _check_machine(machine: str, samples: list[_Sample]) -> list[ChannelWarning]:
-    """The checks, gravest first; each is made on recordings without the graver faults."""
+    """The checks, most severe fault first; each excludes recordings with a more severe one."""
     checked = len(samples)
     warnings: list[ChannelWarning] = []
 
-    def warn(kind: Kind, found: Sequence[_Sample], problem: str, remedy: str) -> None:
-        names = tuple(sample.clip.name for sample in found)
-        message = f"In {len(found)} of {checked} recordings that were checked, such as {names[0]}, {problem}."
-        warnings.append(ChannelWarning(kind, machine, names, checked, message, f"{remedy}."))
+    def warn(kind: Kind, faulty: Sequence[_Sample], problem: str, remedy: str) -> None:
+        if faulty:
+            names = tuple(sample.clip.name for sample in faulty)
+            message = f"In {len(faulty)} of {checked} recordings that were checked, such as {names[0]}, {problem}."
+            warnings.append(ChannelWarning(kind, machine, names, checked, message, f"{remedy}."))
 
-    for channel in ("both", "near", "far"):
-        dead = [sample for sample in samples if sample.dead == channel]
-        if dead:
-            name = "both channels are" if channel == "both" else f"the {channel} channel is"
-            remedy = "Check the microphone and its cable, or use only the other channel"
-            warn("dead", dead, f"{name} silent", "Check the recorder" if channel == "both" else remedy)
-    clipped = [
-        sample for sample in samples if not sample.dead and (is_clipped(sample.near) or is_clipped(sample.far))
-    ]
-    if clipped:
-        problem = "the sound is clipped: its peaks are cut off at one value, as by an overdriven recorder"
-        warn("clipped", clipped, problem, "Lower the gain and record again")
+    use_other = "Check the microphone and its cable, or use only the other channel"
+    for silent_channel, problem, remedy in (
+        ("both", "both channels are silent", "Check the recorder"),
+        ("near", "the near channel is silent", use_other),
+        ("far", "the far channel is silent", use_other),
+    ):
+        warn("dead", [sample for sample in samples if sample.dead == silent_channel], problem, remedy)
     samples = [sample for sample in samples if not sample.dead]
+    clipped = [sample for sample in samples if is_clipped(sample.near) or is_clipped(sample.far)]
+    problem = "the sound is clipped: its peaks are cut off at one value, as by an overdriven recorder"
+    warn("clipped", clipped, problem, "Lower the gain and record again")
     identical = [sample for sample in samples if _is_same(sample.near, sample.far)]
-    if identical:
-        problem = "near and far are the same signal but for a gain"
-        warn("identical", identical, problem, "Check the wiring and the export, or use only the near channel")
+    problem = "near and far are the same signal but for a gain"
+    warn("identical", identical, problem, "Check the wiring and the export, or use only the near channel")
     samples = [sample for sample in samples if sample not in identical and sample.delays is not None]
-    misaligned = [sample for sample in samples if _is_misaligned(sample)]
+    misaligned = [sample for sample in samples if _is_misaligned(_delays(sample))]
     if misaligned:
         lag = float(np.median([lag_s(d.whole, d.rate_hz) for d in map(_delays, misaligned)]))
-        order = "later" if lag > 0 else "earlier"
         problem = (
-            f"far is about {1e3 * abs(lag):.0f} ms {order} than near, which is more than the "
-            f"{1e3 * LONGEST_LAG_S:.0f} ms that sound takes for 10 m"
+            f"far is about {1e3 * abs(lag):.0f} ms {'later' if lag > 0 else 'earlier'} than near, which is more "
+            f"than the {1e3 * LONGEST_LAG_S:.0f} ms that sound takes for 10 m"
         )
         warn("misaligned", misaligned, problem, "Record both with one recorder, or shift one channel")
     samples = [sample for sample in samples if sample not in misaligned]
-    if samples:
-        _check_clocks(samples, warn)
-        _check_order(samples, warn)
+    if problem := _clock_problem(list(map(_delays, samples))):
+        remedy = "Record both with one recorder or a common word clock, or resample one channel"
+        warn("drift", samples, problem, remedy)
+    if _look_swapped(samples):
+        problem = "the loudest sound arrives at far before near, and with fewer echoes: the channels look swapped"
+        remedy = (
+            "Check which channel is which microphone, and exchange the channel numbers near and far if not. If "
+            "they are right, another machine is closer to the far microphone and louder than this one"
+        )
+        warn("swapped", samples, problem, remedy)
     return warnings
 
 
-def _check_clocks(samples: list[_Sample], warn: Callable[[Kind, Sequence[_Sample], str, str], None]) -> None:
-    delays = [_delays(sample) for sample in samples]
+def _clock_problem(delays: list[Delays]) -> str:
+    """The difference between the clocks of the channels in words; empty without one."""
     alike = [d for d in delays if (d.rate_hz, d.hop_s) == (delays[0].rate_hz, delays[0].hop_s)]
-    ppm, gain = drift(alike)
-    if ppm and gain >= _DRIFT_GAIN:
-        behind = "behind" if ppm > 0 else "ahead of"
-        problem = f"far runs {behind} near by about {abs(ppm):.0f} parts per million: their clocks differ"
-        warn(
-            "drift",
-            samples,
-            problem,
-            "Record both with one recorder or a common word clock, or resample one channel",
-        )
+    ppm, gain = drift(alike) if alike else (0.0, 1.0)
+    if not ppm or gain < _DRIFT_GAIN:
+        return ""
+    behind = "behind" if ppm > 0 else "ahead of"
+    return f"far runs {behind} near by about {abs(ppm):.0f} parts per million: their clocks differ"
 
 
-def _check_order(samples: list[_Sample], warn: Callable[[Kind, Sequence[_Sample], str, str], None]) -> None:
-    """Noise sources move between clips, the machine does not: it dominates the mean correlation over clips."""
+def _look_swapped(samples: list[_Sample]) -> bool:
+    """Whether sound arrives at far first in all domains.
+
+    Noise sources move between clips, the machine does not: it dominates the mean correlation over clips.
+    """
     for domain in {sample.clip.domain for sample in samples}:
-        of_domain = [_delays(sample) for sample in samples if sample.clip.domain == domain]
-        rate = of_domain[0].rate_hz
-        width = of_domain[0].values.shape[1]
-        alike = [d.whole for d in of_domain if d.rate_hz == rate and d.values.shape[1] == width]
-        mean = np.mean(alike, axis=0)
+        delays = [_delays(sample) for sample in samples if sample.clip.domain == domain]
+        rate, width = delays[0].rate_hz, delays[0].values.shape[1]
+        mean = np.mean([d.whole for d in delays if (d.rate_hz, d.values.shape[1]) == (rate, width)], axis=0)
         leads, drier = far_leads(mean, rate)
         if lag_s(mean, rate) >= 0 or leads < _LEADS or drier < _DRIER or prominence(mean) < _SHARP:
-            return
-    problem = "the loudest sound arrives at far before near, and with fewer echoes: the channels look swapped"
-    remedy = (
-        "Check which channel is which microphone, and exchange the channel numbers near and far if not. If they "
-        "are right, another machine is closer to the far microphone and louder than this one"
-    )
-    warn("swapped", samples, problem, remedy)
+            return False
+    return bool(samples)
 
 
 def _delays(sample: _Sample) -> Delays:
@@ -237,18 +218,9 @@ def _delays(sample: _Sample) -> Delays:
     return sample.delays
 
 
-def _is_misaligned(sample: _Sample) -> bool:
-    delays = _delays(sample)
+def _is_misaligned(delays: Delays) -> bool:
     whole = delays.whole
     return prominence(whole) >= _CLEAR and beyond(whole, LONGEST_LAG_S, delays.rate_hz) >= _BEYOND
-
-
-def _is_flat(channel: Waveform) -> bool:
-    return float(channel.max() - channel.min()) <= STEP_16_BIT
-
-
-def _power(channel: Waveform) -> float:
-    return float(np.var(channel, dtype=np.float64))
 
 
 def _is_same(near: Waveform, far: Waveform) -> bool:

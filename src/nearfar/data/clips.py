@@ -28,7 +28,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nearfar.errors import InputError
 
@@ -39,7 +39,7 @@ Channel = Literal["near", "far"]
 """A recorded channel."""
 Attributes = tuple[tuple[str, str], ...]
 Edition = Literal["dcase2020", "dcase2021", "dcase2022"]
-"""Years with the same file names, called by the first of them: ``dcase2022`` is 2022 to 2026."""
+"""Years with the same form of file names, named after the first: ``dcase2022`` is 2022 to 2026."""
 
 CHANNELS: tuple[Channel, Channel] = ("near", "far")
 """In the challenge's recordings channel 0 is the near microphone, channel 1 the far one."""
@@ -48,22 +48,20 @@ AUDIO_SUFFIXES = (".wav", ".flac")
 
 _NAME_2022 = re.compile(r"section_([0-9]{2})_(source|target)_(train|test)_(normal|anomaly)_([0-9]{4})_(.+)")
 _HIDDEN_2022 = re.compile(r"section_([0-9]{2})_(?:test_)?([0-9]{4})")
-_TRAIN_2021 = re.compile(r"section_([0-9]{2})_(source|target)_train_normal_([0-9]{4})_(.+)")
-_TEST_2021 = re.compile(r"section_([0-9]{2})_(source|target)_test_(?:(normal|anomaly)_)?([0-9]{4})")
+_TRAIN_2021 = re.compile(r"section_([0-9]{2})_(source|target)_train_(normal)_([0-9]{4})_(.+)")
+_TEST_2021 = re.compile(r"section_([0-9]{2})_(source|target)_test_(?:(normal|anomaly)_)?([0-9]{4})()")
 _NAME_2020 = re.compile(r"(?:(normal|anomaly)_)?id_([0-9]{2})_([0-9]{8})")
 
-_EXPECTED_2022 = (
-    "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav, "
+_EXPECTED: dict[Edition, str] = {
+    "dcase2020": "normal_id_NN_NNNNNNNN.wav, anomaly_id_NN_NNNNNNNN.wav (test only) "
+    "or id_NN_NNNNNNNN.wav (evaluation)",
+    "dcase2021": "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav in train, and in source_test and "
+    "target_test section_NN_{source|target}_test_{normal|anomaly}_NNNN.wav or "
+    "section_NN_{source|target}_test_NNNN.wav",
+    "dcase2022": "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav, "
     "section_NN_{source|target}_test_{normal|anomaly}_NNNN_{attributes}.wav "
-    "or section_NN_NNNN.wav for evaluation clips"
-)
-_EXPECTED_2021 = (
-    "section_NN_{source|target}_train_normal_NNNN_{attributes}.wav in train, and in source_test and target_test "
-    "section_NN_{source|target}_test_{normal|anomaly}_NNNN.wav or section_NN_{source|target}_test_NNNN.wav"
-)
-_EXPECTED_2020 = (
-    "normal_id_NN_NNNNNNNN.wav, anomaly_id_NN_NNNNNNNN.wav (test only) or id_NN_NNNNNNNN.wav (evaluation)"
-)
+    "or section_NN_NNNN.wav for evaluation clips",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +75,9 @@ class Clip:
         split: train or test.
         domain, label: None for evaluation test clips, whose names hide them.
         index: None where the name has no number.
-        attributes: operating conditions. Those of a test clip are for people to read: no model may use them (see
-            :func:`nearfar.training.labels.composite_class`, which refuses a test clip).
-        listed_as: name in score files where the file's own name is not unique; empty otherwise.
+        attributes: operating conditions. Those of test clips are for reports only, never for models
+            (:func:`nearfar.training.labels.composite_class` refuses test clips).
+        listed_as: name in score files if the file's own name is not unique; empty otherwise.
     """
 
     path: Path
@@ -109,7 +107,7 @@ def normal_clip(path: Path, machine: str) -> Clip:
     return Clip(path, machine, "00", "train", "source", "normal", None, (), path.name)
 
 
-def parse_attributes(text: str, where: Path | str) -> Attributes:
+def parse_attributes(text: str, path: Path | str) -> Attributes:
     """``"car_D2_spd_5_mic_2_mic_1"`` to ``(("car", "d2"), ("spd", "5"), ("mic", "2"), ("mic", "1"))``.
 
     Raises:
@@ -120,7 +118,7 @@ def parse_attributes(text: str, where: Path | str) -> Attributes:
     parts = text.split("_")
     if len(parts) % 2 or not all(parts):
         raise InputError(
-            where,
+            path,
             found=f"the attribute text {text!r}",
             expected="'noAttribute' or pairs key_value_key_value",
             remedy="Rename the file so that every attribute key has a value",
@@ -128,31 +126,27 @@ def parse_attributes(text: str, where: Path | str) -> Attributes:
     return tuple((key, value.casefold()) for key, value in zip(parts[::2], parts[1::2], strict=True))
 
 
-def parse_clip(path: Path, machine: str, split: Split) -> Clip:
-    """Parse a file name of 2022 to 2026.
+def attributes_text(attributes: Attributes) -> str:
+    """The inverse of :func:`parse_attributes`."""
+    return "_".join(f"{key}_{value}" for key, value in attributes) or "noAttribute"
 
-    Args:
-        path: the file; only its name is read.
-        machine: the machine type.
-        split: train or test; the name must agree with it.
+
+def parse_clip(path: Path, machine: str, split: Split) -> Clip:
+    """Parse a file name of 2022 to 2026; the file itself is not read.
 
     Raises:
         InputError: if the name has another form or another split.
     """
     if hidden := _HIDDEN_2022.fullmatch(path.stem):
         if split == "train":
-            raise _bad_name(path, "a training clip whose name gives no domain and label", _EXPECTED_2022)
+            raise _bad_name(path, "a training clip whose name gives no domain and label")
         return Clip(path, machine, hidden[1], split, None, None, int(hidden[2]))
-    match = _NAME_2022.fullmatch(path.stem)
-    if match is None:
-        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2022)
-    section, domain, split_in_name, label, index, attributes = match.groups()
+    section, domain, split_in_name, label, index, attributes = _groups(_NAME_2022, path, "dcase2022")
     if split_in_name != split:
-        raise _bad_name(path, f"a name with {split_in_name!r} in the folder {split!r}", _EXPECTED_2022)
+        raise _bad_name(path, f"a name with {split_in_name!r} in the folder {split!r}")
     if split == "train" and label != "normal":
-        raise _bad_name(path, "an anomalous clip in the training folder", _EXPECTED_2022)
-    pairs = parse_attributes(attributes, path)
-    return Clip(path, machine, section, split, _domain(domain), _label(label), int(index), pairs)
+        raise _bad_name(path, "an anomalous clip in the training folder")
+    return Clip(path, machine, section, split, domain, label, int(index), parse_attributes(attributes, path))
 
 
 def parse_2021(path: Path, machine: str, split: Split) -> Clip:
@@ -161,17 +155,12 @@ def parse_2021(path: Path, machine: str, split: Split) -> Clip:
     Raises:
         InputError: if the name has another form, or another split or domain than its folder.
     """
-    match = (_TRAIN_2021 if split == "train" else _TEST_2021).fullmatch(path.stem)
-    if match is None:
-        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2021)
-    if split == "train":
-        section, domain, index, text = match.groups()
-        condition = () if text.casefold() == "noattribute" else (("condition", text.casefold()),)
-        return Clip(path, machine, section, split, _domain(domain), "normal", int(index), condition)
-    section, domain, label, index = match.groups()
+    pattern = _TRAIN_2021 if split == "train" else _TEST_2021
+    section, domain, label, index, text = _groups(pattern, path, "dcase2021")
     if path.parent.name in ("source_test", "target_test") and path.parent.name != f"{domain}_test":
-        raise _bad_name(path, f"a clip of the {domain} domain in the folder {path.parent.name}", _EXPECTED_2021)
-    return Clip(path, machine, section, split, _domain(domain), _label(label), int(index))
+        raise _bad_name(path, f"a clip of the {domain} domain in the folder {path.parent.name}", "dcase2021")
+    condition = () if text.casefold() in ("", "noattribute") else (("condition", text.casefold()),)
+    return Clip(path, machine, section, split, domain, label, int(index), condition)
 
 
 def parse_2020(path: Path, machine: str, split: Split) -> Clip:
@@ -180,13 +169,10 @@ def parse_2020(path: Path, machine: str, split: Split) -> Clip:
     Raises:
         InputError: if the name has another form, or a training clip is not called normal.
     """
-    match = _NAME_2020.fullmatch(path.stem)
-    if match is None:
-        raise _bad_name(path, f"the name {path.name!r}", _EXPECTED_2020)
-    label, machine_id, index = match.groups()
+    label, machine_id, index = _groups(_NAME_2020, path, "dcase2020")
     if split == "train" and label != "normal":
-        raise _bad_name(path, "a clip in the training folder that is not called normal", _EXPECTED_2020)
-    return Clip(path, machine, machine_id, split, "source", _label(label), int(index))
+        raise _bad_name(path, "a clip in the training folder that is not called normal", "dcase2020")
+    return Clip(path, machine, machine_id, split, "source", label, int(index))
 
 
 PARSERS: dict[Edition, Callable[[Path, str, Split], Clip]] = {
@@ -197,12 +183,12 @@ PARSERS: dict[Edition, Callable[[Path, str, Split], Clip]] = {
 
 
 def is_name_of_2020(path: Path) -> bool:
-    """Whether a file name has the form of 2020, which no later year's names have."""
+    """Whether a file name has the form of 2020, which differs from all later years."""
     return _NAME_2020.fullmatch(path.stem) is not None
 
 
 def edition_of(name: str) -> Edition:
-    """The years that name test clips so; names of no year's form count as 2022 to 2026.
+    """The edition with this form of test clips' names; any other form counts as 2022 to 2026.
 
     Test clips of 2021 have no attributes after the number, those of 2022 to 2026 at least ``noAttribute``.
     """
@@ -216,19 +202,19 @@ def parse_test_name(name: str, machine: str) -> Clip:
     """Parse the name of a test clip of any year, as in score files.
 
     Raises:
-        InputError: if it has no year's form.
+        InputError: if it has the form of no year.
     """
     return PARSERS[edition_of(name)](Path(name), machine, "test")
 
 
-def _domain(text: str) -> Domain:
-    return "source" if text == "source" else "target"
+def _groups(pattern: re.Pattern[str], path: Path, edition: Edition) -> tuple[Any, ...]:
+    """The groups of a pattern in a file name without its suffix."""
+    match = pattern.fullmatch(path.stem)
+    if match is None:
+        raise _bad_name(path, f"the name {path.name!r}", edition)
+    return match.groups()
 
 
-def _label(text: str | None) -> Label | None:
-    return None if text is None else "normal" if text == "normal" else "anomaly"
-
-
-def _bad_name(path: Path, found: str, expected: str) -> InputError:
+def _bad_name(path: Path, found: str, edition: Edition = "dcase2022") -> InputError:
     remedy = "Rename the file, move it to the right folder or take it out of the data folder"
-    return InputError(path, found=found, expected=expected, remedy=remedy)
+    return InputError(path, found=found, expected=_EXPECTED[edition], remedy=remedy)

@@ -41,20 +41,11 @@ class Delays:
     @property
     def whole(self) -> Correlations:
         """The mean over the segments."""
-        mean: Correlations = self.values.mean(axis=0)
-        return mean
+        return np.asarray(self.values.mean(axis=0))
 
 
 def correlate(near: NDArray[np.float32], far: NDArray[np.float32], rate_hz: int) -> Delays | None:
-    """Correlate the segments of a clip, half overlapping.
-
-    Args:
-        near, far: (samples,) float32.
-        rate_hz: their sample rate.
-
-    Returns:
-        the correlations, or None for clips shorter than 0.2 s.
-    """
+    """Correlate half-overlapping segments of (samples,) float32 channels; None for clips shorter than 0.2 s."""
     size = int(min(SEGMENT_S * rate_hz, len(near) / 2))
     if size < 0.1 * rate_hz:
         return None
@@ -92,7 +83,7 @@ def beyond(correlation: Correlations, limit_s: float, rate_hz: int) -> float:
 
 
 def far_leads(correlation: Correlations, rate_hz: int) -> tuple[float, float]:
-    """How much sound arrives at far before near, and with fewer echoes.
+    """Two ratios of correlation energy that are large if sound arrives at far first, and with fewer echoes.
 
     For a source close to the near microphone the energy of the correlation is at positive delays and, as echoes at
     far follow the direct sound, after the peak.
@@ -101,16 +92,14 @@ def far_leads(correlation: Correlations, rate_hz: int) -> tuple[float, float]:
         ratios of energy at negative to positive delays, and before to after the peak, within 30 ms. Both are well
         below 1 for correct channels and well above 1 for swapped ones.
     """
-    middle, peak = len(correlation) // 2, int(np.argmax(correlation))
-    return _balance(correlation, middle, rate_hz), _balance(correlation, peak, rate_hz)
-
-
-def _balance(correlation: Correlations, centre: int, rate_hz: int) -> float:
-    """Ratio of the energies before and after an index, without a margin around it."""
     edge, tail = round(_EDGE_S * rate_hz), round(_TAIL_S * rate_hz)
-    before = correlation[max(centre - tail, 0) : max(centre - edge, 0)]
-    after = correlation[centre + edge + 1 : centre + tail + 1]
-    return float(np.square(before).sum() / max(np.square(after).sum(), 1e-12))
+
+    def energy_ratio(centre: int) -> float:
+        before = correlation[max(centre - tail, 0) : max(centre - edge, 0)]
+        after = correlation[centre + edge + 1 : centre + tail + 1]
+        return float(np.square(before).sum() / max(np.square(after).sum(), 1e-12))
+
+    return energy_ratio(len(correlation) // 2), energy_ratio(int(np.argmax(correlation)))
 
 
 def drift(clips: list[Delays], most_ppm: float = 600.0) -> tuple[float, float]:
@@ -128,7 +117,7 @@ def drift(clips: list[Delays], most_ppm: float = 600.0) -> tuple[float, float]:
     step_ppm = 0.5e6 / (rate * max(times[-1], 1e-9))  # half a sample at the ends
     steps = int(most_ppm / step_ppm)
     slopes = step_ppm * np.arange(-steps, steps + 1)
-    heights = np.array([_aligned(clips, np.rint(1e-6 * slope * times * rate).astype(int)) for slope in slopes])
+    heights = np.array([_peak(clips, np.rint(1e-6 * slope * times * rate).astype(int)) for slope in slopes])
     gain = float(heights.max() / max(heights[steps], 1e-12))
     if gain <= 1.0:  # neighbouring slopes give the same rounded shifts
         return 0.0, 1.0
@@ -136,10 +125,7 @@ def drift(clips: list[Delays], most_ppm: float = 600.0) -> tuple[float, float]:
     return float(np.average(slopes[high], weights=heights[high])), gain
 
 
-def _aligned(clips: list[Delays], shifts: NDArray[np.int64]) -> float:
+def _peak(clips: list[Delays], shifts: NDArray[np.int64]) -> float:
     """The mean over clips of the peak of the average of their segments, each moved back by its shift."""
-    peaks = []
-    for clip in clips:
-        moved = [np.roll(row, -shift) for row, shift in zip(clip.values, shifts, strict=False)]
-        peaks.append(np.mean(moved, axis=0).max())
-    return float(np.mean(peaks))
+    moved = ([np.roll(row, -s) for row, s in zip(clip.values, shifts, strict=False)] for clip in clips)
+    return float(np.mean([np.mean(rows, axis=0).max() for rows in moved]))

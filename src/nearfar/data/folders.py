@@ -1,4 +1,4 @@
-"""The clips of one machine's folder, in the challenge's layouts, in one's own layout or without any.
+"""The clips of one machine's folder: in the challenge's layouts, in one's own layout, or a plain folder.
 
 In the challenge's layouts file names give labels and attributes (see :mod:`nearfar.data.clips`); its
 ``attributes_00.csv`` repeats them and is not read. In one's own layout folders give them. A machine has normal
@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from nearfar.data.clips import AUDIO_SUFFIXES, Attributes, Clip, Domain, Label, Split, normal_clip
 from nearfar.errors import InputError
@@ -30,49 +30,44 @@ Found = tuple[list[Clip], list[str]]
 NORMAL, TEST = "normal", "test"
 ATTRIBUTES_CSV = "attributes.csv"
 SUPPLEMENTAL = "supplemental"
-SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "test": "test"}
+SPLIT_FOLDERS = ("train", TEST)
 TESTS_2021 = ("source_test", "target_test")
-SPLIT_FOLDERS_2021: dict[str, Split] = {**SPLIT_FOLDERS, "source_test": "test", "target_test": "test"}
+SPLIT_FOLDERS_2021 = (*SPLIT_FOLDERS, *TESTS_2021)
 """With ``test``, into which the organisers' own scripts merge the two."""
 
 _OTHER_FORMATS = (".aac", ".aif", ".aiff", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".wma")
 _COMPANIONS = ("attributes_", "license", "licence", "manifest", "readme", "simulated", "truth")
-"""How the names of files begin that may lie beside clips without a warning."""
+"""Beginnings of the names of files that may be beside clips without a warning."""
 
 
 # The challenge's layouts
 
 
 def read_challenge_machine(
-    folder: Path, splits: Mapping[str, Split], parse: Callable[[Path, str, Split], Clip]
+    folder: Path, subfolders: Sequence[str], parse: Callable[[Path, str, Split], Clip]
 ) -> Found:
     """The clips of a machine's folder in a layout of the challenge.
 
     Args:
-        folder: the machine's folder.
-        splits: split of each of its folders.
-        parse: reads a clip from its path, machine and split.
+        subfolders: names of its folders of clips.
+        parse: makes a clip of its path, machine and split.
 
     Raises:
-        InputError: if a training folder has no clips, a name has another form, or a clip is in it both as WAV and
-            as FLAC.
+        InputError: if a training folder has no clips, a name has another form, or a clip exists as WAV and FLAC.
     """
     machine = folder_name(folder)
     clips: list[Clip] = []
     supplement = _supplement(folder / SUPPLEMENTAL, f"{machine}/{SUPPLEMENTAL}", parse)
-    warnings = supplement + unread(folder, machine, read=[*splits, *([SUPPLEMENTAL] if supplement else [])])
-    for name, split in splits.items():
+    warnings = supplement + unread(folder, machine, read=[*subfolders, *([SUPPLEMENTAL] if supplement else [])])
+    for name in subfolders:
+        split: Split = "train" if name == "train" else "test"
         if not (folder / name).is_dir():
             continue
-        files = [path for path in visible(folder / name) if is_audio(path)]
+        files = audio_files(folder / name)
         _require_no_duplicates(files)
         if split == "train" and not files:
-            raise InputError(
-                folder / name,
-                found="a training folder without WAV or FLAC files",
-                expected="normal recordings of the machine",
-                remedy=f"Copy the training clips there, or remove the folder if {machine} only has test clips",
-            )
+            remedy = f"Copy the training clips there, or remove the folder if {machine} only has test clips"
+            raise _no_recordings(folder / name, "a training folder without WAV or FLAC files", remedy)
         if not files:
             warnings.append(f"{machine}/{name} holds no WAV or FLAC file")
         warnings += unread(folder / name, f"{machine}/{name}", read={path.name for path in files})
@@ -93,7 +88,7 @@ def _supplement(folder: Path, name: str, parse: Callable[[Path, str, Split], Cli
             return False
         return True
 
-    files = [path for path in visible(folder) if is_audio(path)] if folder.is_dir() else []
+    files = audio_files(folder)
     if not files or any(map(is_training_clip, files)):
         return []
     return [
@@ -112,26 +107,23 @@ def is_own_folder(folder: Path) -> bool:
     return (folder / NORMAL).is_dir() or (folder / TEST / NORMAL).is_dir()
 
 
-def read_own_machine(folder: Path, machine: str) -> Found:
+def read_own_machine(folder: Path) -> Found:
     """The clips of a machine's folder in one's own layout.
 
     Raises:
         InputError: if there are no normal recordings, a test recording is in no folder that labels it, an
             attribute or a domain cannot be read, or the table names a recording that does not exist.
     """
+    machine = folder_name(folder)
     table = _read_attributes(folder / ATTRIBUTES_CSV)
     clips: list[Clip] = []
     warnings = unread(folder, machine, read=(NORMAL, TEST, ATTRIBUTES_CSV)) + _other_formats(folder, machine)
     if (folder / NORMAL).is_dir():
         clips += _own_clips(folder, folder / NORMAL, machine, "train", "normal", table)
         if not clips:
-            raise InputError(
-                folder / NORMAL,
-                found="a folder without WAV or FLAC files",
-                expected="normal recordings of the machine",
-                remedy="Copy them there (converted from other formats), or remove the folder",
-            )
-    for path in visible(folder / TEST) if (folder / TEST).is_dir() else []:
+            remedy = "Copy them there (converted from other formats), or remove the folder"
+            raise _no_recordings(folder / NORMAL, "a folder without WAV or FLAC files", remedy)
+    for path in visible(folder / TEST):
         if is_audio(path):
             raise InputError(
                 path,
@@ -156,11 +148,11 @@ def _own_clips(
     _require_no_duplicates(files)
     clips = []
     for path in files:
-        inside = path.relative_to(root)
-        pairs = (*_folder_attributes(path, folder), *table.get(inside.as_posix(), ()))
+        relative = path.relative_to(root)
+        pairs = (*_folder_attributes(path, folder), *table.get(relative.as_posix(), ()))
         attributes, domain = _split_domain(path, pairs)
-        listed_as = Path(*inside.parts[1:]).as_posix()
-        clips.append(Clip(path, machine, "00", split, domain, label, None, attributes, listed_as))
+        name = Path(*relative.parts[1:]).as_posix()
+        clips.append(Clip(path, machine, "00", split, domain, label, None, attributes, name))
     return clips
 
 
@@ -188,19 +180,20 @@ def _folder_attributes(path: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 def _split_domain(path: Path, pairs: Attributes) -> tuple[Attributes, Domain]:
     """Attributes without the domain, and the domain. A repeated key is refused: it could have two values."""
-    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-    if repeated:
-        raise InputError(
-            path,
-            found=f"the attribute {repeated[0]!r} twice",
-            expected=f"each attribute once, from a folder or from {ATTRIBUTES_CSV}",
-            remedy="Remove one of the two",
-        )
-    domain = dict(pairs).get("domain", "source")
+    values: dict[str, str] = {}
+    for key, value in pairs:
+        if key in values:
+            raise InputError(
+                path,
+                found=f"the attribute {key!r} twice",
+                expected=f"each attribute once, from a folder or from {ATTRIBUTES_CSV}",
+                remedy="Remove one of the two",
+            )
+        values[key] = value
+    domain = values.pop("domain", "source")
     if domain not in ("source", "target"):
         raise InputError(path, found=f"the domain {domain!r}", expected="source or target", remedy="Correct it")
-    attributes = tuple(pair for pair in pairs if pair[0] != "domain")
-    return attributes, "source" if domain == "source" else "target"
+    return tuple(values.items()), cast(Domain, domain)
 
 
 def _read_attributes(path: Path) -> dict[str, Attributes]:
@@ -253,9 +246,8 @@ def is_plain_folder(root: Path) -> bool:
     """Whether a folder itself holds recordings and is neither a machine's folder nor a part of one."""
     parts = (*SPLIT_FOLDERS_2021, NORMAL, SUPPLEMENTAL)
     return (
-        root.is_dir()
-        and folder_name(root).casefold() not in parts
-        and any(is_audio(path) for path in visible(root))
+        folder_name(root).casefold() not in parts
+        and bool(audio_files(root))
         and not any((root / part).is_dir() for part in parts)
     )
 
@@ -264,9 +256,9 @@ def read_plain_folder(root: Path, machine: str | None = None) -> Found:
     """All recordings of a folder as normal ones of one machine, by default named after the folder.
 
     Raises:
-        InputError: if a name contains "anomal", or a clip is there both as WAV and as FLAC.
+        InputError: if a name contains "anomal", or a clip exists both as WAV and as FLAC.
     """
-    files = [path for path in visible(root) if is_audio(path)]
+    files = audio_files(root)
     _require_no_duplicates(files)
     for path in files:
         if "anomal" in path.stem.casefold():
@@ -284,13 +276,19 @@ def read_plain_folder(root: Path, machine: str | None = None) -> Found:
 
 
 def visible(folder: Path) -> list[Path]:
-    """The entries of a folder, sorted, without hidden files and the ``__MACOSX`` folder of macOS archives."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    """The sorted entries of a folder that are neither hidden nor ``__MACOSX`` of macOS; empty if it is missing."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in entries if not path.name.startswith((".", "__MACOSX")))
 
 
 def is_audio(path: Path) -> bool:
-    """Whether a path is a file with a suffix of WAV or FLAC."""
+    """Whether a path has a suffix of WAV or FLAC and is not a folder."""
     return path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """The WAV and FLAC files among :func:`visible` entries."""
+    return [path for path in visible(folder) if is_audio(path)]
 
 
 def folder_name(folder: Path) -> str:
@@ -300,10 +298,9 @@ def folder_name(folder: Path) -> str:
 
 def unread(folder: Path, name: str, read: Collection[str]) -> list[str]:
     """A warning about the folders in a folder that are not read, and one about the files."""
-    rest = [path for path in visible(folder) if path.name not in read]
-    folders = [path.name for path in rest if path.is_dir()]
-    files = [path.name for path in rest if path.name not in folders]
-    files = [file for file in files if not file.casefold().startswith(_COMPANIONS)]
+    paths = [path for path in visible(folder) if path.name not in read]
+    folders = [path.name for path in paths if path.is_dir()]
+    files = [path.name for path in paths if not path.is_dir() and not path.name.casefold().startswith(_COMPANIONS)]
     return [
         f"{name}: {kind} that are not read ({len(names)}), such as {names[0]}"
         for kind, names in (("folders", folders), ("files", files))
@@ -317,13 +314,16 @@ def _other_formats(folder: Path, name: str) -> list[str]:
     if not files:
         return []
     count = "1 recording that is" if len(files) == 1 else f"{len(files)} recordings that are"
-    return [
-        f"{name}: {count} neither WAV nor FLAC and not read, such as {files[0].relative_to(folder).as_posix()}"
-    ]
+    first = files[0].relative_to(folder).as_posix()
+    return [f"{name}: {count} neither WAV nor FLAC and not read, such as {first}"]
+
+
+def _no_recordings(folder: Path, found: str, remedy: str) -> InputError:
+    return InputError(folder, found=found, expected="normal recordings of the machine", remedy=remedy)
 
 
 def _require_no_duplicates(files: Iterable[Path]) -> None:
-    """Refuse a recording that is there both as WAV and as FLAC."""
+    """Refuse a recording that exists both as WAV and as FLAC."""
     first: dict[Path, Path] = {}
     for path in files:
         other = first.setdefault(path.with_suffix(""), path)

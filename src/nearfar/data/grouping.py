@@ -121,7 +121,7 @@ def find_groups(clips: Sequence[Clip], by: str = AUTO, features: Features | None
             clips[0].path if clips else "group_by",
             found=f"no attribute {by!r} of every recording" + (f" (but {', '.join(keys)})" if keys else ""),
             expected=f"{AUTO}, {', '.join(GROUPINGS)}, the key of an attribute, or a pattern like '(.*)_[0-9]+'",
-            remedy="Correct calibration.group_by (--group-by)",
+            remedy="Correct calibration.group_by",
         )
     return Groups(tuple(found), f"the attribute {by}")
 
@@ -190,7 +190,7 @@ def _matched(clips: Sequence[Clip], pattern: str) -> Labels:
                 clip.path,
                 found=f"a path that the pattern {pattern!r} does not match",
                 expected="a pattern with one parenthesis, which matches the group in every path",
-                remedy="Correct calibration.group_by (--group-by)",
+                remedy="Correct calibration.group_by",
             )
         labels.append(match[1])
     return labels

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mode
 from typing import Literal
 
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, read_headers
@@ -21,8 +22,8 @@ from nearfar.data.folders import (
     SPLIT_FOLDERS,
     SPLIT_FOLDERS_2021,
     TESTS_2021,
+    audio_files,
     folder_name,
-    is_audio,
     is_own_folder,
     is_plain_folder,
     read_challenge_machine,
@@ -62,11 +63,11 @@ class Dataset:
 
     def train(self, machine: str) -> tuple[Clip, ...]:
         """A machine's training clips, sorted by name; empty if it only has test clips."""
-        return _by_name(clip for clip in self.clips if clip.machine == machine and clip.split == "train")
+        return _by_name(self.select(machine, "train").clips)
 
     def test(self, machine: str) -> tuple[Clip, ...]:
         """A machine's test clips, sorted by name; empty if it only has training clips."""
-        return _by_name(clip for clip in self.clips if clip.machine == machine and clip.split == "test")
+        return _by_name(self.select(machine, "test").clips)
 
     def groups(self) -> dict[tuple[str, str], tuple[tuple[Clip, ...], tuple[Clip, ...]]]:
         """Training and test clips by machine and section, sorted, each by name; either may be empty."""
@@ -77,9 +78,8 @@ class Dataset:
 
     def select(self, machine: str | None = None, split: Split | None = None) -> Dataset:
         """The same dataset with the clips of one machine, one split or both."""
-        return self.with_clips(
-            clip for clip in self.clips if machine in (None, clip.machine) and split in (None, clip.split)
-        )
+        clips = (clip for clip in self.clips if machine in (None, clip.machine) and split in (None, clip.split))
+        return self.with_clips(clips)
 
     def with_clips(self, clips: Iterable[Clip]) -> Dataset:
         """The same dataset with other clips. Headers that were read are not read again."""
@@ -88,7 +88,7 @@ class Dataset:
     def headers(self) -> dict[Path, AudioHeader | InputError]:
         """The header of every clip's file, or the error on reading it, by path in the order of clips.
 
-        Each file is read once, also where several selections of a dataset need it.
+        Each file is read once for a dataset and all its selections.
         """
         missing = list(dict.fromkeys(clip.path for clip in self.clips if clip.path not in self._headers))
         self._headers.update(zip(missing, read_headers(missing), strict=True))
@@ -135,12 +135,13 @@ def read_dataset(root: Path | str) -> Dataset:
     layout = _recognise(root, folders)
     clips: list[Clip] = []
     warnings = [] if folders == [root] else unread(root, folder_name(root), {folder.name for folder in folders})
+    subfolders = SPLIT_FOLDERS_2021 if layout == "dcase2021" else SPLIT_FOLDERS
     for folder in folders:
-        if layout == "own":
-            more_clips, more_warnings = read_own_machine(folder, folder_name(folder))
-        else:
-            splits = SPLIT_FOLDERS_2021 if layout == "dcase2021" else SPLIT_FOLDERS
-            more_clips, more_warnings = read_challenge_machine(folder, splits, PARSERS[layout])
+        more_clips, more_warnings = (
+            read_own_machine(folder)
+            if layout == "own"
+            else read_challenge_machine(folder, subfolders, PARSERS[layout])
+        )
         clips += more_clips
         warnings += more_warnings
     if not clips:
@@ -156,7 +157,7 @@ def read_normals(
     Args:
         source: a folder that :func:`read_dataset` reads, or a plain folder of recordings of one machine; clips or
             files; or a dataset.
-        machine: of several machines, only this one; of a plain folder or files, the name to give the machine.
+        machine: the machine to select; for a plain folder or files, the name of the machine.
 
     Returns:
         training clips only; ``root`` is the folder, or the common parent of the listed files.
@@ -185,23 +186,20 @@ def read_normals(
 
 
 def _listed_normals(source: Sequence[Clip | Path | str], machine: str | None) -> Dataset:
-    clips = [
-        entry if isinstance(entry, Clip) else normal_clip(Path(entry), machine or "machine") for entry in source
-    ]
-    tests = [clip for clip in clips if clip.split != "train"]
-    if tests or not clips:
-        raise InputError(
-            tests[0].path if tests else "recordings",
-            found="a test clip" if tests else "none",
-            expected="recordings of normal operation",
-            remedy="Leave it out" if tests else "Give some",
-        )
+    name = machine or "machine"
+    clips = [entry if isinstance(entry, Clip) else normal_clip(Path(entry), name) for entry in source]
+    expected = "recordings of normal operation"
+    if not clips:
+        raise InputError("recordings", found="none", expected=expected, remedy="Give some")
+    for clip in clips:
+        if clip.split != "train":
+            raise InputError(clip.path, found="a test clip", expected=expected, remedy="Leave it out")
     parents = {clip.path.parent.absolute() for clip in clips}
     return Dataset(Path(os.path.commonpath(parents)), tuple(clips), (), "own")
 
 
 def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
-    """Require training clips of each machine; its test clips cannot be scored without.
+    """Require training clips of each machine, without which its test clips cannot be scored.
 
     Raises:
         InputError: naming the first machine that has none.
@@ -221,15 +219,15 @@ def require_training_clips(dataset: Dataset, machines: Iterable[str]) -> None:
 def machine_lengths(
     dataset: Dataset, headers: Mapping[Path, AudioHeader], sample_rate_hz: int = SAMPLE_RATE_HZ
 ) -> tuple[dict[str, float], list[InputError]]:
-    """The usual length of each machine's clips, in seconds, and an error for every clip of another length.
+    """The most common length of each machine's clips in seconds, and an error for every clip of another length.
 
-    Lengths are counted in samples after resampling.
+    Lengths are compared in samples after resampling.
     """
     lengths, errors = {}, []
     for machine in dataset.machines:
         paths = [clip.path for clip in dataset.clips if clip.machine == machine]
         frames = {path: headers[path].frames_at(sample_rate_hz) for path in paths}
-        usual, _ = Counter(frames.values()).most_common(1)[0]
+        usual = mode(frames.values())
         like = next(path for path, count in frames.items() if count == usual)
         lengths[machine] = usual / sample_rate_hz
         errors += [
@@ -273,8 +271,7 @@ def _recognise(root: Path, folders: list[Path]) -> Layout:
         return "own"
     if any((folder / name).is_dir() for folder in folders for name in TESTS_2021):
         return "dcase2021"
-    splits = [folder / name for folder in folders for name in SPLIT_FOLDERS if (folder / name).is_dir()]
-    files = [path for split in splits for path in visible(split) if is_audio(path)]
+    files = [path for folder in folders for name in SPLIT_FOLDERS for path in audio_files(folder / name)]
     if 2 * sum(map(is_name_of_2020, files)) > len(files):
         return "dcase2020"
     tests = Counter(edition_of(path.name) for path in files if path.parent.name == "test")
@@ -283,7 +280,10 @@ def _recognise(root: Path, folders: list[Path]) -> Layout:
 
 def _no_machine(root: Path, found: str) -> InputError:
     parts = (*SPLIT_FOLDERS_2021, NORMAL)
-    data_folder = root.parent if folder_name(root) in parts else _data_folder_below(root)
+    # Of the top of an unpacked archive, the machines' folders are two or three levels below.
+    patterns = [depth + name for depth in ("*/*/", "*/*/*/") for name in ("train", "test", NORMAL)]
+    below = (path.parents[1] for pattern in patterns for path in root.glob(pattern))
+    data_folder = root.parent if folder_name(root) in parts else next(below, None)
     return InputError(
         root,
         found=found,
@@ -292,12 +292,3 @@ def _no_machine(root: Path, found: str) -> InputError:
         if data_folder
         else "Give the folder that holds the machines' folders",
     )
-
-
-def _data_folder_below(root: Path) -> Path | None:
-    """The folder of machines two or three levels below, where the top of an unpacked archive was given."""
-    for depth in (2, 3):
-        for name in ("train", "test", NORMAL):
-            for match in root.glob("*/" * depth + name):
-                return match.parents[1]
-    return None

@@ -17,7 +17,7 @@ def prefetched(
     """``map(function, items)``, computed in ``threads`` threads up to ``ahead`` results ahead of the consumer.
 
     Results come in the order of the items. An exception is raised instead of its result; results not yet computed
-    are dropped. Reading and resampling audio release Python's lock, so threads suffice.
+    are dropped. Reading and resampling audio release the GIL, so threads suffice.
     """
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="nearfar-loader") as pool:
         pending: deque[Future[Result]] = deque()

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
-from numpy.typing import NDArray
 
-from nearfar.data.audio import SAMPLE_RATE_HZ
-from nearfar.data.riff import wav_source
+from nearfar.data.audio import SAMPLE_RATE_HZ, Waveform, open_audio, unreadable
+from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.errors import InputError
 
-SUFFIXES = (".wav", ".flac", ".ogg")
-_HEADER_THREADS = 8
+SUFFIXES = (*AUDIO_SUFFIXES, ".ogg")
+_WHOLE = "a whole recording of finite samples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ def find_recordings(folders: Sequence[Path]) -> list[AudioFile]:
     """Every WAV, FLAC and Ogg file in the folders and below, in the order of folders and names.
 
     Raises:
-        InputError: if a folder is missing or holds no recording, or a file cannot be read as sound.
+        InputError: if a folder is missing or holds no recording, or a file cannot be decoded.
     """
     paths: list[Path] = []
     for folder in folders:
@@ -53,28 +51,25 @@ def find_recordings(folders: Sequence[Path]) -> list[AudioFile]:
                 remedy="Check the path",
             )
         paths += found
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+    with ThreadPoolExecutor() as pool:
         return list(pool.map(_read_file, dict.fromkeys(paths)))
 
 
 def recordings_key(recordings: Iterable[AudioFile]) -> str:
     """Hexadecimal SHA-256 over name, size in bytes and shape of every recording, in order, not over contents."""
-    digest = hashlib.sha256()
-    for one in recordings:
-        shape = f"{one.sample_rate_hz} {one.channels} {one.frames}"
-        digest.update(f"{one.path.name} {one.path.stat().st_size} {shape}\n".encode())
-    return digest.hexdigest()
+    lines = [
+        f"{file.path.name} {file.path.stat().st_size} {file.sample_rate_hz} {file.channels} {file.frames}\n"
+        for file in recordings
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def read_crop(
-    recording: AudioFile, channel: int, samples: int, random: np.random.Generator
-) -> NDArray[np.float32]:
+def read_crop(recording: AudioFile, channel: int, samples: int, random: np.random.Generator) -> Waveform:
     """A random crop of one channel at 16 kHz; shorter recordings are repeated to fill it.
 
     Only the crop is read and resampled, so memory does not grow with the recording.
 
     Args:
-        recording: the file.
         channel: index in the file, from 0.
         samples: length at 16 kHz.
         random: draws the start; nothing is drawn for recordings that are not longer than the crop.
@@ -89,37 +84,22 @@ def read_crop(
     spare = recording.frames - wanted
     begin = int(random.integers(spare + 1)) if spare > 0 else 0
     frames = min(wanted, recording.frames)
-    try:
-        with soundfile.SoundFile(wav_source(recording.path)) as file:
-            file.seek(begin)
-            crop = file.read(frames, dtype="float32", always_2d=True)[:, channel]
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(recording.path, str(error.error_string)) from None
+    with open_audio(recording.path, _WHOLE) as file:
+        file.seek(begin)
+        crop = file.read(frames, dtype="float32", always_2d=True)[:, channel]
     if len(crop) < frames:
-        raise _unreadable(recording.path, f"sound that ends after {begin + len(crop)} samples")
+        raise unreadable(recording.path, f"sound that ends after {begin + len(crop)} samples", _WHOLE)
     if not np.isfinite(crop).all():
-        raise _unreadable(recording.path, f"NaN or infinite samples in channel {channel}")
+        raise unreadable(recording.path, f"NaN or infinite samples in channel {channel}", _WHOLE)
     if recording.sample_rate_hz != SAMPLE_RATE_HZ:
         crop = soxr.resample(crop, recording.sample_rate_hz, SAMPLE_RATE_HZ, quality="HQ")
     return np.resize(np.asarray(crop, dtype=np.float32), samples)
 
 
 def _read_file(path: Path) -> AudioFile:
-    try:
-        with soundfile.SoundFile(wav_source(path)) as file:
-            found = AudioFile(path, file.samplerate, file.channels, file.frames)
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(path, str(error.error_string)) from None
+    with open_audio(path, _WHOLE) as file:
+        recording = AudioFile(path, file.samplerate, file.channels, file.frames)
     # Resampling needs more than one sample to give one.
-    if found.frames * SAMPLE_RATE_HZ < 400 * found.sample_rate_hz:
-        raise _unreadable(path, f"{found.frames} samples, less than one frame of 25 ms")
-    return found
-
-
-def _unreadable(path: Path, found: str) -> InputError:
-    return InputError(
-        path,
-        found=found.strip(" ."),
-        expected="a whole recording of finite samples",
-        remedy="Convert or copy it again, or take it out of the folder",
-    )
+    if recording.frames * SAMPLE_RATE_HZ < 400 * recording.sample_rate_hz:
+        raise unreadable(path, f"{recording.frames} samples, less than one frame of 25 ms", _WHOLE)
+    return recording

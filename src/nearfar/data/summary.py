@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
-from nearfar.data.clips import CHANNELS, Clip, Domain, Label, Split
+from nearfar.data.clips import CHANNELS, Clip, Domain, Label, Split, attributes_text
 from nearfar.data.layouts import Dataset, Layout
 from nearfar.errors import InputError
+
+_ORDER = ("train", "test", "source", "target", "normal", "anomaly", None)
+"""Order of the counts; hidden labels are last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,10 @@ def summarise(dataset: Dataset) -> list[MachineSummary]:
 
 
 def _summarise_machine(
-    machine: str, clips: Sequence[Clip], answers: Mapping[Path, AudioHeader | InputError], layout: Layout
+    machine: str, clips: Sequence[Clip], headers_or_errors: Mapping[Path, AudioHeader | InputError], layout: Layout
 ) -> MachineSummary:
-    headers = {clip: header for clip in clips if isinstance(header := answers[clip.path], AudioHeader)}
-    errors = [error for clip in clips if isinstance(error := answers[clip.path], InputError)]
+    headers = {clip: header for clip in clips if isinstance(header := headers_or_errors[clip.path], AudioHeader)}
+    errors = [error for clip in clips if isinstance(error := headers_or_errors[clip.path], InputError)]
     seconds = [header.seconds for header in headers.values()]
     return MachineSummary(
         machine,
@@ -82,38 +86,26 @@ def _summarise_machine(
         sample_rates_hz=tuple(sorted({header.sample_rate_hz for header in headers.values()})),
         hours=sum(seconds) / 3600,
         warnings=(
-            *_unreadable(errors),
+            *([f"{_files(errors)} with no readable header; the first is {errors[0]}"] if errors else []),
             *_group_warnings(clips, layout),
             *_spelling_warnings(clips),
-            *_length_warnings(headers),
-            *_channel_count_warnings(headers),
-            *_sample_rate_warnings(headers),
+            *_header_warnings(headers),
         ),
     )
 
 
 def _count_clips(clips: Iterable[Clip]) -> tuple[ClipCount, ...]:
     counts = Counter((clip.split, clip.domain, clip.label) for clip in clips)
-    # Training before test, source before target, normal before anomaly, hidden labels last.
-    order = ("train", "test", "source", "target", "normal", "anomaly", None)
-    groups = sorted(counts, key=lambda group: [order.index(part) for part in group])
+    groups = sorted(counts, key=lambda group: [_ORDER.index(part) for part in group])
     return tuple(ClipCount(*group, counts[group]) for group in groups)
 
 
 def _count_attributes(clips: Iterable[Clip]) -> tuple[AttributeCount, ...]:
-    counts = Counter((_attribute_text(clip), clip.split, clip.domain) for clip in clips if clip.domain is not None)
-    order = ("train", "test", "source", "target")
-    groups = sorted(counts, key=lambda group: (order.index(group[1]), order.index(group[2]), group[0]))
+    counts = Counter(
+        (attributes_text(clip.attributes), clip.split, clip.domain) for clip in clips if clip.domain is not None
+    )
+    groups = sorted(counts, key=lambda group: (_ORDER.index(group[1]), _ORDER.index(group[2]), group[0]))
     return tuple(AttributeCount(*group, counts[group]) for group in groups)
-
-
-def _attribute_text(clip: Clip) -> str:
-    return "_".join(f"{key}_{value}" for key, value in clip.attributes) or "noAttribute"
-
-
-def _unreadable(errors: Sequence[InputError]) -> Iterator[str]:
-    if errors:
-        yield f"{_files(errors)} with no readable header; the first is {errors[0]}"
 
 
 def _group_warnings(clips: Iterable[Clip], layout: Layout) -> Iterator[str]:
@@ -142,40 +134,24 @@ def _spelling_warnings(clips: Iterable[Clip]) -> Iterator[str]:
             yield f"attributes are spelt {' and '.join(variants)}, which differ only in upper and lower case"
 
 
-def _length_warnings(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
+def _header_warnings(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
     frames = {clip: header.frames_at(SAMPLE_RATE_HZ) for clip, header in headers.items()}
-    usual, others = _usual_and_others(frames)
-    if others:
+    usual = mode(frames.values()) if frames else 0
+    if others := [clip for clip, length in frames.items() if length != usual]:
         yield (
             f"{_files(others)} not {usual / SAMPLE_RATE_HZ:.6g} s long as most are, such as {others[0].name} "
             f"with {frames[others[0]] / SAMPLE_RATE_HZ:.6g} s"
         )
-
-
-def _channel_count_warnings(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
-    mono = [clip for clip, header in headers.items() if header.channels == 1]
-    more = [clip for clip, header in headers.items() if header.channels > len(CHANNELS)]
-    if mono:
+    if mono := [clip for clip, header in headers.items() if header.channels == 1]:
         yield f"{_files(mono)} with one channel and no far microphone, such as {mono[0].name}"
-    if more:
+    if more := [clip for clip, header in headers.items() if header.channels > len(CHANNELS)]:
         used = "0 is read as near and 1 as far unless other channel numbers are given"
         yield f"{_files(more)} with more than two channels, such as {more[0].name}: {used}"
-
-
-def _sample_rate_warnings(headers: Mapping[Clip, AudioHeader]) -> Iterator[str]:
     rates = Counter(header.sample_rate_hz for header in headers.values())
     for rate, count in sorted(rates.items()):
         if rate != SAMPLE_RATE_HZ:
             yield f"{count} of {rates.total()} files have {rate} Hz and are resampled to {SAMPLE_RATE_HZ} Hz"
 
 
-def _usual_and_others(frames: Mapping[Clip, int]) -> tuple[int, list[Clip]]:
-    """The most common length, and the clips of another one."""
-    if not frames:
-        return 0, []
-    usual, _ = Counter(frames.values()).most_common(1)[0]
-    return usual, [clip for clip, length in frames.items() if length != usual]
-
-
-def _files(listed: Sequence[object]) -> str:
-    return "1 file" if len(listed) == 1 else f"{len(listed)} files"
+def _files(files: Sequence[object]) -> str:
+    return "1 file" if len(files) == 1 else f"{len(files)} files"

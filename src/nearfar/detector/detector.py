@@ -474,7 +474,7 @@ class Detector(Changeable):
                 remedy="Fit the detector again, or use the nearfar version that wrote it",
             )
         machines = store.read_banks(folder, card)
-        calibrations, thresholds = store.read_calibrations(folder), store.read_thresholds(folder)
+        calibrations = store.read_calibrations(folder, card)
         if [(entry.machine, entry.section) for entry in machines] != [
             (c.machine, c.section) for c in calibrations
         ]:
@@ -484,6 +484,7 @@ class Detector(Changeable):
                 expected=f"those of {', '.join(machine_names(machines))}",
                 remedy="Restore the file, or fit the detector again",
             )
+        thresholds = store.read_thresholds(folder, calibrations)
         recipe = card.recipe
         model = folder / store.MODEL if recipe.trains or recipe.backend.trains else None
         return cls(

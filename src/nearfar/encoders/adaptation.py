@@ -1,7 +1,7 @@
-"""How an encoder is trained, if at all, and how the trained one is written to a model folder.
+"""Adaptations: ways of training an encoder, and of writing it to a model folder and reading it back.
 
-LoRA (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022) is that of peft: equation 2 of
-the report, ``W = W0 + B A alpha``, with peft's factor ``alpha / rank``.
+LoRA (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022) is peft's: equation 2 of the
+report, ``W = W0 + B A alpha``, with the factor ``alpha / rank``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from nearfar.registry import Entry, Registry
 from nearfar.settings import PositiveFloat, Rate, Settings
 
 ENCODER_FOLDER, ADAPTER_FOLDER, BASE_FOLDER = "encoder", "adapter", "base"
-"""Folders within a model folder: a whole encoder, adapters, and the random start that adapters were trained on."""
+"""Folders in a model folder: a whole encoder, adapters, and the randomly initialised encoder that they adapt."""
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-"""The names that peft gives the two files of adapters."""
+"""Peft's names of the two files of adapters."""
 
 LARGEST_RANK = 1024
 """The width of EAT-large; a higher rank has more parameters than the adapted matrix."""
@@ -57,11 +57,6 @@ class BaseEncoder:
     revision: str | None
     hash: str
 
-    @property
-    def is_random(self) -> bool:
-        """Whether it is a random start, which only the same machine and version of torch is sure to repeat."""
-        return self.weights.startswith("random:")
-
     def load(self, folder: Path, path: str | None = None) -> Encoder:
         """The encoder from ``path``, or else from the model folder's ``base/``, or else from ``weights``.
 
@@ -88,10 +83,10 @@ class Adaptation(Entry):
     Attributes:
         trains: whether anything is trained; if not, there is no model folder.
         prepare: make an encoder trainable, in place, and return it or a wrapper around it with the same methods.
-        write: write what ``prepare`` returned to a model folder and return the plain, trained encoder.
+        write: write the result of ``prepare`` to a model folder and return the plain, trained encoder.
         read: the trained encoder of a model folder. The last argument is the path of the base encoder if it has
             moved, or None. Raises :class:`InputError` if it cannot be read.
-        needs_base: whether a model folder can only be read with the base encoder, which it does not hold.
+        needs_base: whether a model folder lacks the base encoder that is needed to read it.
     """
 
     trains: bool = True
@@ -108,7 +103,8 @@ def _write_whole(encoder: Encoder, folder: Path, base: BaseEncoder) -> Encoder:
 
 def _write_adapters(adapted: Encoder, folder: Path, base: BaseEncoder) -> Encoder:
     save_adapters(adapted, folder / ADAPTER_FOLDER, base=base.weights)
-    if base.is_random:
+    # Only the same machine and version of torch is sure to repeat a random start.
+    if base.weights.startswith("random:"):
         base.family.save(base.family.load(base.weights, None), folder / BASE_FOLDER)
     return merge_adapters(adapted)
 
@@ -126,9 +122,9 @@ def add_adapters(encoder: Encoder, lora: LoraSettings) -> Encoder:
     from peft import LoraConfig, get_peft_model
 
     for target in lora.targets:
-        named = [module for name, module in encoder.named_modules() if f".{name}".endswith(f".{target}")]
-        matrices = [module.weight for module in named if isinstance(module, nn.Linear | nn.Conv2d)]
-        if not named or len(matrices) < len(named):
+        layers = [module for name, module in encoder.named_modules() if f".{name}".endswith(f".{target}")]
+        matrices = [layer.weight for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+        if not layers or len(matrices) < len(layers):
             raise InputError(
                 "lora.targets",
                 found=f"{target!r}",
@@ -171,8 +167,7 @@ def save_adapters(adapted: Any, folder: Path, base: str) -> None:
 
 def merge_adapters(adapted: Any) -> Encoder:
     """The plain encoder with the adapters' products added to its weights."""
-    merged: Encoder = adapted.merge_and_unload()
-    return merged
+    return cast(Encoder, adapted.merge_and_unload())
 
 
 def load_adapters(encoder: Encoder, folder: Path) -> Encoder:
@@ -192,7 +187,8 @@ def load_adapters(encoder: Encoder, folder: Path) -> Encoder:
             warnings.simplefilter("ignore")  # peft only warns of missing tensors; they are an error below
             adapted = PeftModel.from_pretrained(encoder, folder)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unfit(folder, f"adapters that cannot be loaded ({_last_line(error)})") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise _unfit(folder, f"adapters that cannot be loaded ({reason})") from None
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     if differing := sorted(stored.keys() ^ expected.keys()):
         raise _unfit(folder, f"{len(differing)} tensors missing or left over ({', '.join(differing[:3])})")
@@ -206,11 +202,6 @@ def _unfit(folder: Path, found: str) -> InputError:
         expected="all the adapters, in peft's format, of the encoder they were trained on",
         remedy="Use the encoder they were trained on, restore the folder, or train the model again",
     )
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 ADAPTATIONS: Registry[Adaptation] = Registry("adaptation")

@@ -32,7 +32,7 @@ class Encoder(nn.Module):
     """Base of audio encoders: a normalised spectrogram to tokens.
 
     Attributes:
-        config: what decides the output beside the parameters, a frozen dataclass.
+        config: sizes and other constants that decide the output, a frozen dataclass.
         embed_dim: width of a token.
         depth: number of blocks.
         bands: tokens per time column.
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         """Tokens of the blocks ``layers``, in their order.
 
         Args:
-            spectrogram: (batch, 1, frames, mel bins) float, what the family's front end returns.
+            spectrogram: (batch, 1, frames, mel bins) float, the output of the family's front end.
             layers: blocks, counted from 1 to ``depth``; None is the last one.
             token_keep: (batch, columns * bands) bool, False where a token holds only padding and must not be
                 attended to, or None for all.
@@ -92,22 +92,22 @@ def token_keep(encoder: Encoder, frontend: Frontend, samples: Tensor, columns: i
     A clip has the columns that it would have without padding, and at least one.
     """
     frames = [max(frontend.frame_count(int(count)), 1) for count in samples.tolist()]
-    kept = torch.tensor([-(-count // encoder.patch_frames) for count in frames], device=samples.device)
-    keep = torch.arange(columns, device=samples.device) < kept.unsqueeze(1)
+    own_columns = torch.tensor([-(-count // encoder.patch_frames) for count in frames], device=samples.device)
+    keep = torch.arange(columns, device=samples.device) < own_columns.unsqueeze(1)
     return keep.repeat_interleave(encoder.bands, dim=1)
 
 
 def stochastic_depth(rate: float, depth: int, batch: int, generator: torch.Generator) -> Tensor | None:
-    """Random factors of every residual branch, (depth, 2, batch): 0, or 1 / p where a branch is kept.
+    """Random factors of every residual branch, (depth, 2, batch): 1 / p with probability p, else 0.
 
     The rate grows linearly from 0 at the first block to ``rate`` at the last (Huang et al., "Deep Networks with
-    Stochastic Depth", ECCV 2016). Drawing them here, not inside the blocks, makes a step independent of how its
-    batch is divided over processes and accumulation slices. Returns None for a rate of 0.
+    Stochastic Depth", ECCV 2016). As they are drawn outside the blocks, a step does not depend on the division of
+    its batch over processes and accumulation slices. Returns None for a rate of 0.
     """
     if rate == 0.0:
         return None
-    kept = 1.0 - torch.linspace(0.0, rate, depth)[:, None, None]
-    return (torch.rand(depth, 2, batch, generator=generator) < kept) / kept
+    probability = 1.0 - torch.linspace(0.0, rate, depth)[:, None, None]
+    return (torch.rand(depth, 2, batch, generator=generator) < probability) / probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class EncoderFamily(Entry):
 
     Attributes:
         load: from a name (a path, a hub name, ``random:tiny``) and a revision of the hub or None to an encoder in
-            evaluation mode, float32, on the CPU. Raises :class:`InputError` where there is no such encoder.
+            evaluation mode, float32, on the CPU. Raises :class:`InputError` if there is no such encoder.
         save: write an encoder to a folder from which ``load`` reads it back bit for bit.
         frontend: from the mean and deviation of the training spectrograms to the front end of the encoder.
     """

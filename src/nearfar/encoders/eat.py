@@ -7,8 +7,9 @@ those of the released Hugging Face files without their ``model.`` prefix.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,27 +41,12 @@ class EATConfig:
         return self.mel_bins // self.patch_size
 
 
-EAT_BASE = EATConfig()
-EAT_LARGE = EATConfig(embed_dim=1024, depth=24, num_heads=16)
-EAT_TINY = EATConfig(embed_dim=192, depth=4, num_heads=3)
-SIZES = {"base": EAT_BASE, "large": EAT_LARGE, "tiny": EAT_TINY}
+EAT_BASE, EAT_LARGE = EATConfig(), EATConfig(embed_dim=1024, depth=24, num_heads=16)
+SIZES = {"base": EAT_BASE, "large": EAT_LARGE, "tiny": EATConfig(embed_dim=192, depth=4, num_heads=3)}
 
 SIZE_KEYS = {key: type(getattr(EAT_BASE, key)) for key in EATConfig.__dataclass_fields__}
 FIXED_BY_EAT = {"in_chans": 1, "qkv_bias": True, "layer_norm_first": False, "norm_affine": True}
 """Settings of the published configuration that are the same in every release and not supported otherwise."""
-
-
-def published_config(config: EATConfig) -> dict[str, Any]:
-    """The content of ``config.json`` in the Hugging Face layout."""
-    return {
-        "model_type": "eat",
-        "model_variant": "pretrain",
-        **{key: getattr(config, key) for key in SIZE_KEYS},
-        **FIXED_BY_EAT,
-        "stride": config.patch_size,
-        "img_size": [64 * config.patch_size, config.mel_bins],
-        "num_classes": 527,
-    }
 
 
 def sincos_positions(columns: int, bands: int, dim: int) -> Tensor:
@@ -69,20 +55,16 @@ def sincos_positions(columns: int, bands: int, dim: int) -> Tensor:
     The first half of the channels encodes the frequency band, the second half the time column; each half is
     ``[sin(p w_k), cos(p w_k)]`` with ``w_k = 10000^(-k / (dim / 4))``.
     """
+    # On the "meta" device, on which encoders are built before they are filled with weights, arange imports torch's
+    # compiler, which takes a second.
+    arange = partial(torch.arange, dtype=torch.float64, device="cpu")
+    omega = 1.0 / 10_000.0 ** (arange(dim // 4) / (dim / 4))
 
-    def numbers(count: int) -> Tensor:
-        # On the "meta" device, on which encoders are built before they are filled with weights, arange imports
-        # torch's compiler, which takes a second.
-        return torch.arange(count, dtype=torch.float64, device="cpu")
-
-    omega = 1.0 / 10_000.0 ** (numbers(dim // 4) / (dim / 4))
-
-    def encode(position: Tensor) -> Tensor:
-        angle = position[:, None] * omega
+    def encode(count: int) -> Tensor:
+        angle = arange(count)[:, None] * omega
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
-    band = encode(numbers(bands)).repeat(columns, 1)
-    column = encode(numbers(columns)).repeat_interleave(bands, dim=0)
+    band, column = encode(bands).repeat(columns, 1), encode(columns).repeat_interleave(bands, dim=0)
     return torch.cat([band, column], dim=1).float().unsqueeze(0)
 
 
@@ -124,8 +106,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_keep)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
-        return out
+        return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim)))
 
 
 class Mlp(nn.Module):
@@ -138,8 +119,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(x))))
 
 
 class Block(nn.Module):
@@ -162,9 +142,8 @@ class Block(nn.Module):
         """The block's output and, of the same shape, the MLP's output before the residual and norm2."""
         attended = self.attn(x, key_keep)
         x = self.norm1(x + (attended if keep is None else attended * keep[0, :, None, None]))
-        fed: Tensor = self.mlp(x)
-        out: Tensor = self.norm2(x + (fed if keep is None else fed * keep[1, :, None, None]))
-        return out, fed
+        mlp: Tensor = self.mlp(x)
+        return self.norm2(x + (mlp if keep is None else mlp * keep[1, :, None, None])), mlp
 
 
 class EAT(Encoder):
@@ -188,9 +167,6 @@ class EAT(Encoder):
         self.fixed_positional_encoder = Positions(config)
         self.pre_norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self._initialise()
-
-    def _initialise(self) -> None:
         if self.extra_tokens.is_meta:  # to be filled with weights; drawing none saves torch's compiler, a second
             return
         nn.init.normal_(self.extra_tokens)
@@ -205,22 +181,20 @@ class EAT(Encoder):
     def patches(self, fbank: Tensor) -> Tensor:
         """Patches with positions, (B, 1, T, mel) to (B, N, D); raises as :meth:`forward`."""
         config = self.config
-        if fbank.dim() != 4 or fbank.shape[1] != 1 or fbank.shape[3] != config.mel_bins:
-            shape = tuple(fbank.shape)
+        shape = tuple(fbank.shape)
+        if len(shape) != 4 or (shape[1], shape[3]) != (1, config.mel_bins):
             raise ValueError(f"expected a fbank of (batch, 1, frames, {config.mel_bins}), got {shape}")
         columns = fbank.shape[2] // config.patch_size
         if not 1 <= columns <= config.max_length:
             most = config.patch_size * config.max_length
             raise ValueError(f"expected {config.patch_size} to {most} frames, got {fbank.shape[2]}")
-        tokens = self.local_encoder(fbank)
-        out: Tensor = tokens + self.fixed_positional_encoder.positions[:, : tokens.shape[1]]
-        return out
+        tokens: Tensor = self.local_encoder(fbank)
+        return tokens + self.fixed_positional_encoder.positions[:, : tokens.shape[1]]
 
     def with_cls(self, patches: Tensor) -> Tensor:
         """The input of the blocks, normalised, with CLS in front of some patches: (B, N, D) to (B, 1 + N, D)."""
         cls = self.extra_tokens.expand(len(patches), -1, -1)
-        out: Tensor = self.pre_norm(torch.cat([cls, patches], dim=1))
-        return out
+        return cast(Tensor, self.pre_norm(torch.cat([cls, patches], dim=1)))
 
     def embed(self, fbank: Tensor) -> Tensor:
         """Patches with positions, CLS in front, normalised: (B, 1, T, mel) to (B, 1 + N, D)."""
@@ -234,9 +208,7 @@ class EAT(Encoder):
         Args:
             fbank: (batch, 1, frames, 128) float, the output of :class:`nearfar.frontends.KaldiFbank`. Frames
                 beyond the last whole patch of 16 are ignored, as in the published code.
-            token_keep: (batch, N) bool, False where a patch token holds only padding and must not be attended
-                to, or None (as published: padding is attended to).
-            branch_keep: (depth, 2, batch) factors for stochastic depth, see :func:`stochastic_depth`, or None.
+            token_keep, branch_keep: as in :meth:`Encoder.encode`. In the published code padding is attended to.
 
         Returns:
             (batch, 1 + N, D): CLS, then patch tokens with ``N = frames // 16 * 8`` and index ``t * 8 + f``.
@@ -278,8 +250,17 @@ class EAT(Encoder):
         return [outputs[layer] for layer in layers]
 
     def sizes(self) -> dict[str, Any]:
-        """The published ``config.json``."""
-        return published_config(self.config)
+        """The content of ``config.json`` in the published Hugging Face layout."""
+        config = self.config
+        return {
+            "model_type": "eat",
+            "model_variant": "pretrain",
+            **{key: getattr(config, key) for key in SIZE_KEYS},
+            **FIXED_BY_EAT,
+            "stride": config.patch_size,
+            "img_size": [64 * config.patch_size, config.mel_bins],
+            "num_classes": 527,
+        }
 
 
 def build_encoder(size: str | EATConfig, seed: int = 0) -> EAT:
@@ -294,7 +275,6 @@ def build_encoder(size: str | EATConfig, seed: int = 0) -> EAT:
     """
     if isinstance(size, str) and size not in SIZES:
         raise ValueError(f"expected one of {', '.join(SIZES)}, got {size!r}")
-    config = SIZES[size] if isinstance(size, str) else replace(size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EAT(config)
+        return EAT(SIZES[size] if isinstance(size, str) else size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -19,7 +18,7 @@ from nearfar.data.download.transfer import (
     retry_after_seconds,
 )
 from nearfar.errors import InputError
-from nearfar.files import whole_file
+from nearfar.files import file_sha256, whole_file, write_json
 
 ENCODER_FILES = ("config.json", "model.safetensors")
 """The files of an encoder; the last one holds the weights."""
@@ -29,14 +28,14 @@ RECORD_FILE = "nearfar-download.json"
 
 @dataclass(frozen=True, slots=True)
 class PublishedWeights:
-    """An encoder on the hub, with what identifies its weights.
+    """An encoder on the hub, with revision, size and hash of its weights.
 
     Attributes:
         source: its page.
         licence: of the weights.
         revision: the branch or commit that is downloaded.
         size_bytes, sha256: of the file of weights; None if unknown.
-        about_bytes: an estimate of the size for the check of the disk, where ``size_bytes`` is None.
+        about_bytes: an estimate of the size, for the check of free disk space, if ``size_bytes`` is None.
     """
 
     source: str
@@ -60,7 +59,7 @@ PUBLISHED = {
     ),
     # The commit is pinned: two public projects name it, one of them with the licence and the number of stored
     # values, 308,867,072, which is that of EAT-large with its table of positions. Size and hash of the file are
-    # unknown, so it is compared only with what the hub states.
+    # unknown, so only the hash that the hub states is compared.
     "worstchan/EAT-large_epoch20_pretrain": PublishedWeights(
         source="https://huggingface.co/worstchan/EAT-large_epoch20_pretrain",
         licence="MIT",
@@ -77,9 +76,9 @@ SHORT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class FetchedEncoder:
-    """A published encoder on the local disk.
+    """A published encoder on the local disk, with size and hash of its file ``weights``.
 
-    ``size_bytes`` and ``sha256`` are those of the file ``weights``; ``record`` is the file with these values.
+    ``record`` is the JSON file that holds these values.
     """
 
     name: str
@@ -93,14 +92,13 @@ class FetchedEncoder:
     record: Path
 
 
-def download(name: str, filenames: tuple[str, ...], revision: str | None = None) -> Path:
-    """The folder of the local cache with the files of a hub name, downloaded if they are missing.
+def download(name: str, revision: str | None = None) -> Path:
+    """The folder of the local cache with :data:`ENCODER_FILES` of a hub name, downloaded if they are missing.
 
     A file in the cache is used without asking the hub, so it works offline and does not change.
 
     Args:
         name: ``owner/name``.
-        filenames: the last one holds the weights.
         revision: branch, tag or commit; None is that of :data:`PUBLISHED`, or ``main`` for other names.
 
     Raises:
@@ -110,8 +108,8 @@ def download(name: str, filenames: tuple[str, ...], revision: str | None = None)
     published = PUBLISHED.get(name)
     pinned = published.revision if published else "main"
     revision = revision or pinned
-    for filename in filenames:
-        path = _cached(name, filename, revision) or _downloaded(name, filename, revision, filenames)
+    for filename in ENCODER_FILES:
+        path = _cached(name, filename, revision) or _downloaded(name, filename, revision)
     if published is not None and revision == pinned:
         _check_identity(path, published)
     return path.parent
@@ -125,14 +123,13 @@ def is_cached(name: str) -> bool:
 def fetch_encoder(short_name: str, out: Path | None = None, retry: RetryPolicy | None = None) -> FetchedEncoder:
     """Download and verify a published encoder, and record the size and hash of its weights.
 
+    The record is ``nearfar-download.json`` in ``out``, or in the model's folder of the local cache; a later call
+    compares with it.
+
     Args:
         short_name: a key of :data:`SHORT_NAMES`.
         out: folder to copy the files to. If it holds them already, they are checked and nothing is downloaded.
         retry: when to repeat failed requests, beyond the hub's own client.
-
-    Returns:
-        What is also written to ``nearfar-download.json`` in ``out``, or in the model's folder of the local cache;
-        a later call compares with it.
 
     Raises:
         InputError: if the files cannot be downloaded, the disk is too full, or the weights are not those of
@@ -148,7 +145,11 @@ def fetch_encoder(short_name: str, out: Path | None = None, retry: RetryPolicy |
         folder = _verified(name, published, retry or RetryPolicy(attempts=3))
         record_folder = folder.parents[1]
         if out is not None:
-            _copy(folder, out)
+            needed = sum((folder / filename).stat().st_size for filename in ENCODER_FILES)
+            require_space(out, needed, f"a copy in {out}")
+            for filename in ENCODER_FILES:
+                with disk_errors(out), whole_file(out / filename) as partial:
+                    shutil.copyfile(folder / filename, partial)
             folder, record_folder, how = out, out, "downloaded"
     weights = folder / ENCODER_FILES[-1]
     fetched = FetchedEncoder(
@@ -158,7 +159,7 @@ def fetch_encoder(short_name: str, out: Path | None = None, retry: RetryPolicy |
         how=how,
         weights=weights,
         size_bytes=weights.stat().st_size,
-        sha256=_check_identity(weights, published) or _sha256(weights),
+        sha256=_check_identity(weights, published) or file_sha256(weights),
         expected_sha256=published.sha256,
         record=record_folder / RECORD_FILE,
     )
@@ -184,62 +185,50 @@ def _cached(name: str, filename: str, revision: str) -> Path | None:
 
 
 def _downloaded(
-    name: str,
-    filename: str,
-    revision: str,
-    filenames: tuple[str, ...] = ENCODER_FILES,
-    retry: RetryPolicy | None = None,
-    force: bool = False,
+    name: str, filename: str, revision: str, retry: RetryPolicy | None = None, force: bool = False
 ) -> Path:
-    try:
-        return _request(name, filename, revision, retry or RetryPolicy(attempts=1), force)
-    except Exception as error:  # offline, refused, no such name, a broken transfer: clients raise many kinds
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            name,
-            found=f"no {filename} of revision {revision} in the local cache, and a failed download from the hub "
-            f"({type(error).__name__}: {reason})",
-            expected="a local copy, or a network that reaches huggingface.co",
-            remedy=f"Check the name and the network; or download {' and '.join(filenames)} by hand from "
-            f"https://huggingface.co/{name}/tree/{revision} into one folder and give that folder instead; or use "
-            "the small encoder that comes with nearfar, eat-tiny",
-        ) from None
-
-
-def _request(name: str, filename: str, revision: str, retry: RetryPolicy, force: bool) -> Path:
     """Download a file, with retries after failures and at dates for which the hub's client makes none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    for failures in range(1, retry.attempts + 1):
+    retry, failures = retry or RetryPolicy(attempts=1), 0
+    while True:
         try:
             return Path(hf_hub_download(name, filename, revision=revision, force_download=force))
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError):
-            raise
-        except Exception as error:
+        except Exception as error:  # offline, refused, no such name, a broken transfer: clients raise many kinds
+            failures += 1
             response = getattr(error, "response", None)
-            final = response is not None and response.status_code not in RETRY_STATUSES
             after = response.headers.get("Retry-After") if response is not None else None
-            wait = retry.wait_seconds(failures, retry_after_seconds(after, retry.now()))
-            if final or failures == retry.attempts or wait > retry.longest_retry_after_seconds:
-                raise
-            retry.sleep(wait)
-    raise AssertionError("at least one attempt")
+            wait = retry.wait_seconds(failures, retry_after_seconds(after))
+            final = isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError)) or (
+                response is not None and response.status_code not in RETRY_STATUSES
+            )
+            if final or failures >= retry.attempts or wait > retry.longest_retry_after_seconds:
+                reason = (str(error).strip().splitlines() or [""])[0]
+                raise InputError(
+                    name,
+                    found=f"no {filename} of revision {revision} in the local cache, and a failed download from "
+                    f"the hub ({type(error).__name__}: {reason})",
+                    expected="a local copy, or a network that reaches huggingface.co",
+                    remedy=f"Check the name and the network; or download {' and '.join(ENCODER_FILES)} by hand "
+                    f"from https://huggingface.co/{name}/tree/{revision} into one folder and give that folder "
+                    "instead; or use the small encoder that comes with nearfar, eat-tiny",
+                ) from None
+        retry.sleep(wait)
 
 
 def _verified(name: str, published: PublishedWeights, retry: RetryPolicy) -> Path:
-    """The folder of the cache with the files as the hub states them; wrong ones are downloaded once more."""
+    """The folder of the cache with verified files; wrong ones are downloaded once more."""
     import huggingface_hub.constants
 
-    wrong = None
     for force in (False, True):
         for filename in ENCODER_FILES:
             cached = None if force else _cached(name, filename, published.revision)
             if cached is None:
                 needed = published.size_bytes or published.about_bytes
                 require_space(Path(huggingface_hub.constants.HF_HUB_CACHE), needed, name)
-            path = cached or _downloaded(name, filename, published.revision, retry=retry, force=force)
-        wrong = _contradiction(path, published)
+            path = cached or _downloaded(name, filename, published.revision, retry, force)
+        wrong = _other_size(path, published) or _other_hash(path)
         if wrong is None:
             return path.parent
     assert wrong is not None
@@ -253,62 +242,56 @@ def _verified(name: str, published: PublishedWeights, retry: RetryPolicy) -> Pat
     )
 
 
-def _contradiction(weights: Path, published: PublishedWeights) -> tuple[str, str] | None:
-    """The found and the expected size or hash of a file of the cache if they differ.
+def _other_size(weights: Path, published: PublishedWeights) -> tuple[str, str] | None:
+    """The found and the expected size if they differ."""
+    size = weights.stat().st_size
+    if published.size_bytes in (None, size):
+        return None
+    return f"{size} bytes", f"the {published.size_bytes} bytes of {published.source}"
+
+
+def _other_hash(weights: Path) -> tuple[str, str] | None:
+    """Words for the found and the expected SHA-256 of a file of the cache if they differ.
 
     The cache names a large file by the SHA-256 that the hub states; the hub's client compares sizes only.
     """
-    size = weights.stat().st_size
-    if published.size_bytes not in (None, size):
-        return f"{size} bytes", f"the {published.size_bytes} bytes of {published.source}"
     stated = weights.resolve().name
-    if re.fullmatch("[0-9a-f]{64}", stated) and _sha256(weights) != stated:
+    if re.fullmatch("[0-9a-f]{64}", stated) and file_sha256(weights) != stated:
         return "another SHA-256", f"{stated}, as the hub states"
     return None
-
-
-def _copy(folder: Path, out: Path) -> None:
-    require_space(out, sum((folder / filename).stat().st_size for filename in ENCODER_FILES), f"a copy in {out}")
-    with disk_errors(out):
-        for filename in ENCODER_FILES:
-            with whole_file(out / filename) as partial:
-                shutil.copyfile(folder / filename, partial)
 
 
 def _record(fetched: FetchedEncoder) -> None:
     """Write the record, or compare with that of the same revision."""
     try:
-        before = json.loads(fetched.record.read_text(encoding="utf-8"))
+        recorded = json.loads(fetched.record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        before = {}
-    if (before.get("name"), before.get("revision")) == (fetched.name, fetched.revision):
-        if before.get("sha256") == fetched.sha256:
+        recorded = {}
+    if (recorded.get("name"), recorded.get("revision")) == (fetched.name, fetched.revision):
+        if recorded.get("sha256") == fetched.sha256:
             return
         raise InputError(
             fetched.weights,
             found=f"SHA-256 {fetched.sha256}",
-            expected=f"{before.get('sha256')}, which {fetched.record} recorded of the same revision",
+            expected=f"{recorded.get('sha256')}, which {fetched.record} recorded of the same revision",
             remedy="Delete the weights, or the record if you trust the weights, and rerun the same command",
         )
-    tree = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(fetched).items()}
-    with disk_errors(fetched.record), whole_file(fetched.record) as partial:
-        partial.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    write_json(fetched.record, asdict(fetched))
 
 
 def _check_identity(path: Path, published: PublishedWeights) -> str | None:
     """Compare weights with their record; returns their SHA-256 if it was computed."""
-    size = path.stat().st_size
-    if published.size_bytes is not None and size != published.size_bytes:
+    if wrong := _other_size(path, published):
         raise InputError(
             path,
-            found=f"{size} bytes",
-            expected=f"the {published.size_bytes} bytes of {published.source}",
+            found=wrong[0],
+            expected=wrong[1],
             remedy="Delete the file and download it again, or give another revision or the folder itself to use "
             "it as it is",
         )
     if published.sha256 is None:
         return None
-    sha256 = _sha256(path)
+    sha256 = file_sha256(path)
     if sha256 != published.sha256:
         warnings.warn(
             f"{path} has SHA-256 {sha256}, not {published.sha256}. The expected hash comes from third parties, "
@@ -316,8 +299,3 @@ def _check_identity(path: Path, published: PublishedWeights) -> str | None:
             stacklevel=2,
         )
     return sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,7 @@ is twice the rate, forwards and backwards. On other devices and in other number 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,7 @@ def uses_onednn(x: Tensor, weight: Tensor) -> bool:
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias`` of x (..., in) and weight (out, in), without a gradient."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return out
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
 
 
 class _Product(torch.autograd.Function):
@@ -66,5 +65,4 @@ class Linear(nn.Linear):
         """x: (..., in_features). Returns (..., out_features)."""
         if not uses_onednn(x, self.weight):
             return F.linear(x, self.weight, self.bias)
-        out: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return out
+        return cast(Tensor, _Product.apply(x, self.weight, self.bias))  # type: ignore[no-untyped-call]

@@ -24,19 +24,19 @@ from torch import Tensor, nn
 
 from nearfar.encoders.eat import (
     EAT,
+    EAT_BASE,
     FIXED_BY_EAT,
     SIZE_KEYS,
     SIZES,
     EATConfig,
     build_encoder,
-    published_config,
     sincos_positions,
 )
-from nearfar.encoders.hub import SHORT_NAMES, download
+from nearfar.encoders.hub import ENCODER_FILES, SHORT_NAMES, download
 from nearfar.errors import InputError
 from nearfar.files import whole_file
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = ENCODER_FILES
 POSITIONS = "fixed_positional_encoder.positions"
 POSITIONS_ATOL = 1e-4
 """The published table was computed in float32; a float64 formula differs from it by up to 5e-5."""
@@ -80,7 +80,7 @@ def load_encoder(path_or_name: str | Path, *, revision: str | None = None) -> EA
         return _load_folder(path) if path.is_dir() else _load_file(path)
     name = SHORT_NAMES.get(name, name)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and path.suffix not in READERS:
-        return _load_folder(download(name, (CONFIG_FILE, WEIGHTS_FILE), revision))
+        return _load_folder(download(name, revision))
     raise InputError(
         name,
         found="no such file or folder",
@@ -103,18 +103,18 @@ def save_encoder(encoder: EAT, folder: Path, *, compact: bool = False) -> None:
     if not compact:
         tensors[POSITIONS] = encoder.fixed_positional_encoder.positions
     dtype = torch.float16 if compact else torch.float32
-    named = {f"model.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(published_config(encoder.config), indent=2) + "\n"
+    stored = {f"model.{name}": tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(encoder.sizes(), indent=2) + "\n"
     try:
         with whole_file(folder / WEIGHTS_FILE) as partial:
-            save_file(named, partial, metadata={"format": "pt"})
+            save_file(stored, partial, metadata={"format": "pt"})
         with whole_file(folder / CONFIG_FILE) as partial:
             partial.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise InputError(
             folder,
             found=f"a folder that cannot be written ({error})",
-            expected=f"a writable folder with {sum(t.nbytes for t in named.values()) / 1e6:.0f} MB free",
+            expected=f"a writable folder with {sum(t.nbytes for t in stored.values()) / 1e6:.0f} MB free",
             remedy="Free some space or choose another folder",
         ) from None
 
@@ -122,6 +122,11 @@ def save_encoder(encoder: EAT, folder: Path, *, compact: bool = False) -> None:
 def parameter_count(module: nn.Module) -> int:
     """Number of scalars in a module's parameters; buffers such as the positions do not count."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def seeded_start(weights: str, seed: int) -> str:
+    """The name of the weights, with the seed added to a random start without one: ``random:tiny:0``."""
+    return f"{weights}:{seed}" if weights.startswith("random:") and weights.count(":") == 1 else weights
 
 
 def _random_start(name: str) -> EAT:
@@ -137,7 +142,7 @@ def _random_start(name: str) -> EAT:
 
 
 def _load_folder(folder: Path) -> EAT:
-    absent = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    absent = [name for name in ENCODER_FILES if not (folder / name).is_file()]
     if absent:
         raise InputError(
             folder,
@@ -154,11 +159,11 @@ def _load_file(path: Path) -> EAT:
             path,
             found=f"a file that ends in {path.suffix!r}",
             expected="weights: " + ", ".join(READERS),
-            remedy="Name the file of weights, or the folder that holds it",
+            remedy="Give the file of weights, or its folder",
         )
     tensors = _encoder_tensors(READERS[path.suffix](path), path)
-    beside = path.with_name(CONFIG_FILE)
-    config = _read_config(beside) if beside.is_file() else _infer_config(tensors, path)
+    config_path = path.with_name(CONFIG_FILE)
+    config = _read_config(config_path) if config_path.is_file() else _infer_config(tensors, path)
     return _filled(config, tensors, path)
 
 
@@ -176,7 +181,19 @@ def _read_pickle(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch.load also raises what it warns of
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise _refused(path, error) from None
+        with path.open("rb") as file:
+            if file.read(1) not in (b"\x80", b"P"):  # neither a pickle nor a zip archive with one inside
+                raise _unreadable(path, "torch checkpoint", ValueError("not a pickle")) from None
+        # Only the reason is quoted: torch's own message advises to switch the protection off.
+        reason = re.search(r"GLOBAL \S+|Unsupported operand \d+", str(error)) or ["unknown"]
+        raise InputError(
+            path,
+            found=f"a pickle that asks for more than tensors ({reason[0]}), so that it could run code; "
+            "nothing in it was run",
+            expected="a checkpoint of tensors, numbers, texts and containers only",
+            remedy="Get the weights as safetensors. If this is an old fairseq checkpoint whose source you trust, "
+            "convert its 'model' entry to a .safetensors file in an isolated environment",
+        ) from None
     except Exception as error:  # a damaged archive or pickle can fail in nearly any way
         raise _unreadable(path, "torch checkpoint", error) from None
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
@@ -199,25 +216,9 @@ READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def _refused(path: Path, error: pickle.UnpicklingError) -> InputError:
-    """Only the reason is quoted: torch's own message advises to switch the protection off."""
-    reason = re.search(r"GLOBAL \S+|Unsupported operand \d+", str(error)) or ["unknown"]
-    with path.open("rb") as file:
-        is_pickle = file.read(1) in (b"\x80", b"P")  # a pickle, or a zip archive with one inside
-    if not is_pickle:
-        return _unreadable(path, "torch checkpoint", ValueError("not a pickle"))
-    return InputError(
-        path,
-        found=f"a pickle that asks for more than tensors ({reason[0]}), so that it could run code; "
-        "nothing in it was run",
-        expected="a checkpoint of tensors, numbers, texts and containers only",
-        remedy="Get the weights as safetensors. If this is an old fairseq checkpoint whose source you trust, "
-        "convert its 'model' entry to a .safetensors file in an isolated environment",
-    )
-
-
 def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
-    found = f"{path.stat().st_size} bytes that do not read as a {kind} ({_first_line(error)})"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    found = f"{path.stat().st_size} bytes that do not read as a {kind} ({reason})"
     if isinstance(error, PermissionError):
         found = "a file that may not be read"
     else:
@@ -232,22 +233,13 @@ def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
     return InputError(path, found=found, expected=f"a whole {kind}", remedy="Get the file again")
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-def _bare_name(name: str) -> str:
-    """The name in :class:`EAT` of a tensor under its fairseq or Hugging Face name."""
-    name = name.removeprefix("model.").removeprefix("modality_encoders.IMAGE.")
-    return name.replace("context_encoder.norm.", "pre_norm.", 1)
-
-
 def _encoder_tensors(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors of the encoder under the names that :class:`EAT` gives them."""
     tensors: dict[str, Tensor] = {}
     wrong = []
     for published, value in state.items():
-        name = _bare_name(published)
+        name = published.removeprefix("model.").removeprefix("modality_encoders.IMAGE.")
+        name = name.replace("context_encoder.norm.", "pre_norm.", 1)
         if name.startswith(NOT_ENCODER):
             continue
         if name in tensors:
@@ -259,7 +251,7 @@ def _encoder_tensors(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
         else:
             tensors[name] = value
     if wrong:
-        raise _not_eat(path, _listed(wrong))
+        raise _not_eat(path, wrong)
     return tensors
 
 
@@ -268,7 +260,7 @@ def _infer_config(tensors: dict[str, Tensor], path: Path) -> EATConfig:
     blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
     patch, fc1 = tensors.get("local_encoder.proj.weight"), tensors.get("blocks.0.mlp.fc1.weight")
     if not blocks or patch is None or patch.dim() != 4 or fc1 is None or fc1.dim() != 2:
-        raise _not_eat(path, f"{len(tensors)} tensors: {_listed(sorted(tensors))}")
+        raise _not_eat(path, sorted(tensors), f"{len(tensors)} tensors: ")
     dim = patch.shape[0]
     if dim not in HEADS_OF_WIDTH:
         raise InputError(
@@ -286,10 +278,6 @@ def _infer_config(tensors: dict[str, Tensor], path: Path) -> EATConfig:
     )
 
 
-DEFAULTS = EATConfig()
-REQUIRED_KEYS = ("embed_dim", "depth", "num_heads")
-
-
 def _read_config(path: Path) -> EATConfig:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
@@ -303,7 +291,8 @@ def _read_config(path: Path) -> EATConfig:
         raise wrong(f"a JSON {type(given).__name__}", "an object with the sizes of an EAT encoder")
     values: dict[str, Any] = {}
     for key, kind in SIZE_KEYS.items():
-        value: Any = given.get(key, None if key in REQUIRED_KEYS else getattr(DEFAULTS, key))
+        is_required = key in ("embed_dim", "depth", "num_heads")
+        value: Any = given.get(key, None if is_required else getattr(EAT_BASE, key))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (is_number and math.isfinite(value) and value > 0 and kind(value) == value):
             raise wrong(f"{key} = {value!r}", f"a positive {'whole number' if kind is int else 'number'}")
@@ -320,7 +309,7 @@ def _read_config(path: Path) -> EATConfig:
 
 
 def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:
-    """An encoder of the given sizes that holds the tensors; the stored positions are only compared."""
+    """An encoder of the given sizes with the tensors as weights; the stored positions are only compared."""
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         encoder = EAT(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
@@ -336,7 +325,7 @@ def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:
     if stored is not None and not _same_positions(stored, table):
         wrong.append(f"{POSITIONS} other than EAT's sines and cosines")
     if wrong:
-        raise _not_eat(path, _listed(wrong))
+        raise _not_eat(path, wrong)
     encoder.to_empty(device="cpu")
     encoder.load_state_dict(tensors)
     encoder.fixed_positional_encoder.positions.copy_(table)
@@ -344,22 +333,18 @@ def _filled(config: EATConfig, tensors: dict[str, Tensor], path: Path) -> EAT:
 
 
 def _same_positions(stored: Tensor, table: Tensor) -> bool:
-    """Whether the rows that two tables (1, rows, D) share are equal; older files hold fewer rows."""
+    """Whether the common rows of two tables (1, rows, D) are equal; older files have fewer rows."""
     if stored.dim() != 3 or stored.shape[0] != 1 or stored.shape[2] != table.shape[2]:
         return False
     rows = min(stored.shape[1], table.shape[1])
     return torch.allclose(stored[:, :rows].float(), table[:, :rows], rtol=0.0, atol=POSITIONS_ATOL)
 
 
-def _not_eat(path: Path, found: str) -> InputError:
+def _not_eat(path: Path, wrong: list[str], intro: str = "", at_most: int = 4) -> InputError:
+    more = f" and {len(wrong) - at_most} more" if len(wrong) > at_most else ""
     return InputError(
         path,
-        found=found,
+        found=f"{intro}{', '.join(wrong[:at_most])}{more}",
         expected="exactly the tensors of an EAT encoder",
         remedy=f"Check that the file is an EAT checkpoint and that a {CONFIG_FILE} beside it belongs to it",
     )
-
-
-def _listed(items: list[str], at_most: int = 4) -> str:
-    more = len(items) - at_most
-    return ", ".join(items[:at_most]) + (f" and {more} more" if more > 0 else "")

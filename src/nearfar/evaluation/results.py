@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearfar.errors import InputError
-from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
+from nearfar.evaluation.scorefiles import Key, MachineClips, MachineDecisions, MachineScores, heading
 from nearfar.evaluation.truth import ClipLabels, GroundTruth, is_dcase2026_development_set
 from nearfar.metrics import (
     CURRENT,
@@ -58,16 +58,16 @@ class Results:
     @property
     def means(self) -> MachineMetrics:
         """The (harmonic) mean of each metric over the machines; NaN where no machine has it."""
-        return MachineMetrics(*map(float, column_means(self.rule, self._names(), self._rows())))
+        return MachineMetrics(*map(float, column_means(self.rule, self._machines(), self._rows())))
 
     @property
     def official_score(self) -> float:
         """Omega: the (harmonic) mean of all metrics of all machines."""
-        return float(overall_score(self.rule, self._names(), self._rows()))
+        return float(overall_score(self.rule, self._machines(), self._rows()))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes that a table of these figures needs: the rule of another year, or a domain that is absent."""
+        """Notes for a table of these results: the rule of another year, or a domain that is absent."""
         if self.rule.statement:
             return (self.rule.statement,)
         absent = np.isnan(self._rows())
@@ -77,7 +77,12 @@ class Results:
             if absent[:, column].any()
         )
 
-    def _names(self) -> list[str]:
+    @property
+    def names(self) -> list[str]:
+        """Row headings, as of :func:`row_names`."""
+        return row_names([(result.machine, result.section) for result in self.machines])
+
+    def _machines(self) -> list[str]:
         return [result.machine for result in self.machines]
 
     def _rows(self) -> NDArray[np.float64]:
@@ -97,12 +102,12 @@ def evaluate_scores(entries: Sequence[MachineScores], truth: GroundTruth) -> Res
     for entry in entries:
         labels = complete_labels(entry, truth)
         metrics = machine_metrics(*labels, entry.scores, truth.rule)
-        rows.append(MachineResult(entry.machine, entry.section, metrics, truth.rule))
+        rows.append(MachineResult(*entry.key, metrics, truth.rule))
     return Results(tuple(rows), is_dcase2026_development_set(entries, truth))
 
 
-def complete_labels(entry: MachineScores, truth: GroundTruth) -> ClipLabels:
-    """Labels and domains of an entry in which every metric is defined.
+def complete_labels(entry: MachineClips, truth: GroundTruth) -> ClipLabels:
+    """Labels and domains of an entry, checked so that every metric is defined.
 
     Raises:
         InputError: as :meth:`GroundTruth.labels`, or if the machine has no anomalies, or no normal clips of a
@@ -121,7 +126,7 @@ def complete_labels(entry: MachineScores, truth: GroundTruth) -> ClipLabels:
     for kind, members in {**groups, "anomalies": labels.anomalous}.items():
         if not members.any():
             raise InputError(
-                f"{entry.machine} section {entry.section}",
+                heading(entry.key),
                 found=f"no {kind}",
                 expected=expected,
                 remedy="Score all test clips of the machine, or leave the machine out",
@@ -129,14 +134,14 @@ def complete_labels(entry: MachineScores, truth: GroundTruth) -> ClipLabels:
     return labels
 
 
-def row_names(keys: Sequence[tuple[str, str]]) -> list[str]:
+def row_names(keys: Sequence[Key]) -> list[str]:
     """Row headings for (machine, section) pairs: the machine, and its section where the machine has several."""
     machines = [machine for machine, _ in keys]
     return [f"{machine} {section}" if machines.count(machine) > 1 else machine for machine, section in keys]
 
 
 class DecisionMetrics(NamedTuple):
-    """Quality of decisions; all between 0 and 1, and 0 where a denominator is."""
+    """Precision, recall and F1 of decisions, between 0 and 1; 0 if the denominator is 0."""
 
     precision: float
     recall: float
@@ -155,7 +160,7 @@ class MachineDecisionResult:
 
 @dataclass(frozen=True, slots=True)
 class DecisionResults:
-    """The decisions of one system; its means run over both domains of all machines alike."""
+    """The decisions of one system; means are over both domains of all machines."""
 
     machines: tuple[MachineDecisionResult, ...]
 
@@ -166,7 +171,7 @@ class DecisionResults:
 
     @property
     def harmonic_means(self) -> DecisionMetrics:
-        """The harmonic mean of each metric; a single 0 takes it to nearly 0."""
+        """The harmonic mean of each metric; nearly 0 if one value is 0."""
         return DecisionMetrics(*(harmonic_mean(values) for values in self._columns()))
 
     def _columns(self) -> list[tuple[float, ...]]:
@@ -203,15 +208,15 @@ def evaluate_decisions(entries: Sequence[MachineDecisions], truth: GroundTruth) 
         raise InputError(
             "decisions", found="none", expected="decisions of a machine", remedy="Decide on a machine first"
         )
-    return DecisionResults(tuple(_evaluate_decisions(entry, truth.labels(entry)) for entry in entries))
-
-
-def _evaluate_decisions(entry: MachineDecisions, labels: ClipLabels) -> MachineDecisionResult:
-    rows = [labels.domains == domain for domain in DOMAINS]
-    source, target = (
-        precision_recall_f1(labels.anomalous[row], entry.decisions[row]) if row.any() else None for row in rows
-    )
-    return MachineDecisionResult(entry.machine, entry.section, source, target)
+    results = []
+    for entry in entries:
+        labels = truth.labels(entry)
+        rows = [labels.domains == domain for domain in DOMAINS]
+        source, target = (
+            precision_recall_f1(labels.anomalous[row], entry.decisions[row]) if row.any() else None for row in rows
+        )
+        results.append(MachineDecisionResult(*entry.key, source, target))
+    return DecisionResults(tuple(results))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -33,50 +33,86 @@ _PATTERN = (
 _SCORES = "rows of a file name and a finite number, without a header"
 _DECISIONS = "rows of a file name and 0 or 1, without a header"
 
+Key = tuple[str, str]
+"""Machine and section."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MachineScores:
-    """Anomaly scores of one machine's test clips.
-
-    ``names[i]`` is the file name of the clip with score ``scores[i]``; ``scores`` is (clips,) float64, higher is
-    more anomalous.
-    """
+class MachineClips:
+    """Test clips of one machine and section, by file name."""
 
     machine: str
     section: str
     names: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        """Machine and section."""
+        return self.machine, self.section
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MachineScores(MachineClips):
+    """Anomaly scores of the clips ``names``, (clips,) float64; higher is more anomalous."""
+
     scores: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MachineDecisions:
-    """Decisions on one machine's test clips.
+class MachineDecisions(MachineClips):
+    """Decisions on the clips ``names``, (clips,) int64: 1 for an anomaly, else 0."""
 
-    ``decisions[i]`` is 1 if the clip ``names[i]`` is decided to be anomalous, else 0; (clips,) int64.
-    """
-
-    machine: str
-    section: str
-    names: tuple[str, ...]
     decisions: NDArray[np.int64]
 
 
+def heading(key: Key) -> str:
+    """``fan section 00``."""
+    return f"{key[0]} section {key[1]}"
+
+
 def clip_name(file_name: str) -> str:
-    """The name of a clip in a score file without its audio suffix: WAV and FLAC files of one clip match."""
+    """A file name without its audio suffix, which is the same for WAV and FLAC files of a clip."""
     stem, dot, suffix = file_name.rpartition(".")
     return stem if dot and f".{suffix.casefold()}" in AUDIO_SUFFIXES else file_name
 
 
-def decide(scores: MachineScores, threshold: float) -> MachineDecisions:
-    """Decide that a clip is anomalous if its score is above the threshold; an equal score is normal."""
-    above = (scores.scores > threshold).astype(np.int64)
-    return MachineDecisions(scores.machine, scores.section, scores.names, above)
+def matched(first: Sequence[MachineScores], other: Sequence[MachineScores]) -> list[MachineScores]:
+    """Another system's scores, with the first one's clip names and order of machines and clips.
+
+    Clips are matched by name without the audio suffix.
+
+    Raises:
+        InputError: if the two are not of the same machines, sections and clips.
+    """
+    by_key = {entry.key: entry for entry in other}
+    if differing := sorted({entry.key for entry in first} ^ set(by_key)):
+        raise _mismatch(f"scores of {', '.join(map(heading, differing))} in only one of them")
+    rows = []
+    for entry in first:
+        scores = by_key[entry.key].scores
+        stems, other_stems = (list(map(clip_name, names)) for names in (entry.names, by_key[entry.key].names))
+        if unmatched := sorted(set(stems) ^ set(other_stems)):
+            raise _mismatch(f"{entry.machine} clip {unmatched[0]} in only one of them")
+        index = {stem: position for position, stem in enumerate(other_stems)}
+        if not len(index) == len(stems) == len(other_stems):
+            raise _mismatch(f"{entry.machine} clips whose names differ only in the audio suffix")
+        rows.append(MachineScores(*entry.key, entry.names, scores[[index[stem] for stem in stems]]))
+    return rows
+
+
+def _mismatch(found: str) -> InputError:
+    return InputError(
+        "the two systems",
+        found=found,
+        expected="scores of the same clips",
+        remedy="Score the same test set with both systems",
+    )
 
 
 def write_scores(folder: Path, machine_scores: Iterable[MachineScores]) -> list[Path]:
-    """Write one score file per machine and section; each appears whole or not at all.
+    """Write one score file per machine and section, each atomically.
 
-    Scores are written with as many digits as it takes to read the same float64 back.
+    Scores have as many digits as it takes to read the same float64 back.
 
     Returns:
         the files, in the order of the scores.
@@ -89,26 +125,28 @@ def write_scores(folder: Path, machine_scores: Iterable[MachineScores]) -> list[
         path = folder / f"anomaly_score_{entry.machine}_section_{entry.section}_test.csv"
         values = [float(score) for score in entry.scores]
         _check_rows(path, entry.names, values)
-        write_rows(path, zip(entry.names, map(repr, values), strict=True))
-        files.append(path)
+        files.append(write_rows(path, zip(entry.names, map(repr, values), strict=True)))
     return files
 
 
 def read_scores(folder: Path) -> list[MachineScores]:
-    """Read every anomaly score file of a folder, ordered by machine, ignoring case, and section.
-
-    Other files of the folder are not read.
+    """Read all anomaly score files of a folder, ordered by machine, ignoring case, and section.
 
     Raises:
         InputError: if the folder holds no score files or two for one machine and section, or a file has a name
             that gives no machine, a row of another form, a score that is not finite, or a name twice.
     """
     entries = []
-    for path, machine, section in files_of(folder, "anomaly_score"):
+    for key, path in files_of(folder, "anomaly_score").items():
         names, texts = read_rows(path, _SCORES)
-        values = [_number(path, row, text) for row, text in enumerate(texts, start=1)]
+        values = []
+        for row, text in enumerate(texts, start=1):
+            try:
+                values.append(float(text))
+            except ValueError:
+                raise _bad(path, f"the score {text!r} in row {row}", _SCORES) from None
         _check_rows(path, names, values)
-        entries.append(MachineScores(machine, section, names, np.array(values, dtype=np.float64)))
+        entries.append(MachineScores(*key, names, np.array(values, dtype=np.float64)))
     return entries
 
 
@@ -118,67 +156,60 @@ def decision_file(machine: str, section: str) -> str:
 
 
 def write_decisions(folder: Path, machine_decisions: Iterable[MachineDecisions]) -> list[Path]:
-    """Write one decision file per machine and section; each appears whole or not at all."""
+    """Write one decision file per machine and section, each atomically; returns the files."""
     files = []
     for entry in machine_decisions:
-        path = folder / decision_file(entry.machine, entry.section)
-        write_rows(path, zip(entry.names, (str(int(decision)) for decision in entry.decisions), strict=True))
-        files.append(path)
+        texts = map(str, entry.decisions.astype(int))
+        files.append(write_rows(folder / decision_file(*entry.key), zip(entry.names, texts, strict=True)))
     return files
 
 
 def read_decisions(folder: Path) -> list[MachineDecisions]:
-    """Read every decision file of a folder, in the order of :func:`read_scores`.
+    """Read all decision files of a folder, in the order of :func:`read_scores`.
 
     Raises:
         InputError: as :func:`read_scores`, or if a decision is not 0 or 1.
     """
     entries = []
-    for path, machine, section in files_of(folder, "decision_result"):
+    for key, path in files_of(folder, "decision_result").items():
         names, texts = read_rows(path, _DECISIONS)
         for row, text in enumerate(texts, start=1):
             if text not in ("0", "1"):
-                raise InputError(
-                    path,
-                    found=f"the decision {text!r} in row {row}",
-                    expected=_DECISIONS,
-                    remedy="Correct the file",
-                )
-        entries.append(MachineDecisions(machine, section, names, np.array([int(text) for text in texts])))
+                raise _bad(path, f"the decision {text!r} in row {row}", _DECISIONS)
+        entries.append(MachineDecisions(*key, names, np.array(texts).astype(np.int64)))
     return entries
 
 
 def holds_scores(folder: Path, machine_scores: Sequence[MachineScores]) -> bool:
-    """Whether the score files of a folder are of these machines and clips and hold exactly these scores."""
+    """True if the score files of a folder are of these machines and clips and hold exactly these scores."""
+
+    def contents(entries: Sequence[MachineScores]) -> dict[Key, tuple[tuple[str, ...], list[float]]]:
+        return {entry.key: (entry.names, entry.scores.tolist()) for entry in entries}
+
     try:
-        found = {(entry.machine, entry.section): entry for entry in read_scores(folder)}
+        return contents(read_scores(folder)) == contents(machine_scores)
     except InputError:
         return False
-    given = {(entry.machine, entry.section): entry for entry in machine_scores}
-    return found.keys() == given.keys() and all(
-        found[key].names == entry.names and np.array_equal(found[key].scores, entry.scores)
-        for key, entry in given.items()
-    )
 
 
 def remove_others(folder: Path, machine_scores: Sequence[MachineScores]) -> None:
-    """Remove score and decision files of machines and sections that are not among these.
+    """Remove the score and decision files of other machines and sections.
 
-    They are left from a run on other data, and evaluating the folder would include them.
+    They are of an earlier run on other data, and evaluating the folder would include them.
     """
-    current = {(entry.machine, entry.section) for entry in machine_scores}
+    current = {entry.key for entry in machine_scores}
     for kind in ("anomaly_score", "decision_result"):
         for path in folder.glob(f"{kind}_*.csv"):
             match = re.fullmatch(kind + _PATTERN, path.name)
-            if match and (match["machine"], match["section"]) not in current:
+            if match and match.groups() not in current:
                 path.unlink()
 
 
-def files_of(folder: Path, kind: str) -> list[tuple[Path, str, str]]:
-    """The files ``<kind>_<machine>_section_NN_test.csv`` of a folder, as (path, machine, section), in order.
+def files_of(folder: Path, kind: str) -> dict[Key, Path]:
+    """The files ``<kind>_<machine>_section_NN_test.csv`` of a folder, in the order of machine and section.
 
     Args:
-        kind: ``anomaly_score`` or ``decision_result``.
+        kind: ``anomaly_score``, ``decision_result`` or ``ground_truth``.
 
     Raises:
         InputError: if there are none, a name gives no machine and section, or two files give the same.
@@ -187,7 +218,7 @@ def files_of(folder: Path, kind: str) -> list[tuple[Path, str, str]]:
     remedy = "Give the folder that holds the CSV files of one system"
     if not folder.is_dir():
         raise InputError(folder, found="no such folder", expected=f"a folder with {expected}", remedy=remedy)
-    found: dict[tuple[str, str], Path] = {}
+    found: dict[Key, Path] = {}
     for path in sorted(folder.glob(f"{kind}_*.csv")):
         match = re.fullmatch(kind + _PATTERN, path.name)
         if match is None:
@@ -196,19 +227,15 @@ def files_of(folder: Path, kind: str) -> list[tuple[Path, str, str]]:
             )
         key = (match["machine"], match["section"])
         if key in found:
-            raise InputError(
-                path,
-                found=f"a second file for {key[0]} section {key[1]}, beside {found[key].name}",
-                expected="one file per machine and section",
-                remedy="Remove one of the two",
-            )
+            repeated = f"a second file for {heading(key)}, beside {found[key].name}"
+            wanted = "one file per machine and section"
+            raise InputError(path, found=repeated, expected=wanted, remedy="Remove one of the two")
         found[key] = path
     if not found:
         runs = [path.parent for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/scores"))]
         remedy = f"Give the folder of one run, such as {runs[0]}" if runs else remedy
         raise InputError(folder, found=f"no {kind} files", expected=expected, remedy=remedy)
-    ordered = sorted(found.items(), key=lambda item: (item[0][0].casefold(), *item[0]))
-    return [(path, machine, section) for (machine, section), path in ordered]
+    return dict(sorted(found.items(), key=lambda item: (item[0][0].casefold(), *item[0])))
 
 
 def read_rows(path: Path, expected: str) -> tuple[tuple[str, ...], list[str]]:
@@ -232,17 +259,11 @@ def read_rows(path: Path, expected: str) -> tuple[tuple[str, ...], list[str]]:
     return names, [row[1] for row in rows]
 
 
-def write_rows(path: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """Write a headerless CSV file of two columns, whole or not at all; its folder is made if need be."""
+def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> Path:
+    """Write a CSV file atomically, creating its folder if needed; returns its path."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def _number(path: Path, row: int, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise _bad(path, f"the score {text!r} in row {row}", _SCORES) from None
+    return path
 
 
 def _check_rows(path: Path, names: Sequence[str], values: Sequence[float]) -> None:

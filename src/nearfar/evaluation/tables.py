@@ -1,4 +1,4 @@
-"""Tables of results, comparisons and decisions: as text for people, and with all digits for CSV and JSON.
+"""Tables of results, comparisons and decisions: as rounded text, in CSV, and with all digits in JSON.
 
 The table of results has the form of the report's Table 1: rows are the machines' AUC (source), AUC (target), pAUC
 and score, and at the end their harmonic means; columns are systems. A system run with several seeds shows mean ±
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nearfar.evaluation.published import PUBLISHED, Discrepancy, PublishedColumn, check_published
+from nearfar.evaluation.published import PUBLISHED, check_published
 from nearfar.evaluation.results import DecisionMetrics, DecisionResults, MachineDecisionResult, Results, row_names
 from nearfar.evaluation.uncertainty import Comparison, Difference, Intervals, Uncertainty
 from nearfar.files import write_text
@@ -38,8 +38,8 @@ _MARK = " †"
 class Cell:
     """One figure of the table, as a fraction: the mean over seeds, and the sample standard deviation if several.
 
-    ``interval`` is the figure's bootstrap interval, if asked for. ``mark`` is true if a note of the table refers
-    to the figure.
+    ``interval`` is the bootstrap interval, if requested. ``mark`` is true if a note of the table is about the
+    figure.
     """
 
     mean: float
@@ -60,18 +60,19 @@ Cells = dict[Quantity, Cell]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A system's cells: per machine (and section, where a machine has several), and over all of them."""
+    """A system's cells by row name: a machine (with its section, where it has several), or ``ALL``.
+
+    ``seeds`` is the number of seeds that the cells are means over; None for published figures.
+    """
 
     name: str
-    machines: dict[str, Cells]
-    all_machines: Cells | None
+    rows: dict[str, Cells]
     seeds: int | None = None
-    """Number of seeds that the cells are means over; None for published figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultsTable:
-    """Systems side by side: their columns, the machines in the order of the rows, and the notes beneath."""
+    """Systems side by side: their columns, the machines in the order of the rows, and the notes below."""
 
     columns: tuple[Column, ...]
     machines: tuple[str, ...]
@@ -90,43 +91,50 @@ def results_table(
 
     Args:
         systems: per system its results, one per seed, all over the same machines.
-        notes: lines beneath, for instance that the data is simulated.
-        intervals: bootstrap intervals beside the cells of systems with a single seed.
+        notes: lines below, for instance that the data is simulated.
+        intervals: bootstrap intervals for the cells of systems with a single seed.
 
     Raises:
         ValueError: if a system has no results, its seeds do not cover the same machines, or it has several seeds
             and intervals.
     """
-    columns = [_system_column(name, runs) for name, runs in systems.items()]
-    columns = [_with_intervals(column, (intervals or {}).get(column.name)) for column in columns]
-    machines = tuple(dict.fromkeys(machine for column in columns for machine in column.machines))
+    columns = [_system_column(name, runs, (intervals or {}).get(name)) for name, runs in systems.items()]
+    machines = tuple(dict.fromkeys(row for column in columns for row in column.rows if row != ALL))
     of_results = [note for runs in systems.values() for run in runs for note in run.notes]
     if all(run.is_dcase2026_development_set for runs in systems.values() for run in runs):
-        beside = [_system_column(entry.name + PUBLISHED_SUFFIX, [entry.results()]) for entry in PUBLISHED]
-        columns += [replace(column, seeds=None) for column in beside]
+        published = [_system_column(entry.name + PUBLISHED_SUFFIX, [entry.results()]) for entry in PUBLISHED]
+        columns += [replace(column, seeds=None) for column in published]
     return ResultsTable(tuple(columns), machines, tuple(dict.fromkeys((*notes, *of_results))))
 
 
 def published_table() -> ResultsTable:
-    """The report's Table 1 as it is printed; figures that do not add up are marked and noted beneath."""
+    """The report's Table 1 as printed; inconsistent figures are marked and explained in notes."""
     problems = check_published()
-    columns = tuple(
-        Column(
-            entry.name,
-            {machine: _printed(entry, machine, problems) for machine in entry.machines},
-            _printed(entry, None, problems),
-        )
-        for entry in PUBLISHED
+    marked = {(problem.column, problem.machine or ALL, problem.quantity) for problem in problems}
+    columns = []
+    for entry in PUBLISHED:
+        rows: dict[str, Cells] = {}
+        for name, row in {**entry.machines, ALL: entry.all_machines}.items():
+            rows[name] = {
+                quantity: Cell(figure / 100, mark=(entry.name, name, quantity) in marked)
+                for quantity, figure in zip(QUANTITIES, row, strict=True)
+            }
+        columns.append(Column(entry.name, rows))
+    notes = tuple(
+        f"† {problem.column}, {problem.machine or ALL}, {QUANTITY_NAMES[problem.quantity]}: {problem.where} "
+        f"prints {problem.printed:.2f}, but the figures in Table 1 give {problem.computed:.2f}."
+        for problem in problems
     )
-    return ResultsTable(columns, tuple(PUBLISHED[0].machines), tuple(map(_describe, problems)))
+    return ResultsTable(tuple(columns), tuple(PUBLISHED[0].machines), notes)
 
 
 def to_text(table: ResultsTable, title: str = "") -> TextTable:
-    """The table for people, in percent."""
+    """The table as text, in percent."""
     rows = []
     for machine, quantity, cells in _rows(table):
         is_first, is_last = quantity == QUANTITIES[0], quantity == QUANTITIES[-1]
-        texts = (machine if is_first else "", QUANTITY_NAMES[quantity], *map(_text, cells))
+        figures = [_ABSENT if cell is None else cell.percent() for cell in cells]
+        texts = (machine if is_first else "", QUANTITY_NAMES[quantity], *figures)
         rows.append(TextRow(texts, "strong" if is_last else "", ends_group=is_last))
     headings = ("machine", "", *(column.name for column in table.columns))
     return TextTable(headings, tuple(rows), (0, 1), title, table.notes, unwrapped=2)
@@ -140,8 +148,8 @@ def to_markdown(table: ResultsTable) -> str:
 def to_csv(table: ResultsTable) -> str:
     """The table as CSV in percent with two decimals.
 
-    A column per system, further ones for its standard deviation over seeds or its interval where it has them, and
-    the notes on every row.
+    Columns are the systems, with their standard deviations over seeds or intervals if there are any, and the
+    notes, which every row repeats.
     """
     heads = [column.name + suffix for column in table.columns for suffix in _csv_figures(column)]
     rows = []
@@ -172,93 +180,55 @@ def to_tree(table: ResultsTable) -> dict[str, Any]:
         {
             "name": column.name,
             "seeds": column.seeds,
-            "machines": {machine: _plain(cells) for machine, cells in column.machines.items()},
-            "all": None if column.all_machines is None else _plain(column.all_machines),
+            "machines": {row: _plain(cells) for row, cells in column.rows.items() if row != ALL},
+            "all": _plain(column.rows[ALL]),
         }
         for column in table.columns
     ]
     return {"unit": "fraction", "notes": list(table.notes), "systems": systems}
 
 
-def _system_column(name: str, runs: Sequence[Results]) -> Column:
-    names = [row_names([(row.machine, row.section) for row in run.machines]) for run in runs]
+def _system_column(name: str, runs: Sequence[Results], uncertainty: Uncertainty | None = None) -> Column:
+    names = [run.names for run in runs]
     if not runs or any(other != names[0] for other in names):
         raise ValueError(f"the seeds of {name} do not cover the same machines: {names}")
-    machines = {
-        machine: _over_seeds([(*rows[0].metrics, rows[0].score) for rows in zip(by_seed, strict=True)])
-        for machine, by_seed in zip(names[0], zip(*(run.machines for run in runs), strict=True), strict=True)
+    if uncertainty is not None and len(runs) > 1:
+        raise ValueError(f"{name} has several seeds; intervals over clips belong to a single one")
+    intervals = {} if uncertainty is None else {**uncertainty.machines, ALL: uncertainty.all_machines}
+    figures = {
+        machine: [(*row.metrics, row.score) for row in by_seed]
+        for machine, *by_seed in zip(names[0], *(run.machines for run in runs), strict=True)
     }
-    return Column(name, machines, _over_seeds([(*run.means, run.official_score) for run in runs]), len(runs))
+    figures[ALL] = [(*run.means, run.official_score) for run in runs]
+    return Column(name, {row: _cells(by_seed, intervals.get(row)) for row, by_seed in figures.items()}, len(runs))
 
 
-def _over_seeds(runs: Sequence[tuple[float, ...]]) -> Cells:
-    return {
-        quantity: Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-        for quantity, values in zip(QUANTITIES, zip(*runs, strict=True), strict=True)
-        if not any(map(math.isnan, values))
-    }
-
-
-def _with_intervals(column: Column, uncertainty: Uncertainty | None) -> Column:
-    if uncertainty is None:
-        return column
-    if column.seeds != 1 or column.all_machines is None:
-        raise ValueError(f"{column.name} has several seeds; intervals over clips belong to a single one")
-
-    def with_interval(cells: Cells, row: Intervals) -> Cells:
-        return {
-            quantity: replace(cell, interval=(row[quantity].low, row[quantity].high))
-            for quantity, cell in cells.items()
-        }
-
-    machines = {name: with_interval(cells, uncertainty.machines[name]) for name, cells in column.machines.items()}
-    return replace(
-        column, machines=machines, all_machines=with_interval(column.all_machines, uncertainty.all_machines)
-    )
-
-
-def _printed(entry: PublishedColumn, machine: str | None, problems: Sequence[Discrepancy]) -> Cells:
-    row = entry.all_machines if machine is None else entry.machines[machine]
-    marked = {
-        problem.quantity for problem in problems if (problem.column, problem.machine) == (entry.name, machine)
-    }
-    return {
-        quantity: Cell(figure / 100, mark=quantity in marked)
-        for quantity, figure in zip(QUANTITIES, row, strict=True)
-    }
-
-
-def _describe(problem: Discrepancy) -> str:
-    return (
-        f"† {problem.column}, {problem.machine or ALL}, {QUANTITY_NAMES[problem.quantity]}: {problem.where} "
-        f"prints {problem.printed:.2f}, but the figures in Table 1 give {problem.computed:.2f}."
-    )
+def _cells(by_seed: Sequence[tuple[float, ...]], intervals: Intervals | None) -> Cells:
+    cells = {}
+    for quantity, values in zip(QUANTITIES, zip(*by_seed, strict=True), strict=True):
+        if not any(map(math.isnan, values)):
+            std = statistics.stdev(values) if len(values) > 1 else None
+            interval = None if intervals is None else (intervals[quantity].low, intervals[quantity].high)
+            cells[quantity] = Cell(statistics.fmean(values), std, interval)
+    return cells
 
 
 def _rows(table: ResultsTable) -> list[tuple[str, Quantity, list[Cell | None]]]:
-    keys = [(name, quantity) for name in (*table.machines, ALL) for quantity in QUANTITIES]
     return [
-        (name, quantity, [_cell(column, name, quantity) for column in table.columns]) for name, quantity in keys
+        (name, quantity, [column.rows.get(name, {}).get(quantity) for column in table.columns])
+        for name in (*table.machines, ALL)
+        for quantity in QUANTITIES
     ]
 
 
-def _cell(column: Column, row: str, quantity: Quantity) -> Cell | None:
-    cells = column.all_machines if row == ALL else column.machines.get(row)
-    return None if cells is None else cells.get(quantity)
-
-
 def _csv_figures(column: Column, cell: Cell | None = None) -> dict[str, str]:
-    """A cell's figures by the suffix of their column's heading; empty texts for a cell that is absent."""
+    """A cell's figures by the suffix of their column's heading; empty strings for an absent cell."""
     values: dict[str, float | None] = {"": cell.mean if cell else None}
     if column.seeds is not None and column.seeds > 1:
         values[" std"] = cell.std if cell else None
-    if column.all_machines is not None and column.all_machines["score"].interval is not None:
+    if column.rows[ALL]["score"].interval is not None:
         values[" low"], values[" high"] = cell.interval if cell and cell.interval else (None, None)
     return {suffix: "" if value is None else f"{100 * value:.2f}" for suffix, value in values.items()}
-
-
-def _text(cell: Cell | None) -> str:
-    return _ABSENT if cell is None else cell.percent()
 
 
 def _plain(cells: Cells) -> dict[str, Any]:
@@ -269,12 +239,14 @@ def _plain(cells: Cells) -> dict[str, Any]:
 
 
 def comparison_to_text(comparison: Comparison, a: str, b: str) -> TextTable:
-    """A comparison for people, in points of the score; ``a`` and ``b`` are the names of the two systems."""
+    """A comparison as text, in percentage points of the score; ``a`` and ``b`` are the systems' names."""
     without = {f"All without {name}": difference for name, difference in comparison.without.items()}
     rows = []
     for name, difference in {**comparison.machines, OFFICIAL: comparison.overall, **without}.items():
         is_total = name == OFFICIAL
-        rows.append(TextRow((name, *_points(difference)), "strong" if is_total else "", ends_group=is_total))
+        value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
+        cells = (name, f"{value:+.2f}", f"[{low:+.2f}, {high:+.2f}]", f"{difference.a_better:.3f}")
+        rows.append(TextRow(cells, "strong" if is_total else "", ends_group=is_total))
     interval = f"{100 * comparison.level:.0f} % interval"
     note = (
         f"Stratified bootstrap over test clips, {comparison.resamples:,} resamples, the same for both systems. "
@@ -299,7 +271,7 @@ def comparison_to_tree(comparison: Comparison, a: str, b: str) -> dict[str, Any]
 
 
 def decisions_to_text(results: DecisionResults) -> TextTable:
-    """Precision, recall and F1 for people, in percent: two rows per machine, and the means."""
+    """Precision, recall and F1 as text, in percent: two rows per machine, and the means."""
     rows = []
     for name, row in _decision_rows(results):
         rows.append(TextRow((name, "source", *_percent(row.source))))
@@ -310,18 +282,13 @@ def decisions_to_text(results: DecisionResults) -> TextTable:
 
 
 def decisions_to_tree(results: DecisionResults) -> dict[str, Any]:
-    """The same for JSON, as fractions with all digits; null where the data lacks a domain."""
+    """Precision, recall and F1 for JSON, as fractions with all digits; null where the data lacks a domain."""
     machines = {
         name: {"source": row.source and row.source._asdict(), "target": row.target and row.target._asdict()}
         for name, row in _decision_rows(results)
     }
     means = {"mean": results.arithmetic_means._asdict(), "hmean": results.harmonic_means._asdict()}
     return {"machines": machines, "all": means}
-
-
-def _points(difference: Difference) -> tuple[str, str, str]:
-    value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
-    return f"{value:+.2f}", f"[{low:+.2f}, {high:+.2f}]", f"{difference.a_better:.3f}"
 
 
 def _difference(difference: Difference) -> dict[str, Any]:
@@ -332,9 +299,9 @@ def _difference(difference: Difference) -> dict[str, Any]:
     }
 
 
-def _decision_rows(results: DecisionResults) -> list[tuple[str, MachineDecisionResult]]:
+def _decision_rows(results: DecisionResults) -> Iterable[tuple[str, MachineDecisionResult]]:
     names = row_names([(row.machine, row.section) for row in results.machines])
-    return list(zip(names, results.machines, strict=True))
+    return zip(names, results.machines, strict=True)
 
 
 def _percent(metrics: DecisionMetrics | None) -> list[str]:

@@ -2,30 +2,32 @@
 
 A resample draws, within each machine, domain and label, as many clips as there are, with replacement (see
 :func:`nearfar.metrics.bootstrap_interval`). Intervals are percentile intervals. They describe other draws of test
-clips, not other seeds or other rooms.
+clips, not other seeds or rooms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.errors import InputError
 from nearfar.evaluation.results import complete_labels, row_names
-from nearfar.evaluation.scorefiles import MachineScores, clip_name
+from nearfar.evaluation.scorefiles import Key, MachineScores, matched
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.metrics import (
     LEVEL,
     QUANTITIES,
     RESAMPLES,
+    Floats,
     OfficialRule,
     Quantity,
     column_means,
     machine_metrics,
     overall_score,
+    percentile_interval,
     resampled_metrics,
     section_scores,
 )
@@ -40,6 +42,8 @@ class Interval:
     high: float
 
 
+Seeds = Sequence[Sequence[MachineScores]]
+"""Scores of one system that was trained with one or more seeds."""
 Intervals = dict[Quantity, Interval]
 """The intervals of a row of the table: three metrics and their harmonic mean."""
 
@@ -55,21 +59,18 @@ class Uncertainty:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """One system's value minus another's on the same clips, with its percentile interval over resamples.
+class Difference(Interval):
+    """One system's value minus another's on the same clips.
 
-    ``a_better`` is the fraction of resamples in which the first system is ahead, a draw counting half.
+    ``a_better`` is the fraction of resamples in which the first system scores higher, equal scores counting half.
     """
 
-    value: float
-    low: float
-    high: float
     a_better: float
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two systems on the same clips: A minus B.
+    """A system minus a reference on the same clips.
 
     ``machines`` compares the score (harmonic mean of the three metrics) of each machine, ``overall`` the official
     score, and ``without`` the official score without that one machine; it is empty where there is only one.
@@ -113,151 +114,78 @@ def uncertainty(
 
 
 def compare(
-    a: Sequence[MachineScores],
-    b: Sequence[MachineScores],
+    systems: Sequence[Seeds],
+    reference: Seeds,
     truth: GroundTruth,
     *,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two systems on the same clips, with the same resamples for both.
-
-    Clips are matched by name without the audio suffix: scores of FLAC copies can be compared with those of WAVs.
-
-    Raises:
-        InputError: if the two do not score the same clips, or as :func:`uncertainty`.
-    """
-    return compare_all([a], b, truth, resamples=resamples, level=level, seed=seed)[0]
-
-
-def compare_seeds(
-    a: Sequence[Sequence[MachineScores]],
-    b: Sequence[Sequence[MachineScores]],
-    truth: GroundTruth,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two systems that were trained from several seeds each, on the same clips.
-
-    Values are means over the seeds; every resample of the clips is the same for all of them. The intervals
-    describe other draws of test clips, not other seeds.
-
-    Args:
-        a, b: one or more sets of scores of each system.
-        truth, resamples, level, seed: as :func:`uncertainty`.
-
-    Raises:
-        InputError: as :func:`compare`, also if two seeds do not score the same clips.
-    """
-    keys, value, drawn = _metrics([*a, *b], truth, resamples, seed)
-    sides = (range(len(a)), range(len(a), len(a) + len(b)))
-    return _comparison(keys, value, drawn, sides, truth.rule, level)
-
-
-def compare_all(
-    systems: Sequence[Sequence[MachineScores]],
-    b: Sequence[MachineScores],
-    truth: GroundTruth,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
     seed: int = 0,
 ) -> list[Comparison]:
-    """Compare several systems with one, each as :func:`compare` does and with the same resamples.
+    """Compare each of several systems with a reference on the same clips, with the same resamples for all.
 
-    Memory grows with the number of systems: three numbers for each machine and resample.
+    Values are means over the seeds that a system was trained with; the intervals describe other draws of test
+    clips, not other seeds. Clips are matched by name without the audio suffix: scores of FLAC copies can be
+    compared with those of WAVs. Memory grows with the number of systems: three numbers for each machine and
+    resample.
+
+    Args:
+        systems, reference: the scores of each system, by seed.
+        truth: labels and domains of the clips.
+        resamples, seed: of the bootstrap.
 
     Raises:
-        InputError: as :func:`compare`, also if two of the systems do not score the same clips.
+        InputError: if two sets of scores are not of the same clips, or as :func:`uncertainty`.
     """
-    if not systems:
-        return []
-    keys, value, drawn = _metrics([*systems, b], truth, resamples, seed)
-    last = (len(systems),)
-    return [_comparison(keys, value, drawn, ((index,), last), truth.rule, level) for index in range(len(systems))]
+    groups = [*systems, reference]
+    keys, value, drawn = _metrics(list(chain.from_iterable(groups)), truth, resamples, seed)
+    ends = accumulate(map(len, groups), initial=0)
+    *sides, last = (range(begin, end) for begin, end in pairwise(ends))
+    return [_comparison(keys, value, drawn, (side, last), truth.rule) for side in sides]
 
 
 def _metrics(
     systems: Sequence[Sequence[MachineScores]], truth: GroundTruth, resamples: int, seed: int
-) -> tuple[list[tuple[str, str]], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[list[Key], Floats, Floats]:
     """Machines and sections; metrics, (machines, systems, 3), and those of resamples, (..., resamples)."""
-    first = list(systems[0])
-    others = [[other for _, other in _aligned(first, system)] for system in systems[1:]]
+    first = systems[0]
     points, draws = [], []
-    for index, entry in enumerate(first):
-        labels = complete_labels(entry, truth)
-        every = [entry.scores, *(other[index].scores for other in others)]
-        points.append([machine_metrics(*labels, scores, truth.rule) for scores in every])
-        draws.append(resampled_metrics(*labels, every, resamples, (seed, index), truth.rule))
-    return [(entry.machine, entry.section) for entry in first], np.array(points), np.stack(draws)
+    for index, entries in enumerate(zip(first, *(matched(first, other) for other in systems[1:]), strict=True)):
+        labels = complete_labels(entries[0], truth)
+        points.append([machine_metrics(*labels, entry.scores, truth.rule) for entry in entries])
+        scores = [entry.scores for entry in entries]
+        draws.append(resampled_metrics(*labels, scores, resamples, (seed, index), truth.rule))
+    return [entry.key for entry in first], np.array(points), np.stack(draws)
 
 
 def _comparison(
-    keys: Sequence[tuple[str, str]],
-    value: NDArray[np.float64],
-    drawn: NDArray[np.float64],
-    sides: tuple[Sequence[int], Sequence[int]],
+    keys: Sequence[Key],
+    value: Floats,
+    drawn: Floats,
+    sides: tuple[range, range],
     rule: OfficialRule,
-    level: float,
 ) -> Comparison:
-    """From :func:`_metrics` and the indices of the systems (several are seeds of one) on either side."""
+    """Compare the means over two sets of systems, given by indices, on the values of :func:`_metrics`."""
     names, everything = row_names(keys), np.arange(len(keys))
 
     def difference(rows: NDArray[np.intp]) -> Difference:
         machines = [keys[row][0] for row in rows]
 
-        def score(part: NDArray[np.float64], side: Sequence[int]) -> NDArray[np.float64]:
+        def score(part: Floats, side: range) -> Floats:
             scores = np.stack([overall_score(rule, machines, part[rows, index]) for index in side])
             return np.asarray(scores.mean(axis=0))
 
-        point, ahead = (score(part, sides[0]) - score(part, sides[1]) for part in (value, drawn))
-        interval = _interval(point, ahead, level)
-        a_better = float(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
-        return Difference(interval.value, interval.low, interval.high, a_better)
+        point, drawn_difference = (score(part, sides[0]) - score(part, sides[1]) for part in (value, drawn))
+        a_better = float(np.mean((drawn_difference > 0) + 0.5 * (drawn_difference == 0)))
+        return Difference(float(point), *percentile_interval(drawn_difference, LEVEL), a_better)
 
     machines = {name: difference(everything[row : row + 1]) for row, name in enumerate(names)}
     without = {name: difference(np.delete(everything, row)) for row, name in enumerate(names) if len(names) > 1}
-    return Comparison(machines, difference(everything), without, drawn.shape[-1], level)
+    return Comparison(machines, difference(everything), without, drawn.shape[-1], LEVEL)
 
 
-def _aligned(
-    a: Sequence[MachineScores], b: Sequence[MachineScores]
-) -> Iterator[tuple[MachineScores, MachineScores]]:
-    """Pairs of the same machine and section, the second in the first one's order of clips."""
-    others = {(entry.machine, entry.section): entry for entry in b}
-    keys = {(entry.machine, entry.section) for entry in a}
-    if keys != set(others):
-        only = sorted(f"{machine} section {section}" for machine, section in keys ^ set(others))
-        raise _mismatch(f"scores of {', '.join(only)} in only one of them")
-    for entry in a:
-        other = others[entry.machine, entry.section]
-        stems, other_stems = ([clip_name(name) for name in names] for names in (entry.names, other.names))
-        if unmatched := sorted(set(stems) ^ set(other_stems)):
-            raise _mismatch(f"{entry.machine} clip {unmatched[0]} in only one of them")
-        position = {stem: index for index, stem in enumerate(other_stems)}
-        if not len(position) == len(stems) == len(other_stems):
-            raise _mismatch(f"{entry.machine} clips whose names differ only in the audio suffix")
-        order = [position[stem] for stem in stems]
-        yield entry, MachineScores(other.machine, other.section, entry.names, other.scores[order])
-
-
-def _mismatch(found: str) -> InputError:
-    return InputError(
-        "the two systems",
-        found=found,
-        expected="scores of the same clips",
-        remedy="Score the same test set with both systems",
-    )
-
-
-def _intervals(values: NDArray[np.float64], resampled: NDArray[np.float64], level: float) -> Intervals:
+def _intervals(values: Floats, resampled: Floats, level: float) -> Intervals:
     """Four intervals from the values of a row, (4,), and those of its resamples, (4, resamples)."""
-    return {quantity: _interval(values[row], resampled[row], level) for row, quantity in enumerate(QUANTITIES)}
-
-
-def _interval(value: float | NDArray[np.float64], drawn: NDArray[np.float64], level: float) -> Interval:
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high))
+    return {
+        quantity: Interval(float(values[row]), *percentile_interval(resampled[row], level))
+        for row, quantity in enumerate(QUANTITIES)
+    }

@@ -1,4 +1,4 @@
-"""Features: what clips are compared by, computed from batches of windows. The table of their sources."""
+"""Features for the comparison of clips, computed from batches of windows, and the table of their sources."""
 
 from nearfar.features.sources import EMBEDDING, LOG_MEL, SLANEY, SOURCES, TOKENS, EncoderParts, Source
 from nearfar.features.windows import WindowBatch

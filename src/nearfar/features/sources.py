@@ -1,5 +1,4 @@
-"""Sources of features: the embedding of a trained head, pooled tokens of an encoder, or statistics of a
-spectrogram.
+"""Sources of features: the embedding of a trained head, pooled tokens of an encoder, or a log-mel spectrogram.
 
 To add one, write its settings and its extraction in a module of this package and add a line to :data:`SOURCES` in
 ``nearfar/features/__init__.py``.
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
@@ -20,7 +19,7 @@ from nearfar.features.windows import WindowBatch
 from nearfar.frontends import Frontend
 from nearfar.frontends.kaldi import MEL_BINS, PATCH_FRAMES
 from nearfar.frontends.slaney import slaney_log_mel
-from nearfar.pooling import POOLINGS, Pooling, log_mel_statistics
+from nearfar.pooling import POOLINGS, log_mel_statistics
 from nearfar.registry import Entry, Registry
 from nearfar.settings import ChoiceTable, PositiveInt, Settings, each_once, refusal
 
@@ -30,14 +29,14 @@ BANDS = MEL_BINS // PATCH_FRAMES
 
 @dataclass(frozen=True)
 class EncoderParts:
-    """The networks that features may be computed with.
+    """The networks that compute features.
 
     Attributes:
-        frontend: of the encoder.
-        encoder: trained or not; None where there is none.
-        head: the trained network with its pooling and projection, see :class:`nearfar.models.embedder.Embedder`;
-            None where nothing was trained.
-        mask_padding: whether token columns that hold only padding are left out of attention and pooling.
+        frontend: front end of the encoder.
+        encoder: fine-tuned or not, or None.
+        head: the trained network with its pooling and projection, see :class:`nearfar.models.embedder.Embedder`,
+            or None if nothing was trained.
+        mask_padding: whether token columns that hold only padding are masked in attention and pooling.
     """
 
     frontend: Frontend | None = None
@@ -47,7 +46,7 @@ class EncoderParts:
 
     @property
     def depth(self) -> int:
-        """Number of blocks of the encoder; 0 where there is none."""
+        """Number of blocks of the encoder; 0 without one."""
         return 0 if self.encoder is None else self.encoder.depth
 
 
@@ -56,16 +55,16 @@ class Source(Entry):
     """A source of features.
 
     Attributes:
-        extract: from a batch of windows, the parts and one or several settings to as many features, each
-            (windows, parts, dim) float32; what they share is computed once.
+        extract: from a batch of windows, the networks and several settings to the features of each, (windows,
+            parts, dim) float32; common steps are computed once.
         uses_encoder: whether an encoder is needed.
         needs_head: whether, with these settings, a trained head is needed.
-        aggregation: from the settings to the words of a submission file.
-        pieces: from settings and the encoder's depth to settings of the smallest features that these are made of,
-            which are what is cached.
+        aggregation: from the settings to a phrase for the description of a submission.
+        pieces: from settings and the encoder's depth to the settings of smaller features, which are cached and
+            from which these are assembled.
         assemble: from the settings and the features of their pieces, in order, to features.
-        cached: whether features are worth keeping on disk.
-        check: from settings and the encoder's depth to what does not fit, or None.
+        cached: whether features are cached on disk.
+        check: from settings and the encoder's depth to an error message, or None.
     """
 
     extract: Callable[[WindowBatch, EncoderParts, Sequence[Any]], list[Tensor]]
@@ -107,19 +106,16 @@ class TokenSettings(ChoiceTable):
 
     Attributes:
         layers: blocks of the encoder, from 1, each a part of its own; None is the last one.
-        average_layers: pool the mean of the blocks' tokens, so that the blocks are one part together.
-        pooling: of tokens over time (and frequency).
-        keep_bands: pool within each frequency band, each a part of its own.
+        average_layers: pool the mean of the blocks' tokens, as one part.
+        pooling: pooling of tokens over time (and frequency).
+        keep_bands: pool each frequency band separately, as a part of its own.
     """
 
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"pooling": POOLINGS}
     layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1), AfterValidator(each_once)] | None = None
     average_layers: bool = False
     pooling: str = "mean"
     keep_bands: bool = False
-
-    @classmethod
-    def choices(cls) -> Mapping[str, Registry[Any]]:
-        return {"pooling": POOLINGS}
 
     @model_validator(mode="after")
     def _fits(self) -> TokenSettings:
@@ -133,65 +129,58 @@ class TokenSettings(ChoiceTable):
 
 
 def _tokens(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[TokenSettings]) -> list[Tensor]:
-    encoder, frontend = parts.encoder, parts.frontend
+    encoder, frontend, keep = parts.encoder, parts.frontend, None
     assert encoder is not None
     assert frontend is not None
     spectrogram = batch.spectrogram(frontend)
-    keep = None
     if parts.mask_padding:
-        columns = spectrogram.shape[2] // encoder.patch_frames
-        keep = token_keep(encoder, frontend, batch.samples, columns)
+        keep = token_keep(encoder, frontend, batch.samples, spectrogram.shape[2] // encoder.patch_frames)
     layers = sorted({layer for settings in wanted for layer in settings.layers or (encoder.depth,)})
     tokens = dict(zip(layers, encoder.encode(spectrogram, layers, token_keep=keep), strict=True))
-    return [_pooled(tokens, keep, parts, encoder, settings) for settings in wanted]
+    out = []
+    for settings in wanted:
+        chosen = [tokens[layer] for layer in settings.layers or (encoder.depth,)]
+        if settings.entry("pooling").trained:
+            out.append(parts.head.pooling(chosen[-1].patches, keep).unsqueeze(1))
+        else:
+            out.append(_pooled(chosen, keep, encoder.bands, settings))
+    return out
 
 
-def _pooled(
-    tokens: Mapping[int, Tokens],
-    keep: Tensor | None,
-    parts: EncoderParts,
-    encoder: Encoder,
-    settings: TokenSettings,
-) -> Tensor:
+def _pooled(layers: Sequence[Tokens], keep: Tensor | None, bands: int, settings: TokenSettings) -> Tensor:
     """(windows, parts, dim); parts are layers and, within each, bands from low to high."""
-    chosen = [tokens[layer] for layer in settings.layers or (encoder.depth,)]
-    pooling: Pooling = settings.entry("pooling")
-    if pooling.trained:
-        trained: Tensor = parts.head.pooling(chosen[-1].patches, keep)
-        return trained.unsqueeze(1)
-    if pooling.tokens == "cls":
-        rows = [layer.cls for layer in chosen if layer.cls is not None]
-        values = [torch.stack(rows).mean(dim=0)] if settings.average_layers else rows
-        return torch.stack(values, dim=1)
-    patches = [layer.patches for layer in chosen]
+    pooling, own = settings.entry("pooling"), settings.settings_of("pooling")
+    is_cls = pooling.tokens == "cls"
+    values = [token for layer in layers if (token := layer.cls if is_cls else layer.patches) is not None]
     if settings.average_layers:
-        patches = [torch.stack(patches).mean(dim=0)]
-    function, own = pooling.pool, settings.settings_of("pooling")
-    assert function is not None
+        values = [torch.stack(values).mean(dim=0)]
+    if is_cls:
+        return torch.stack(values, dim=1)
 
     def pool(grid: Tensor) -> Tensor:  # (windows, columns, bands, dim)
         rows = grid.transpose(1, 2) if settings.keep_bands else grid.flatten(1, 2).unsqueeze(1)
-        return function(rows, own)
+        pooled: Tensor = pooling.pool(rows, own)
+        return pooled
 
     out = []
-    for layer in patches:
-        grid = layer.reshape(len(layer), -1, encoder.bands, layer.shape[2])
+    for patches in values:
+        grid = patches.reshape(len(patches), -1, bands, patches.shape[2])
         if keep is None:
             out.append(pool(grid))
         else:
-            counts = (keep.sum(dim=1) // encoder.bands).tolist()
+            counts = (keep.sum(dim=1) // bands).tolist()
             out.append(torch.cat([pool(one[None, :count]) for one, count in zip(grid, counts, strict=True)]))
     return torch.cat(out, dim=1)
 
 
 def _token_pieces(settings: TokenSettings, depth: int) -> tuple[TokenSettings, ...]:
-    """A piece per layer, unless layers are averaged or the pooling is the trained head's."""
+    """One piece per layer; a single piece if layers are averaged or the pooling is that of the trained head."""
     if settings.entry("pooling").trained:
         return (settings,)
     layers = settings.layers or (depth,)
-    together = settings.average_layers and len(layers) > 1
-    groups = [layers] if together else [(layer,) for layer in layers]
-    return tuple(settings.model_copy(update={"layers": each, "average_layers": together}) for each in groups)
+    average = settings.average_layers and len(layers) > 1
+    groups = [layers] if average else [(layer,) for layer in layers]
+    return tuple(settings.model_copy(update={"layers": group, "average_layers": average}) for group in groups)
 
 
 def _token_check(settings: TokenSettings, depth: int) -> str | None:
@@ -200,18 +189,16 @@ def _token_check(settings: TokenSettings, depth: int) -> str | None:
     return None
 
 
-def _token_aggregation(settings: TokenSettings) -> str:
-    pooling: Pooling = settings.entry("pooling")
-    return pooling.described(settings.settings_of("pooling")) + " per frequency band" * settings.keep_bands
-
-
 TOKENS = Source(
     description="tokens",
     settings=TokenSettings,
     extract=_tokens,
     uses_encoder=True,
     needs_head=lambda settings: bool(settings.entry("pooling").trained),
-    aggregation=_token_aggregation,
+    aggregation=lambda settings: (
+        settings.entry("pooling").described(settings.settings_of("pooling"))
+        + " per frequency band" * settings.keep_bands
+    ),
     pieces=_token_pieces,
     assemble=lambda settings, pieces: torch.cat(list(pieces), dim=1),
     check=_token_check,
@@ -224,12 +211,12 @@ TOKENS = Source(
 class LogMelSettings(Settings):
     """Statistics of the log-mel spectrogram over time: one part, or one for every 16 of the 128 mel bins.
 
-    Padding is not used. Deviations and means keep their units; compare them by the standardised distance.
+    Padding is excluded. Deviations and means are not scaled; compare them by the standardised distance.
 
     Attributes:
-        lags: beside the mean, the deviation over time of differences this many frames (10 ms) apart; without any,
-            the deviation of the values themselves.
-        remove_level: subtract the window's mean over time and frequency from the means: its level.
+        lags: in addition to the mean, the deviation over time of differences this many frames (10 ms) apart; if
+            empty, the deviation of the values themselves.
+        remove_level: subtract the window's level, its mean over time and frequency, from the means.
         keep_bands: one part per band.
     """
 
@@ -241,11 +228,9 @@ class LogMelSettings(Settings):
 def _log_mel(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[LogMelSettings]) -> list[Tensor]:
     out = []
     for settings in wanted:
-        rows = []
-        for log_mel in batch.log_mels():
-            statistics = log_mel_statistics(log_mel, settings.lags, remove_level=settings.remove_level)
-            rows.append(_by_band(statistics[None], settings)[0])
-        out.append(torch.stack(rows))
+        log_mels, level = batch.log_mels(), settings.remove_level
+        statistics = [log_mel_statistics(log_mel, settings.lags, remove_level=level) for log_mel in log_mels]
+        out.append(_by_band(torch.stack(statistics), settings))
     return out
 
 
@@ -256,7 +241,7 @@ def _by_band(statistics: Tensor, settings: LogMelSettings) -> Tensor:
 
 
 def _log_mel_pieces(settings: LogMelSettings, depth: int) -> tuple[LogMelSettings, ...]:
-    """The mean and one deviation for each lag, without bands."""
+    """One piece per lag: the mean and a deviation, as one part."""
     lags: list[tuple[int, ...]] = [(lag,) for lag in settings.lags] or [()]
     return tuple(LogMelSettings(lags=each, remove_level=settings.remove_level) for each in lags)
 
@@ -293,4 +278,4 @@ SLANEY = Source(
     aggregation=lambda settings: "average",
     cached=False,
 )
-"""Log-mel frames in dB of the official baseline's front end, (windows, frames, 128); windows are of one length."""
+"""Log-mel frames in dB of the official baseline's front end, (windows, frames, 128); equal lengths only."""

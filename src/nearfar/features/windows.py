@@ -1,4 +1,4 @@
-"""Batches of windows, with spectrograms that are computed once and shared by everything that needs them."""
+"""Batches of windows with cached spectrograms, shared by all features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WindowBatch:
     """One view of several windows.
 
     Args:
-        waveform: (windows, padded samples) float32 at 16 kHz, zero-padded behind each window.
+        waveform: (windows, padded samples) float32 at 16 kHz, zero-padded at the end.
         samples: (windows,) int64, lengths before padding.
     """
 
@@ -35,7 +35,7 @@ class WindowBatch:
         """The log-mel spectrogram of each window without its padding, (frames, 128) float32, not normalised."""
         if self._log_mels is None:
             fbank = _fbank(self.waveform.device)
-            lengths = [max(count, FRAME_SAMPLES) for count in self.samples.tolist()]
+            lengths = self.samples.clamp_min(FRAME_SAMPLES).tolist()
             if len(set(lengths)) == 1:
                 self._log_mels = list(fbank.log_mel(self.waveform[:, : lengths[0]]))
             else:
@@ -46,12 +46,10 @@ class WindowBatch:
     def spectrogram(self, frontend: nn.Module) -> Tensor:
         """The output of a front end for the padded windows, computed once for each front end."""
         if frontend not in self._spectrograms:
-            self._spectrograms[frontend] = self._computed(frontend)
+            padded = self.waveform.shape[1]
+            if isinstance(frontend, KaldiFbank) and bool((self.samples == padded).all()):
+                spectrogram = frontend.normalised(torch.stack(self.log_mels()), padded)
+            else:
+                spectrogram = frontend(self.waveform)
+            self._spectrograms[frontend] = spectrogram
         return self._spectrograms[frontend]
-
-    def _computed(self, frontend: nn.Module) -> Tensor:
-        padded = self.waveform.shape[1]
-        if isinstance(frontend, KaldiFbank) and all(count == padded for count in self.samples.tolist()):
-            return frontend.normalised(torch.stack(self.log_mels()), padded)
-        out: Tensor = frontend(self.waveform)
-        return out

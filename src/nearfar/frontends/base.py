@@ -1,7 +1,8 @@
-"""What every front end of an encoder offers."""
+"""Base class of the front ends of encoders."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -9,9 +10,16 @@ class Frontend(nn.Module):
     """Base of the front ends of encoders: waveforms to normalised spectrograms."""
 
     def frame_count(self, samples: int) -> int:
-        """Number of spectrogram frames that lie whole within a clip of ``samples`` at 16 kHz."""
+        """Number of spectrogram frames that fit whole into a clip of ``samples`` at 16 kHz."""
         raise NotImplementedError
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) float32 at 16 kHz to (batch, 1, frames, mel bins) float32, padded to whole patches."""
         raise NotImplementedError
+
+
+def triangles(edges: Tensor, bins: Tensor) -> Tensor:
+    """Overlapping triangular filters of unit height, (filters, bins), from (filters + 2,) edges and centres."""
+    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return torch.minimum(rising, falling).clamp_min(0.0)

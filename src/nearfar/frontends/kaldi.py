@@ -7,13 +7,11 @@ end (Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transf
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nearfar.frontends.base import Frontend
+from nearfar.frontends.base import Frontend, triangles
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 400
@@ -26,7 +24,7 @@ LOG_FLOOR = 1.1920928955078125e-07
 """Mel energies are clamped to float32's epsilon, so the lowest log-mel value is -15.942385."""
 
 PATCH_FRAMES = 16
-"""Frames of one of EAT's patches; a spectrogram is padded to a multiple of it."""
+"""Frames of one of EAT's patches; spectrograms are padded to a multiple of it."""
 
 
 def frame_count(samples: int) -> int:
@@ -35,7 +33,7 @@ def frame_count(samples: int) -> int:
 
 
 def padded_frame_count(samples: int) -> int:
-    """Frames after rounding up to whole patches: 256,000 samples (16 s) give 1598, padded to 1600."""
+    """Number of frames, rounded up to whole patches: 256,000 samples (16 s) give 1598, padded to 1600."""
     return -(-frame_count(samples) // PATCH_FRAMES) * PATCH_FRAMES
 
 
@@ -43,27 +41,22 @@ def mel_bank() -> Tensor:
     """Kaldi's triangular mel filters, (128, 256) float32 of unit height over the FFT bins below Nyquist.
 
     Triangles are linear on the scale 1127 ln(1 + f / 700) between 20 Hz and 8 kHz. Filter 3 (62.96 to 93.01 Hz)
-    holds no FFT bin at 31.25 Hz spacing and is empty; its channel is constant.
+    contains no FFT bin at 31.25 Hz spacing and is empty; its channel is constant.
     """
-
-    def mel(hz: Tensor) -> Tensor:
-        return 1127.0 * torch.log1p(hz / 700.0)
-
-    edges_hz = torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64)
-    low, high = mel(edges_hz)
-    points = low + (high - low) / (MEL_BINS + 1) * torch.arange(MEL_BINS + 2, dtype=torch.float64)
-    left, centre, right = points[:-2, None], points[1:-1, None], points[2:, None]
-    bin_hz = SAMPLE_RATE_HZ / FFT_SAMPLES * torch.arange(FFT_SAMPLES // 2, dtype=torch.float64)
-    bins = mel(bin_hz)[None, :]
-    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
-    return torch.minimum(rising, falling).clamp_min(0.0).float()
+    bins_hz = SAMPLE_RATE_HZ / FFT_SAMPLES * torch.arange(FFT_SAMPLES // 2, dtype=torch.float64)
+    return triangles(_mel_edges(), 1127.0 * torch.log1p(bins_hz / 700.0)).float()
 
 
 def mel_centres_hz() -> Tensor:
     """Centre frequency of each of the 128 filters in hertz, (128,) float64."""
-    low, high = (1127.0 * math.log1p(hz / 700.0) for hz in (LOW_HZ, HIGH_HZ))
-    centres = low + (high - low) / (MEL_BINS + 1) * torch.arange(1, MEL_BINS + 1, dtype=torch.float64)
-    return 700.0 * torch.expm1(centres / 1127.0)
+    return 700.0 * torch.expm1(_mel_edges()[1:-1] / 1127.0)
+
+
+def _mel_edges() -> Tensor:
+    """Lower edge of the first filter, all centres, and upper edge of the last, in mel: (130,) float64."""
+    low, high = 1127.0 * torch.log1p(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64) / 700.0)
+    edges: Tensor = low + (high - low) / (MEL_BINS + 1) * torch.arange(MEL_BINS + 2, dtype=torch.float64)
+    return edges
 
 
 class KaldiFbank(Frontend):
@@ -87,7 +80,7 @@ class KaldiFbank(Frontend):
         self.register_buffer("mel", mel_bank().T.contiguous(), persistent=False)
 
     def frame_count(self, samples: int) -> int:
-        """As :func:`frame_count`."""
+        """Number of frames that fit whole into a clip of ``samples``; see :func:`frame_count`."""
         return frame_count(samples)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
@@ -104,7 +97,7 @@ class KaldiFbank(Frontend):
         """
         if waveform.dim() != 2 or waveform.shape[1] < FRAME_SAMPLES:
             raise ValueError(f"expected (batch, samples >= {FRAME_SAMPLES}), got {tuple(waveform.shape)}")
-        # On a CPU, one clip's frames fit the cache and a batch's do not.
+        # On a CPU, the frames of one clip fit the cache, those of a batch do not.
         together = 1 if waveform.device.type == "cpu" else max(1, len(waveform))
         return torch.cat([self._log_mel(clips) for clips in torch.split(waveform, together)])
 
@@ -132,6 +125,6 @@ class KaldiFbank(Frontend):
             return self.normalised(self.log_mel(waveform.float()), waveform.shape[1])
 
     def normalised(self, log_mel: Tensor, samples: int) -> Tensor:
-        """The output of :meth:`forward` from that of :meth:`log_mel` of waveforms of ``samples``."""
+        """The output of :meth:`forward` from that of :meth:`log_mel`, for waveforms of ``samples``."""
         missing = padded_frame_count(samples) - log_mel.shape[1]
         return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)

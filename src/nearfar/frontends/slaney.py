@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nearfar.frontends.base import triangles
+
 SAMPLE_RATE_HZ = 16_000
 FFT_SAMPLES = 1024
 HOP_SAMPLES = 512
@@ -26,11 +28,6 @@ _LINEAR_HZ_PER_MEL = 200.0 / 3.0
 _LOG_STARTS_AT_HZ = 1_000.0
 _LOG_STARTS_AT_MEL = _LOG_STARTS_AT_HZ / _LINEAR_HZ_PER_MEL
 _LOG_STEP = math.log(6.4) / 27.0
-
-
-def frame_count(samples: int) -> int:
-    """Number of frames, one at every multiple of 512 samples: 160,000 samples (10 s) give 313."""
-    return 1 + samples // HOP_SAMPLES
 
 
 def hz_to_mel(hz: float) -> float:
@@ -50,43 +47,36 @@ def mel_bank() -> Tensor:
     """Slaney's filters, (128, 513) float64: triangles over hertz between 0 and 8 kHz, each of unit area."""
     points = torch.linspace(0.0, hz_to_mel(SAMPLE_RATE_HZ / 2), MEL_BINS + 2, dtype=torch.float64)
     edges_hz = mel_to_hz(points)
-    left, centre, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     bins_hz = SAMPLE_RATE_HZ / FFT_SAMPLES * torch.arange(FFT_SAMPLES // 2 + 1, dtype=torch.float64)
-    rising, falling = (bins_hz - left) / (centre - left), (right - bins_hz) / (right - centre)
-    return torch.minimum(rising, falling).clamp_min(0.0) * 2.0 / (right - left)
+    return triangles(edges_hz, bins_hz) * 2.0 / (edges_hz[2:] - edges_hz[:-2])[:, None]
 
 
 @cache
-def _window() -> Tensor:
-    return torch.hann_window(FFT_SAMPLES, periodic=True, dtype=torch.float64)
-
-
-@cache
-def _bank() -> Tensor:
-    return mel_bank().T.contiguous()
+def _window_and_filters() -> tuple[Tensor, Tensor]:
+    return torch.hann_window(FFT_SAMPLES, periodic=True, dtype=torch.float64), mel_bank().T.contiguous()
 
 
 def slaney_log_mel(waveform: Tensor) -> Tensor:
     """Log-mel power in decibels, not normalised.
 
-    Computed in double precision: in single precision the quiet cells of a loud frame would differ from librosa's,
-    which transforms in double.
+    Computed in double precision, as in librosa: in single precision the quiet bins of loud frames would differ.
 
     Args:
         waveform: (..., samples) float32 in [-1, 1] at 16 kHz.
 
     Returns:
-        (..., 1 + samples // 512, 128) float32, in dB, not below -156.5.
+        (..., 1 + samples // 512, 128) float32, in dB, not below -156.5: 160,000 samples (10 s) give 313 frames.
 
     Raises:
         ValueError: if the waveform is empty.
     """
     if waveform.shape[-1] == 0:
         raise ValueError(f"expected (..., samples >= 1), got {tuple(waveform.shape)}")
+    window, filters = _window_and_filters()
     padded = F.pad(waveform.double(), (FFT_SAMPLES // 2, FFT_SAMPLES // 2))
-    spectrum = torch.fft.rfft(padded.unfold(-1, FFT_SAMPLES, HOP_SAMPLES) * _window())
+    spectrum = torch.fft.rfft(padded.unfold(-1, FFT_SAMPLES, HOP_SAMPLES) * window)
     power = spectrum.real.square() + spectrum.imag.square()
-    mel: Tensor = power @ _bank()
+    mel: Tensor = power @ filters
     return (10.0 * mel.clamp_min(POWER_FLOOR).log10()).float()
 
 

@@ -31,7 +31,7 @@ class Loss(Entry):
 
 
 class AdaCosSettings(Settings):
-    """Settings of sub-cluster AdaCos, which has no margin and adapts its scale itself."""
+    """Settings of sub-cluster AdaCos, which has no margin and an adaptive scale."""
 
     sub_centres: PositiveInt = 1
     """Centres of a class."""
@@ -52,28 +52,24 @@ class ArcFaceSettings(AdaCosSettings):
     """m in radians, added to the angle to the true class."""
 
 
+def _options(settings: AdaCosSettings) -> dict[str, Any]:
+    return {
+        "sub_centers": settings.sub_centres,
+        "trainable_centers": settings.trainable_centres,
+        "reduction": "none",
+    }
+
+
 LOSSES: Registry[Loss] = Registry("loss")
 LOSSES["arcface"] = Loss(
-    build=lambda num_classes, embedding_size, chosen: ArcFaceLoss(
-        num_classes,
-        embedding_size,
-        chosen.margin,
-        chosen.scale,
-        chosen.sub_centres,
-        trainable_centers=chosen.trainable_centres,
-        reduction="none",
+    build=lambda classes, width, chosen: ArcFaceLoss(
+        classes, width, chosen.margin, chosen.scale, **_options(chosen)
     ),
     settings=ArcFaceSettings,
     description="ArcFace{with_sub_centres}",
 )
 LOSSES["adacos"] = Loss(
-    build=lambda num_classes, embedding_size, chosen: AdaCosLoss(
-        num_classes,
-        embedding_size,
-        chosen.sub_centres,
-        trainable_centers=chosen.trainable_centres,
-        reduction="none",
-    ),
+    build=lambda classes, width, chosen: AdaCosLoss(classes, width, **_options(chosen)),
     settings=AdaCosSettings,
     description="AdaCos{with_sub_centres}",
 )

@@ -28,15 +28,13 @@ class AdaCosLoss(AngularLoss):
     :meth:`AngularLoss.forward` describes.
 
     Args:
-        num_classes: number of classes.
-        embedding_size: width of an embedding.
         sub_centers: S, centres of a class.
         trainable_centers: whether the centres are trained or keep their random start.
         reduction: ``mean``, ``sum`` or ``none`` (one loss per row).
 
     Attributes:
         centres: (num_classes * sub_centers, embedding_size) float32, those of one class beside each other.
-        scale: () float32, the scale of the next step; a buffer that a checkpoint must hold.
+        scale: () float32, the scale of the next step; a buffer that is part of a checkpoint.
 
     Raises:
         ValueError: if there is no such reduction.

@@ -12,7 +12,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class AngularLoss(nn.Module):
-    """Base of losses on the cosines between embeddings and class centres.
+    """Base class of losses of the cosines of embeddings to class centres.
 
     Attributes:
         centres: (num_classes * sub_centers, embedding_size) float32, those of one class beside each other.
@@ -41,11 +41,11 @@ class AngularLoss(nn.Module):
             return F.normalize(embeddings.float(), dim=1) @ F.normalize(self.centres.float(), dim=1).T
 
     def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """What :meth:`row_losses` reads of each class, (batch, num_classes) float32, computed once for a batch."""
-        raise NotImplementedError
+        """Scores for :meth:`row_losses`, (batch, num_classes) float32, computed once for a batch: the cosines."""
+        return self.cosine(embeddings)
 
     def row_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Loss of each row for ``labels``, (batch,) float32, from what :meth:`class_scores` returns."""
+        """Loss of each row for ``labels``, (batch,) float32, from the result of :meth:`class_scores`."""
         raise NotImplementedError
 
     def forward(

@@ -18,8 +18,8 @@ def margin_cosine(cosine: Tensor, margin: float) -> Tensor:
     """cos(theta + m) from cos(theta), for angles of 0 to pi, without an arc cosine.
 
     ``cos(theta) cos(m) - sin(theta) sin(m)`` with ``sin = sqrt(1 - cos^2)`` floored, since the derivatives of both
-    arccos and sqrt are infinite where an embedding meets its centre. Equation 1 is followed to the letter: beyond
-    theta = pi - m, where cos(theta + m) rises again, nothing is changed.
+    arccos and sqrt are infinite where an embedding equals its centre. Beyond theta = pi - m, where cos(theta + m)
+    rises again, equation 1 is not changed either.
     """
     sine = (1.0 - cosine.square()).clamp_min(1e-7).sqrt()
     return cosine * math.cos(margin) - sine * math.sin(margin)
@@ -28,7 +28,8 @@ def margin_cosine(cosine: Tensor, margin: float) -> Tensor:
 def arcface_logits(cosine: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
     """Logits of equation 1: s cos(theta_y + m) for the true class, s cos(theta_j) for every other.
 
-    ``cosine`` and the result are (batch, classes) float32, ``labels`` (batch,) int64."""
+    ``cosine`` and the result are (batch, classes) float32, ``labels`` (batch,) int64.
+    """
     true = cosine.gather(1, labels.unsqueeze(1))
     return scale * cosine.scatter(1, labels.unsqueeze(1), margin_cosine(true, margin))
 
@@ -40,8 +41,6 @@ class ArcFaceLoss(AngularLoss):
     Recognition by Large-Scale Noisy Web Faces", ECCV 2020). Call it as :meth:`AngularLoss.forward` describes.
 
     Args:
-        num_classes: number of classes.
-        embedding_size: width of an embedding.
         margin: m in radians.
         scale: s, by which cosines are multiplied.
         sub_centers: K, centres of a class.
@@ -77,10 +76,6 @@ class ArcFaceLoss(AngularLoss):
         if self.sub_centers == 1:
             return cosine
         return cosine.reshape(len(cosine), -1, self.sub_centers).amax(dim=2)
-
-    def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The cosines, (batch, num_classes) float32."""
-        return self.cosine(embeddings)
 
     def row_losses(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of :func:`arcface_logits` for each row, (batch,) float32."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from nearfar.config import Recipe
 from nearfar.encoders import Encoder, EncoderFamily, encoder_hash, token_keep
+from nearfar.encoders.weights import seeded_start
 from nearfar.errors import InputError
 from nearfar.frontends import Frontend
 from nearfar.frontends.kaldi import SAMPLE_RATE_HZ
@@ -19,7 +22,6 @@ class Embedder(nn.Module):
         encoder: or a peft model around one.
         frontend: waveforms to the spectrogram that the encoder reads.
         pooling: an entry of :data:`nearfar.pooling.TRAINED_POOLINGS`, built for the encoder's tokens.
-        embedding_dim: width of the embedding.
         mask_padding: whether token columns that hold only padding are left out of attention and pooling.
     """
 
@@ -71,15 +73,13 @@ class Embedder(nn.Module):
         (last,) = self.encoder.encode(spectrogram, token_keep=keep, branch_keep=branch_keep)
         pooled = self.pooling(last.patches, keep)
         with torch.autocast(spectrogram.device.type, enabled=False):
-            embedding: Tensor = self.projection(pooled)
-        return embedding
+            return cast(Tensor, self.projection(pooled))
 
 
 class EmbedderWithLoss(nn.Module):
     """An embedder and its classification loss as one module, so that they can be trained as one.
 
     Attributes:
-        embedder: waveforms to embeddings.
         loss: an entry of :data:`nearfar.losses.LOSSES`, built for the embeddings.
         base_hash: identity of the encoder's weights before training.
     """
@@ -101,8 +101,7 @@ class EmbedderWithLoss(nn.Module):
     ) -> Tensor:
         """Loss per row, (batch,) float32; arguments as in :class:`Embedder` and :class:`nearfar.losses.Loss`."""
         embeddings = self.embedder(waveform, samples, branch_keep=branch_keep, spec_mask=spec_mask)
-        loss: Tensor = self.loss(embeddings, labels, other_labels, mixup_lambda)
-        return loss
+        return cast(Tensor, self.loss(embeddings, labels, other_labels, mixup_lambda))
 
 
 def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
@@ -112,34 +111,32 @@ def build_model(recipe: Recipe, classes: int) -> EmbedderWithLoss:
         InputError: if the encoder's weights cannot be loaded or do not fit, or its positions end before the clips
             do.
     """
-    encoder = load_start(recipe)
+    encoder, head = load_start(recipe), recipe.head
     base_hash = encoder_hash(encoder)
-    loss, settings = recipe.head.entry("loss"), recipe.head.settings_of("loss")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         embedder = build_embedder(encoder, recipe)
-        angular = loss.build(classes, recipe.head.embedding_dim, settings)
+        loss = head.entry("loss").build(classes, head.embedding_dim, head.settings_of("loss"))
         embedder.encoder = recipe.training.entry("adaptation").prepare(encoder, recipe.adaptation_settings())
     encoder.checkpoint_blocks = recipe.training.activation_checkpointing
-    return EmbedderWithLoss(embedder, angular, base_hash)
+    return EmbedderWithLoss(embedder, loss, base_hash)
 
 
 def build_embedder(encoder: Encoder, recipe: Recipe) -> Embedder:
-    """An embedder around ``encoder`` whose pooling and projection are drawn from torch's random state."""
-    pooling, settings = recipe.head.entry("pooling"), recipe.head.settings_of("pooling")
+    """An embedder around ``encoder``, with random pooling and projection drawn from torch's random state."""
+    head = recipe.head
     return Embedder(
         encoder,
         recipe.encoder.entry("family").frontend(recipe.fbank.mean, recipe.fbank.std),
-        pooling.build(encoder.embed_dim, settings),
-        embedding_dim=recipe.head.embedding_dim,
+        head.entry("pooling").build(encoder.embed_dim, head.settings_of("pooling")),
+        embedding_dim=head.embedding_dim,
         mask_padding=recipe.encoder.mask_padding,
     )
 
 
 def start_weights(recipe: Recipe) -> str:
     """The recipe's encoder weights; a random start without a seed has the recipe's."""
-    weights = recipe.encoder.weights
-    return f"{weights}:{recipe.seed}" if weights.startswith("random:") and weights.count(":") == 1 else weights
+    return seeded_start(recipe.encoder.weights, recipe.seed)
 
 
 def load_start(recipe: Recipe) -> Encoder:
@@ -155,7 +152,7 @@ def load_start(recipe: Recipe) -> Encoder:
         raise InputError(
             "audio.clip_seconds",
             found=f"{seconds:g} s",
-            expected=f"at most {longest:g} s, where this encoder's table of positions ends",
+            expected=f"at most {longest:g} s, the length of this encoder's table of positions",
             remedy="Cut the recordings into shorter clips",
         )
     return encoder

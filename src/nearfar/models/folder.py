@@ -1,7 +1,7 @@
 """The folder of a trained model.
 
 It holds ``model.json`` (classes, recipe, versions; written last, so its presence means that the folder is whole),
-``head.safetensors`` (pooling, projection, class centres) and what the adaptation writes: ``encoder/`` for full
+``head.safetensors`` (pooling, projection, class centres) and the files of the adaptation: ``encoder/`` for full
 fine-tuning; ``adapter/`` for LoRA with, for a random start, the frozen ``base/`` encoder.
 """
 
@@ -53,14 +53,11 @@ def _base(recipe: Recipe, base_hash: str) -> BaseEncoder:
 def save_model(
     folder: Path, model: EmbedderWithLoss, recipe: Recipe, classes: tuple[str, ...], training: dict[str, Any]
 ) -> None:
-    """Write a trained model as a model folder.
+    """Write a trained model, its resolved recipe and its composite labels as a model folder, created if needed.
 
     Args:
-        folder: made if needed.
         model: LoRA adapters, if any, are written unmerged and merged afterwards *in place*.
-        recipe: the resolved recipe.
-        classes: composite labels.
-        training: facts about the training to keep beside the model (data fingerprint, steps, seconds).
+        training: facts about the training for ``model.json`` (data fingerprint, steps, seconds).
 
     Raises:
         InputError: if the encoder cannot be written.
@@ -91,7 +88,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     """The content of a model folder's ``model.json``, or None if there is none.
 
     Raises:
-        InputError: if it is not what :func:`save_model` writes.
+        InputError: if it was not written by :func:`save_model`.
     """
     path = folder / CARD_FILE
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Pooling of tokens or frames over time: trained poolings of the head, and those by which features are made."""
+"""Pooling of tokens or frames over time: trained poolings of the head, and poolings without training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AttentiveStatisticsSettings(Settings):
     attention_dim: PositiveInt = 128
     """Width of the bottleneck."""
     global_context: bool = False
-    """Whether the attention also reads the mean and deviation of all tokens."""
+    """Append mean and deviation of all tokens to the input of the attention."""
 
 
 TRAINED_POOLINGS: Registry[TrainedPooling] = Registry("trained pooling")
@@ -63,14 +63,14 @@ TRAINED_POOLINGS["asp"] = TrainedPooling(
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling(Entry):
-    """A way from an encoder's tokens to features.
+    """A pooling of an encoder's tokens to features.
 
     Attributes:
-        pool: from tokens (..., tokens, dim) and the settings to (..., dim'); None where ``trained``, and where
-            the only token is the CLS token.
-        tokens: which tokens are pooled.
-        within_bands: whether tokens of one frequency band can be pooled apart from the others.
-        trained: whether this is the trained head's own pooling, which exists only after training.
+        pool: from tokens (..., tokens, dim) and the settings to (..., dim'); None if ``trained`` or for the CLS
+            token.
+        tokens: the tokens that are pooled.
+        within_bands: whether the tokens of each frequency band can be pooled separately.
+        trained: whether this is the pooling of the trained head.
     """
 
     pool: Callable[[Tensor, Any], Tensor] | None = None
@@ -83,7 +83,7 @@ class RelativeDeviationSettings(Settings):
     """Settings of relative deviation pooling."""
 
     rdp_gamma: NotNegative = 4.0
-    """0 is the mean; the larger, the more the tokens far from the mean weigh."""
+    """0 is the mean; larger values give more weight to tokens far from the mean."""
 
 
 POOLINGS: Registry[Pooling] = Registry("pooling")

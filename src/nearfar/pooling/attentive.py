@@ -31,15 +31,15 @@ def attentive_statistics(tokens: Tensor, attention: Tensor) -> Tensor:
 
 
 class AttentiveStatisticsPooling(nn.Module):
-    """Attentive statistics pooling: a learnt weight per token and channel, then weighted mean and deviation.
+    """Attentive statistics pooling: weighted mean and deviation, with a learnt weight per token and channel.
 
     The weights are the softmax over tokens of ``e = W2 tanh(W1 h + b1) + b2``.
 
     Args:
         channels: D, the width of a token.
         attention_dim: width of the bottleneck W1.
-        global_context: append the mean and deviation of the clip's tokens to every token that W1 reads, so that
-            the attention depends on the whole clip (ECAPA-TDNN, section 2.2).
+        global_context: append the mean and deviation of the clip's tokens to every input of W1, so that the
+            attention depends on the whole clip (ECAPA-TDNN, section 2.2).
 
     Attributes:
         out_features: 2 * channels.
@@ -57,13 +57,13 @@ class AttentiveStatisticsPooling(nn.Module):
 
         Args:
             tokens: (batch, tokens, channels); patch tokens only, without CLS.
-            keep: (batch, tokens) bool, False for tokens to leave out, or None for all.
+            keep: (batch, tokens) bool, False for tokens to mask, or None.
 
         Returns:
             (batch, 2 * channels) float32: weighted mean, then weighted standard deviation.
 
         Raises:
-            ValueError: if the mask does not fit, or leaves a clip without a token.
+            ValueError: if the mask has another shape, or masks all tokens of a clip.
         """
         if keep is not None and (keep.shape != tokens.shape[:2] or not bool(keep.any(dim=1).all())):
             raise ValueError(

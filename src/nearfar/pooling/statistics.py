@@ -79,7 +79,7 @@ class RelativeDeviationPooling(nn.Module):
 
 
 def log_mel_statistics(log_mel: Tensor, lags: Sequence[int], *, remove_level: bool) -> Tensor:
-    """Mean of a log-mel spectrogram over time, and how much it varies from frame to frame.
+    """Mean of a log-mel spectrogram over time, and the deviation of its differences over time.
 
     For a band b the statistics are mean_t x_tb and, for every lag l, the population deviation over t of
     x_(t+l)b - x_tb; without lags, that of x_tb itself. Differences over a few frames are insensitive to slow
@@ -89,7 +89,7 @@ def log_mel_statistics(log_mel: Tensor, lags: Sequence[int], *, remove_level: bo
         log_mel: (frames, bands) float32 of one clip, without padding.
         lags: frames between the two values of a difference.
         remove_level: subtract the mean over time and bands from the means, which makes them independent of the
-            gain. A band that never varies is empty (as EAT's filter 3): it does not count, and its mean is 0.
+            gain. A constant band is empty (as EAT's filter 3): it is ignored, and its mean is 0.
 
     Returns:
         (1 + max(1, lags), bands) float32.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.data.audio import SAMPLE_RATE_HZ
@@ -16,8 +15,8 @@ from nearfar.data.recordings import AudioFile, read_crop
 from nearfar.encoders.eat import EATConfig
 from nearfar.frontends.kaldi import padded_frame_count
 from nearfar.pretraining.model import inverse_block_masks
-from nearfar.pretraining.recipe import Masking
-from nearfar.training.batches import step_samples
+from nearfar.pretraining.recipe import PretrainRecipe
+from nearfar.training.batches import step_samples, torch_seed
 
 _CROP, _MASK, _NOISE = 100, 101, 102
 """Purposes of random streams; each stream is seeded by (seed, purpose, step, row)."""
@@ -40,7 +39,7 @@ class CropBatch:
     noise_seeds: tuple[int, ...]
 
     def part(self, rows: slice) -> CropBatch:
-        """The same of some of the rows."""
+        """The batch of some of the rows."""
         clones = len(self.masked) // len(self.waveform)
         first, last, _ = rows.indices(len(self.waveform))
         masked = self.masked[first * clones : last * clones]
@@ -51,23 +50,14 @@ class Crops:
     """Random crops of all channels of all recordings.
 
     An epoch takes from every channel its length divided by the crop length, rounded up, crops, in random order.
-    ``batch_size`` is the number of rows of a step over all processes; ``config`` gives the grid of patches.
+    ``config`` of the encoder gives the grid of patches.
     """
 
-    def __init__(
-        self,
-        recordings: Sequence[AudioFile],
-        *,
-        crop_seconds: float,
-        batch_size: int,
-        seed: int,
-        masking: Masking,
-        config: EATConfig,
-    ) -> None:
-        self.recordings, self.masking, self.bands = recordings, masking, config.bands
-        self.samples, self.batch_size, self.seed = round(crop_seconds * SAMPLE_RATE_HZ), batch_size, seed
+    def __init__(self, recordings: Sequence[AudioFile], recipe: PretrainRecipe, config: EATConfig) -> None:
+        self.recordings, self.recipe, self.bands = recordings, recipe, config.bands
+        self.samples = round(recipe.crop_seconds * SAMPLE_RATE_HZ)
         self.columns = padded_frame_count(self.samples) // config.patch_size
-        counts = [one.channels * math.ceil(one.seconds / crop_seconds) for one in recordings]
+        counts = [file.channels * math.ceil(file.seconds / recipe.crop_seconds) for file in recordings]
         self._ends = np.cumsum(counts)
 
     def __len__(self) -> int:
@@ -80,34 +70,30 @@ class Crops:
         Raises:
             InputError: if a recording cannot be read.
         """
-        chosen = step_samples(step, self.batch_size, len(self), self.seed)[first:last]
+        seed, masking = self.recipe.seed, self.recipe.masking
+        chosen = step_samples(step, self.recipe.training.batch_size, len(self), seed)[first:last]
         waveforms, masks, files = [], [], []
         for row, index in enumerate(chosen, start=first):
             position = int(np.searchsorted(self._ends, index, side="right"))
             recording = self.recordings[position]
             channel = (int(self._ends[position]) - 1 - index) % recording.channels
-            random = np.random.default_rng((self.seed, _CROP, step, row))
+            random = np.random.default_rng((seed, _CROP, step, row))
             waveforms.append(read_crop(recording, channel, self.samples, random))
-            masks.append(self._masks(step, row))
+            masks.append(
+                inverse_block_masks(
+                    np.random.default_rng((seed, _MASK, step, row)),
+                    masking.clones,
+                    self.columns,
+                    self.bands,
+                    mask_ratio=masking.ratio,
+                    adjust=masking.adjust,
+                    block=masking.block,
+                )
+            )
             files.append(str(recording.path))
         return CropBatch(
             torch.from_numpy(np.stack(waveforms)),
             torch.from_numpy(np.concatenate(masks)),
             tuple(files),
-            tuple(self._noise_seed(step, row) for row in range(first, last)),
+            tuple(torch_seed(seed, _NOISE, step, row) for row in range(first, last)),
         )
-
-    def _masks(self, step: int, row: int) -> NDArray[np.bool_]:
-        return inverse_block_masks(
-            np.random.default_rng((self.seed, _MASK, step, row)),
-            self.masking.clones,
-            self.columns,
-            self.bands,
-            mask_ratio=self.masking.ratio,
-            adjust=self.masking.adjust,
-            block=self.masking.block,
-        )
-
-    def _noise_seed(self, step: int, row: int) -> int:
-        state = np.random.SeedSequence((self.seed, _NOISE, step, row)).generate_state(1, np.uint64)
-        return int(state[0] >> np.uint64(1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -48,7 +48,6 @@ def inverse_block_masks(
     Learning with Contextualized Target Representations", ICML 2023, section 3.3; EAT, section 3.2.
 
     Args:
-        random: source of all draws.
         views: number of masks.
         columns, bands: the grid; cell ``t * bands + f`` is column t, band f, as the encoder's tokens are.
         mask_ratio: fraction of masked cells.
@@ -65,7 +64,7 @@ def inverse_block_masks(
     band = np.clip(centres[..., None, None] % bands + reach, 0, bands - 1)
     in_block = np.zeros((views, cells), dtype=np.bool_)
     np.put_along_axis(in_block, (column * bands + band).reshape(views, -1), values=True, axis=1)
-    # Cells of blocks come first, in random order among themselves, then all others, likewise.
+    # First the cells of blocks in random order, then all others in random order.
     order = np.argsort(random.random((views, cells)) - in_block, axis=1)
     masked = np.ones((views, cells), dtype=np.bool_)
     np.put_along_axis(masked, order[:, : visible_count(cells, mask_ratio)], values=False, axis=1)
@@ -87,22 +86,12 @@ def visible_cells(masked: Tensor) -> Tensor:
 # --- decoder ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderConfig:
-    """Sizes of a decoder; the defaults are EAT-base's."""
-
-    layers: int = 6
-    kernel: int = 3
-    groups: int = 16
-    """Of the convolutions; must divide the encoder's width."""
-
-
 class DecoderBlock(nn.Module):
     """``x + GELU(LayerNorm(Conv(x)))`` over a grid of tokens; the norm is over channels and has no weights."""
 
-    def __init__(self, dim: int, config: DecoderConfig) -> None:
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim, dim, config.kernel, padding=config.kernel // 2, groups=config.groups)
+        self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (views, columns, bands, D), channels innermost. Returns the same shape."""
@@ -114,17 +103,16 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """EAT's convolutional decoder (section 3.2): from visible tokens to a prediction for every cell of the grid.
 
-    ``dim`` is D, the encoder's width, ``bands`` the number of cells along frequency.
+    ``dim`` is D, the encoder's width, ``bands`` the number of cells along frequency; the defaults are EAT-base's.
 
     Raises:
-        ValueError: if the groups do not divide the width.
+        ValueError: if the groups of the convolutions do not divide the width.
     """
 
-    def __init__(self, dim: int, bands: int, config: DecoderConfig | None = None) -> None:
+    def __init__(self, dim: int, bands: int, layers: int = 6, kernel: int = 3, groups: int = 16) -> None:
         super().__init__()
-        config = config or DecoderConfig()
         self.bands = bands
-        self.blocks = nn.ModuleList(DecoderBlock(dim, config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(DecoderBlock(dim, kernel, groups) for _ in range(layers))
         self.proj = Linear(dim, dim)
         nn.init.normal_(self.proj.weight, std=0.02)
         nn.init.zeros_(self.proj.bias)
@@ -134,8 +122,7 @@ class Decoder(nn.Module):
         x = cells.view(len(cells), -1, self.bands, cells.shape[-1])
         for block in self.blocks:
             x = block(x)
-        out: Tensor = self.proj(x.flatten(1, 2))
-        return out
+        return cast(Tensor, self.proj(x.flatten(1, 2)))
 
 
 def fill_grid(visible: Tensor, cells: Tensor, noise: Tensor) -> Tensor:
@@ -215,33 +202,33 @@ class Teacher:
         One pass per clip serves all its masked views.
         """
         x = self.encoder.embed(fbank)
-        fed = []
+        mlp_outputs = []
         for block in self.encoder.blocks:
             assert isinstance(block, Block)
             x, output = block.forward_with_mlp(x)
-            fed.append(output[:, 1:])
-        return layer_targets(fed)
+            mlp_outputs.append(output[:, 1:])
+        return layer_targets(mlp_outputs)
 
     @torch.no_grad()
     def follow(self, student: EAT, decay: float) -> None:
         """``teacher = decay * teacher + (1 - decay) * student``, parameter by parameter."""
-        for mine, theirs in zip(self.encoder.parameters(), student.parameters(), strict=True):
-            mine.mul_(decay).add_(theirs.to(mine.dtype), alpha=1.0 - decay)
+        for average, current in zip(self.encoder.parameters(), student.parameters(), strict=True):
+            average.mul_(decay).add_(current.to(average.dtype), alpha=1.0 - decay)
 
 
-def layer_targets(fed: list[Tensor]) -> Tensor:
+def layer_targets(mlp_outputs: list[Tensor]) -> Tensor:
     """Targets (clips, cells, D) float32 from the MLP outputs of each block, before residual and norm2, no CLS.
 
     Each block's output is normalised to mean 0 and deviation 1 over the cells of each channel (instance norm), and
     the mean over blocks over the channels of each cell (layer norm). Baevski et al., "data2vec", ICML 2022,
     section 3.3.
     """
-    with torch.autocast(fed[0].device.type, enabled=False):
-        total = torch.zeros_like(fed[0], dtype=torch.float32)
-        for output in fed:
+    with torch.autocast(mlp_outputs[0].device.type, enabled=False):
+        total = torch.zeros_like(mlp_outputs[0], dtype=torch.float32)
+        for output in mlp_outputs:
             variance, mean = torch.var_mean(output.float(), dim=1, correction=0, keepdim=True)
             total += (output.float() - mean) * torch.rsqrt(variance + _NORM_EPS)
-        mean_of_layers = total / len(fed)
+        mean_of_layers = total / len(mlp_outputs)
         return F.layer_norm(mean_of_layers, mean_of_layers.shape[-1:], eps=_NORM_EPS)
 
 

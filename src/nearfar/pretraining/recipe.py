@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from nearfar.config.tables import FbankNormalisation
-from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
+from nearfar.config.validation import RecipeTable, digest, read_toml, validated
 from nearfar.settings import Fraction, NotNegative, PositiveFloat, PositiveInt, Settings
 
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -43,7 +43,7 @@ class Masking(Settings):
     adjust: NotNegative = 0.07
     block: Odd = 5
     noise_std: NotNegative = 0.01
-    """Standard deviation of the noise that the decoder gets at masked cells."""
+    """Standard deviation of the noise in the decoder's input at masked cells."""
 
 
 class DecoderSizes(Settings):
@@ -97,13 +97,13 @@ class PretrainTraining(Settings):
 
 
 class PretrainRecipe(RecipeTable):
-    """Everything but the recordings that decides the result of a pre-training."""
+    """The settings of a pre-training; with the recordings they decide its result."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     crop_seconds: Annotated[float, Field(ge=0.5)] = 10.24
     """A clip is a random crop of one channel of a recording; shorter recordings are repeated to fill it."""
     export: Literal["student", "teacher"] = "student"
-    """Which encoder is written."""
+    """The encoder that is written."""
     encoder: Start = Start()
     fbank: FbankNormalisation = FbankNormalisation()
     masking: Masking = Masking()
@@ -113,14 +113,9 @@ class PretrainRecipe(RecipeTable):
     guard: Guard = Guard()
 
     def model_key(self) -> str:
-        """Sixteen hex digits that are equal where two recipes train the same encoder."""
+        """Sixteen hex digits, equal for recipes that train the same encoder."""
         tree = self.model_dump(mode="json", exclude={"name", "description", "guard"})
         return digest(tree | {"training": self.training.identity()})
-
-
-def pretrain_recipe_names() -> list[str]:
-    """Names of the pre-training recipes that come with the package."""
-    return packaged_names(RECIPES)
 
 
 def load_pretrain_recipe(name_or_path: str | Path) -> PretrainRecipe:
@@ -129,5 +124,5 @@ def load_pretrain_recipe(name_or_path: str | Path) -> PretrainRecipe:
     Raises:
         InputError: if there is no such recipe, it is not TOML, has an unknown key or a value that does not fit.
     """
-    where = str(name_or_path)
-    return validated(PretrainRecipe, read_toml(where, RECIPES, "pre-training recipe"), where)
+    name = str(name_or_path)
+    return validated(PretrainRecipe, read_toml(name, RECIPES, "pre-training recipe"), name)

@@ -7,33 +7,30 @@ written last: its presence means that training has finished.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity
 from nearfar.data.recordings import AudioFile, find_recordings, recordings_key
 from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
-from nearfar.encoders.weights import WEIGHTS_FILE
+from nearfar.encoders.weights import WEIGHTS_FILE, seeded_start
 from nearfar.environment import environment
 from nearfar.errors import InputError, TrainingError
-from nearfar.files import write_json, write_text
+from nearfar.files import file_sha256, write_json, write_text
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining.batches import CropBatch, Crops
 from nearfar.pretraining.model import (
     Decoder,
-    DecoderConfig,
     MaskedPredictor,
     Teacher,
     decay_after,
@@ -43,17 +40,7 @@ from nearfar.pretraining.model import (
 )
 from nearfar.pretraining.recipe import Guard, PretrainRecipe
 from nearfar.progress import Progress, StepProgress, silent
-from nearfar.training.engine import (
-    LOG_FILE,
-    Step,
-    denormals_as_zero,
-    is_main_process,
-    learning_rate,
-    logged_total,
-    make_accelerator,
-    parameter_groups,
-    train,
-)
+from nearfar.training import engine
 
 FINISHED_FILE = "pretraining.json"
 logger = logging.getLogger(__name__)
@@ -98,11 +85,11 @@ def build_student(recipe: PretrainRecipe, encoder: EAT) -> MaskedPredictor:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        decoder = Decoder(dim, encoder.config.bands, DecoderConfig(sizes.layers, sizes.kernel, sizes.groups))
+        decoder = Decoder(dim, encoder.config.bands, sizes.layers, sizes.kernel, sizes.groups)
     return MaskedPredictor(encoder.train(), decoder)
 
 
-@denormals_as_zero()
+@engine.denormals_as_zero()
 def pretrain(
     recipe: PretrainRecipe,
     student: MaskedPredictor,
@@ -129,13 +116,13 @@ def pretrain(
         InputError: if a recording cannot be used, or the folder holds another training's checkpoint.
         NearfarError: if a checkpoint cannot be written.
     """
-    training, accelerator = recipe.training, make_accelerator(recipe.training)
+    training, accelerator = recipe.training, engine.make_accelerator(recipe.training)
     student.to(accelerator.device)
     teacher = Teacher(student.encoder)
     fbank = KaldiFbank(recipe.fbank.mean, recipe.fbank.std).to(accelerator.device)
-    groups = parameter_groups(student, training.weight_decay)
-    train(
-        _PreTraining(recipe, accelerator, student, teacher, crops, fbank),
+    groups = engine.parameter_groups(student, training.weight_decay)
+    engine.train(
+        _PreTraining(accelerator, student, crops, recipe.seed, PretrainRecord, recipe, teacher, fbank),
         training,
         accelerator,
         torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas),
@@ -157,13 +144,13 @@ def require_variety(record: PretrainRecord, guard: Guard) -> None:
     """
     if record.step < guard.from_step:
         return
-    for what, value, floor in (
+    for vectors, value, floor in (
         ("targets of the teacher", record.target_spread, guard.min_target_spread),
         ("predictions of the student", record.prediction_spread, guard.min_prediction_spread),
     ):
         if value < floor:
             raise TrainingError(
-                f"step {record.step}: the encoder has collapsed: the {what} deviate by {value:.4g} from one "
+                f"step {record.step}: the encoder has collapsed: the {vectors} deviate by {value:.4g} from one "
                 f"another, less than the floor of {floor:g}, so its output is nearly the same for all input and "
                 "training is of no further use. See target_spread and prediction_spread in log.jsonl for when it "
                 "began. Start anew with a lower training.learning_rate, more training.warmup_steps, a slower "
@@ -172,46 +159,30 @@ def require_variety(record: PretrainRecord, guard: Guard) -> None:
 
 
 @dataclass(frozen=True)
-class _PreTraining:
-    """The :class:`nearfar.training.engine.Task` of pre-training."""
-
-    recipe: PretrainRecipe
-    accelerator: Accelerator
+class _PreTraining(engine.Task[CropBatch, PretrainRecord]):
     module: MaskedPredictor
+    recipe: PretrainRecipe
     teacher: Teacher
-    crops: Crops
     fbank: KaldiFbank
-
-    @property
-    def seed(self) -> int:
-        return self.recipe.seed
 
     @property
     def buffers(self) -> Mapping[str, Tensor]:
         return dict(self.teacher.encoder.named_parameters(prefix="teacher"))
 
-    def batch(self, step: int, first: int, last: int) -> CropBatch:
-        return self.crops.rows(step, first, last)
-
     def rate(self, step: int) -> float:
-        return learning_rate(step, self.recipe.training)
+        return engine.learning_rate(step, self.recipe.training)
 
     def loss(self, module: nn.Module, part: CropBatch, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.accelerator.device
-        masked = part.masked.to(device)
-        fbank = self.fbank(part.waveform.to(device))
+        masked, fbank = part.masked.to(device), self.fbank(part.waveform.to(device))
         with self.accelerator.autocast():
             targets = self.teacher.targets(fbank)
             cells, utterance = module(fbank, masked, self._noise(part, masked))
         frame, whole = frame_loss(cells, targets, masked), utterance_loss(utterance, targets)
         fraction = len(part.files) / rows
-        logged = {
-            "frame_loss": frame,
-            "utterance_loss": whole,
-            "target_spread": spread(targets),
-            "prediction_spread": spread(cells),
-        }
-        loss = torch.stack([1.0 * frame, self._utterance_weight() * whole]).sum() * fraction
+        logged = {"frame_loss": frame, "utterance_loss": whole}
+        logged |= {"target_spread": spread(targets), "prediction_spread": spread(cells)}
+        loss = (frame + self._utterance_weight() * whole) * fraction
         return loss, {name: fraction * value.detach() for name, value in logged.items()}
 
     def _utterance_weight(self) -> float:
@@ -234,28 +205,13 @@ class _PreTraining:
         decay = self.recipe.teacher
         return decay_after(step + 1, decay.start, decay.end, decay.anneal_steps)
 
-    def record(self, step: Step) -> PretrainRecord:
-        means = step.means
-        return PretrainRecord(
-            step=step.step,
-            loss=means["frame_loss"] + self._utterance_weight() * means["utterance_loss"],
-            **means,
-            learning_rate=step.learning_rate,
-            teacher_decay=self._decay(step.step),
-            gradient_norm=step.gradient_norm,
-            seconds=step.seconds,
-            wait_seconds=step.wait_seconds,
-        )
+    def record(self, step: engine.Step) -> PretrainRecord:
+        frame, utterance = step.means["frame_loss"], step.means["utterance_loss"]
+        loss, decay = frame + self._utterance_weight() * utterance, self._decay(step.step)
+        return super().record(replace(step, means={**step.means, "loss": loss, "teacher_decay": decay}))
 
 
 # --- folders ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Sources:
-    folders: tuple[Path, ...]
-    recordings: list[AudioFile]
-    licences: tuple[str, ...]
 
 
 def pretrain_encoder(
@@ -283,33 +239,37 @@ def pretrain_encoder(
         NearfarError: if a file cannot be written.
     """
     recordings = find_recordings(folders)
-    encoder = load_encoder(_start_name(recipe), revision=recipe.encoder.revision)
+    start = seeded_start(recipe.encoder.weights, recipe.seed)
+    encoder = load_encoder(start, revision=recipe.encoder.revision)
     identity = Identity(recipe.model_key(), recordings_key(recordings), encoder_hash(encoder))
     if (finished := _finished(out, identity)) is not None:
         logger.warning("%s already holds this encoder; nothing is trained", out)
-        return finished if is_main_process() else None
-    crops = Crops(
-        recordings,
-        crop_seconds=recipe.crop_seconds,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.seed,
-        masking=recipe.masking,
-        config=encoder.config,
-    )
-    student = build_student(recipe, encoder)
-    if is_main_process():
+        return finished if engine.is_main_process() else None
+    crops, student = Crops(recordings, recipe, encoder.config), build_student(recipe, encoder)
+    if engine.is_main_process():
         write_text(out / "recipe.toml", recipe.to_toml())
         write_json(out / "environment.json", environment())
     trained = pretrain(recipe, student, crops, out, identity=identity, progress=partial(progress, "pre-training"))
     if trained is None:
         return None
-    return _save(recipe, trained, _Sources(tuple(folders), recordings, tuple(licences)), identity, out)
-
-
-def _start_name(recipe: PretrainRecipe) -> str:
-    """The name of the starting encoder; a random start without a seed uses that of the recipe."""
-    name = recipe.encoder.weights
-    return f"{name}:{recipe.seed}" if name.startswith("random:") and name.count(":") == 1 else name
+    save_encoder(trained, out)
+    lines = (out / engine.LOG_FILE).read_text(encoding="utf-8").splitlines()
+    first, last = (PretrainRecord(**json.loads(line)) for line in (lines[0], lines[-1]))
+    facts = {
+        **asdict(identity),
+        "encoder_hash": encoder_hash(trained),
+        "file_sha256": file_sha256(out / WEIGHTS_FILE),
+        "steps": recipe.training.steps,
+        "seconds": engine.logged_total(out, "seconds"),
+        "wait_seconds": engine.logged_total(out, "wait_seconds"),
+        "recordings": len(recordings),
+        "loss": last.loss,
+    }
+    data = _data_lines(recordings, folders, licences) + _copied_attributions(folders, out)
+    write_text(out / "README.md", _model_card(recipe, data, facts, parameter_count(trained), first, last))
+    write_json(out / FINISHED_FILE, facts)
+    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    return facts
 
 
 def _finished(out: Path, identity: Identity) -> dict[str, Any] | None:
@@ -317,60 +277,32 @@ def _finished(out: Path, identity: Identity) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for key, what in (("model_key", "recipe"), ("data_key", "recordings"), ("base_hash", "starting encoder")):
+    for key, subject in (("model_key", "recipe"), ("data_key", "recordings"), ("base_hash", "starting encoder")):
         if facts.get(key) != getattr(identity, key):
             raise InputError(
                 out,
-                found=f"an encoder that was trained with another {what}",
-                expected=f"an empty folder, or one of the same {what}",
+                found=f"an encoder that was trained with another {subject}",
+                expected=f"an empty folder, or one of the same {subject}",
                 remedy="Give another output folder",
             )
     return facts
 
 
-def _save(
-    recipe: PretrainRecipe, encoder: EAT, sources: _Sources, identity: Identity, out: Path
-) -> dict[str, Any]:
-    save_encoder(encoder, out)
-    lines = (out / LOG_FILE).read_text(encoding="utf-8").splitlines()
-    first, last = (PretrainRecord(**json.loads(line)) for line in (lines[0], lines[-1]))
-    with (out / WEIGHTS_FILE).open("rb") as file:
-        file_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = {
-        **asdict(identity),
-        "encoder_hash": encoder_hash(encoder),
-        "file_sha256": file_hash,
-        "steps": recipe.training.steps,
-        "seconds": logged_total(out, "seconds"),
-        "wait_seconds": logged_total(out, "wait_seconds"),
-        "recordings": len(sources.recordings),
-        "loss": last.loss,
-    }
-    data = [
-        *_data_lines(sources),
-        *(f"- attribution: see `{n}`" for n in _copy_attributions(sources.folders, out)),
-    ]
-    write_text(out / "README.md", _model_card(recipe, data, facts, parameter_count(encoder), first, last))
-    write_json(out / FINISHED_FILE, facts)
-    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
-    return facts
-
-
-def _copy_attributions(folders: Sequence[Path], out: Path) -> list[str]:
+def _copied_attributions(folders: Sequence[Path], out: Path) -> list[str]:
     found = [(folder, path) for folder in folders for path in sorted(folder.glob("ATTRIBUTION*"))]
     copies = [shutil.copyfile(path, out / f"{path.stem}-{folder.name}{path.suffix}") for folder, path in found]
-    return [copy.name for copy in copies]
+    return [f"- attribution: see `{copy.name}`" for copy in copies]
 
 
-def _data_lines(sources: _Sources) -> list[str]:
+def _data_lines(recordings: Sequence[AudioFile], folders: Sequence[Path], licences: Sequence[str]) -> list[str]:
     lines = []
-    for folder in sources.folders:
-        inside = [one for one in sources.recordings if one.path.is_relative_to(folder)]
-        hours = sum(one.seconds for one in inside) / 3600
-        channels = sum(one.channels * one.seconds for one in inside) / 3600
+    for folder in folders:
+        inside = [recording for recording in recordings if recording.path.is_relative_to(folder)]
+        hours = sum(recording.seconds for recording in inside) / 3600
+        channels = sum(recording.channels * recording.seconds for recording in inside) / 3600
         lines.append(f"- `{folder.name}`: {len(inside)} recordings, {hours:.2f} h ({channels:.2f} h of channels)")
     unstated = "not stated by the person who trained the encoder; find out before you distribute the weights"
-    return lines + [f"- licence: {licence}" for licence in sources.licences or (unstated,)]
+    return lines + [f"- licence: {licence}" for licence in licences or (unstated,)]
 
 
 def _model_card(
@@ -384,7 +316,7 @@ def _model_card(
     """The README.md beside the weights, in Markdown: data, licences, training, losses and hashes."""
     steps, clips = recipe.training.steps, recipe.training.batch_size
     hours = steps * clips * recipe.crop_seconds / 3600
-    newline = "\n"
+    data_lines = "\n".join(data)
     return f"""---
 library_name: nearfar
 tags: [audio, self-supervised, eat]
@@ -398,7 +330,7 @@ Load it with `nearfar.load_encoder`, or use the folder as the encoder of a recip
 
 ## Data
 
-{newline.join(data)}
+{data_lines}
 
 ## Training
 

@@ -99,8 +99,9 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
 
 
 def _read_machines(folder: Path, card: Card, data: Path | None) -> list[DetectorMachine]:
-    banks, thresholds = read_banks(folder, card), read_thresholds(folder)
-    calibrations = {(entry.machine, entry.section): entry for entry in read_calibrations(folder)}
+    banks, read = read_banks(folder, card), read_calibrations(folder, card)
+    thresholds = read_thresholds(folder, read)
+    calibrations = {(entry.machine, entry.section): entry for entry in read}
     recordings = {} if data is None else _recordings(data, banks).groups()
     machines = []
     for name, bank in zip(machine_names(banks), banks, strict=True):

@@ -1,4 +1,4 @@
-"""Anomaly scores: back-ends that compare clips with normal ones, and the fusion of views."""
+"""Anomaly scores: back-ends that compare clips with normal clips, and the fusion of views."""
 
 from nearfar.scoring.autoencoder.backend import AUTOENCODER
 from nearfar.scoring.backends import BACKENDS, Backend, Scorer, Workspace
@@ -6,18 +6,18 @@ from nearfar.scoring.fusion import FUSIONS, Fusion
 from nearfar.scoring.machine import MachineScorer, ScoringPlan, ViewScores
 from nearfar.scoring.mahalanobis import Mahalanobis, MahalanobisSettings
 from nearfar.scoring.nearest import BEAM, LocalDensity, NearestNeighbours, VarMin
-from nearfar.scoring.settings import NearestSettings
+from nearfar.scoring.settings import DESCRIPTIONS, NearestSettings
 
 BACKENDS["nearest-neighbours"] = Backend(
     description="k-NN",
     settings=NearestSettings,
     fit=lambda normals, target, settings, seed, _: NearestNeighbours(settings, seed=seed).fit(normals, target),
     only_lowers=lambda settings: settings.only_lowers,
-    exact_leave_one_out=lambda settings: settings.exact_leave_one_out,
+    exact_leave_one_out=lambda settings: settings.distance == "cosine",  # the other scaling is not fitted again
     distance=lambda settings: settings.distance,
-    aggregation=lambda settings: settings.normalisation_words,
-    domain_adaptation=lambda settings: settings.enrichment_words,
-    domain_generalisation=lambda settings: settings.domain_words,
+    aggregation=lambda settings: DESCRIPTIONS.get(settings.normalisation),
+    domain_adaptation=lambda settings: DESCRIPTIONS.get(settings.enrichment),
+    domain_generalisation=lambda settings: DESCRIPTIONS.get(settings.domains),
 )
 BACKENDS["mahalanobis"] = Backend(
     description="Mahalanobis distance",

@@ -1,7 +1,7 @@
-"""Scoring back-ends: the protocol of a fitted one, and the table of them.
+"""Scoring back-ends: the protocol of a fitted back-end, and the table of back-ends.
 
-A back-end is fitted on the features of normal clips of one machine and view; it scores other clips, and the normal
-ones as if each had been left out. To add one, write it in a module of this package and add a line to
+A back-end is fitted on the features of normal clips of one machine and view; it scores other clips, and each
+normal clip by a fit on the others. To add one, write it in a module of this package and add a line to
 :data:`BACKENDS` in ``nearfar/scoring/__init__.py``.
 """
 
@@ -36,18 +36,19 @@ class Scorer(Protocol):
         """(clips,) float64, higher is more anomalous."""
 
     def leave_one_out(self) -> Scores:
-        """(normals,) float64: the score of every normal clip, as if it had not been fitted on."""
+        """(normals,) float64: the score of every normal clip by a fit on the others."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a back-end that trains saves its model of one machine, and how it reports progress.
+    """Folder in which a back-end that trains saves its model of one machine, and its progress callback.
 
     Attributes:
-        folder: of the models of all machines.
-        name: of the machine.
-        identity: of the keys and clips that decide the model; another one's is refused. None accepts any.
-        card: facts to write beside the model.
+        folder: folder of the models of all machines.
+        name: name of the machine.
+        identity: hash of the keys and clips that decide the model; a saved model of another is refused. None
+            accepts any.
+        card: entries to add to the JSON file of the model.
         source: the recordings, for error messages.
         progress: called while training.
         tensorboard: folder for TensorBoard files, or None.
@@ -67,19 +68,19 @@ class Backend(Entry):
     """A back-end.
 
     Attributes:
-        fit: from features of normal clips (normals, parts, dim), which of them are of the target domain (normals,)
-            bool, the settings, a seed, and a workspace (None: keep nothing) to a :class:`Scorer`.
-        is_fitted: whether a workspace holds a model already; raises an InputError if it holds another one. None
-            for back-ends that keep nothing.
+        fit: from features of normal clips (normals, parts, dim), a mask of those of the target domain (normals,)
+            bool, the settings, a seed, and a workspace (None: save nothing) to a :class:`Scorer`.
+        is_fitted: whether a workspace holds this model; raises an InputError if it holds another one. None for
+            back-ends that save nothing.
         only_lowers: whether, with these settings, another normal clip can lower scores and never raise one.
         exact_leave_one_out: whether, with these settings, ``leave_one_out`` equals a new fit without the clip.
-        leaves_out: whether ``leave_one_out`` leaves clips out at all, so that its scores are comparable with those
-            of new clips; an autoencoder gives the scores of its training clips.
-        per_machine: whether one model serves all sections of a machine.
+        leaves_out: false if ``leave_one_out`` returns scores of the training clips, as an autoencoder's, which are
+            not comparable with those of new clips.
+        per_machine: whether all sections of a machine share one model.
         source: the only source of features (``features.source``) that it can use, or None.
         distance: the distance of features, ``cosine`` or ``standardised``, in which these settings compare clips.
         fit_identity: the settings that decide the fitted model, as plain values; by default all.
-        aggregation, domain_adaptation, domain_generalisation: from the settings to words for these entries of the
+        aggregation, domain_adaptation, domain_generalisation: from the settings to these entries of the
             description of a submission, or None.
     """
 
@@ -98,7 +99,7 @@ class Backend(Entry):
 
     @property
     def trains(self) -> bool:
-        """Whether fitting trains a model that is kept."""
+        """Whether fitting trains a model that is saved."""
         return self.is_fitted is not None
 
 
@@ -109,16 +110,16 @@ def as_features(values: Features, *, like: Tensor | None = None) -> Tensor:
     """(clips, parts, dim) float32 of an array that may also be (clips, dim).
 
     Raises:
-        ValueError: if it has other axes or no clips, or other sizes than ``like``.
+        ValueError: if it has other axes, other parts or dimensions than ``like`` or, without ``like``, no clips.
     """
     features = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, dtype=np.float32))
     features = features[:, None] if features.dim() == 2 else features
-    if like is not None and (features.dim() != 3 or features.shape[1:] != like.shape[1:]):
-        raise ValueError(
-            f"expected features of (clips, {like.shape[1]}, {like.shape[2]}), got {tuple(features.shape)}"
-        )
-    if features.dim() != 3 or (like is None and len(features) == 0):
-        raise ValueError(f"expected features of (normals >= 1, parts, dim), got {tuple(features.shape)}")
+    if like is None:
+        expected, fits = "(normals >= 1, parts, dim)", len(features) > 0
+    else:
+        expected, fits = f"(clips, {like.shape[1]}, {like.shape[2]})", features.shape[1:] == like.shape[1:]
+    if features.dim() != 3 or not fits:
+        raise ValueError(f"expected features of {expected}, got {tuple(features.shape)}")
     return features
 
 
@@ -126,19 +127,15 @@ def as_target(domains: Domains, clips: int) -> Tensor:
     """(clips,) bool, true for clips of the target domain.
 
     Raises:
-        ValueError: if the domains are not as many as the clips, or one is neither source nor target.
+        ValueError: if there is not one domain per clip, or one is neither source nor target.
     """
     if domains is None:
         return torch.zeros(clips, dtype=torch.bool)
-    if isinstance(domains, Tensor):
-        target = domains.bool()
-    else:
-        values = np.asarray(domains)
-        if values.dtype.kind in "US" and (wrong := set(values.tolist()) - {"source", "target"}):
+    values = np.asarray(domains)
+    if values.dtype.kind in "US":
+        if wrong := set(values.tolist()) - {"source", "target"}:
             raise ValueError(f"expected the domains source and target, got {sorted(wrong)[0]!r}")
-        target = torch.from_numpy(
-            np.asarray(values == "target" if values.dtype.kind in "US" else values, dtype=bool)
-        )
-    if target.shape != (clips,):
-        raise ValueError(f"expected a domain for each of {clips} clips, got {tuple(target.shape)}")
-    return target
+        values = values == "target"
+    if values.shape != (clips,):
+        raise ValueError(f"expected a domain for each of {clips} clips, got {values.shape}")
+    return torch.from_numpy(values.astype(bool))

@@ -1,4 +1,4 @@
-"""Distances to the entries of one bank, made comparable by how densely other entries lie around each of them.
+"""Distances to the entries of one bank, rescaled by the density of the bank around each entry.
 
 With D(x, i) the distance of a clip to entry i, and the density b_i the mean distance of i to its K nearest other
 entries, a distance is rescaled as
@@ -6,8 +6,8 @@ entries, a distance is rescaled as
 * ``ratio``: D / b_i, and ``difference``: D - b_i: local density normalisation (Wilkinghoff et al.,
   arXiv 2509.10951);
 * ``varmin``: D - alpha b_i with alpha = Cov(d, b) / Var(b) over the bank, where d_i is the distance of i to its
-  nearest other entry; 0 where Var(b) <= 1e-12 (Matsumoto et al., DCASE Workshop 2025). This alpha is the one
-  for which d - alpha b varies least.
+  nearest other entry; 0 if Var(b) <= 1e-12 (Matsumoto et al., DCASE Workshop 2025). This alpha minimises the
+  variance of d - alpha b.
 
 A score is the mean of the smallest ``neighbours`` rescaled distances. Densities and alpha of a bank without a clip
 are computed from that bank.
@@ -27,15 +27,15 @@ from nearfar.scoring.settings import Normalisation
 class DensityBank:
     """The entries of one bank and the densities around them, for one part of the features.
 
-    Where fewer others are present than K or ``neighbours``, all of them are used. A bank of one entry has no
-    densities and leaves distances as they are. A ratio divides by at least 1e-12, for entries with K equal others.
+    If there are fewer other entries than K or ``neighbours``, all of them are used. A bank of one entry has no
+    densities: its distances are not rescaled. Ratios divide by at least 1e-12, for entries with K identical ones.
 
     Args:
         among: from (n,) entries to (n, entries) distances.
-        active: (entries,) bool, the default of which entries are present.
-        normalisation: how distances are rescaled.
+        active: (entries,) bool, the default mask of present entries.
+        normalisation: the rescaling of distances.
         density_neighbours: K of b_i.
-        neighbours: how many rescaled distances make a score.
+        neighbours: number of smallest rescaled distances that a score is the mean of.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class DensityBank:
         active: Tensor,
         normalisation: Normalisation,
         density_neighbours: int,
-        neighbours: int = 1,
+        neighbours: int,
     ) -> None:
         self.normalisation: Normalisation = normalisation
         self._active, self._neighbours, self._all_present = active, neighbours, bool(active.all())
@@ -65,11 +65,11 @@ class DensityBank:
 
         Args:
             distances: (clips, entries) float64; overwritten.
-            present: (clips, entries) bool, which entries are present for each clip; None: the active ones.
+            present: (clips, entries) bool, mask of the entries present for each clip; None: the active ones.
 
         Returns:
-            (clips,) float64, infinite where no entry is present; and the rescaled distances (clips, entries),
-            infinite where an entry is not present.
+            (clips,) float64, infinite if no entry is present; and the rescaled distances (clips, entries),
+            infinite to entries that are not present.
         """
         if self.normalisation != "none":
             terms = self._terms if present is None else self._terms_without(present)
@@ -78,10 +78,8 @@ class DensityBank:
             distances = distances.masked_fill_(~(self._active if present is None else present), torch.inf)
         if self._neighbours == 1:
             return distances.amin(dim=1), distances
-        smallest = distances.topk(min(self._neighbours, distances.shape[1]), dim=1, largest=False).values
-        some = torch.isfinite(smallest)
-        some[:, 0] = True  # a clip without any entry stays infinitely far
-        return smallest.masked_fill(~some, 0.0).sum(dim=1) / some.sum(dim=1), distances
+        scores = _mean_of_smallest(distances, self._neighbours)
+        return scores.masked_fill_(scores.isnan(), torch.inf), distances
 
     def _terms_without(self, present: Tensor) -> Tensor:
         lists, means = self._lists, self._means
@@ -90,7 +88,7 @@ class DensityBank:
         return self._of_means(without, present)
 
     def _of_means(self, means: dict[str, Tensor], present: Tensor) -> Tensor:
-        """The factor (``ratio``) or the subtrahend of distances: (..., entries)."""
+        """The factors (``ratio``) of distances or the terms to subtract from them: (..., entries)."""
         density = means["density"]
         if self.normalisation == "ratio":
             return 1.0 / density.clamp_min(EPSILON).nan_to_num(nan=1.0)
@@ -101,31 +99,31 @@ class DensityBank:
 
 
 def slope(d: Tensor, b: Tensor, keep: Tensor) -> Tensor:
-    """Cov(d, b) / Var(b) over the last axis, where ``keep``; 0 where b does not vary."""
+    """Cov(d, b) / Var(b) over the entries of the last axis with ``keep``; 0 if b is constant."""
     weights = keep.to(b.dtype)
     count = weights.sum(dim=-1, keepdim=True).clamp_min(1.0)
     d_mean, b_mean = ((weights * x).sum(dim=-1, keepdim=True) / count for x in (d, b))
-    off = weights * (b - b_mean)
-    covariance, variance = (off * (d - d_mean)).sum(dim=-1), (off * (b - b_mean)).sum(dim=-1)
-    enough = variance / count[..., 0] > EPSILON
-    return torch.where(enough, covariance / torch.where(enough, variance, 1.0), torch.zeros_like(variance))
+    deviation = weights * (b - b_mean)
+    covariance, variance = (deviation * (d - d_mean)).sum(dim=-1), (deviation * (b - b_mean)).sum(dim=-1)
+    varies = variance / count[..., 0] > EPSILON
+    return torch.where(varies, covariance / torch.where(varies, variance, 1.0), torch.zeros_like(variance))
 
 
 SPARE = 8
-"""Entries that a list holds beyond those it needs, to replace some that are left out."""
+"""Entries of a list beyond the nearest K, to replace some that are left out."""
 
 
 class NeighbourLists:
     """For every row (a clip, or an entry of the bank itself) the nearest entries of a bank.
 
-    Means over the nearest *present* entries are exact: where too few entries of a list are present, the row's
-    distances are computed again, all of them.
+    Means over the nearest *present* entries are exact: if too few entries of a list are present, all distances of
+    the row are computed again.
 
     Args:
-        among: from (n,) row numbers to (n, entries) distances, infinite where an entry does not count for a row.
-        rows: how many there are.
-        entries: of the bank.
-        reach: how many nearest entries are asked for at most.
+        among: from (n,) row indices to (n, entries) distances, infinite to entries to leave out of a row's list.
+        rows: number of rows.
+        entries: number of entries of the bank.
+        reach: largest number of nearest entries in a mean.
     """
 
     def __init__(self, among: Callable[[Tensor], Tensor], rows: int, entries: int, reach: int) -> None:
@@ -134,69 +132,66 @@ class NeighbourLists:
         found = [among(part).topk(length, largest=False) for part in chunks(rows, entries)]
         self.distances = torch.cat([part.values for part in found])
         self.indices = torch.cat([part.indices for part in found])
-        # The slots of the lists, sorted by entry.
+        # The positions in the flattened lists, sorted by entry.
         self._by_entry, self._slots = self.indices.flatten().sort(stable=True)
 
     def means(self, present: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Mean distance of every row to its ``count`` nearest present entries, fewer where there are fewer.
+        """Mean distance of every row to its ``count`` nearest present entries, or to all if there are fewer.
 
         Returns:
-            (rows,) float64, NaN where no entry is present; and (rows,) int64, the last index in its list that
-            matters to the mean.
+            (rows,) float64, NaN if no entry is present; and (rows,) int64, the last position in the row's list
+            that affects the mean (the length of the list if entries beyond it do).
         """
         parts = chunks(self.rows, self.indices.shape[1])
         means, ends = zip(*(self._first(present[None], p, count, torch.zeros_like(p)) for p in parts), strict=True)
         return torch.cat(means), torch.cat(ends)
 
     def means_without(self, active: Tensor, present: Tensor, count: int, means: tuple[Tensor, Tensor]) -> Tensor:
-        """(sets, rows) float64, the same for ``present`` (sets, entries), which differs little from ``active``.
+        """The means for masks ``present``, (masks, entries), that differ little from ``active``: (masks, rows).
 
-        ``means`` are those of ``active``, from :meth:`means`.
+        ``means`` is the result of :meth:`means` for ``active``.
         """
         mean, end = means
         out = mean.repeat(len(present), 1)
         changed = present ^ active
-        which, row, position = self._listed(*torch.nonzero(changed, as_tuple=True))
-        matters = position <= end[row]
-        # To a row whose list is too short already, any change may matter, of entries that are not on it as well.
+        mask, row, position = self._listed(*torch.nonzero(changed, as_tuple=True))
+        affects = position <= end[row]
+        # The mean of a row whose list is too short may depend on any entry, also on those that are not listed.
         exhausted = torch.nonzero(end == self.indices.shape[1])[:, 0]
-        some = torch.nonzero(changed.any(dim=1))
-        pairs = torch.unique(
-            torch.cat([which[matters] * self.rows + row[matters], (some * self.rows + exhausted).flatten()])
-        )
+        of_exhausted = torch.nonzero(changed.any(dim=1)) * self.rows + exhausted
+        pairs = torch.unique(torch.cat([mask[affects] * self.rows + row[affects], of_exhausted.flatten()]))
         for part in chunks(len(pairs), self.indices.shape[1]):
-            which, row = pairs[part] // self.rows, pairs[part] % self.rows
-            out[which, row] = self._first(present, row, count, which)[0]
+            mask, row = pairs[part] // self.rows, pairs[part] % self.rows
+            out[mask, row] = self._first(present, row, count, mask)[0]
         return out
 
-    def _listed(self, which: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Every occurrence of the entries on lists: its ``which``, the row, and the position."""
+    def _listed(self, mask: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All positions of the entries ``entry`` (n,) in the lists: their ``mask`` (n,), row and position."""
         begin = torch.searchsorted(self._by_entry, entry)
         length = torch.searchsorted(self._by_entry, entry, right=True) - begin
         pair = torch.repeat_interleave(torch.arange(len(entry)), length)
         within = torch.arange(len(pair)) - (length.cumsum(0) - length)[pair]
         slot = self._slots[begin[pair] + within]
-        return which[pair], slot // self.indices.shape[1], slot % self.indices.shape[1]
+        return mask[pair], slot // self.indices.shape[1], slot % self.indices.shape[1]
 
-    def _first(self, present: Tensor, row: Tensor, count: int, which: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and ends of some rows; ``present[which]`` are the present entries of each."""
+    def _first(self, present: Tensor, row: Tensor, count: int, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and ends, as :meth:`means` returns, of some rows; ``present[mask]`` is the mask of each."""
         distances = self.distances[row]
-        there = present[which[:, None], self.indices[row]] & torch.isfinite(distances)
-        use = there & (there.cumsum(dim=1) <= count)
+        usable = present[mask[:, None], self.indices[row]] & torch.isfinite(distances)
+        use = usable & (usable.cumsum(dim=1) <= count)
         found = use.sum(dim=1)
         mean = distances.masked_fill(~use, 0.0).sum(dim=1) / found
         length = self.indices.shape[1]
         end = torch.where(found == count, (use * torch.arange(length)).amax(dim=1), length)
         short = torch.nonzero(found < count)[:, 0] if length < self.entries else found[:0]
         for part in chunks(len(short), self.entries):
-            these = short[part]
-            mean[these] = _mean_of_smallest(self._among(row[these]), present[which[these]], count)
+            rows, absent = row[short[part]], ~present[mask[short[part]]]
+            mean[short[part]] = _mean_of_smallest(self._among(rows).masked_fill(absent, torch.inf), count)
         return mean, end
 
 
-def _mean_of_smallest(distances: Tensor, present: Tensor, count: int) -> Tensor:
-    """Mean of the ``count`` smallest present and finite values of every row; NaN where there is none."""
-    usable = distances.masked_fill(~present, torch.inf)
-    smallest = usable.topk(min(count, usable.shape[1]), largest=False).values
-    some = torch.isfinite(smallest)
-    return smallest.masked_fill(~some, 0.0).sum(dim=1) / some.sum(dim=1)
+def _mean_of_smallest(distances: Tensor, count: int) -> Tensor:
+    """Mean of the ``count`` smallest finite values of every row, or of all if there are fewer; NaN if none."""
+    smallest = distances.topk(min(count, distances.shape[1]), dim=1, largest=False).values
+    finite = torch.isfinite(smallest)
+    return smallest.masked_fill(~finite, 0.0).sum(dim=1) / finite.sum(dim=1)

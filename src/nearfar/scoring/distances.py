@@ -1,39 +1,26 @@
-"""Distances between the features of clips, part by part."""
+"""Scaling of features, and pairwise distances of clips for each part."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Distance = Literal["cosine", "standardised"]
+from nearfar.scoring.settings import Distance
+
 EPSILON = 1e-12
 ELEMENTS = 1 << 21
-"""Entries of a matrix of distances at work at once, to bound memory (16 MB in double precision)."""
-
-
-def directions(features: Tensor) -> Tensor:
-    """Every part of every clip divided by its length: (clips, parts, dim) float32.
-
-    Raises:
-        ValueError: if a part is zero or not finite.
-    """
-    features = features.float()
-    lengths: Tensor = features.norm(dim=-1, keepdim=True)
-    if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
-        raise ValueError("an embedding is zero or not finite, so it has no direction")
-    return features / lengths  # F.normalize would leave a length below 1e-12 short of one
+"""Largest number of distances in one matrix, to bound memory (16 MB in double precision)."""
 
 
 class Scaling:
     """The scaling of features before their distance is computed, fitted on normal clips.
 
-    ``cosine`` divides every part by its length. ``standardised`` takes the normal clips' mean off every dimension,
-    divides by their population deviation and by the square root of the part's number of dimensions, so that two
-    independent clips are about sqrt(2) apart; a dimension that never varies (by more than 1e-6) does not count.
+    ``cosine`` divides every part by its length. ``standardised`` subtracts the normal clips' mean from every
+    dimension, divides by their population deviation and by the square root of the part's number of dimensions, so
+    that two independent clips are about sqrt(2) apart; a dimension with a deviation of 1e-6 or less is ignored.
     """
 
     def __init__(self, normals: Tensor, distance: Distance) -> None:
@@ -47,21 +34,25 @@ class Scaling:
             self.factor = torch.where(deviation > 1e-6, 1.0 / (size * deviation.clamp_min(1e-6)), 0.0)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """(clips, parts, dim) features, scaled: float32 directions, or float64.
+        """Scaled features, (clips, parts, dim): float32 for the cosine, float64 for standardised distances.
 
         Raises:
-            ValueError: if a part has no direction, or a number is not finite.
+            ValueError: if a feature is not finite or, for the cosine, a part is zero.
         """
-        if self.distance == "cosine":
-            return directions(features)
-        if not bool(torch.isfinite(features).all()):
-            raise ValueError("a feature is not finite")
-        return (features.double() - self.mean) * self.factor
+        if self.distance == "standardised":
+            if not bool(torch.isfinite(features).all()):
+                raise ValueError("a feature is not finite")
+            return (features.double() - self.mean) * self.factor
+        features = features.float()
+        lengths: Tensor = features.norm(dim=-1, keepdim=True)
+        if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
+            raise ValueError("an embedding is zero or not finite, so it has no direction")
+        return features / lengths  # F.normalize does not give unit length to vectors shorter than 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CentredPoints:
-    """Some clips relative to a centre: ``values`` (clips, dim), and ``half`` their squared lengths."""
+    """A part of clips relative to a centre: ``values`` (clips, dim), and ``half`` of their squared norms."""
 
     values: Tensor
     half: Tensor
@@ -70,20 +61,31 @@ class CentredPoints:
         return CentredPoints(self.values[clips], self.half[clips])
 
 
-def points(scaled: Tensor, centre: Tensor) -> CentredPoints:
-    """Scaled features of one part, (clips, dim), relative to a centre (dim,)."""
-    values = (scaled - centre).contiguous()
-    return CentredPoints(values, values.square().sum(dim=1) / 2)
+def centred(scaled: Tensor, centres: Iterable[Tensor]) -> list[CentredPoints]:
+    """Scaled features, (clips, parts, dim), by part and relative to the centre of each part, (dim,)."""
+    parts = zip(scaled.unbind(dim=1), centres, strict=True)
+    values = [(part - centre).contiguous() for part, centre in parts]
+    return [CentredPoints(part, part.square().sum(dim=1) / 2) for part in values]
+
+
+def mean_distance(
+    queries: Sequence[CentredPoints], normals: Sequence[CentredPoints], distance: Distance
+) -> Tensor:
+    """The mean over parts of :func:`pairwise_distance`, (queries, normals) float64."""
+    total = pairwise_distance(queries[0], normals[0], distance)
+    for query, normal in zip(queries[1:], normals[1:], strict=True):
+        total += pairwise_distance(query, normal, distance)
+    return total.div_(len(normals)) if len(normals) > 1 else total
 
 
 def pairwise_distance(queries: CentredPoints, normals: CentredPoints, distance: Distance) -> Tensor:
     """Distances, (queries, normals) float64: ``1 - cos``, or the Euclidean distance of standardised features.
 
-    Directions u and v have ``1 - cos = |u - v|² / 2``, which stays the same if a common centre is taken off both.
-    Relative to the middle of the bank, one single-precision matrix product is then exact to about 1e-6 *of the
-    spread of the bank*. (``1 - u @ v`` is exact to 1e-7 of 1, which is a per cent of the distances between
-    embeddings that all point much the same way, as those of plain encoders do.) What lies below is 0, so that
-    clips that are alike are at distance 0.
+    Unit vectors u and v have ``1 - cos = |u - v|² / 2``, which does not change if a common centre is subtracted
+    from both. Relative to the centre of the bank, one single-precision matrix product is then exact to about 1e-6
+    *of the spread of the bank*. (``1 - u @ v`` is exact to 1e-7, which is 1 % of the distances between embeddings
+    of nearly the same direction, such as those of encoders that are not fine-tuned.) Smaller distances are set to
+    0, so that the distance between identical clips is 0.
     """
     half: Tensor = torch.addmm(normals.half[None], queries.values, normals.values.T, alpha=-1.0)
     half += queries.half[:, None]
@@ -93,5 +95,5 @@ def pairwise_distance(queries: CentredPoints, normals: CentredPoints, distance: 
 
 
 def chunks(rows: int, columns: int) -> Iterator[Tensor]:
-    """The numbers 0 to ``rows``, so many at a time that a matrix of ``columns`` keeps to :data:`ELEMENTS`."""
+    """Row indices from 0 in chunks: a matrix of a chunk's rows and ``columns`` has at most :data:`ELEMENTS`."""
     yield from torch.split(torch.arange(rows), max(1, ELEMENTS // max(columns, 1)))

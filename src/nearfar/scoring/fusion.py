@@ -1,4 +1,4 @@
-"""From one score per view to one score per clip, and the table of ways to do so."""
+"""Fusion of the scores of several views into one score per clip."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nearfar.registry import Entry, Registry
-
-Scores = NDArray[np.float64]
+from nearfar.scoring.backends import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion(Entry):
-    """A way to fuse views.
+    """A method of fusion.
 
     Attributes:
         fuse: (clips,) scores and (normals,) leave-one-out scores of normal clips, both by view, to (clips,).
@@ -27,7 +25,7 @@ class Fusion(Entry):
 
 
 def mean_of_views(scores: Mapping[str, Scores]) -> Scores:
-    """Mean over views of (clips,) float64 scores (section 2.5 of the report); a single view passes unchanged.
+    """Mean over views of (clips,) float64 scores (section 2.5 of the report).
 
     Raises:
         ValueError: if there is no view, or their numbers of clips differ.
@@ -39,9 +37,9 @@ def mean_of_views(scores: Mapping[str, Scores]) -> Scores:
 
 
 def standardised(scores: Scores, normal_scores: Scores) -> Scores:
-    """Scores (clips,) minus the mean of leave-one-out scores of normal clips (normals,), over their deviation.
+    """Scores (clips,) standardised by mean and deviation of leave-one-out scores of normal clips (normals,).
 
-    Only the mean is subtracted where normal scores do not differ, nothing where there are none.
+    If all normal scores are equal, only the mean is subtracted; if there are none, nothing.
     """
     if not normal_scores.size:
         return scores
@@ -52,8 +50,8 @@ def standardised(scores: Scores, normal_scores: Scores) -> Scores:
 def standardised_mean(scores: Mapping[str, Scores], normal_scores: Mapping[str, Scores]) -> Scores:
     """The mean over views, or members of an ensemble, of standardised scores: (clips,) float64.
 
-    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal clips, so no test clip
-    affects the scaling of another.
+    ``mean_c (s_c - mean(n_c)) / std(n_c)``, with n_c the leave-one-out scores of normal clips, so that scores do
+    not depend on other test clips.
 
     Raises:
         ValueError: if there is no view, their numbers of clips differ, or normal scores are of other views.

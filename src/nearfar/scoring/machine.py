@@ -20,9 +20,9 @@ class ViewScores:
 
     Attributes:
         fused: (clips,) float64, higher is more anomalous.
-        views: the same of every scored view, before fusion.
-        nearest: (clips,) int64, the nearest normal clip in the first scored view; None where the back-end compares
-            with no single clip, or for the normal clips themselves.
+        views: (clips,) float64 of every scored view, before fusion.
+        nearest: (clips,) int64, the nearest normal clip in the first scored view; None for back-ends without
+            nearest clips, and for the normal clips themselves.
     """
 
     fused: Scores
@@ -32,7 +32,7 @@ class ViewScores:
 
 @dataclass(frozen=True, slots=True)
 class ScoringPlan:
-    """How features become scores: a back-end, its settings, the fusion of views, and a seed."""
+    """The back-end, its settings, the fusion of views, and a seed."""
 
     backend: str
     settings: Settings
@@ -46,9 +46,9 @@ class MachineScorer:
     Args:
         features: (normals, parts, dim) float32 of every scored view, all of the same clips.
         target: (normals,) bool, true for clips of the target domain.
-        plan: how.
-        normal_scores: leave-one-out scores of the normal clips by view, where they were computed before.
-        workspace: for back-ends that keep a model.
+        plan: back-end and fusion.
+        normal_scores: leave-one-out scores of the normal clips by view, if already computed.
+        workspace: for back-ends that save a model.
 
     Raises:
         ValueError: as the back-end's ``fit``.
@@ -72,13 +72,11 @@ class MachineScorer:
 
     @cached_property
     def normal(self) -> ViewScores:
-        """Leave-one-out scores of the normal clips; empty where there is a single one. Computed on first use."""
-        views = dict(self._given or {})
-        if not views:
-            several = self._normals > 1
-            views = {
-                view: scorer.leave_one_out() if several else np.empty(0) for view, scorer in self.scorers.items()
-            }
+        """Leave-one-out scores of the normal clips, computed on first use; empty for a single clip."""
+        views = dict(self._given or {}) or {
+            view: scorer.leave_one_out() if self._normals > 1 else np.empty(0)
+            for view, scorer in self.scorers.items()
+        }
         return ViewScores(self._fusion.fuse(views, views), views)
 
     def score(self, features: Mapping[str, Tensor]) -> ViewScores:

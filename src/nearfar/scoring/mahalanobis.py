@@ -1,4 +1,4 @@
-"""The Mahalanobis back-end: distance to the mean of the normal clips in units of their covariance."""
+"""The Mahalanobis back-end: Mahalanobis distance to the mean of the normal clips."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class MahalanobisSettings(Settings):
 
 
 class Mahalanobis:
-    """Mean over parts of the Mahalanobis distance; of two domains with several clips each, the lower one.
+    """Mahalanobis distance to the nearer domain, as mean over parts.
 
-    Every domain has its own mean; the covariance is that of all clips about their domain's mean, since a target
-    domain of ten clips has none of its own. (Lee et al., "A Simple Unified Framework for Detecting
-    Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018.)
+    Every domain has its own mean vector. Both share the covariance of all clips about the mean of their domain,
+    since the ten clips of a target domain are too few for one. (Lee et al., "A Simple Unified Framework for
+    Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018.)
     """
 
     def __init__(self, settings: MahalanobisSettings | None = None, **changes: Any) -> None:
@@ -48,13 +48,14 @@ class Mahalanobis:
             raise ValueError("a feature is not finite")
         self._group = torch.unique(target.long(), return_inverse=True)[1]
         self._count = torch.bincount(self._group).double()
-        # Parts stand first: everything below is batched over them.
+        # Parts are the first axis: everything below is batched over them.
         self._values = self.features.double().transpose(0, 1)
         members = torch.nn.functional.one_hot(self._group).double().T
         self._means = (members @ self._values) / self._count[:, None]
         residual = self._values - self._means[:, self._group]
         scatter = residual.transpose(1, 2) @ residual
-        self._residual, self._degrees = residual, max(len(self.features) - len(self._count), 1)
+        self._residual, self._scatter = residual, scatter
+        self._degrees = max(len(self.features) - len(self._count), 1)
         covariance = scatter / self._degrees
         scale = covariance.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-12)
         self._ridge = self.settings.shrinkage * scale[:, None, None] * torch.eye(covariance.shape[-1]).double()
@@ -71,16 +72,15 @@ class Mahalanobis:
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a fit without it, (normals,) float64.
 
-        Exact but for the ridge, which stays that of all clips: without clip i of a domain of n, with residual r,
-        the domain's mean moves by -r / (n - 1) and the scatter loses n / (n - 1) r r^T, which the Sherman-Morrison
-        formula carries into the inverse. A domain whose only clip is left out does not count.
+        Exact except for the ridge, which stays that of all clips: without clip i of a domain of n, with residual
+        r, the domain's mean moves by -r / (n - 1) and the scatter decreases by n / (n - 1) r r^T, and the inverse
+        follows by the Sherman-Morrison formula. A domain whose only clip is left out is ignored.
         """
         own = self._count[self._group]
         rest = max(float(self._degrees) - 1.0, 1.0)
         loss = torch.where(own > 1, own / (own - 1.0).clamp_min(1.0), 0.0) / rest
         # Without the clip the covariance is scatter / rest - loss r r^T, plus the same ridge.
-        scatter = self._residual.transpose(1, 2) @ self._residual
-        base = torch.linalg.inv(scatter / rest + self._ridge)
+        base = torch.linalg.inv(self._scatter / rest + self._ridge)
         pulled = self._residual @ base  # (parts, normals, dim)
         inside = 1.0 - loss * (pulled * self._residual).sum(dim=-1)
         moved = self._residual * torch.where(own > 1, 1.0 / (own - 1.0).clamp_min(1.0), 0.0)[:, None]
@@ -92,7 +92,7 @@ class Mahalanobis:
             plain = ((offset @ base) * offset).sum(dim=-1)
             along = (pulled * offset).sum(dim=-1)
             squares = plain + loss * along.square() / inside.clamp_min(1e-12)
-            # Without the only clip of a domain there is also one mean less, so the covariance stays what it was.
+            # Without the only clip of a domain there is also one mean less, so the covariance does not change.
             unchanged = ((offset @ self._precision) * offset).sum(dim=-1)
             squares = torch.where(own == 1, unchanged, squares)
             columns.append(squares.masked_fill(member & (own == 1), torch.inf))
@@ -100,6 +100,6 @@ class Mahalanobis:
 
 
 def _scores(squares: Tensor) -> Scores:
-    """(parts, clips, domains) squared distances to (clips,): lower domain, mean over parts."""
+    """From (parts, clips, domains) squared distances to (clips,): mean over parts, then the lower domain's."""
     distance = squares.clamp_min(0.0).sqrt().mean(dim=0).amin(dim=-1)
     return np.asarray(distance.numpy(), dtype=np.float64)

@@ -1,8 +1,8 @@
-"""The nearest-neighbour back-end: how far a clip is from the nearest clips of a bank of normal ones.
+"""The nearest-neighbour back-end: distance of a clip to the nearest clips of a bank of normal clips.
 
 With one part, the cosine distance and one neighbour this is equation 3 of the report,
 ``1 - max_n cos(E, E_n)``. With several parts, each has its own nearest normal clip and the distances are
-averaged (BEAM of public systems), unless ``shared_neighbour`` makes them choose together.
+averaged (BEAM of public systems); with ``shared_neighbour`` the nearest clip is that of the mean distance.
 
 With two separate domains, the score is the lower of the two: ``min(S_source, S_target)`` with the densities of
 each domain's own bank (domain-wise local density, after Wilkinghoff et al., arXiv 2509.10951), or
@@ -16,99 +16,84 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_features, as_target
 from nearfar.scoring.bank import NormalBank, make_bank
 from nearfar.scoring.density import DensityBank, NeighbourLists
-from nearfar.scoring.distances import EPSILON, CentredPoints, Scaling, chunks, pairwise_distance, points
-from nearfar.scoring.settings import Distance, NearestSettings
+from nearfar.scoring.distances import EPSILON, CentredPoints, Scaling, centred, chunks, mean_distance
+from nearfar.scoring.settings import NearestSettings
 
 
 class _Domain:
     """The entries of one domain, or of both pooled: a density bank per part, or one of all parts.
 
-    ``clips`` are the normal clips of the domain, ``members`` the entries.
+    ``clips`` are indices of the normal clips of the domain, ``members`` of its entries.
     """
 
     def __init__(
-        self,
-        distance: Distance,
-        scaled: Tensor,
-        bank: NormalBank,
-        members: Tensor,
-        clips: Tensor,
-        settings: NearestSettings,
+        self, scaled: Tensor, bank: NormalBank, members: Tensor, clips: Tensor, settings: NearestSettings
     ) -> None:
-        self._distance, self._bank, self._settings = distance, bank, settings
+        self._bank, self._settings = bank, settings
         self.members, self.clips, self._active = members, clips, bank.active[members]
         entries = bank.entries if len(members) == len(bank.entries) else bank.entries[members]
         self._centres = bank.entries[members[self._active]].mean(dim=0)
-        self._points = self.centred(entries)
-        self._of_clips = self.centred(scaled[clips])
+        self._points, self._of_clips = centred(entries, self._centres), centred(scaled[clips], self._centres)
         of_target = settings.domains != "pooled" and bool(bank.target[members[0]])
         count = settings.target_density_neighbours if of_target else settings.density_neighbours
-        parts = [[part] for part in range(len(self._points))]
-        self._together = [list(range(len(parts)))] if settings.shared_neighbour else parts
+        parts, rescaling = len(self._points), (settings.normalisation, count, settings.neighbours)
+        self._groups = [slice(parts)] if settings.shared_neighbour else [slice(i, i + 1) for i in range(parts)]
         self._banks = [
-            DensityBank(
-                partial(self._among, parts=each), self._active, settings.normalisation, count, settings.neighbours
-            )
-            for each in self._together
+            DensityBank(partial(self._among, parts=group), self._active, *rescaling) for group in self._groups
         ]
         if settings.domains == "standardised":
             self._lists = [
-                NeighbourLists(partial(self._unrelated, parts=each), len(clips), len(members), settings.neighbours)
-                for each in self._together
+                NeighbourLists(
+                    partial(self._unrelated, parts=group), len(clips), len(members), settings.neighbours
+                )
+                for group in self._groups
             ]
             self._leave_one_out = [lists.means(self._active, settings.neighbours) for lists in self._lists]
 
-    def centred(self, scaled: Tensor) -> list[CentredPoints]:
-        """Scaled features, (clips, parts, dim), by part and relative to the centre of the bank."""
-        return [points(part, centre) for part, centre in zip(scaled.unbind(dim=1), self._centres, strict=True)]
+    def score(self, scaled: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean score over parts, and the entry with the smallest mean of rescaled distances over parts.
 
-    def score(self, queries: list[CentredPoints], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean score over parts, and the entry that is nearest over all parts together.
-
-        ``present``, (queries, entries of the whole bank) bool, is which of them are present for each query.
+        ``scaled`` are features (clips, parts, dim), and ``present`` is a mask of the entries to compare each clip
+        with, (clips, entries of the whole bank) bool.
         """
-        active_here = None if present is None else present[:, self.members]
-        total, overall = torch.zeros(len(queries[0].half), dtype=torch.float64), None
-        for bank, parts in zip(self._banks, self._together, strict=True):
-            scores, rescaled = bank.score(self._mean_distance(queries, parts), active_here)
+        mask, queries = None if present is None else present[:, self.members], centred(scaled, self._centres)
+        total, overall = torch.zeros(len(scaled), dtype=torch.float64), None
+        for bank, parts in zip(self._banks, self._groups, strict=True):
+            scores, rescaled = bank.score(self._mean_distance(queries, parts), mask)
             total += scores
             overall = rescaled if overall is None else overall.add_(rescaled)
         assert overall is not None, "features have one part or more"
         return total / len(self._banks), self.members[overall.argmin(dim=1)]
 
     def median(self) -> Tensor:
-        """The median leave-one-out score of the domain's normal clips, (1,); NaN where there is none."""
+        """The median leave-one-out score of the domain's normal clips, (1,); NaN if there is none."""
         return _median(torch.stack([mean for mean, _ in self._leave_one_out]).mean(dim=0)[None])
 
     def medians_without(self, clips: Tensor, present: Tensor) -> Tensor:
-        """The same in the bank without one of ``clips``: (clips,)."""
-        active_here, count = present[:, self.members], self._settings.neighbours
+        """The median for the bank without each of ``clips`` in turn: (clips,); ``present`` as in :meth:`score`."""
+        mask, count = present[:, self.members], self._settings.neighbours
         scores = [
-            lists.means_without(self._active, active_here, count, leave_one_out)
+            lists.means_without(self._active, mask, count, leave_one_out)
             for lists, leave_one_out in zip(self._lists, self._leave_one_out, strict=True)
         ]
         mean = torch.stack(scores).mean(dim=0)
         return _median(mean.masked_fill(self.clips == clips[:, None], torch.nan))
 
-    def _mean_distance(self, queries: list[CentredPoints], parts: list[int]) -> Tensor:
-        total = pairwise_distance(queries[parts[0]], self._points[parts[0]], self._distance)
-        for part in parts[1:]:
-            total += pairwise_distance(queries[part], self._points[part], self._distance)
-        return total.div_(len(parts)) if len(parts) > 1 else total
+    def _mean_distance(self, queries: list[CentredPoints], parts: slice) -> Tensor:
+        return mean_distance(queries[parts], self._points[parts], self._settings.distance)
 
-    def _among(self, entries: Tensor, parts: list[int]) -> Tensor:
-        return self._mean_distance([each[entries] for each in self._points], parts)
+    def _among(self, entries: Tensor, parts: slice) -> Tensor:
+        return self._mean_distance([part[entries] for part in self._points], parts)
 
-    def _unrelated(self, rows: Tensor, parts: list[int]) -> Tensor:
-        """Distances of some of the domain's clips to entries that are not made of them."""
-        distances = self._mean_distance([each[rows] for each in self._of_clips], parts)
+    def _unrelated(self, rows: Tensor, parts: slice) -> Tensor:
+        """Distances of some of the domain's clips to all entries, infinite to those made from the same clip."""
+        distances = self._mean_distance([part[rows] for part in self._of_clips], parts)
         related = self._bank.parents[self.members].T[:, None] == self.clips[rows][:, None]
         return distances.masked_fill_(related.any(dim=0), torch.inf)
 
@@ -116,17 +101,17 @@ class _Domain:
 class NearestNeighbours:
     """Distance to the nearest normal clips.
 
-    Memory: the features and, with them, three numbers for each of some tens of neighbours of every entry; matrices
-    of distances are computed in chunks (:data:`nearfar.scoring.distances.ELEMENTS`).
+    Memory: the features and, for every entry, three numbers for each of a few tens of neighbours; matrices of
+    distances are computed in chunks (:data:`nearfar.scoring.distances.ELEMENTS`).
 
     Args:
-        settings: by default the plain cosine distance to the nearest clip (K = 1).
-        seed: of synthetic clips and of k-means.
+        settings: settings; by default the plain cosine distance to the nearest clip (K = 1).
+        seed: seed of SMOTE and k-means.
         changes: fields of :class:`NearestSettings` that differ from ``settings``.
 
     Attributes:
         features: (normals, parts, dim) float32 that it was fitted on.
-        target: (normals,) bool, which of them are of the target domain.
+        target: (normals,) bool, true for clips of the target domain.
         bank: the entries that clips are compared with.
     """
 
@@ -160,7 +145,7 @@ class NearestNeighbours:
         if settings.domains != "pooled":
             groups = [(entries[self.bank.target == domain], clips[target == domain]) for domain in (False, True)]
         self._domains = [
-            _Domain(settings.distance, scaled, self.bank, members, of_domain, settings)
+            _Domain(scaled, self.bank, members, of_domain, settings)
             for members, of_domain in groups
             if len(of_domain)
         ]
@@ -180,53 +165,49 @@ class NearestNeighbours:
             features: (clips, parts, dim) or (clips, dim) float32.
 
         Returns:
-            (clips,) float64 scores, and (clips,) int64 indices of normal clips: over all parts together, where
-            there are several. Of a synthetic clip it is the target clip that it is made of.
+            (clips,) float64 scores, and (clips,) int64 indices of the normal clips nearest by the mean over parts.
+            For a synthetic clip it is the target clip that it is made from.
 
         Raises:
             ValueError: if the features have other sizes than the normal clips', or one is not finite (or, for the
                 cosine, zero).
         """
         features = as_features(features, like=self.features)
-        scores = np.empty(len(features), dtype=np.float64)
-        nearest = np.empty(len(features), dtype=np.int64)
-        for part in self._chunks(len(features)):
-            lowest, which = self._lowest(features[part], None, self._scales)
-            scores[part.numpy()], nearest[part.numpy()] = lowest.numpy(), which.numpy()
+        found = [self._lowest(features[part], None, self._scales) for part in self._chunks(len(features))]
+        scores, nearest = (torch.cat(values).numpy() for values in zip(*found, strict=True))
         return scores, nearest
 
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a bank without it, (normals,) float64.
 
-        Exact: what a new fit on the other clips gives, in the sense of :mod:`nearfar.scoring.bank` where clips are
-        drawn or clustered. Only the scaling of ``standardised`` distances, a property of the features, stays. A
-        domain without other clips does not count.
+        It equals that of a new fit on the other clips, except for the scaling of ``standardised`` distances, which
+        stays that of all clips. (For SMOTE and prototypes see :mod:`nearfar.scoring.bank`.) A domain without other
+        clips is ignored.
 
         Raises:
             ValueError: if there is only one normal clip.
         """
         if len(self.features) < 2:
             raise ValueError("leave-one-out scores need two normal clips or more")
-        scores = np.empty(len(self.features), dtype=np.float64)
+        scores = []
         for clips in self._chunks(len(self.features)):
             present = self.bank.without(clips)
             scales = None
             if self._scales is not None:
                 scales = _usable(torch.stack([domain.medians_without(clips, present) for domain in self._domains]))
-            scores[clips.numpy()] = self._lowest(self.features[clips], present, scales)[0].numpy()
-        return scores
+            scores.append(self._lowest(self.features[clips], present, scales)[0])
+        return torch.cat(scores).numpy()
 
     def _lowest(self, features: Tensor, present: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
         """The lowest score over domains, and the nearest normal clip."""
         scaled = self._scaling(features)
-        found = [domain.score(domain.centred(scaled), present) for domain in self._domains]
-        each = torch.stack([score for score, _ in found])
-        lowest, which = (each if scales is None else each / scales).min(dim=0)
-        entry = torch.stack([nearest for _, nearest in found]).gather(0, which[None])[0]
-        return lowest, self.bank.parents[entry, 0]
+        found = [domain.score(scaled, present) for domain in self._domains]
+        scores, nearest = (torch.stack(values) for values in zip(*found, strict=True))
+        lowest, domains = (scores if scales is None else scores / scales).min(dim=0)
+        return lowest, self.bank.parents[nearest.gather(0, domains[None])[0], 0]
 
     def _chunks(self, clips: int) -> Iterator[Tensor]:
-        """Indices of clips in chunks, bounded by the distances to the bank and by the features themselves."""
+        """Indices of clips in chunks, bounded by the size of their distances to the bank and of their features."""
         yield from chunks(clips, max(len(self.bank.active), self.features[0].numel()))
 
 
@@ -250,18 +231,14 @@ class LocalDensity(NearestNeighbours):
 
 
 class BEAM(NearestNeighbours):
-    """:class:`NearestNeighbours` over several parts (bands), each with its own nearest normal clip; the mean of
-    these.
-
-    Fit it on (normals, bands, dim).
-    """
+    """Mean over bands of the distance to each band's own nearest normal clip; fit it on (normals, bands, dim)."""
 
     def __init__(self, *, seed: int = 0, **changes: Any) -> None:
         super().__init__(seed=seed, shared_neighbour=False, **changes)
 
 
 def _median(scores: Tensor) -> Tensor:
-    """The median of every row's numbers that are not NaN; NaN where there are none: (rows,) float64."""
+    """The median of every row without its NaN values; NaN if there are no others: (rows,) float64."""
     ordered = scores.sort(dim=1).values  # NaN comes last
     count = (~ordered.isnan()).sum(dim=1, keepdim=True)
     lower, upper = (count - 1).clamp_min(0) // 2, torch.minimum(count // 2, (count - 1).clamp_min(0))
@@ -269,7 +246,7 @@ def _median(scores: Tensor) -> Tensor:
 
 
 def _usable(medians: Tensor) -> Tensor:
-    """(domains, clips) to divide by: where a median is none, or 0 because clips are alike, the other domain's."""
+    """Divisors (domains, clips): the medians, or the other domain's if one is NaN or 0 (of identical clips)."""
     usable = medians > EPSILON
     others = medians.flip(0)
     return torch.where(usable, medians, torch.where(others > EPSILON, others, 1.0))

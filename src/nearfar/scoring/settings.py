@@ -1,4 +1,4 @@
-"""Settings of the nearest-neighbour back-end: from features to one anomaly score per clip."""
+"""Settings of the nearest-neighbour back-end."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ Domains = Literal["pooled", "separate", "standardised"]
 
 
 class NearestSettings(Settings):
-    """How a clip is compared with normal clips; the defaults are equation 3 of the report.
+    """Settings of the distance to normal clips; the defaults are equation 3 of the report.
 
     Attributes:
         distance: ``cosine``, or ``standardised``: Euclidean, every dimension divided by its deviation over
             normals.
-        neighbours: K, the score is the mean distance to this many nearest normal clips.
-        shared_neighbour: parts choose their nearest clips together, by mean distance, and not each its own.
-        normalisation: what the density b around a normal clip does to a distance D to it: ``ratio`` D / b,
+        neighbours: K; the score is the mean distance to the K nearest normal clips.
+        shared_neighbour: all parts have the same nearest clips, by mean distance, instead of each its own.
+        normalisation: rescaling of a distance D by the density b around the normal clip: ``ratio`` D / b,
             ``difference`` D - b, ``varmin`` D - alpha b.
         density_neighbours: K of b, the mean distance to the K nearest other normals.
-        target_density_neighbours: the same for the target domain, where ``domains`` separates the two.
-        domains: ``pooled`` is one bank; ``separate`` one of each domain and the lower score; ``standardised`` also
-            divides each by the domain's median leave-one-out score.
+        target_density_neighbours: K of b in the target domain, if ``domains`` is not ``pooled``.
+        domains: ``pooled`` is one bank; ``separate`` a bank per domain and the lower score; ``standardised`` also
+            divides each score by the domain's median leave-one-out score.
         enrichment: synthetic normals of the target domain: ``memmix`` or ``smote``.
-        memmix_lambda: weight of the target clip; memmix_sources: nearest source clips that each is mixed with.
-        smote_neighbours: neighbours to draw from; smote_ratio: target clips, synthetic ones included, per source
-            clip.
-        prototypes: keep this many source clips, nearest to the centres of k-means; None keeps all.
+        memmix_lambda: weight of the target clip.
+        memmix_sources: number of nearest source clips that each target clip is mixed with.
+        smote_neighbours: number of neighbours to draw from.
+        smote_ratio: target clips, synthetic ones included, per source clip.
+        prototypes: use only this many source clips, nearest to the centres of k-means; None uses all.
     """
 
     distance: Distance = "cosine"
@@ -56,18 +57,18 @@ class NearestSettings(Settings):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """As :meth:`Settings.identity`, without the keys that the others leave without effect."""
-        unread = {
+        """As :meth:`Settings.identity`, without keys that have no effect with the values of the others."""
+        unused = {
             key
             for kind in ("memmix", "smote")
             for key in type(self).model_fields
             if key.startswith(f"{kind}_") and self.enrichment != kind
         }
         if self.normalisation == "none":
-            unread |= {"density_neighbours", "target_density_neighbours"}
+            unused |= {"density_neighbours", "target_density_neighbours"}
         elif self.domains == "pooled":
-            unread.add("target_density_neighbours")
-        return {key: value for key, value in super().identity().items() if key not in unread}
+            unused.add("target_density_neighbours")
+        return {key: value for key, value in super().identity().items() if key not in unused}
 
     @property
     def only_lowers(self) -> bool:
@@ -75,33 +76,14 @@ class NearestSettings(Settings):
         choices = (self.distance, self.normalisation, self.enrichment, self.prototypes)
         return choices == ("cosine", "none", "none", None) and self.domains != "standardised"
 
-    @property
-    def normalisation_words(self) -> str | None:
-        """The normalisation, for the description of a submission."""
-        words = {
-            "none": None,
-            "ratio": "distance as ratio to the density of normal clips",
-            "difference": "distance as difference from the density of normal clips",
-            "varmin": "distance as variance-minimising share of the density of normal clips",
-        }
-        return words[self.normalisation]
 
-    @property
-    def enrichment_words(self) -> str | None:
-        """The enrichment, for the description of a submission."""
-        return {"none": None, "memmix": "MemMixup", "smote": "SMOTE"}[self.enrichment]
-
-    @property
-    def domain_words(self) -> str | None:
-        """The handling of domains, for the description of a submission."""
-        words = {
-            "pooled": None,
-            "separate": "bank of each domain, smaller distance",
-            "standardised": "bank of each domain, smaller distance in units of the domain's median",
-        }
-        return words[self.domains]
-
-    @property
-    def exact_leave_one_out(self) -> bool:
-        """Whether ``leave_one_out`` equals a new fit without the clip; the scaling of ``standardised`` is kept."""
-        return self.distance == "cosine"
+DESCRIPTIONS = {
+    "ratio": "distance as ratio to the density of normal clips",
+    "difference": "distance as difference from the density of normal clips",
+    "varmin": "distance as variance-minimising share of the density of normal clips",
+    "memmix": "MemMixup",
+    "smote": "SMOTE",
+    "separate": "bank of each domain, smaller distance",
+    "standardised": "bank of each domain, smaller distance in units of the domain's median",
+}
+"""Phrases of the description of a submission, by value of ``normalisation``, ``enrichment`` or ``domains``."""

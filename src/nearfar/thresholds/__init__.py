@@ -9,6 +9,7 @@ from nearfar.thresholds.calibration import (
     domains_of,
     find_threshold,
     given_threshold,
+    is_consistent,
     threshold_of,
     usable_threshold,
     usable_thresholds,
@@ -26,5 +27,5 @@ from nearfar.thresholds.rules import (
 __all__ = [
     "FEWEST_GROUPS", "RULES", "Calibration", "Fallback", "NormalScore", "Rule", "Threshold", "changed_thresholds",
     "conformal_threshold", "domains_of", "empirical_threshold", "find_threshold", "gamma_threshold",
-    "given_threshold", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
+    "given_threshold", "is_consistent", "p_values", "threshold_of", "usable_threshold", "usable_thresholds",
 ]  # fmt: skip

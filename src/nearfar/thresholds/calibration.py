@@ -24,7 +24,7 @@ SAME = 1e-9
 
 
 FEWEST_GROUPS = 3
-"""Fewer scores of independent groups of normal recordings give no threshold."""
+"""Fewer independent groups of normal recordings give no threshold at another rate than the one asked for."""
 
 
 class NormalScore(Settings):
@@ -141,7 +141,8 @@ def usable_threshold(
         return find_threshold(calibration, rule, false_alarm_rate, domain)
     except InputError as error:
         why = error.found
-    fallback: Fallback | None = entry.fallback(_group_count(calibration, domain), false_alarm_rate, why)
+    groups = _group_count(calibration, domain)
+    fallback: Fallback | None = entry.fallback(groups, false_alarm_rate, why) if groups >= FEWEST_GROUPS else None
     if fallback is not None:
         try:
             found = find_threshold(calibration, fallback.rule, fallback.false_alarm_rate, domain)
@@ -153,15 +154,8 @@ def usable_threshold(
 
 
 def _value(calibration: Calibration, rule: str, rate: float, domain: str | None) -> float:
-    scores, count = calibration.scores(domain), _group_count(calibration, domain)
+    scores = calibration.scores(domain)
     value = RULES[rule].find(scores, rate, calibration.groups(domain))
-    if count < FEWEST_GROUPS:
-        raise InputError(
-            calibration.machine,
-            found=f"scores of {count} independent normal recordings or groups of them",
-            expected=f"at least {FEWEST_GROUPS}",
-            remedy="Record normal operation in more sessions",
-        )
     if np.ptp(scores) <= SAME * max(abs(scores).max(), SAME):
         raise InputError(
             calibration.machine,
@@ -192,6 +186,21 @@ def _rests_on(calibration: Calibration, rule: str, rate: float, domain: str | No
         without = others.scores().max()
     median = float(np.median(calibration.scores(domain)))
     return highest.file if value - without > 0.5 * (value - median) > 0 else None
+
+
+def is_consistent(threshold: Threshold, calibration: Calibration) -> bool:
+    """Whether a threshold is what its rule finds from the scores; one that a person gave need only name them."""
+    rate, domain = threshold.false_alarm_rate, threshold.domain
+    if threshold.rule == GIVEN:
+        return rate is None and threshold.value is not None and not threshold.guaranteed
+    if rate is None:
+        return False
+    found = usable_threshold(calibration, threshold.rule, rate, domain)
+    if found.guaranteed != threshold.guaranteed or (found.value is None) != (threshold.value is None):
+        return False
+    if found.value is None or threshold.value is None:
+        return True
+    return bool(np.isclose(found.value, threshold.value, rtol=1e-9, atol=0.0))
 
 
 def given_threshold(calibration: Calibration, value: float, domain: str | None = None) -> Threshold:

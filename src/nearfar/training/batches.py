@@ -1,12 +1,12 @@
 """Batches of fine-tuning as a pure function of recipe and step.
 
 The samples of a step and every random change to them are functions of (seed, step, row). A resumed training
-therefore gets the batches that an uninterrupted one gets, and several processes divide one batch among them.
+therefore has the batches of an uninterrupted one, and several processes divide one batch among them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.config import Audio, Augmentation
+from nearfar.config import Audio, Recipe
 from nearfar.data.audio import zero_pad
 from nearfar.data.clips import Clip
 from nearfar.frontends.kaldi import MEL_BINS, padded_frame_count
@@ -53,16 +53,15 @@ class Batch:
     branch_keep: Tensor | None = None
 
     def part(self, rows: slice) -> Batch:
-        """The same of some of the rows."""
-
-        whole = {field.name: getattr(self, field.name) for field in fields(self)}
-        branch_keep = whole.pop("branch_keep")
-        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in whole.items()}
-        return Batch(**cut, branch_keep=None if branch_keep is None else branch_keep[:, :, rows])
+        """The batch of some of the rows."""
+        cut: dict[str, Any] = {name: None if value is None else value[rows] for name, value in vars(self).items()}
+        if self.branch_keep is not None:
+            cut["branch_keep"] = self.branch_keep[:, :, rows]
+        return Batch(**cut)
 
 
 class WaveformCache:
-    """The views of training clips in memory, up to a limit, so that small data sets are read only once."""
+    """Cache of the views of training clips in memory, up to a limit: small data sets are read only once."""
 
     def __init__(self, views: tuple[str, ...], megabytes: float, audio: Audio, settings: ViewSettings) -> None:
         self._views, self._audio, self._settings = views, audio, settings
@@ -73,31 +72,25 @@ class WaveformCache:
 
     def read(self, clip: Clip, view: str) -> NDArray[np.float32]:
         """(samples,) float32 of one view."""
-        cached = self._waveforms.get(clip)
-        if cached is None and self._full:  # the other views would not be cached either
-            return np.asarray(self._computed(clip, (view,))[0])
-        return np.asarray((self._read(clip) if cached is None else cached)[self._views.index(view)])
-
-    def _read(self, clip: Clip) -> NDArray[np.float32]:
-        waveform = self._computed(clip, self._views)
-        with self._lock:
-            if clip not in self._waveforms:
-                self._full = self._full or waveform.nbytes > self._free
-                if waveform.nbytes <= self._free:
-                    self._waveforms[clip] = waveform
-                    self._free -= waveform.nbytes
-        return waveform
-
-    def _computed(self, clip: Clip, views: tuple[str, ...]) -> NDArray[np.float32]:
-        audio = self._audio
-        return read_views(
-            clip.path,
-            views,
-            self._settings,
-            sample_rate_hz=audio.sample_rate_hz,
-            near=audio.near_channel,
-            far=audio.far_channel,
-        )
+        waveforms, was_full = self._waveforms.get(clip), self._full
+        if waveforms is None:
+            waveforms = read_views(
+                clip.path,
+                (view,) if was_full else self._views,
+                self._settings,
+                sample_rate_hz=self._audio.sample_rate_hz,
+                near=self._audio.near_channel,
+                far=self._audio.far_channel,
+            )
+            if was_full:  # the other views would not be cached either
+                return np.asarray(waveforms[0])
+            with self._lock:
+                if clip not in self._waveforms:
+                    self._full = self._full or waveforms.nbytes > self._free
+                    if waveforms.nbytes <= self._free:
+                        self._waveforms[clip] = waveforms
+                        self._free -= waveforms.nbytes
+        return np.asarray(waveforms[self._views.index(view)])
 
 
 @lru_cache(maxsize=4)
@@ -111,49 +104,38 @@ def step_samples(step: int, batch_size: int, count: int, seed: int) -> list[int]
     return [int(_epoch_order(seed, position // count, count)[position % count]) for position in positions]
 
 
+def torch_seed(*key: int) -> int:
+    """A seed for torch, of 63 bits, that is a function of some integers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def depth_generator(seed: int, step: int) -> torch.Generator:
     """The random generator of stochastic depth at one step."""
-    state = np.random.SeedSequence((seed, _DEPTH, step)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return torch.Generator().manual_seed(torch_seed(seed, _DEPTH, step))
 
 
 class Batches:
     """The batches of a fine-tuning.
 
     Args:
-        labelled, augmentation, seed, audio, view_settings: as in the recipe.
-        padded_samples: length of every row.
-        batch_size: rows of a step over all processes.
+        labelled: training samples and classes.
+        recipe: resolved, so ``audio.clip_seconds``, the length of every row, is a number.
         cache_megabytes: limit of the waveform cache.
-        target_share: probability that a row is replaced by a random sample of the target domain.
     """
 
-    def __init__(
-        self,
-        labelled: LabelledSamples,
-        augmentation: Augmentation,
-        *,
-        padded_samples: int,
-        batch_size: int,
-        seed: int,
-        cache_megabytes: float = 2_000.0,
-        audio: Audio | None = None,
-        view_settings: ViewSettings | None = None,
-        target_share: float = 0.0,
-    ) -> None:
-        self.labelled, self.augmentation = labelled, augmentation
-        self.padded_samples, self.batch_size, self.seed = padded_samples, batch_size, seed
+    def __init__(self, labelled: LabelledSamples, recipe: Recipe, cache_megabytes: float = 2_000.0) -> None:
+        audio, augmentation = recipe.audio, recipe.augmentation
+        assert not isinstance(audio.clip_seconds, str), "audio.clip_seconds must be resolved to a number"
+        self.labelled, self.recipe, self.augmentation = labelled, recipe, augmentation
+        self.padded_samples, self.seed = round(audio.clip_seconds * audio.sample_rate_hz), recipe.seed
         views = tuple(dict.fromkeys(sample.view for sample in labelled.samples))
         if augmentation.far_noise_probability > 0 and "far" not in views:
             views = (*views, "far")
-        self.target_share = target_share
         self._targets = [i for i, sample in enumerate(labelled.samples) if sample.clip.domain == "target"]
         self._clips_by_machine: dict[str, list[Clip]] = {}
-        for sample in labelled.samples:
-            others = self._clips_by_machine.setdefault(sample.clip.machine, [])
-            if not others or others[-1] != sample.clip:
-                others.append(sample.clip)
-        self._cache = WaveformCache(views, cache_megabytes, audio or Audio(), view_settings or {})
+        for clip in dict.fromkeys(sample.clip for sample in labelled.samples):
+            self._clips_by_machine.setdefault(clip.machine, []).append(clip)
+        self._cache = WaveformCache(views, cache_megabytes, audio, recipe.view_settings())
 
     def rows(self, step: int, first: int, last: int) -> Batch:
         """Rows ``first`` to ``last`` (exclusive) of a step's batch.
@@ -161,33 +143,37 @@ class Batches:
         Raises:
             InputError: if a recording cannot be read or is longer than the recipe's clip length.
         """
-        ordered = step_samples(step, self.batch_size, len(self.labelled.samples), self.seed)[first:last]
-        chosen = [self._balanced(step, first + offset, index) for offset, index in enumerate(ordered)]
-        rows = [self._row(step, first + offset, index) for offset, index in enumerate(chosen)]
-        mixed, masked = self.augmentation.mixup_probability > 0, self._masks()
+        batch_size, count = self.recipe.training.batch_size, len(self.labelled.samples)
+        ordered = step_samples(step, batch_size, count, self.seed)[first:last]
+        chosen = [self._balanced(step, row, index) for row, index in enumerate(ordered, start=first)]
+        rows = [self._row(step, row, index) for row, index in enumerate(chosen, start=first)]
+        waveforms, samples, other_labels, mixup_lambdas, spec_masks = zip(*rows, strict=True)
+        mixed = self.augmentation.mixup_probability > 0
+        masked = self.augmentation.frequency_mask_bins > 0 or self.augmentation.time_mask_frames > 0
         return Batch(
-            waveform=torch.from_numpy(np.stack([row.waveform for row in rows])),
-            samples=torch.tensor([row.samples for row in rows]),
+            waveform=torch.from_numpy(np.stack(waveforms)),
+            samples=torch.tensor(samples),
             labels=torch.tensor([self.labelled.labels[index] for index in chosen]),
-            other_labels=torch.tensor([row.other_label for row in rows]) if mixed else None,
-            mixup_lambda=torch.tensor([row.mixup_lambda for row in rows], dtype=torch.float32) if mixed else None,
-            spec_mask=torch.from_numpy(np.stack([row.spec_mask for row in rows])) if masked else None,
+            other_labels=torch.tensor(other_labels) if mixed else None,
+            mixup_lambda=torch.tensor(mixup_lambdas, dtype=torch.float32) if mixed else None,
+            spec_mask=torch.from_numpy(np.stack(spec_masks)) if masked else None,
             files=tuple(str(self.labelled.samples[index].clip.path) for index in chosen),
         )
 
     def _balanced(self, step: int, row: int, index: int) -> int:
-        """The sample at ``index``, or a random one of the target domain."""
-        if self.target_share == 0.0 or not self._targets:
+        """``index``, or, with probability ``training.target_share``, the index of a random target sample."""
+        target_share = self.recipe.training.target_share
+        if target_share == 0.0 or not self._targets:
             return index
         random = np.random.default_rng((self.seed, _BALANCE, step, row))
-        if random.random() >= self.target_share:
+        if random.random() >= target_share:
             return index
         return self._targets[int(random.integers(len(self._targets)))]
 
-    def _masks(self) -> bool:
-        return self.augmentation.frequency_mask_bins > 0 or self.augmentation.time_mask_frames > 0
-
-    def _row(self, step: int, row: int, index: int) -> _Row:
+    def _row(
+        self, step: int, row: int, index: int
+    ) -> tuple[NDArray[np.float32], int, int, float, NDArray[np.bool_]]:
+        """Waveform, length, second label, weight of the first and spectrogram mask of a row of :class:`Batch`."""
         random = np.random.default_rng((self.seed, _ROW, step, row))
         waveform, samples = self._augmented(index, random)
         other_label, mixup_lambda = self.labelled.labels[index], 1.0
@@ -197,14 +183,16 @@ class Batches:
             other_label, mixup_lambda = self.labelled.labels[other], random.random()
             waveform = np.float32(mixup_lambda) * waveform + np.float32(1.0 - mixup_lambda) * other_waveform
             samples = max(samples, other_samples)
-        return _Row(waveform, samples, other_label, mixup_lambda, self._spec_mask(random))
+        return waveform, samples, other_label, mixup_lambda, self._spec_mask(random)
 
     def _augmented(self, index: int, random: np.random.Generator) -> tuple[NDArray[np.float32], int]:
         sample = self.labelled.samples[index]
         waveform = self._cache.read(sample.clip, sample.view)
         if self.augmentation.time_shift:
             waveform = np.roll(waveform, int(random.integers(len(waveform))))
-        if sample.view != "far" and bernoulli(self.augmentation.far_noise_probability, random):
+        probability = self.augmentation.far_noise_probability
+        # Probability 0 draws no number, so that a disabled augmentation leaves other draws unchanged.
+        if sample.view != "far" and probability > 0 and random.random() < probability:
             waveform = self._with_far_noise(waveform, sample.clip, random)
         if self.augmentation.gain_db > 0:
             decibels = random.uniform(-self.augmentation.gain_db, self.augmentation.gain_db)
@@ -228,34 +216,18 @@ class Batches:
     def _spec_mask(self, random: np.random.Generator) -> NDArray[np.bool_]:
         frames = padded_frame_count(self.padded_samples)
         mask = np.zeros((1, frames, MEL_BINS), dtype=np.bool_)
-        first, last = _span(random, self.augmentation.frequency_mask_bins, MEL_BINS)
-        mask[:, :, first:last] = True
-        first, last = _span(random, self.augmentation.time_mask_frames, frames)
-        mask[:, first:last] = True
+        mask[:, :, _span(random, self.augmentation.frequency_mask_bins, MEL_BINS)] = True
+        mask[:, _span(random, self.augmentation.time_mask_frames, frames)] = True
         return mask
 
 
-@dataclass(frozen=True)
-class _Row:
-    waveform: NDArray[np.float32]
-    samples: int
-    other_label: int
-    mixup_lambda: float
-    spec_mask: NDArray[np.bool_]
-
-
-def bernoulli(probability: float, random: np.random.Generator) -> bool:
-    """A Bernoulli draw. Probability 0 draws no number, so a disabled augmentation leaves other draws unchanged."""
-    return probability > 0.0 and bool(random.random() < probability)
-
-
-def rms(waveform: NDArray[np.float32]) -> float:
+def rms(waveform: NDArray[np.floating]) -> float:
     """Root mean square of (samples,), at least 1e-9."""
     return max(float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))), 1e-9)
 
 
-def _span(random: np.random.Generator, widest: int, size: int) -> tuple[int, int]:
+def _span(random: np.random.Generator, widest: int, size: int) -> slice:
     """A random span of 0 to ``widest`` cells inside ``size`` (SpecAugment, Park et al., Interspeech 2019)."""
     width = int(random.integers(min(widest, size) + 1))
     first = int(random.integers(size - width + 1))
-    return first, first + width
+    return slice(first, first + width)

@@ -1,7 +1,7 @@
 """The training loop of fine-tuning, pre-training and distillation: one process or many, resumable at any step.
 
-A kind of training supplies a :class:`Task` (module, batches, loss, log record); the loop does the rest: micro
-batches, clipping, learning rate, finite checks, ``log.jsonl`` and checkpoints.
+A kind of training is a subclass of :class:`Task` (module, batches, loss, log record); the loop does the rest:
+micro batches, clipping, learning rate, finite checks, ``log.jsonl`` and checkpoints.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TextIO, TypeVar
 
@@ -72,7 +72,7 @@ class Rows(Protocol):
         """The recording of each row, for messages."""
 
     def part(self, rows: slice) -> Self:
-        """The same of some of the rows."""
+        """The batch of some of the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Step:
 
     Attributes:
         step: number of the step, from 0.
-        means: means over the batch of what :meth:`Task.loss` returned by name, over all processes.
+        means: means of the scalars of :meth:`Task.loss` over the batch of all processes, by name.
         gradient_norm: before clipping.
         seconds: from the end of the previous step to the end of this one, logging and checkpoints included.
         wait_seconds: the part of ``seconds`` spent waiting for the batch.
@@ -96,31 +96,53 @@ class Step:
 
 
 RowsT = TypeVar("RowsT", bound=Rows)
+RowsT_co = TypeVar("RowsT_co", bound=Rows, covariant=True)
 RecordT = TypeVar("RecordT")
-RecordT_co = TypeVar("RecordT_co", covariant=True)
 
 
-class Task(Protocol[RowsT, RecordT_co]):
+class BatchSource(Protocol[RowsT_co]):
+    """The batches of a training."""
+
+    def rows(self, step: int, first: int, last: int) -> RowsT_co:
+        """Rows ``first`` to ``last`` (exclusive) of a step's batch."""
+
+
+@dataclass(frozen=True)
+class Task(Generic[RowsT, RecordT]):
     """The parts of the training loop that differ from one kind of training to another.
 
     Attributes:
+        accelerator: see :func:`make_accelerator`.
         module: trained in place; on the accelerator's device.
+        batches: read ahead of need in other threads.
         seed: of torch's random state, which dropout layers use.
         buffers: tensors outside ``module`` that training changes, by name; they are part of a checkpoint.
+        record_type: dataclass of a line of the log; its fields, of which the first is ``step``, are fields of
+            :class:`Step` and keys of :attr:`Step.means`.
     """
 
+    accelerator: Accelerator
+    module: nn.Module
+    batches: BatchSource[RowsT]
+    seed: int
+    record_type: type[RecordT]
+
     @property
-    def module(self) -> nn.Module: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def buffers(self) -> Mapping[str, Tensor]: ...
+    def buffers(self) -> Mapping[str, Tensor]:
+        return {}
 
     def batch(self, step: int, first: int, last: int) -> RowsT:
-        """Rows ``first`` to ``last`` (exclusive) of a step's batch; called ahead of need in other threads."""
+        """As ``batches.rows``."""
+        return self.batches.rows(step, first, last)
+
+    def tensors(self, part: RowsT) -> dict[str, Tensor]:
+        """The tensors of a part, by the name of their field, on the accelerator's device."""
+        device = self.accelerator.device
+        return {name: value.to(device) for name, value in vars(part).items() if isinstance(value, Tensor)}
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
+        raise NotImplementedError
 
     def loss(self, module: nn.Module, part: RowsT, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The contribution of some rows to the mean loss of a batch and to the means of the scalars to log.
@@ -128,12 +150,15 @@ class Task(Protocol[RowsT, RecordT_co]):
         ``module`` is ``self.module``, wrapped for several processes, to be called once. ``rows`` is the number of
         rows of the batch on this process; summed over all parts, loss and scalars must be means over these rows.
         """
+        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """Called after each optimiser step."""
 
-    def record(self, step: Step) -> RecordT_co:
-        """The log's record of a step: a dataclass whose first field is ``step``."""
+    def record(self, step: Step) -> RecordT:
+        """The log's record of a step."""
+        values = {**asdict(step), **step.means}
+        return self.record_type(**{field.name: values[field.name] for field in fields(self.record_type)})  # type: ignore[arg-type]
 
 
 def learning_rate(step: int, training: RateSchedule) -> float:
@@ -176,9 +201,9 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """Flush denormal float32 numbers (below 1e-38) to zero within the context, where the processor can.
+    """Flush denormal float32 numbers (below 1e-38) to zero within the context, if the processor can.
 
-    Gradients hold many; they take a fifth of a step's time and are negligible beside AdamW's epsilon. Torch's
+    Gradients contain many; they take a fifth of a step's time and are negligible beside AdamW's epsilon. Torch's
     threads inherit the setting when they start, so enter the context before the first computation.
     """
     already = float(torch.tensor([1e-38]) * 0.1) == 0.0
@@ -272,8 +297,6 @@ def train(
     """Train a task's module in place, from the start or from the folder's checkpoint.
 
     Args:
-        task: module, batches and loss.
-        settings: steps, batch sizes, clipping, checkpoints.
         accelerator: see :func:`make_accelerator`.
         optimizer: an AdamW over the trainable parameters of ``task.module``.
         folder: of ``checkpoint.safetensors`` and ``log.jsonl``; it is created if needed.
@@ -291,8 +314,11 @@ def train(
     buffers = {**persistent_buffers(task.module), **task.buffers}
     folder.mkdir(parents=True, exist_ok=True)
     start = load_checkpoint(folder, parameters, optimizer, identity, buffers)
-    # Wrapping copies the first process's weights to the others, so it comes after reading the checkpoint.
-    wrapped, stepper = _wrapped(accelerator, task.module, optimizer)
+    # Wrapping copies the first process's weights to the others, so the checkpoint is read before.
+    with warnings.catch_warnings():
+        # torch 2.13 renames broadcast_buffers; accelerate and older torch use the old name only.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped, stepper = accelerator.prepare(task.module, optimizer)
     loop = _Loop(task, settings, accelerator, wrapped, stepper, parameters)
     is_main = accelerator.is_main_process
     with torch.random.fork_rng(devices=[]), open_step_log(folder / LOG_FILE, start, is_main) as log:
@@ -311,16 +337,6 @@ def train(
     accelerator.wait_for_everyone()
 
 
-def _wrapped(
-    accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    with warnings.catch_warnings():
-        # torch 2.13 renames broadcast_buffers; accelerate and older torch use the old name only.
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        wrapped, stepper = accelerator.prepare(module, optimizer)
-    return wrapped, stepper
-
-
 @dataclass(frozen=True)
 class _Loop(Generic[RowsT]):
     task: Task[RowsT, Any]
@@ -335,7 +351,7 @@ class _Loop(Generic[RowsT]):
         settings, task = self.settings, self.task
         size = settings.batch_size // self.accelerator.num_processes
         first = self.accelerator.process_index * size
-        loaded = prefetched(
+        batches = prefetched(
             lambda step: task.batch(step, first, first + size),
             range(start, settings.steps),
             threads=settings.loader_threads,
@@ -343,9 +359,9 @@ class _Loop(Generic[RowsT]):
         )
         began = time.perf_counter()
         for step in range(start, settings.steps):
-            asked = time.perf_counter()
-            batch = next(loaded)
-            waited = time.perf_counter() - asked
+            wait_began = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - wait_began
             rate = task.rate(step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -354,7 +370,7 @@ class _Loop(Generic[RowsT]):
             means = self._gradients(step, batch)
             limit = settings.clip_norm or math.inf
             norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), limit))
-            # A gradient can overflow where the loss does not; a step with it would spoil the next checkpoint.
+            # A gradient can overflow when the loss does not; a step with it would spoil the next checkpoint.
             require_finite("gradient norm", norm, step, batch.files)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

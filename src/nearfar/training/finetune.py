@@ -6,13 +6,11 @@ labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -22,16 +20,8 @@ from nearfar.encoders import stochastic_depth
 from nearfar.errors import NearfarError
 from nearfar.models import EmbedderWithLoss, build_model, save_model
 from nearfar.progress import StepProgress
+from nearfar.training import engine
 from nearfar.training.batches import Batch, Batches, depth_generator
-from nearfar.training.engine import (
-    Step,
-    denormals_as_zero,
-    learning_rate,
-    logged_total,
-    make_accelerator,
-    parameter_groups,
-    train,
-)
 from nearfar.training.labels import LabelledSamples
 
 
@@ -46,7 +36,7 @@ class StepRecord:
     seconds: float
 
 
-@denormals_as_zero()
+@engine.denormals_as_zero()
 def finetune(
     recipe: Recipe,
     labelled: LabelledSamples,
@@ -60,30 +50,28 @@ def finetune(
 
     Args:
         recipe: resolved, so ``audio.clip_seconds`` is a number.
-        labelled: training samples and classes.
-        folder: the model folder; holds ``checkpoint.safetensors`` and ``log.jsonl`` while training and the model
+        folder: the model folder, with ``checkpoint.safetensors`` and ``log.jsonl`` while training and the model
             (see :mod:`nearfar.models.folder`) at the end.
         data_key: hash of the training data; a checkpoint of other data is refused.
         progress: called after each step, on the main process.
         on_step: called with each step's record, on the main process.
 
     Returns:
-        Whether this is the main process of a distributed launch; the others should stop.
+        True on the main process of a distributed launch; the other processes should stop.
 
     Raises:
         TrainingError: if the loss or its gradient is not finite, with the step and the files of the batch.
         InputError: if a recording cannot be used, or the folder holds another training's checkpoint.
         NearfarError: if a checkpoint or the model cannot be written.
     """
-    accelerator = make_accelerator(recipe.training)
-    network = build_model(recipe, len(labelled.classes)).train()
-    task = _FineTuning(recipe, accelerator, network.to(accelerator.device), _batches(recipe, labelled))
-    groups = parameter_groups(network, recipe.training.weight_decay)
-    train(
-        task,
-        recipe.training,
+    training, accelerator = recipe.training, engine.make_accelerator(recipe.training)
+    network = build_model(recipe, len(labelled.classes)).train().to(accelerator.device)
+    groups = engine.parameter_groups(network, training.weight_decay)
+    engine.train(
+        _FineTuning(accelerator, network, Batches(labelled, recipe), recipe.seed, StepRecord, recipe),
+        training,
         accelerator,
-        torch.optim.AdamW(groups, lr=recipe.training.learning_rate, betas=recipe.training.betas),
+        torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas),
         folder,
         Identity(recipe.model_key(), data_key, network.base_hash),
         progress=progress,
@@ -91,89 +79,42 @@ def finetune(
         checkpoint_at_end=False,
     )
     if accelerator.is_main_process:
-        facts = {"data_key": data_key, "processes": accelerator.num_processes}
-        _save(folder, network.cpu(), recipe, labelled, facts)
-    # Once this returns, every process finds the whole model in the folder.
+        facts = {
+            "data_key": data_key,
+            "processes": accelerator.num_processes,
+            "seconds": engine.logged_total(folder, "seconds"),
+            "steps": training.steps,
+            "samples": len(labelled.samples),
+        }
+        try:
+            save_model(folder, network.cpu(), recipe, labelled.classes, facts)
+        except (OSError, SafetensorError) as error:
+            raise NearfarError(
+                f"{folder}: cannot write the trained model ({error}); its last checkpoint is kept. "
+                "Free some space and run the same command again; it continues from there."
+            ) from None
+        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    # No process returns before the model is written.
     accelerator.wait_for_everyone()
     return bool(accelerator.is_main_process)
 
 
-def _save(
-    folder: Path, network: EmbedderWithLoss, recipe: Recipe, labelled: LabelledSamples, facts: dict[str, Any]
-) -> None:
-    facts |= {"seconds": logged_total(folder, "seconds"), "steps": recipe.training.steps}
-    facts["samples"] = len(labelled.samples)
-    try:
-        save_model(folder, network, recipe, labelled.classes, facts)
-    except (OSError, SafetensorError) as error:
-        raise NearfarError(
-            f"{folder}: cannot write the trained model ({error}); its last checkpoint is kept. "
-            "Free some space and run the same command again; it continues from there."
-        ) from None
-    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-
-
-def _batches(recipe: Recipe, labelled: LabelledSamples) -> Batches:
-    assert not isinstance(recipe.audio.clip_seconds, str), "audio.clip_seconds must be resolved to a number"
-    return Batches(
-        labelled,
-        recipe.augmentation,
-        padded_samples=round(recipe.audio.clip_seconds * recipe.audio.sample_rate_hz),
-        batch_size=recipe.training.batch_size,
-        seed=recipe.seed,
-        audio=recipe.audio,
-        view_settings=recipe.view_settings(),
-        target_share=recipe.training.target_share,
-    )
-
-
 @dataclass(frozen=True)
-class _FineTuning:
-    """The :class:`nearfar.training.engine.Task` of fine-tuning."""
-
-    recipe: Recipe
-    accelerator: Accelerator
+class _FineTuning(engine.Task[Batch, StepRecord]):
     module: EmbedderWithLoss
-    batches: Batches
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def seed(self) -> int:
-        return self.recipe.seed
+    recipe: Recipe
 
     def batch(self, step: int, first: int, last: int) -> Batch:
-        batch = self.batches.rows(step, first, last)
+        batch, recipe = super().batch(step, first, last), self.recipe
         # Drawn for the rows of all processes, so that the factors do not depend on the number of processes.
-        branch_keep = stochastic_depth(
-            self.recipe.encoder.drop_path,
-            self.module.embedder.encoder.depth,
-            self.recipe.training.batch_size,
-            depth_generator(self.recipe.seed, step),
-        )
+        depth, generator = self.module.embedder.encoder.depth, depth_generator(recipe.seed, step)
+        branch_keep = stochastic_depth(recipe.encoder.drop_path, depth, recipe.training.batch_size, generator)
         return replace(batch, branch_keep=None if branch_keep is None else branch_keep[:, :, first:last])
 
     def rate(self, step: int) -> float:
-        return learning_rate(step, self.recipe.training)
+        return engine.learning_rate(step, self.recipe.training)
 
     def loss(self, module: nn.Module, part: Batch, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(self.accelerator.device)
-
         with self.accelerator.autocast():
-            losses = module(
-                moved(part.waveform),
-                moved(part.samples),
-                moved(part.labels),
-                other_labels=moved(part.other_labels),
-                mixup_lambda=moved(part.mixup_lambda),
-                spec_mask=moved(part.spec_mask),
-                branch_keep=moved(part.branch_keep),
-            )
-        loss = losses.sum() / rows
+            loss = module(**self.tensors(part)).sum() / rows
         return loss, {"loss": loss}
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
-
-    def record(self, step: Step) -> StepRecord:
-        return StepRecord(step.step, step.means["loss"], step.learning_rate, step.gradient_norm, step.seconds)

@@ -26,16 +26,19 @@ def cluster_attributes(
     Args:
         clips: training clips of any machines; those of machines with attributes are returned unchanged.
         features: (clips, numbers) features of given clips; called once per machine and section to be clustered.
-        clusters: number of clusters of the source domain, fewer where there are fewer distinct clips. The target
+        clusters: number of clusters of the source domain, fewer if there are fewer distinct clips. The target
             domain is a cluster, and a class, of its own.
         seed: of k-means.
     """
-    described = {(clip.machine, clip.section) for clip in clips if clip.attributes}
+    with_attributes = {(clip.machine, clip.section) for clip in clips if clip.attributes}
     out = list(clips)
     for group in dict.fromkeys((clip.machine, clip.section) for clip in clips):
-        named = [index for index, clip in enumerate(clips) if (clip.machine, clip.section) == group]
-        indices = [index for index in named if clips[index].domain == "source"]
-        if group in described or len(indices) < 2:
+        indices = [
+            index
+            for index, clip in enumerate(clips)
+            if (clip.machine, clip.section) == group and clip.domain == "source"
+        ]
+        if group in with_attributes or len(indices) < 2:
             continue
         labels = cluster(standardised(features([clips[index] for index in indices])), clusters, seed)
         for index, label in zip(indices, labels, strict=True):

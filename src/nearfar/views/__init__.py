@@ -1,4 +1,4 @@
-"""Views: the signals or features, made from the near and far channels, that are trained on or scored.
+"""Views: signals or features, computed from the near and far channels, for training and scoring.
 
 A view of waveforms (near, far, cancelled) is computed from recorded channels; a view of features (residual) from
 the features of other views. To add one, write it in a module of this package and add a line to :data:`VIEWS`.
@@ -21,11 +21,5 @@ VIEWS["cancelled"] = CANCELLED
 VIEWS["residual"] = RESIDUAL
 
 __all__ = [
-    "VIEWS",
-    "View",
-    "channels_of",
-    "combined_features",
-    "make_views",
-    "read_views",
-    "required_waveforms",
-]
+    "VIEWS", "View", "channels_of", "combined_features", "make_views", "read_views", "required_waveforms",
+]  # fmt: skip

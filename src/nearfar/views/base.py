@@ -1,4 +1,4 @@
-"""The table of views and what is computed with any of its entries."""
+"""The table of views, and the computation of views of waveforms and of features."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class View(Entry):
         channels: the recorded channels that ``waveform`` needs.
         waveform: from recorded channels, each (samples,) float32, the settings and the sample rate in hertz to
             (samples,) float32.
-        check: called before with the channels, the settings and the recording's name; raises an InputError if the
-            view cannot be made of them.
+        check: from the channels, the settings and the recording's name; raises an InputError if the view cannot
+            be made from them.
         views: names of the views that ``combine`` needs.
         combine: from features of these views, each (clips, parts, dim), and the settings to features.
     """
@@ -45,11 +45,11 @@ class View(Entry):
 VIEWS: Registry[View] = Registry("view")
 
 ViewSettings = Mapping[str, Settings]
-"""The settings of each view, by its name; a view that is missing has its defaults."""
+"""The settings of views by name; the others have their defaults."""
 
 
 def required_waveforms(views: Sequence[str]) -> tuple[str, ...]:
-    """The views of waveforms from which all ``views`` can be made, in order, each once."""
+    """The views of waveforms from which all ``views`` are made, in order, without duplicates."""
     needed: dict[str, None] = {}
     for name in views:
         needed |= dict.fromkeys([name] if VIEWS[name].combine is None else required_waveforms(VIEWS[name].views))
@@ -57,7 +57,7 @@ def required_waveforms(views: Sequence[str]) -> tuple[str, ...]:
 
 
 def channels_of(views: Sequence[str]) -> tuple[Channel, ...]:
-    """The recorded channels that views are made of, near first."""
+    """The recorded channels that views are made from, near first."""
     needed = {channel for view in required_waveforms(views) for channel in VIEWS[view].channels}
     return tuple(channel for channel in CHANNELS if channel in needed)
 
@@ -68,7 +68,7 @@ def make_views(
     settings: ViewSettings | None = None,
     sample_rate_hz: int = 16_000,
 ) -> Waveform:
-    """Views, (views, samples) float32 in their order, of the channels of one recording, each (samples,)."""
+    """Views, (views, samples) float32, of the channels of one recording, each (samples,)."""
     rows = []
     for name in views:
         view = VIEWS[name]
@@ -78,12 +78,12 @@ def make_views(
 
 
 def check_views(
-    recorded: Mapping[Channel, Waveform], views: Sequence[str], settings: ViewSettings | None, where: str
+    recorded: Mapping[Channel, Waveform], views: Sequence[str], settings: ViewSettings | None, recording: str
 ) -> None:
-    """Raise an InputError if one of the views cannot be made of these channels."""
+    """Raise an InputError about ``recording`` if one of the views cannot be made from these channels."""
     for name in views:
         if (check := VIEWS[name].check) is not None:
-            check(recorded, _settings(settings, name), where)
+            check(recorded, _settings(settings, name), recording)
 
 
 def read_views(
@@ -95,17 +95,17 @@ def read_views(
     near: int = 0,
     far: int = 1,
 ) -> Waveform:
-    """Read a recording and make views of it: (views, samples) float32, in their order.
+    """Read a recording and make views of it: (views, samples) float32.
 
     Args:
         path: a WAV or FLAC file.
         views: names of views of waveforms.
-        settings: of the views.
-        sample_rate_hz: of the result.
-        near, far: the file's channels, from 0, that are the near and the far microphone.
+        settings: settings of the views.
+        sample_rate_hz: sample rate of the result.
+        near, far: indices, from 0, of the file's near and far channel.
 
     Raises:
-        InputError: as :func:`nearfar.data.audio.read_waveform`, and if a view cannot be made of the channels.
+        InputError: as :func:`nearfar.data.audio.read_waveform`, and if a view cannot be made from the channels.
     """
     channels = channels_of(views)
     waveform = read_waveform(path, channels, sample_rate_hz, near=near, far=far)

@@ -73,7 +73,7 @@ def scores_of(run: Path) -> dict[str, float]:
 def test_a_run_writes_what_every_system_writes(trained: Path) -> None:
     for kind in ("mse", "mahala"):
         names = {path.name for path in (trained / kind).iterdir()}
-        assert {"recipe.toml", "environment.json", "results.md", "thresholds.json", "figures", "scores"} <= names
+        assert {"recipe.toml", "environment.json", "results.md", "thresholds.json", "scores"} <= names
         thresholds = json.loads((trained / kind / "thresholds.json").read_text())
         assert {entry["recordings"] for entry in thresholds} == {10}
         assert json.loads((trained / kind / "environment.json").read_text())["total_parameters"] == 2 * 267_928
@@ -108,7 +108,7 @@ def by_hand(clip: Path, model_file: Path) -> tuple[float, float]:
     delta = (model.network(inputs) - inputs).double().numpy()
     mse = float(np.mean(delta**2))
     frames = delta.reshape(-1, 128)
-    return mse, float((frames @ np.linalg.inv(model.published.source.double().numpy()) @ frames.T).mean())
+    return mse, float((frames @ np.linalg.inv(model.published[0].double().numpy()) @ frames.T).mean())
 
 
 def test_scores_equal_those_worked_out_by_hand(small_factory: Path, trained: Path) -> None:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nearfar.scoring.autoencoder.network import Covariances
-from nearfar.scoring.autoencoder.scores import Precisions, mean_square_score, precisions, selective_score
+from nearfar.scoring.autoencoder.scores import mean_square_score, precisions, selective_score
 
 
 def covariance(seed: int, scale: float = 1.0) -> np.ndarray:
@@ -17,9 +16,8 @@ def covariance(seed: int, scale: float = 1.0) -> np.ndarray:
     return scale * np.cov(rows @ mixing, rowvar=False)
 
 
-def covariances(source: float = 1.0, target: float = 1.0) -> Covariances:
-    matrices = (covariance(1, source), covariance(2, target))
-    return Covariances(*(torch.from_numpy(matrix).float() for matrix in matrices))
+def covariances(source: float = 1.0, target: float = 1.0) -> torch.Tensor:
+    return torch.from_numpy(np.stack([covariance(1, source), covariance(2, target)])).float()
 
 
 def residuals(frames: int = 45, seed: int = 0) -> torch.Tensor:
@@ -40,21 +38,21 @@ def whole_matrix(residual: torch.Tensor, covariance: torch.Tensor) -> np.ndarray
 @pytest.mark.parametrize(("source", "target"), [(1.0, 1.0), (5.0, 0.2), (0.2, 5.0)])
 def test_the_published_score_is_the_mean_of_the_whole_matrix(source: float, target: float) -> None:
     both, residual = covariances(source, target), residuals()
-    means = [whole_matrix(residual, matrix).mean() for matrix in (both.source, both.target)]
-    assert selective_score(residual, precisions(both)) == pytest.approx(min(means), rel=1e-4)
+    means = [whole_matrix(residual, matrix).mean() for matrix in both]
+    assert selective_score(residual, precisions(both)[0]) == pytest.approx(min(means), rel=1e-4)
     assert min(means) < 0.99 * max(means), "the choice must matter"
 
 
 def test_the_textbook_score_is_the_mean_of_its_diagonal() -> None:
     both, residual = covariances(1.0, 3.0), residuals()
-    means = [np.diag(whole_matrix(residual, matrix)).mean() for matrix in (both.source, both.target)]
-    assert selective_score(residual, precisions(both), textbook=True) == pytest.approx(min(means), rel=1e-4)
+    means = [np.diag(whole_matrix(residual, matrix)).mean() for matrix in both]
+    assert selective_score(residual, precisions(both)[0], textbook=True) == pytest.approx(min(means), rel=1e-4)
 
 
 def test_deviations_that_change_sign_count_in_the_textbook_score_alone() -> None:
     frame = residuals(1)
     residual = torch.cat([frame, -frame] * 10)
-    inverses = precisions(covariances())
+    inverses, _ = precisions(covariances())
     assert selective_score(residual, inverses) == pytest.approx(0.0, abs=1e-9)
     alone = selective_score(frame, inverses, textbook=True)
     assert alone > 100
@@ -65,16 +63,14 @@ def test_frames_of_the_covariance_itself_score_their_dimension() -> None:
     matrix = torch.from_numpy(covariance(1)).float()
     factor = torch.linalg.cholesky(matrix.double())
     residual = torch.randn(20_000, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ factor.T
-    inverses = precisions(Covariances(matrix, matrix))
+    inverses, _ = precisions(torch.stack([matrix, matrix]))
     assert selective_score(residual.float(), inverses, textbook=True) == pytest.approx(128, rel=0.02)
 
 
 def test_precisions_are_inverses_and_keep_the_domains_apart() -> None:
     both = covariances(1.0, 4.0)
-    inverses = precisions(both)
-    for domain in ("source", "target"):
-        product = getattr(inverses, domain) @ getattr(both, domain)
-        torch.testing.assert_close(product, torch.eye(128), rtol=0, atol=1e-3)
+    inverses, _ = precisions(both)
+    torch.testing.assert_close(torch.stack(inverses) @ both, torch.eye(128).expand(2, -1, -1), rtol=0, atol=1e-3)
 
 
 def few_frames() -> torch.Tensor:
@@ -88,14 +84,13 @@ SINGULAR = [torch.zeros(128, 128), torch.full((128, 128), float("nan")), few_fra
 
 @pytest.mark.parametrize("singular", SINGULAR, ids=["zero", "nan", "few frames"])
 def test_a_domain_without_an_inverse_takes_the_others(singular: torch.Tensor) -> None:
-    good = covariances().source
-    expected = precisions(Covariances(good, good)).source
-    for both, replaced in ((Covariances(singular, good), "source"), (Covariances(good, singular), "target")):
-        inverses = precisions(both)
-        assert inverses.replaced == replaced
-        assert torch.equal(inverses.source, expected)
-        assert torch.equal(inverses.target, expected)
-    assert precisions(Covariances(good, good)).replaced is None
+    good = covariances()[0]
+    expected, none_replaced = precisions(torch.stack([good, good]))
+    assert none_replaced is None
+    for both, domain in (([singular, good], "source"), ([good, singular], "target")):
+        inverses, replaced = precisions(torch.stack(both))
+        assert replaced == domain
+        assert all(map(torch.equal, inverses, expected))
 
 
 def test_what_single_precision_makes_of_a_singular_covariance_would_be_negative() -> None:
@@ -106,7 +101,7 @@ def test_what_single_precision_makes_of_a_singular_covariance_would_be_negative(
 @pytest.mark.parametrize("singular", SINGULAR, ids=["zero", "nan", "few frames"])
 def test_two_singular_covariances_are_refused(singular: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="the covariances of the residuals are singular"):
-        precisions(Covariances(singular, singular))
+        precisions(torch.stack([singular, singular]))
 
 
 def test_the_mean_square_is_over_all_values() -> None:
@@ -116,6 +111,6 @@ def test_the_mean_square_is_over_all_values() -> None:
 
 def test_one_domains_precision_suffices_to_lower_a_score() -> None:
     residual, eye = residuals(), torch.eye(128)
-    low = selective_score(residual, Precisions(eye, 0.1 * eye))
-    assert low == selective_score(residual, Precisions(0.1 * eye, eye))
-    assert low == pytest.approx(0.1 * selective_score(residual, Precisions(eye, eye)))
+    low = selective_score(residual, (eye, 0.1 * eye))
+    assert low == selective_score(residual, (0.1 * eye, eye))
+    assert low == pytest.approx(0.1 * selective_score(residual, (eye, eye)))

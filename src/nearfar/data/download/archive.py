@@ -7,43 +7,48 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from nearfar.data.clips import AUDIO_SUFFIXES
 from nearfar.data.download.transfer import disk_errors, require_space
 from nearfar.errors import InputError
+from nearfar.progress import StepProgress
 
-CHUNK_BYTES = 1 << 20
-ENCRYPTED = 0x1
+_CHUNK_BYTES = 1 << 20
+_ENCRYPTED = 0x1
 
 
-def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
+def unpack(path: Path, folder: Path, progress: StepProgress | None = None) -> None:
     """Unpack a zip archive into a folder. Nothing is written if one of its entries is refused.
 
-    Args:
-        path: the archive.
-        folder: created if needed.
-        progress: called with bytes written and in all.
+    ``progress`` is called with bytes written and in all.
 
     Raises:
         InputError: if the archive is damaged or encrypted, an entry would leave the folder, is a link or another
             special file or is repeated, or the disk is too small.
     """
-    with _readable(path), zipfile.ZipFile(path) as archive:
-        targets = _targets(path, archive.infolist())
-        # An entry has no more bytes than the directory states: zipfile stops there and compares the checksum.
-        total = sum(info.file_size for info, _ in targets)
-        require_space(folder, total, f"the {len(targets)} entries of {path.name}")
-        done = 0
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        for info, target in targets:
-            for written in _extract(archive, info, folder / target):
-                done += written
-                if progress is not None:
-                    progress(done, total)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            targets = _targets(path, archive.infolist())
+            # An entry has no more bytes than the directory states: zipfile stops there and compares the checksum.
+            total = sum(info.file_size for info in targets.values())
+            require_space(folder, total, f"the {len(targets)} entries of {path.name}")
+            done = 0
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            for target, info in targets.items():
+                for written in _extract(archive, info, folder / target):
+                    done += written
+                    if progress is not None:
+                        progress(done, total)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        raise InputError(
+            path,
+            found=f"an archive that cannot be read ({error})",
+            expected="a whole zip archive",
+            remedy="Remove it and rerun the same command to download it again",
+        ) from None
 
 
 def merge(source: Path, target: Path, origin: str) -> None:
@@ -53,7 +58,7 @@ def merge(source: Path, target: Path, origin: str) -> None:
     file, such as ``attributes_00.csv`` of a machine's second archive, is moved to a name with ``origin`` added.
 
     Raises:
-        InputError: if a clip with the same name and other content exists, or a file and a folder have one name.
+        InputError: if a clip of the same name has other content, or a file and a folder have the same name.
     """
     for entry in sorted(source.iterdir()):
         existing = target / entry.name
@@ -69,16 +74,14 @@ def merge(source: Path, target: Path, origin: str) -> None:
             entry.replace(existing.with_name(f"{existing.stem}.{origin}{existing.suffix}"))
 
 
-def _targets(path: Path, entries: Iterable[zipfile.ZipInfo]) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    """Each entry's path relative to the folder; all entries are checked before any is written."""
+def _targets(path: Path, entries: Iterable[zipfile.ZipInfo]) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """The entries by path relative to the folder; all are checked before any is written."""
     targets: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in entries:
         target = PurePosixPath(info.filename)
-        objection = _objection(info) or (
-            f"{info.filename!r} twice"
-            if target in targets and not (info.is_dir() and targets[target].is_dir())
-            else None
-        )
+        objection = _objection(info)
+        if target in targets and not (info.is_dir() and targets[target].is_dir()):
+            objection = objection or f"{info.filename!r} twice"
         if objection:
             raise InputError(
                 path,
@@ -87,7 +90,7 @@ def _targets(path: Path, entries: Iterable[zipfile.ZipInfo]) -> list[tuple[zipfi
                 remedy="Do not unpack it by other means, and check its origin; nothing of it was written",
             )
         targets[target] = info
-    return [(info, target) for target, info in targets.items()]
+    return targets
 
 
 def _objection(info: zipfile.ZipInfo) -> str | None:
@@ -103,9 +106,9 @@ def _objection(info: zipfile.ZipInfo) -> str | None:
         "an empty name": not any(part not in ("", ".") for part in parts),
         "a link": kind == stat.S_IFLNK,
         "a special file": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
-        "an encrypted entry": info.flag_bits & ENCRYPTED,
+        "an encrypted entry": info.flag_bits & _ENCRYPTED,
     }
-    return next((f"{reason}: {name!r}" for reason, found in objections.items() if found), None)
+    return next((f"{reason}: {name!r}" for reason, applies in objections.items() if applies), None)
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Iterator[int]:
@@ -115,23 +118,9 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> I
         if info.is_dir():
             return
         with archive.open(info) as packed, target.open("xb") as file:
-            while chunk := packed.read(CHUNK_BYTES):
+            while chunk := packed.read(_CHUNK_BYTES):
                 file.write(chunk)
                 yield len(chunk)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a damaged zip archive into InputErrors."""
-    try:
-        yield
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
-        raise InputError(
-            path,
-            found=f"an archive that cannot be read ({error})",
-            expected="a whole zip archive",
-            remedy="Remove it and rerun the same command to download it again",
-        ) from None
 
 
 def _conflict(path: Path, found: str, origin: str) -> InputError:

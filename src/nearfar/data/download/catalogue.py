@@ -20,10 +20,7 @@ _SPLITS: dict[Part, tuple[str, ...]] = {"dev": ("train", "test"), "train": ("tra
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record of Zenodo: its number, its licence, and the total size of its archives.
-
-    ``total_bytes`` is rounded as published: for estimates, not for verification.
-    """
+    """A record of Zenodo. ``total_bytes`` of its archives is rounded as published, so only for estimates."""
 
     number: int
     licence: str
@@ -69,36 +66,37 @@ class Archive:
         return f"{base_url.rstrip('/')}/records/{self.record.number}/files/{self.filename}"
 
 
-def _dev(filename: str, size_bytes: int, md5: str) -> Archive:
-    machine = filename.removeprefix("dev_").removesuffix(".zip").removesuffix("_r2")
-    return Archive("dev", machine, filename, md5, size_bytes)
-
-
-def _evaluation(machine: str, train_md5: str, test_md5: str) -> tuple[Archive, Archive]:
-    return (
-        Archive("train", machine, f"eval_data_{machine}_train.zip", train_md5),
-        Archive("eval", machine, f"eval_data_{machine}_test.zip", test_md5),
-    )
-
-
 ARCHIVES: tuple[Archive, ...] = (
-    _dev("dev_ToyCar_r2.zip", 722655322, "353201db217e25377a7e7eccf9c1c8a7"),  # replaced dev_ToyCar.zip in April
-    _dev("dev_ToyCarEmu.zip", 815490762, "187b0b3f84d2452d8944d5c831305f15"),
-    _dev("dev_bearingEmu.zip", 608240380, "82c2d04c5f48d09842152c34ef273667"),
-    _dev("dev_fan.zip", 704228804, "58b79bac4b05bf14a11e9d53e6cdfae9"),
-    _dev("dev_gearboxEmu.zip", 681113572, "21ef8b6dea66472bc4e7c91a175efdb7"),
-    _dev("dev_sliderEmu.zip", 694421981, "1cbc87a09883a1aa05a6b2a4308efb83"),
-    _dev("dev_valveEmu.zip", 574561173, "f7f74e59773eefa512f24625d88d58f0"),
-    *_evaluation("BlowerDustCollector", "e79342948772cf51e50ff601cd9621f3", "ec90d56f189e84e6430fb2878c59cb84"),
-    *_evaluation("Sander", "6cbcfbc65a09c4f3d00b9a55c50502ec", "05f81c9a80e91c7b3cea15f8e8559b44"),
-    *_evaluation("SewingMachine", "74d08cacba3da88753badd69d19e577b", "f0a1a96b48006c301e8cec25e9214046"),
-    *_evaluation("ToothBrush", "6fa5f81796b5d37b3ed24bb8eff2ea25", "987395506fbb48c570d5d26babcab05e"),
-    *_evaluation("ToyDrone", "af3e4040ef7c67d7ee920608d0c38d82", "b36102371c188b630d201d443a00bab2"),
+    # Replaced dev_ToyCar.zip in April.
+    Archive("dev", "ToyCar", "dev_ToyCar_r2.zip", "353201db217e25377a7e7eccf9c1c8a7", 722655322),
+    Archive("dev", "ToyCarEmu", "dev_ToyCarEmu.zip", "187b0b3f84d2452d8944d5c831305f15", 815490762),
+    Archive("dev", "bearingEmu", "dev_bearingEmu.zip", "82c2d04c5f48d09842152c34ef273667", 608240380),
+    Archive("dev", "fan", "dev_fan.zip", "58b79bac4b05bf14a11e9d53e6cdfae9", 704228804),
+    Archive("dev", "gearboxEmu", "dev_gearboxEmu.zip", "21ef8b6dea66472bc4e7c91a175efdb7", 681113572),
+    Archive("dev", "sliderEmu", "dev_sliderEmu.zip", "1cbc87a09883a1aa05a6b2a4308efb83", 694421981),
+    Archive("dev", "valveEmu", "dev_valveEmu.zip", "f7f74e59773eefa512f24625d88d58f0", 574561173),
+    Archive(
+        "train",
+        "BlowerDustCollector",
+        "eval_data_BlowerDustCollector_train.zip",
+        "e79342948772cf51e50ff601cd9621f3",
+    ),
+    Archive(
+        "eval", "BlowerDustCollector", "eval_data_BlowerDustCollector_test.zip", "ec90d56f189e84e6430fb2878c59cb84"
+    ),
+    Archive("train", "Sander", "eval_data_Sander_train.zip", "6cbcfbc65a09c4f3d00b9a55c50502ec"),
+    Archive("eval", "Sander", "eval_data_Sander_test.zip", "05f81c9a80e91c7b3cea15f8e8559b44"),
+    Archive("train", "SewingMachine", "eval_data_SewingMachine_train.zip", "74d08cacba3da88753badd69d19e577b"),
+    Archive("eval", "SewingMachine", "eval_data_SewingMachine_test.zip", "f0a1a96b48006c301e8cec25e9214046"),
+    Archive("train", "ToothBrush", "eval_data_ToothBrush_train.zip", "6fa5f81796b5d37b3ed24bb8eff2ea25"),
+    Archive("eval", "ToothBrush", "eval_data_ToothBrush_test.zip", "987395506fbb48c570d5d26babcab05e"),
+    Archive("train", "ToyDrone", "eval_data_ToyDrone_train.zip", "af3e4040ef7c67d7ee920608d0c38d82"),
+    Archive("eval", "ToyDrone", "eval_data_ToyDrone_test.zip", "b36102371c188b630d201d443a00bab2"),
 )
 
 
 def chosen(parts: Iterable[str] = (), machines: Iterable[str] = ()) -> tuple[Archive, ...]:
-    """The archives of parts and machines; without names all of them.
+    """The archives of the named parts and machines; all of them without names.
 
     Raises:
         InputError: if a part or a machine is not in the catalogue.
@@ -107,18 +105,14 @@ def chosen(parts: Iterable[str] = (), machines: Iterable[str] = ()) -> tuple[Arc
     for part in parts:
         if part not in PARTS:
             raise InputError(part, found="no such part", expected="dev, train or eval", remedy="Correct the name")
-    for machine in machines:
-        _require_machine(machine, parts)
-    return tuple(a for a in ARCHIVES if a.part in parts and (not machines or a.machine in machines))
-
-
-def _require_machine(machine: str, parts: tuple[str, ...]) -> None:
     available = sorted({archive.machine for archive in ARCHIVES if archive.part in parts}, key=str.casefold)
-    if machine not in available:
-        elsewhere = sorted({archive.part for archive in ARCHIVES if archive.machine == machine})
-        raise InputError(
-            "machines",
-            found=f"{machine}, which is in {' and '.join(elsewhere)}" if elsewhere else machine,
-            expected=f"machines of {', '.join(parts)}: {', '.join(available)}",
-            remedy="Correct the name",
-        )
+    for machine in machines:
+        if machine not in available:
+            elsewhere = sorted({archive.part for archive in ARCHIVES if archive.machine == machine})
+            raise InputError(
+                "machines",
+                found=f"{machine}, which is in {' and '.join(elsewhere)}" if elsewhere else machine,
+                expected=f"machines of {', '.join(parts)}: {', '.join(available)}",
+                remedy="Correct the name",
+            )
+    return tuple(a for a in ARCHIVES if a.part in parts and (not machines or a.machine in machines))

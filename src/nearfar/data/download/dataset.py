@@ -1,29 +1,31 @@
 """Download of the challenge's archives into ``<out>/<machine>/{train,test}/*.wav``.
 
 Each archive is downloaded (or found in ``out``), verified, unpacked beside the data, moved into the data folder
-and recorded. The hidden folder ``<out>/.download`` holds partial files and one record per finished archive. A
-killed command leaves nothing that looks finished; rerun, it resumes.
+and recorded. The hidden folder ``<out>/.download`` holds partial files and one record per finished archive. An
+interrupted download leaves no record of unfinished archives; the next run resumes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from nearfar.data.clips import AUDIO_SUFFIXES
+from filelock import FileLock, Timeout
+
 from nearfar.data.download.archive import merge, unpack
 from nearfar.data.download.catalogue import ZENODO, Archive
 from nearfar.data.download.transfer import RetryPolicy, TransferError, disk_errors, fetch, require_space
+from nearfar.data.folders import audio_files
 from nearfar.errors import InputError, NearfarError
 from nearfar.files import flush_to_disk, whole_file
 from nearfar.progress import Progress, silent
@@ -62,15 +64,11 @@ class _Job:
     stop: threading.Event
     merging: threading.Lock = field(default_factory=threading.Lock)
 
-    def reporter(self, task: str) -> Callable[[int, int], None]:
-        """Reports bytes as megabytes, and ends the thread if the job was stopped."""
-
-        def report(done: int, total: int) -> None:
-            if self.stop.is_set():
-                raise _StoppedError
-            self.progress(f"{task}, MB", -(-done // 1_000_000), max(1, -(-total // 1_000_000)))
-
-        return report
+    def report(self, task: str, done: int, total: int) -> None:
+        """Report bytes as megabytes, and end the thread if the job was stopped."""
+        if self.stop.is_set():
+            raise _StoppedError
+        self.progress(f"{task}, MB", -(-done // 1_000_000), max(1, -(-total // 1_000_000)))
 
 
 def download(
@@ -111,7 +109,12 @@ def download(
         if missing:
             require_space(out, _space_bytes(missing, out, connections), f"{len(missing)} archives, unpacked")
         stop = threading.Event()
-        job = _Job(out, base_url, retry or RetryPolicy(sleep=lambda seconds: _wait(stop, seconds)), progress, stop)
+
+        def sleep(seconds: float) -> None:
+            if stop.wait(seconds):
+                raise _StoppedError
+
+        job = _Job(out, base_url, retry or RetryPolicy(sleep=sleep), progress, stop)
         fetched, failed = _fetch_all(job, missing, connections)
     if failed:
         raise NearfarError(_failure_text(failed, job, len(archives) - len(failed)))
@@ -137,34 +140,26 @@ def _fetch_all(
     failed: _Failures = {}
     offline = threading.Event()
 
-    def attempt(archive: Archive) -> FetchedArchive:
-        if offline.is_set() and not (job.out / archive.filename).is_file():
-            raise _StoppedError  # without network, do not retry for every archive in turn
+    def attempt(archive: Archive) -> None:
         try:
-            return _fetch_archive(job, archive)
-        except TransferError as error:
-            if not error.answered:
+            if offline.is_set() and not (job.out / archive.filename).is_file():
+                raise _StoppedError  # without network, do not retry for every archive in turn
+            fetched[archive] = _fetch_archive(job, archive)
+        except (NearfarError, _StoppedError) as error:
+            if isinstance(error, TransferError) and not error.answered:
                 offline.set()
-            raise
+            failed[archive] = error
 
     with ThreadPoolExecutor(max_workers=connections) as pool:
-        futures = {pool.submit(attempt, archive): archive for archive in archives}
+        futures = [pool.submit(attempt, archive) for archive in archives]
         try:
             for future in as_completed(futures):
-                try:
-                    fetched[futures[future]] = future.result()
-                except (NearfarError, _StoppedError) as error:
-                    failed[futures[future]] = error
+                future.result()
         except BaseException:  # interrupted by the user, or a bug: end the other threads too
             job.stop.set()
             pool.shutdown(cancel_futures=True)
             raise
     return fetched, failed
-
-
-def _wait(stop: threading.Event, seconds: float) -> None:
-    if stop.wait(seconds):
-        raise _StoppedError
 
 
 def _space_bytes(missing: Sequence[Archive], out: Path, connections: int) -> int:
@@ -175,30 +170,19 @@ def _space_bytes(missing: Sequence[Archive], out: Path, connections: int) -> int
     return round(sum(archive.about_bytes for archive in missing) * UNPACKED_PER_PACKED) + max(0, at_once - held)
 
 
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
+def _lock(out: Path) -> AbstractContextManager[object]:
     """Exclude other downloads into the folder. The system releases the lock however this process ends."""
     try:
-        import fcntl
-    except ImportError:  # Windows: not excluded
-        yield
-        return
-    path = out / STORE / "lock"
-    with disk_errors(path):
-        file = path.open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                out,
-                found="another nearfar download running in this folder",
-                expected="one at a time",
-                remedy="Wait for it, or stop it and rerun this command",
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
+        return FileLock(out / STORE / "lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            out,
+            found="another nearfar download running in this folder",
+            expected="one at a time",
+            remedy="Wait for it, or stop it and rerun this command",
+        ) from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        return nullcontext()
 
 
 def _failure_text(failed: _Failures, job: _Job, complete: int) -> str:
@@ -223,20 +207,19 @@ def _failure_text(failed: _Failures, job: _Job, complete: int) -> str:
 
 
 def _fetch_archive(job: _Job, archive: Archive) -> FetchedArchive:
-    """Move one archive's clips into ``<out>/<machine>/{train,test}``. A local archive in ``out`` is used and kept.
-
-    Raises:
-        TransferError: if it cannot be downloaded.
-        InputError: if its content is wrong, or the disk is too small.
-        _StoppedError: if the job was stopped.
-    """
+    """Move one archive's clips into ``<out>/<machine>/{train,test}``; an archive in ``out`` is used and kept."""
     local_path = job.out / archive.filename
     is_local = local_path.is_file()
     path = local_path if is_local else job.out / STORE / archive.filename
-    if is_local:
-        _require_md5(local_path, archive)
-    else:
+    if not is_local:
         _fetch_verified(job, archive, path)
+    elif (md5 := _md5(path)) != archive.md5:
+        raise InputError(
+            path,
+            found=f"md5 {md5} in {path.stat().st_size} bytes",
+            expected=f"md5 {archive.md5}",
+            remedy="Download it again, or remove the file so that nearfar downloads it; it was not changed",
+        )
     size = path.stat().st_size
     _unpack(job, archive, path)
     with disk_errors(path):
@@ -246,47 +229,35 @@ def _fetch_archive(job: _Job, archive: Archive) -> FetchedArchive:
     return FetchedArchive(archive, "local file" if is_local else "downloaded")
 
 
-def _require_md5(path: Path, archive: Archive) -> None:
-    found = _md5(path)
-    if found != archive.md5:
-        raise InputError(
-            path,
-            found=f"md5 {found} in {path.stat().st_size} bytes",
-            expected=f"md5 {archive.md5}",
-            remedy="Download it again, or remove the file so that nearfar downloads it; it was not changed",
-        )
-
-
 def _fetch_verified(job: _Job, archive: Archive, path: Path) -> None:
     """Download an archive to ``path``. Wrong content is removed and downloaded once more from the start."""
     if path.is_file() and _md5(path) == archive.md5:
         return  # a run was killed between here and the end of unpacking
-    partial = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".part")
 
     def require_space_to_finish(total: int) -> None:
-        held = partial.stat().st_size if partial.exists() else 0
-        needed = max(0, total - held) + round(total * UNPACKED_PER_PACKED)
-        require_space(partial.parent, needed, f"{archive.filename} and its content")
+        received = part.stat().st_size if part.exists() else 0
+        needed = max(0, total - received) + round(total * UNPACKED_PER_PACKED)
+        require_space(part.parent, needed, f"{archive.filename} and its content")
 
-    found = ""
     for _ in range(2):
         fetch(
             archive.url(job.base_url),
-            partial,
+            part,
             size_bytes=archive.size_bytes,
             retry=job.retry,
             on_size=require_space_to_finish,
-            progress=job.reporter(archive.filename),
+            progress=partial(job.report, archive.filename),
         )
-        found = _md5(partial)
-        if found == archive.md5:
+        md5 = _md5(part)
+        if md5 == archive.md5:
             with disk_errors(path):
-                partial.replace(path)
+                part.replace(path)
             return
-        partial.unlink()
+        part.unlink()
     raise InputError(
         archive.url(job.base_url),
-        found=f"md5 {found}, after a second download too; the file was removed",
+        found=f"md5 {md5}, after a second download too; the file was removed",
         expected=f"md5 {archive.md5}",
         remedy="Try again later. If it fails again, the publisher has replaced the archive, or a proxy changes it",
     )
@@ -294,19 +265,19 @@ def _fetch_verified(job: _Job, archive: Archive, path: Path) -> None:
 
 def _unpack(job: _Job, archive: Archive, path: Path) -> None:
     """Unpack an archive beside the data and move its content into the data folder."""
-    aside = job.out / STORE / f"{path.stem}.unpacking"
-    with disk_errors(aside):
-        if aside.exists():
-            shutil.rmtree(aside)  # of a run that was killed
-    unpack(path, aside, job.reporter(f"unpacking {archive.filename}"))
-    with disk_errors(aside):  # remove files that macOS adds to archives
-        shutil.rmtree(aside / "__MACOSX", ignore_errors=True)
-        for hidden in (*aside.rglob(".DS_Store"), *aside.rglob("._*")):
+    unpacked = job.out / STORE / f"{path.stem}.unpacking"
+    with disk_errors(unpacked):
+        if unpacked.exists():
+            shutil.rmtree(unpacked)  # of a run that was killed
+    unpack(path, unpacked, partial(job.report, f"unpacking {archive.filename}"))
+    with disk_errors(unpacked):  # remove files that macOS adds to archives
+        shutil.rmtree(unpacked / "__MACOSX", ignore_errors=True)
+        for hidden in (*unpacked.rglob(".DS_Store"), *unpacked.rglob("._*")):
             hidden.unlink()
-    _require_layout(aside, archive, path)
+    _require_layout(unpacked, archive, path)
     with job.merging, disk_errors(job.out):  # archives of one machine share its folder
-        merge(aside, job.out, origin=path.stem)
-        shutil.rmtree(aside)
+        merge(unpacked, job.out, origin=path.stem)
+        shutil.rmtree(unpacked)
 
 
 def _require_layout(folder: Path, archive: Archive, path: Path) -> None:
@@ -315,12 +286,10 @@ def _require_layout(folder: Path, archive: Archive, path: Path) -> None:
     empty = [split for split in archive.splits if not _count_clips(folder / archive.machine / split)["files"]]
     if folders == [archive.machine] and not empty:
         return
-    found = f"the folders {', '.join(folders) or '(none)'}"
-    if empty:
-        found += f", no clips in {archive.machine}/{' and '.join(empty)}"
+    no_clips = f", no clips in {archive.machine}/{' and '.join(empty)}" if empty else ""
     raise InputError(
         path,
-        found=found,
+        found=f"the folders {', '.join(folders) or '(none)'}{no_clips}",
         expected=" and ".join(f"{archive.machine}/{split}/*.wav" for split in archive.splits),
         remedy="The archive is kept; unpack it by hand and arrange it as <machine>/{train,test}",
     )
@@ -346,31 +315,26 @@ def _write_record(out: Path, archive: Archive, address: str, size_bytes: int) ->
         "clips": {split: _count_clips(out / archive.machine / split) for split in archive.splits},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with whole_file(_record_path(out, archive)) as partial:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        flush_to_disk(partial)
+    with whole_file(_record_path(out, archive)) as path:
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        flush_to_disk(path)
 
 
 def _is_complete(out: Path, archive: Archive) -> bool:
-    """Whether this archive was recorded and at least as many clips and bytes exist as it has."""
+    """Whether the archive has a record, and its folders hold at least the recorded numbers of clips and bytes."""
     try:
         record: dict[str, Any] = json.loads(_record_path(out, archive).read_text(encoding="utf-8"))
-        same, recorded = record["md5"] == archive.md5, dict(record["clips"])
-        counts = {split: (int(count["files"]), int(count["bytes"])) for split, count in recorded.items()}
+        for split, recorded in dict(record["clips"]).items():
+            existing = _count_clips(out / archive.machine / split)
+            if any(existing[key] < int(recorded[key]) for key in ("files", "bytes")):
+                return False
+        return bool(record["md5"] == archive.md5) and set(record["clips"]) == set(archive.splits)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    for split, (files, size) in counts.items():
-        existing = _count_clips(out / archive.machine / split)
-        if existing["files"] < files or existing["bytes"] < size:
-            return False
-    return same and set(recorded) == set(archive.splits)
 
 
 def _count_clips(folder: Path) -> dict[str, int]:
-    if not folder.is_dir():
-        return {"files": 0, "bytes": 0}
-    with os.scandir(folder) as entries:
-        sizes = [e.stat().st_size for e in entries if Path(e.name).suffix.lower() in AUDIO_SUFFIXES]
+    sizes = [path.stat().st_size for path in audio_files(folder)]
     return {"files": len(sizes), "bytes": sum(sizes)}
 
 

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import cast
 
 from nearfar.errors import InputError, NearfarError
+from nearfar.progress import StepProgress
 
 _log = logging.getLogger(__name__)
 
+OnSize = Callable[[int], None] | None
 CHUNK_BYTES = 1 << 18
 STEADY_BYTES = 1 << 20
 """A connection that received this much before it dropped resets the count of failures."""
@@ -33,35 +35,26 @@ RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to repeat a failed request.
+    """Number and timing of repeated requests.
 
     Args:
         attempts: successive failures, without receiving more of the file, before giving up.
         timeout_seconds: without data on a connection.
-        first_wait_seconds: after the first failure; doubled after each further one.
-        longest_wait_seconds: bound of that doubling.
         longest_retry_after_seconds: a server that asks for a longer wait is treated as a refusal.
-        sleep: waits for a number of seconds.
-        now: seconds since the epoch, to which a date in Retry-After is compared.
     """
 
     attempts: int = 6
     timeout_seconds: float = 30.0
-    first_wait_seconds: float = 1.0
-    longest_wait_seconds: float = 60.0
     longest_retry_after_seconds: float = 900.0
     sleep: Callable[[float], object] = time.sleep
-    now: Callable[[], float] = time.time
 
     def wait_seconds(self, failures: int, retry_after: float | None) -> float:
-        """The wait after a number of successive failures: what the server asked for, else exponential back-off."""
-        if retry_after is not None:
-            return retry_after
-        return min(self.first_wait_seconds * 2.0 ** (failures - 1), self.longest_wait_seconds)
+        """The wait after a number of successive failures: the server's, else 1 s, doubled up to 60 s."""
+        return min(2.0 ** (failures - 1), 60.0) if retry_after is None else retry_after
 
 
 class TransferError(NearfarError):
-    """A download failed. ``answered`` is whether the server answered at all."""
+    """A download failed. ``answered`` is False if there was no answer from the server."""
 
     def __init__(self, url: str, reason: str, *, answered: bool) -> None:
         self.url, self.reason, self.answered = url, reason, answered
@@ -82,20 +75,18 @@ def fetch(
     *,
     size_bytes: int | None = None,
     retry: RetryPolicy | None = None,
-    on_size: Callable[[int], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_size: OnSize = None,
+    progress: StepProgress | None = None,
 ) -> None:
-    """Download a file, resuming after the bytes that ``path`` already holds.
+    """Download a file over HTTP, resuming after the bytes that ``path`` already holds.
 
     The file is downloaded from its start if the server ignores ranges. The content is not verified: compare a
     checksum afterwards.
 
     Args:
-        url: http or https.
-        path: the partial file; complete when this returns, kept when this raises.
+        path: the partial file; complete on return, kept after an error.
         size_bytes: of the whole file, if known; an answer of another size is refused before it is written.
-        retry: by default :class:`RetryPolicy` with its defaults.
-        on_size: called with the size of the whole file when it is known, before the first byte is written.
+        on_size: called with the size of the whole file once it is known, before the first byte is written.
         progress: called with bytes done and in all (0 if not known).
 
     Raises:
@@ -125,34 +116,23 @@ def fetch(
             raise TransferError(url, reason, answered=failure.answered) from None
 
 
-def retry_after_seconds(value: str | None, now: float) -> float | None:
-    """The wait that a Retry-After header asks for, in seconds or as an HTTP date; None if it is neither.
-
-    Args:
-        value: of the header.
-        now: seconds since the epoch.
-    """
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
+def retry_after_seconds(value: str | None) -> float | None:
+    """The wait that a Retry-After header gives in seconds or as an HTTP date; None if it is neither."""
+    text = (value or "").strip()
+    if text.isdecimal():
+        return float(text)
     try:
-        date = parsedate_to_datetime(value)
+        date = parsedate_to_datetime(text)
     except (TypeError, ValueError):
         return None
-    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Require free space on the disk of a folder, which need not exist yet.
-
-    Args:
-        folder: to be written to.
-        needed_bytes: to be written.
-        purpose: for the message.
+    """Require ``needed_bytes`` and :data:`SPARE_BYTES` free on the disk of a folder, which need not exist yet.
 
     Raises:
-        InputError: if less than that and :data:`SPARE_BYTES` is free.
+        InputError: if less is free; it states the ``purpose``.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
@@ -182,27 +162,18 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _attempt(
-    url: str,
-    path: Path,
-    size_bytes: int | None,
-    retry: RetryPolicy,
-    on_size: Callable[[int], None] | None,
-    progress: Callable[[int, int], None] | None,
+    url: str, path: Path, size: int | None, retry: RetryPolicy, on_size: OnSize, progress: StepProgress | None
 ) -> None:
-    if size_bytes is not None and _size(path) > size_bytes:
+    if size is not None and _size(path) > size:
         path.unlink()
-    held = _size(path)
-    if held == size_bytes:
-        return
-    response = _request(url, path, retry)
-    if response is None:
+    offset = _size(path)
+    if offset == size or (response := _request(url, path, retry)) is None:
         return
     with response:
-        start, total = _range_of(response, held, size_bytes)
+        done, total = _range_of(response, offset, size)
         if on_size is not None and total is not None:
             on_size(total)
-        done = start
-        with disk_errors(path), path.open("ab" if start else "wb") as file:
+        with disk_errors(path), path.open("ab" if done else "wb") as file:
             for chunk in _chunks(response):
                 file.write(chunk)
                 done += len(chunk)
@@ -217,34 +188,34 @@ def _attempt(
 
 def _request(url: str, path: Path, retry: RetryPolicy) -> HTTPResponse | None:
     """The response with the bytes after those in ``path``; None if there are no more."""
-    held = _size(path)
-    headers = {"User-Agent": "nearfar", **({"Range": f"bytes={held}-"} if held else {})}
+    offset = _size(path)
+    headers = {"User-Agent": "nearfar", **({"Range": f"bytes={offset}-"} if offset else {})}
     request = urllib.request.Request(url, headers=headers)
     try:
         return cast(HTTPResponse, urllib.request.urlopen(request, timeout=retry.timeout_seconds))
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416 and held:
-                if error.headers.get("Content-Range", "").strip() == f"bytes */{held}":
+            if error.code == 416 and offset:
+                if error.headers.get("Content-Range", "").strip() == f"bytes */{offset}":
                     return None
                 path.unlink()
                 raise _AttemptError("the partial file does not match the server's") from None
             reason = f"the server answers {error.code} {error.reason}"
             if error.code not in RETRY_STATUSES:
                 raise TransferError(url, reason, answered=True) from None
-            wait = retry_after_seconds(error.headers.get("Retry-After"), retry.now())
+            wait = retry_after_seconds(error.headers.get("Retry-After"))
             raise _AttemptError(reason, retry_after=wait) from None
     except (OSError, HTTPException) as error:
         raise _AttemptError(_reason(error), answered=False) from None
 
 
-def _range_of(response: HTTPResponse, held: int, size_bytes: int | None) -> tuple[int, int | None]:
+def _range_of(response: HTTPResponse, offset: int, size_bytes: int | None) -> tuple[int, int | None]:
     """The first byte of the response, and the size of the whole file if known."""
     if response.status == 206:
         stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-        if stated is None or int(stated[1]) != held:
+        if stated is None or int(stated[1]) != offset:
             raise _AttemptError("the server sends another range than requested")
-        start, total = held, None if stated[2] == "*" else int(stated[2])
+        start, total = offset, None if stated[2] == "*" else int(stated[2])
     else:
         length = response.headers.get("Content-Length", "")
         start, total = 0, int(length) if length.isdecimal() else None
@@ -254,16 +225,13 @@ def _range_of(response: HTTPResponse, held: int, size_bytes: int | None) -> tupl
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """The body as it arrives. Errors of the network are separated from those of the disk here."""
-    while True:
-        try:
-            # read1 returns what is available: read would lose a part of a chunk when the connection drops.
-            chunk = response.read1(CHUNK_BYTES)
-        except (OSError, HTTPException) as error:
-            raise _AttemptError(f"the connection broke: {_reason(error)}") from None
-        if not chunk:
-            return
-        yield chunk
+    """The chunks of the body. Errors of the network are separated from those of the disk here."""
+    try:
+        # read1 returns the available bytes: read would lose a part of a chunk when the connection drops.
+        while chunk := response.read1(CHUNK_BYTES):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise _AttemptError(f"the connection broke: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Background noises of a factory, dry."""
+"""Background noises of a factory, without a room."""
 
 from __future__ import annotations
 
@@ -66,18 +66,13 @@ def grinder(rng: np.random.Generator, samples: int) -> Signal:
     """An angle grinder: gear whine that slows under load, and scraping of the disc."""
     pressed = 0.5 + 0.5 * np.tanh(2.0 * wander(rng, samples, 1.5))
     rate_hz = float(rng.uniform(480.0, 620.0)) * (1 - 0.12 * pressed)
-    whine = harmonics(np.cumsum(rate_hz) / SAMPLE_RATE_HZ, np.array([1.0, 0.6, 0.5, 0.3, 0.2]), rng)
+    whine = harmonics(np.cumsum(rate_hz) / SAMPLE_RATE_HZ, [1.0, 0.6, 0.5, 0.3, 0.2], rng)
     scrape = noise(rng, samples, (900.0, 5000.0, 1.0, 1.0))
     flutter = 1 + 0.3 * np.cos(2 * np.pi * 90.0 * seconds(samples))
     return 0.7 * whine + 1.2 * pressed * flutter * scrape
 
 
 NOISES: dict[str, Callable[[np.random.Generator, int], Signal]] = {
-    "ventilation": ventilation,
-    "forklift": forklift,
-    "conveyor": conveyor,
-    "hammering": hammering,
-    "air_gun": air_gun,
-    "grinder": grinder,
+    function.__name__: function for function in (ventilation, forklift, conveyor, hammering, air_gun, grinder)
 }
-"""Background noises by name; each takes a generator and a number of samples; levels are arbitrary."""
+"""Background noises by name: functions of a generator and a number of samples; levels are arbitrary."""

@@ -3,7 +3,7 @@
 Levels carry no information about faults:
 
 * the machine's sound is scaled to one level at each microphone after the fault has been added;
-* signal-to-noise ratio, noise, its path, level and point of operation are drawn independently of the label: the
+* signal-to-noise ratio, noise, its path, level and operating point are drawn independently of the label: the
   normal and the anomalous test clips of a domain get the same list of them in another order;
 * the near channel is scaled to an RMS from that list, the far channel with the same gain.
 
@@ -14,8 +14,7 @@ for bit the same whatever other machines are simulated.
 from __future__ import annotations
 
 import csv
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,12 +22,13 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from nearfar.data.clips import Domain, Label, Split
+from nearfar.data.clips import Domain, Label, Split, attributes_text
 from nearfar.data.simulate.background import NOISES
-from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace, machine_types
-from nearfar.data.simulate.rooms import PATHS, Room, build_room, carry, carry_moving
-from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, decibels, rms, stream
+from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace
+from nearfar.data.simulate.rooms import PATHS, Images, Room, build_room, convolve_moving
+from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, convolve, decibels, rms, stream
 from nearfar.errors import InputError
+from nearfar.progress import StepProgress
 
 NOISES_OF_DOMAIN: dict[Domain, tuple[str, ...]] = {
     "source": ("ventilation", "forklift", "conveyor"),
@@ -46,10 +46,8 @@ TRUTH_COLUMNS = (
     *("snr_db", "level_dbfs", "noise", "noise_path", "noise_from", "noise_to", "speed", "load"),
     *("near_m", "far_m"),
 )
-
-
-LARGEST_COUNT = 10_000
-"""As the index in a file name has four digits."""
+MOST_CLIPS = 10_000
+"""Of one machine, split, domain and label: the index in a file name has four digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +77,29 @@ class FactoryPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check_machines()
-        for name in ("train_source", "train_target", "test_per_group"):
-            count = getattr(self, name)
-            if not 1 <= count <= LARGEST_COUNT:
-                raise _bad(name, count, f"a number of clips from 1 to {LARGEST_COUNT}")
-        if not 1 <= self.clip_seconds <= 60:
-            raise _bad("clip_seconds", self.clip_seconds, "a length from 1 to 60 s")
-        if not (all(map(math.isfinite, self.snr_db)) and -40 <= self.snr_db[0] <= self.snr_db[1] <= 60):
-            raise _bad("snr_db", self.snr_db, "a lower and an upper ratio from -40 to 60 dB")
-        if not 0 < self.severity[0] <= self.severity[1] <= 1:
-            raise _bad("severity", self.severity, "a lower and an upper severity above 0 and up to 1")
-        if self.seed < 0:
-            raise _bad("seed", self.seed, "a whole number from 0 up")
+        unknown = [machine for machine in self.machines if machine not in MACHINES]
+        machines = ", ".join(unknown or self.machines) or "none"
+        each_once = 0 < len(self.machines) == len(set(self.machines))
+        count = f"a number of clips from 1 to {MOST_CLIPS}"
+        (low_db, high_db), (mildest, worst) = self.snr_db, self.severity
+        for name, found, valid, expected in (
+            ("machines", machines, not unknown, f"machine types out of {', '.join(MACHINES)}"),
+            ("machines", machines, each_once, "one or more machine types, each once"),
+            ("train_source", self.train_source, 1 <= self.train_source <= MOST_CLIPS, count),
+            ("train_target", self.train_target, 1 <= self.train_target <= MOST_CLIPS, count),
+            ("test_per_group", self.test_per_group, 1 <= self.test_per_group <= MOST_CLIPS, count),
+            ("clip_seconds", self.clip_seconds, 1 <= self.clip_seconds <= 60, "a length from 1 to 60 s"),
+            ("snr_db", self.snr_db, -40 <= low_db <= high_db <= 60, "two ascending ratios from -40 to 60 dB"),
+            ("severity", self.severity, 0 < mildest <= worst <= 1, "two ascending severities above 0, up to 1"),
+            ("seed", self.seed, self.seed >= 0, "a whole number from 0 up"),
+        ):
+            if not valid:
+                raise InputError(f"simulate {name}", found=str(found), expected=expected, remedy=f"Change {name}")
 
     @property
     def clips(self) -> int:
         """Total number of clips."""
         return len(self.machines) * (self.train_source + self.train_target + 4 * self.test_per_group)
-
-    def _check_machines(self) -> None:
-        unknown = [machine for machine in self.machines if machine not in machine_types()]
-        if unknown:
-            raise _bad("machines", ", ".join(unknown), f"machine types out of {', '.join(machine_types())}")
-        if not self.machines or len(set(self.machines)) != len(self.machines):
-            raise _bad("machines", ", ".join(self.machines) or "none", "one or more machine types, each once")
-
-
-def _bad(option: str, found: object, expected: str) -> InputError:
-    return InputError(f"simulate {option}", found=str(found), expected=expected, remedy=f"Change {option}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,53 +128,47 @@ class ClipPlan:
     fault: Fault | None
 
     @property
-    def key(self) -> tuple[str | int, ...]:
-        """The key, with the seed, of every random number of the clip."""
-        return (self.machine, self.split, self.domain, self.label, self.index)
-
-    @property
-    def name(self) -> str:
-        """The file name in the grammar of :mod:`nearfar.data.clips`."""
-        attributes = self.condition.operation.attributes
-        text = "_".join(f"{key}_{value}" for key, value in attributes) if attributes else "noAttribute"
-        return f"section_00_{self.domain}_{self.split}_{self.label}_{self.index:04d}_{text}.wav"
+    def path(self) -> str:
+        """The path in the simulated folder, with slashes; the name has the form of :mod:`nearfar.data.clips`."""
+        text = attributes_text(self.condition.operation.attributes)
+        name = f"section_00_{self.domain}_{self.split}_{self.label}_{self.index:04d}_{text}.wav"
+        return f"{self.machine}/{self.split}/{name}"
 
 
-def simulate_factory(plan: FactoryPlan, out: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+def simulate_factory(plan: FactoryPlan, out: Path, progress: StepProgress | None = None) -> Path:
     """Simulate a factory into an empty or new folder.
 
     Writes ``<out>/<machine>/{train,test}/*.wav`` (16 kHz, 16 bit, channel 0 near, channel 1 far),
     ``<out>/<machine>/attributes_00.csv``, ``<out>/truth.csv`` with the simulated properties of each clip,
     faults included, and ``<out>/SIMULATED.md``.
 
-    Args:
-        plan: the settings.
-        out: the folder; nothing is overwritten.
-        progress: called with the number of clips done and in all.
-
-    Returns:
-        ``out``.
+    ``progress`` is called with the number of clips done and in all. Returns ``out``.
 
     Raises:
         InputError: if ``out`` is a file or a folder that is not empty.
     """
-    _claim(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(
+            out,
+            found="a folder that is not empty" if out.is_dir() else "a file",
+            expected="a new or empty folder, as nothing is overwritten",
+            remedy="Choose another folder, or empty this one",
+        )
+    out.mkdir(parents=True, exist_ok=True)
     (out / "SIMULATED.md").write_text(_readme(plan), encoding="utf-8")
     with (out / "truth.csv").open("w", encoding="utf-8", newline="") as file:
         truth = csv.writer(file, lineterminator="\n")
         truth.writerow(TRUTH_COLUMNS)
         done = 0
         for machine in plan.machines:
-            rooms: dict[Domain, Room] = {
-                "source": build_room(plan.seed, machine, "source"),
-                "target": build_room(plan.seed, machine, "target"),
-            }
+            rooms = {domain: build_room(plan.seed, machine, domain) for domain in NOISES_OF_DOMAIN}
             clips = list(plan_clips(plan, machine))
             _write_attributes(out / machine, clips)
             for clip in clips:
                 room = rooms[clip.domain]
                 audio, trace = simulate_clip(plan, clip, room)
-                _write_wav(out / machine / clip.split / clip.name, audio)
+                (out / clip.path).parent.mkdir(exist_ok=True)
+                soundfile.write(out / clip.path, audio, SAMPLE_RATE_HZ, subtype="PCM_16")
                 truth.writerow(_truth(clip, room, trace))
                 done += 1
                 if progress is not None:
@@ -194,37 +180,35 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
     """Every clip of a machine, training clips first."""
     counts: dict[Domain, int] = {"source": plan.train_source, "target": plan.train_target}
     for domain, count in counts.items():
-        conditions = _conditions(plan, machine, "train", domain, count)
-        for index, condition in enumerate(conditions):
+        for index, condition in enumerate(_conditions(plan, machine, "train", domain, count)):
             yield ClipPlan(machine, "train", domain, "normal", index, condition, None)
-    labels: tuple[Label, Label] = ("normal", "anomaly")
+    count = plan.test_per_group
     for domain in counts:
-        conditions = _conditions(plan, machine, "test", domain, plan.test_per_group)
-        for label in labels:
-            order = stream(plan.seed, machine, "order", domain, label).permutation(len(conditions))
-            faults = _faults(plan, machine, domain, len(order)) if label == "anomaly" else [None] * len(order)
-            for index, (position, fault) in enumerate(zip(order, faults, strict=True)):
+        conditions = list(_conditions(plan, machine, "test", domain, count))
+        faults: dict[Label, Sequence[Fault | None]] = {
+            "normal": [None] * count,
+            "anomaly": _faults(plan, machine, domain, count),
+        }
+        for label, of_clips in faults.items():
+            order = stream(plan.seed, machine, "order", domain, label).permutation(count)
+            for index, (position, fault) in enumerate(zip(order, of_clips, strict=True)):
                 yield ClipPlan(machine, "test", domain, label, index, conditions[position], fault)
 
 
-def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, count: int) -> list[Condition]:
-    """``count`` conditions; points of operation and noises alternate, so that all are equally frequent."""
+def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, count: int) -> Iterator[Condition]:
+    """Draw conditions; operating points and noises alternate, so that all are equally frequent."""
     operations, noises = MACHINES[machine].operations(domain), NOISES_OF_DOMAIN[domain]
-    conditions = []
     for index in range(count):
         rng = stream(plan.seed, machine, "condition", split, domain, index)
-        conditions.append(
-            Condition(
-                operation=operations[index % len(operations)],
-                snr_db=float(rng.uniform(*plan.snr_db)),
-                level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
-                noise=noises[index // len(operations) % len(noises)],
-                path=int(rng.integers(PATHS)),
-                noise_from=float(rng.random()),
-                noise_to=float(rng.random()),
-            )
+        yield Condition(
+            operation=operations[index % len(operations)],
+            snr_db=float(rng.uniform(*plan.snr_db)),
+            level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
+            noise=noises[index // len(operations) % len(noises)],
+            path=int(rng.integers(PATHS)),
+            noise_from=float(rng.random()),
+            noise_to=float(rng.random()),
         )
-    return conditions
 
 
 def _faults(plan: FactoryPlan, machine: str, domain: Domain, count: int) -> list[Fault]:
@@ -237,26 +221,22 @@ def _faults(plan: FactoryPlan, machine: str, domain: Domain, count: int) -> list
 def simulate_clip(plan: FactoryPlan, clip: ClipPlan, room: Room) -> tuple[NDArray[np.int16], Trace | None]:
     """One clip as (samples, 2) int16, and the region of its fault."""
     samples = round(plan.clip_seconds * SAMPLE_RATE_HZ)
-    condition = clip.condition
+    condition, key = clip.condition, (clip.machine, clip.split, clip.domain, clip.label, clip.index)
     body = 1 + BODY_DEVIATION * float(stream(plan.seed, clip.machine, "body").standard_normal())
-    dry, trace = MACHINES[clip.machine].sound(
-        condition.operation, clip.fault, body, stream(plan.seed, *clip.key, "machine"), samples
-    )
-    rng = stream(plan.seed, *clip.key, "noise")
-    noise = carry_moving(
-        room, NOISES[condition.noise](rng, samples), condition.path, condition.noise_from, condition.noise_to
-    )
-    mixed = mix(carry(room, dry), noise, room.far_over_near, condition.snr_db)
+    rng = stream(plan.seed, *key, "machine")
+    dry, trace = MACHINES[clip.machine].sound(condition.operation, clip.fault, body, rng, samples)
+    rng = stream(plan.seed, *key, "noise")
+    dry_noise = NOISES[condition.noise](rng, samples)
+    noise = convolve_moving(room, dry_noise, condition.path, condition.noise_from, condition.noise_to)
+    mixed = mix(convolve(dry, room.machine), noise, room.far_over_near, condition.snr_db)
     mixed += decibels(MICROPHONE_NOISE_DB) * rng.standard_normal(mixed.shape)
     mixed *= decibels(condition.level_dbfs) / rms(mixed[0])
     scaled = np.round(np.clip(mixed, -1.0, 1.0 - 2.0**-15) * 2.0**15)
     return np.ascontiguousarray(scaled.T.astype(np.int16)), trace
 
 
-def mix(
-    machine: NDArray[np.float64], noise: NDArray[np.float64], far_over_near: float, snr_db: float
-) -> NDArray[np.float64]:
-    """Machine plus noise at both microphones, (2, samples), with levels that do not depend on the fault.
+def mix(machine: Images, noise: Images, far_over_near: float, snr_db: float) -> Images:
+    """Machine plus noise at both microphones, with levels that do not depend on the fault.
 
     The machine gets RMS 1 near and ``far_over_near`` far, as a fault that changes the spectrum would otherwise
     change the ratio of the channels. The noise is scaled to ``snr_db`` at the near microphone and keeps its ratio
@@ -264,28 +244,6 @@ def mix(
     """
     level = np.array([[1.0 / rms(machine[0])], [far_over_near / rms(machine[1])]])
     return np.asarray(machine * level + noise * (decibels(-snr_db) / rms(noise[0])))
-
-
-def _claim(out: Path) -> None:
-    """Create the folder; refuse one that is not empty."""
-    if out.exists() and not out.is_dir():
-        found = "a file"
-    elif out.is_dir() and any(out.iterdir()):
-        found = "a folder that is not empty"
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        return
-    raise InputError(
-        out,
-        found=found,
-        expected="a new or empty folder, as nothing is overwritten",
-        remedy="Choose another folder, or empty this one",
-    )
-
-
-def _write_wav(path: Path, audio: NDArray[np.int16]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, audio, SAMPLE_RATE_HZ, subtype="PCM_16")
 
 
 def _write_attributes(folder: Path, clips: list[ClipPlan]) -> None:
@@ -297,7 +255,7 @@ def _write_attributes(folder: Path, clips: list[ClipPlan]) -> None:
         table.writerow(["file_name", *(f"d{n}{part}" for n in range(1, widest + 1) for part in "pv")])
         for clip in clips:
             pairs = [text for pair in clip.condition.operation.attributes for text in pair]
-            table.writerow([f"{clip.machine}/{clip.split}/{clip.name}", *pairs])
+            table.writerow([clip.path, *pairs])
 
 
 def _truth(clip: ClipPlan, room: Room, trace: Trace | None) -> list[str]:
@@ -305,7 +263,7 @@ def _truth(clip: ClipPlan, room: Room, trace: Trace | None) -> list[str]:
     condition, fault = clip.condition, clip.fault
     intervals = trace.intervals_s if trace else ()
     return [
-        *(f"{clip.machine}/{clip.split}/{clip.name}", clip.machine, clip.split, clip.domain, clip.label),
+        *(clip.path, clip.machine, clip.split, clip.domain, clip.label),
         *((fault.name, f"{fault.severity:.3f}") if fault else ("", "")),
         *((f"{trace.low_hz:.0f}", f"{trace.high_hz:.0f}") if trace else ("", "")),
         ";".join(f"{start:.3f}-{end:.3f}" for start, end in intervals),

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft, next_fast_len, rfft
 
 from nearfar.data.clips import Domain
-from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, Signal, noise, rms, stream
+from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, Signal, convolve, noise, rms, stream
 
 NEAR_METRES = (0.4, 0.6)
 FAR_METRES = (2.5, 3.5)
@@ -22,6 +21,8 @@ WAYPOINTS = 5
 PATHS = 2
 
 Point = NDArray[np.float64]
+Images = NDArray[np.float64]
+"""A sound at the near and the far microphone, (2, samples) float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,51 +54,37 @@ def build_room(seed: int, machine: str, domain: Domain) -> Room:
         reverberation_s = float(rng.uniform(0.32, 0.42))
     source = size * rng.uniform(0.38, 0.62, 3)
     source[2] = rng.uniform(0.8, 1.2)
-    near = _around(rng, source, NEAR_METRES, size)
-    far = _around(rng, source, FAR_METRES, size)
+    near = _point_near(rng, source, NEAR_METRES, size)
+    far = _point_near(rng, source, FAR_METRES, size)
     paths = [_path(rng, size, (source, near, far)) for _ in range(PATHS)]
     responses = _responses(size, reverberation_s, np.stack([source, *np.concatenate(paths)]), (near, far))
     probe = noise(rng, 2 * SAMPLE_RATE_HZ, (150.0, 4000.0, 1.0, 1.0))
-    levels = [rms(image) for image in _convolved(probe, responses[0])]
+    near_rms, far_rms = map(rms, convolve(probe, responses[0]))
     return Room(
         machine=responses[0],
         paths=responses[1:].reshape(PATHS, WAYPOINTS, 2, -1),
-        far_over_near=levels[1] / levels[0],
+        far_over_near=far_rms / near_rms,
         near_m=float(np.linalg.norm(near - source)),
         far_m=float(np.linalg.norm(far - source)),
     )
 
 
-def carry(room: Room, dry: Signal) -> NDArray[np.float64]:
-    """The machine's sound at both microphones: (2, samples)."""
-    return _convolved(dry, room.machine)
+def convolve_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> Images:
+    """The sound at both microphones of a source that moves along a path during the clip.
 
-
-def carry_moving(room: Room, dry: Signal, path: int, start: float, end: float) -> NDArray[np.float64]:
-    """The sound at both microphones of a source that moves along a path during the clip: (2, samples).
-
-    The dry signal is cross-faded with equal power between the responses of neighbouring waypoints.
-
-    Args:
-        path: index of the path.
-        start, end: positions on the path at the start and the end of the clip, from 0 to 1.
+    The dry signal is cross-faded with equal power between the responses of neighbouring waypoints. ``start`` and
+    ``end`` are positions on the path at the start and the end of the clip, from 0 to 1.
     """
     position = np.linspace(start, end, len(dry)) * (WAYPOINTS - 1)
     images = np.zeros((2, len(dry)))
     for waypoint in range(WAYPOINTS):
         gain = np.cos(np.pi / 2 * np.minimum(np.abs(position - waypoint), 1.0))
         if gain.max() > 1e-9:
-            images += _convolved(gain * dry, room.paths[path, waypoint])
+            images += convolve(gain * dry, room.paths[path, waypoint])
     return images
 
 
-def _convolved(dry: Signal, responses: NDArray[np.float64]) -> NDArray[np.float64]:
-    length = next_fast_len(len(dry) + responses.shape[-1] - 1, real=True)
-    spectra = rfft(dry, length) * rfft(responses, length)
-    return np.asarray(irfft(spectra, length)[..., : len(dry)])
-
-
-def _around(rng: np.random.Generator, centre: Point, metres: tuple[float, float], size: Point) -> Point:
+def _point_near(rng: np.random.Generator, centre: Point, metres: tuple[float, float], size: Point) -> Point:
     """A point at a distance within ``metres`` from the centre, away from the walls, at about the same height."""
     while True:
         heading, height = rng.uniform(0.0, 2 * np.pi), rng.uniform(-0.2, 0.3)
@@ -107,13 +94,13 @@ def _around(rng: np.random.Generator, centre: Point, metres: tuple[float, float]
             return np.asarray(point)
 
 
-def _path(rng: np.random.Generator, size: Point, keep_off: tuple[Point, ...]) -> NDArray[np.float64]:
+def _path(rng: np.random.Generator, size: Point, devices: tuple[Point, ...]) -> NDArray[np.float64]:
     """Waypoints of a straight aisle of at least 3 m, at least 1.2 m from the machine and the microphones."""
     while True:
         ends = rng.uniform(0.5, size - 0.5, (2, 3))
         ends[:, 2] = rng.uniform(0.8, 1.8)
         points = ends[0] + np.linspace(0.0, 1.0, WAYPOINTS)[:, None] * (ends[1] - ends[0])
-        gaps = [np.min(np.linalg.norm(points[:, :2] - other[:2], axis=1)) for other in keep_off]
+        gaps = [np.min(np.linalg.norm(points[:, :2] - other[:2], axis=1)) for other in devices]
         if np.linalg.norm(ends[1] - ends[0]) >= 3.0 and min(gaps) >= 1.2:
             return np.asarray(points)
 

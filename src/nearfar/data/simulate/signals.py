@@ -141,10 +141,10 @@ def ring(force: Signal, modes: Modes) -> Signal:
     return convolve(force, response)
 
 
-def convolve(signal: Signal, response: Signal) -> Signal:
-    """Causal convolution, cut to the length of ``signal``."""
-    length = next_fast_len(len(signal) + len(response) - 1, real=True)
-    return np.asarray(irfft(rfft(signal, length) * rfft(response, length), length)[: len(signal)])
+def convolve(signal: Signal, responses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Causal convolution with one or more responses (..., taps), cut to the length of ``signal``."""
+    length = next_fast_len(len(signal) + responses.shape[-1] - 1, real=True)
+    return np.asarray(irfft(rfft(signal, length) * rfft(responses, length), length)[..., : len(signal)])
 
 
 def stretched(modes: Modes, factor: float) -> Modes:

@@ -1,8 +1,8 @@
 """The baselines of the challenge as a scoring back-end: an autoencoder per machine.
 
 A workspace holds, per machine, ``autoencoder_<machine>.safetensors`` (weights and covariances) and
-``autoencoder_<machine>.json``, which is written last: its presence means that the model is complete. A training
-that was killed resumes from its checkpoint.
+``autoencoder_<machine>.json``, which is written last: if it exists, the model is complete. An interrupted training
+resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import shutil
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ from nearfar.scoring.autoencoder.network import (
     residual_frames,
     save_autoencoder,
 )
-from nearfar.scoring.autoencoder.scores import Precisions, mean_square_score, precisions, selective_score
+from nearfar.scoring.autoencoder.scores import mean_square_score, precisions, selective_score
 from nearfar.scoring.autoencoder.settings import AutoencoderSettings
-from nearfar.scoring.autoencoder.training import EpochRecord, gather_vectors, train_autoencoder
+from nearfar.scoring.autoencoder.training import gather_vectors, train_autoencoder
 from nearfar.scoring.backends import Backend, Features, Scorer, Scores, Workspace, as_features
 
 FORMAT = 2
@@ -44,7 +45,8 @@ class AutoencoderScorer:
     """A trained autoencoder of one machine, and the scores of its training clips.
 
     Attributes:
-        seconds: that training took. parameters: trained scalars.
+        seconds: duration of the training.
+        parameters: number of trained scalars.
     """
 
     def __init__(
@@ -57,24 +59,23 @@ class AutoencoderScorer:
     ) -> None:
         self._model, self._settings, self._normals, self.seconds = model, settings, normals, seconds
         self.parameters = sum(parameter.numel() for parameter in model.network.parameters())
-        self._precisions: Precisions | None = None
-        if settings.score == "mahala":
-            covariances = model.textbook if settings.textbook else model.published
-            self._precisions = _inverses(covariances, machine)
+        covariances = model.textbook if settings.textbook else model.published
+        self._inverses = _inverses(covariances, machine) if settings.score == "mahala" else None
 
     def score(self, features: Features) -> Scores:
         """Scores of clips from their log-mel frames, (clips, frames, 128) float32: (clips,) float64."""
-        return np.array([self._score(frames) for frames in as_features(features, like=None)], dtype=np.float64)
+        scores = []
+        for frames in as_features(features):
+            residual = residual_frames(self._model.network, frames)
+            if self._inverses is None:
+                scores.append(mean_square_score(residual))
+            else:
+                scores.append(selective_score(residual, self._inverses, textbook=self._settings.textbook))
+        return np.array(scores, dtype=np.float64)
 
     def leave_one_out(self) -> Scores:
-        """(normals,) float64: the scores of the training clips themselves, which are lower than of other clips."""
+        """(normals,) float64: scores of the training clips themselves, which are lower than those of new clips."""
         return self.score(self._normals)
-
-    def _score(self, frames: Tensor) -> float:
-        residual = residual_frames(self._model.network, frames)
-        if self._precisions is None:
-            return mean_square_score(residual)
-        return selective_score(residual, self._precisions, textbook=self._settings.textbook)
 
 
 def fit_autoencoder(
@@ -83,8 +84,8 @@ def fit_autoencoder(
     """Train an autoencoder on log-mel frames (clips, frames, 128) of one machine, or load the workspace's.
 
     Raises:
-        InputError: if the clips are too short or too few, the workspace holds another model, or a covariance
-            cannot be inverted.
+        InputError: if the clips are too short or too few, the workspace holds another model, or no covariance can
+            be inverted.
         TrainingError: if a loss is not finite.
         NearfarError: if the model cannot be written.
     """
@@ -102,36 +103,29 @@ def fit_autoencoder(
         )
     began = time.perf_counter()
     vectors = gather_vectors(zip(normals, target.tolist(), strict=True))
-    progress = None
+    source, checkpoint, tensorboard, progress = "recordings", None, None, None
     if workspace is not None:
-        report = workspace.progress
-
-        def progress(done: int, total: int) -> None:
-            report(f"training autoencoder of {name}", done, total)
-
+        source, checkpoint = workspace.source, workspace.folder / f"training_{name}"
+        tensorboard = workspace.tensorboard / name if workspace.tensorboard is not None else None
+        progress = partial(workspace.progress, f"training autoencoder of {name}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        with record_writer(_tensorboard(workspace)) as on_epoch:
+        with record_writer(tensorboard) as on_epoch:
             model, history = train_autoencoder(
-                vectors,
-                settings,
-                seed,
-                device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-                checkpoint=None if workspace is None else _checkpoint(workspace),
-                progress=progress,
-                on_epoch=on_epoch,
+                vectors, settings, seed, device=device, checkpoint=checkpoint, progress=progress, on_epoch=on_epoch
             )
     except ValueError as error:
         raise InputError(
-            "recordings" if workspace is None else workspace.source,
+            source,
             found=f"too few recordings for an autoencoder ({error})",
             expected="at least two vectors of five frames besides those held out",
             remedy="Add normal recordings of the machine",
         ) from None
     seconds = round(time.perf_counter() - began, 3)
-    if workspace is not None:
+    if workspace is not None and checkpoint is not None:
         facts = {"clips": len(normals), "vectors": len(vectors), "seconds": seconds}
-        _save(workspace, model, facts, history)
-        shutil.rmtree(_checkpoint(workspace), ignore_errors=True)
+        _save(workspace, model, facts | {"history": [asdict(record) for record in history]})
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return AutoencoderScorer(model, settings, normals, name, seconds)
 
 
@@ -139,7 +133,7 @@ def is_fitted(workspace: Workspace) -> bool:
     """Whether a workspace holds a complete model of its machine.
 
     Raises:
-        InputError: if it holds one of another recipe or other clips, or one that cannot be read.
+        InputError: if it holds a model of another recipe or other clips, or one that cannot be read.
     """
     _, path = _paths(workspace)
     if not path.is_file():
@@ -167,19 +161,12 @@ def is_fitted(workspace: Workspace) -> bool:
 
 
 def _paths(workspace: Workspace) -> tuple[Path, Path]:
-    """The file of tensors and the card."""
+    """The file of tensors and the JSON file."""
     stem = f"autoencoder_{workspace.name}"
     return workspace.folder / f"{stem}.safetensors", workspace.folder / f"{stem}.json"
 
 
-def _checkpoint(workspace: Workspace) -> Path:
-    """The folder of the checkpoint of a training."""
-    return workspace.folder / f"training_{workspace.name}"
-
-
-def _save(
-    workspace: Workspace, model: TrainedAutoencoder, facts: dict[str, Any], history: tuple[EpochRecord, ...]
-) -> None:
+def _save(workspace: Workspace, model: TrainedAutoencoder, training: dict[str, Any]) -> None:
     weights, card = _paths(workspace)
     try:
         save_autoencoder(weights, model)
@@ -188,18 +175,14 @@ def _save(
             f"{weights}: cannot write the model of {workspace.name} ({error}). Free some space and run the same "
             "command again; machines that are trained are not trained again."
         ) from None
-    training = facts | {"history": [asdict(record) for record in history]}
     tree = {"format": FORMAT, "machine": workspace.name, "identity": workspace.identity, "training": training}
     write_json(card, tree | dict(workspace.card))
 
 
-def _tensorboard(workspace: Workspace | None) -> Path | None:
-    return None if workspace is None or workspace.tensorboard is None else workspace.tensorboard / workspace.name
-
-
-def _inverses(covariances: Any, machine: str) -> Precisions:
+def _inverses(covariances: Tensor, machine: str) -> tuple[Tensor, Tensor]:
+    """Inverse covariances of both domains, with a warning if one domain's replaces the other's."""
     try:
-        inverses = precisions(covariances)
+        inverses, replaced = precisions(covariances)
     except ValueError as error:
         raise InputError(
             machine or "recordings",
@@ -207,14 +190,10 @@ def _inverses(covariances: Any, machine: str) -> Precisions:
             expected="recordings whose residuals vary in all 128 bands",
             remedy="Add normal recordings, or use ae-mse",
         ) from None
-    if inverses.replaced is not None:
-        other = "target" if inverses.replaced == "source" else "source"
-        logger.warning(
-            "%s: too few %s recordings for a covariance of their residuals; that of the %s domain is used",
-            machine,
-            inverses.replaced,
-            other,
-        )
+    if replaced is not None:
+        used = "target" if replaced == "source" else "source"
+        words = "%s: too few %s recordings for a covariance of their residuals; that of the %s domain is used"
+        logger.warning(words, machine, replaced, used)
     return inverses
 
 

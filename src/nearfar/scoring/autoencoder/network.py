@@ -51,31 +51,25 @@ def _layers(*widths: int) -> Iterator[nn.Module]:
 
 
 @dataclass(frozen=True, eq=False)
-class Covariances:
-    """Of the residuals of normal training frames, per domain; each (128, 128) float32, in dB²."""
-
-    source: Tensor
-    target: Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class TrainedAutoencoder:
-    """One machine's autoencoder.
+    """One machine's autoencoder and the covariances of its residuals on normal training frames.
+
+    The covariances are (2, 128, 128) float32, in dB², of the source and the target domain; see
+    :func:`nearfar.scoring.autoencoder.training.residual_covariances`.
 
     Attributes:
         network: in evaluation mode.
         published: covariances as the official code computes them.
-        textbook: covariances as the name says; see
-            :func:`nearfar.scoring.autoencoder.training.residual_covariances`.
+        textbook: covariances by their usual definition.
     """
 
     network: Autoencoder
-    published: Covariances
-    textbook: Covariances
+    published: Tensor
+    textbook: Tensor
 
 
 def stacked(log_mel: Tensor) -> Tensor:
-    """Five consecutive frames side by side, at every frame of (frames, 128): (frames - 4, 640).
+    """Five consecutive frames concatenated, from every frame of (frames, 128): (frames - 4, 640).
 
     Raises:
         ValueError: if there are fewer than five frames.
@@ -89,7 +83,7 @@ def stacked(log_mel: Tensor) -> Tensor:
 def residual_frames(network: Autoencoder, log_mel: Tensor) -> Tensor:
     """Reconstruction minus input of a clip's log-mel (frames, 128) float32, in dB: (5 (frames - 4), 128).
 
-    A frame comes once per vector that it is in.
+    A frame is repeated for every vector that contains it.
 
     Raises:
         ValueError: if there are fewer than five frames.
@@ -105,17 +99,15 @@ def save_autoencoder(path: Path, model: TrainedAutoencoder) -> None:
     Raises:
         OSError, SafetensorError: if it cannot be written.
     """
-    both = (model.published, model.textbook)
-    matrices = [matrix for covariances in both for matrix in (covariances.source, covariances.target)]
     tensors = {f"network.{key}": value for key, value in model.network.state_dict().items()}
-    tensors |= dict(zip(_COVARIANCES, matrices, strict=True))
+    tensors |= dict(zip(_COVARIANCES, (*model.published, *model.textbook), strict=True))
     tensors = {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     with whole_file(path) as partial:
         save_file(tensors, partial)
 
 
 def load_autoencoder(path: Path) -> TrainedAutoencoder:
-    """Read what :func:`save_autoencoder` wrote.
+    """Read a file of :func:`save_autoencoder`.
 
     Raises:
         InputError: if the file is missing, cannot be read, or its tensors are not those of an autoencoder.
@@ -135,4 +127,4 @@ def load_autoencoder(path: Path) -> TrainedAutoencoder:
             remedy="Remove the file and its .json, and train again",
         ) from None
     network.eval().requires_grad_(False)
-    return TrainedAutoencoder(network, Covariances(*matrices[:2]), Covariances(*matrices[2:]))
+    return TrainedAutoencoder(network, torch.stack(matrices[:2]), torch.stack(matrices[2:]))

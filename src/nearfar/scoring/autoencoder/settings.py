@@ -13,11 +13,11 @@ class AutoencoderSettings(Settings):
     """Training and score of the autoencoder.
 
     Attributes:
-        batch_size: of vectors of five frames.
-        validation_fraction: of vectors held out to watch the loss; it decides nothing.
+        batch_size: number of vectors of five frames.
+        validation_fraction: fraction of vectors held out to report their loss; the scores do not depend on it.
         score: ``mse``, or ``mahala`` for the selective Mahalanobis distance.
-        textbook: whether ``mahala`` is the mean Mahalanobis distance of the frames, or what the official code
-            computes (see :func:`nearfar.scoring.autoencoder.scores.selective_score`).
+        textbook: with ``mahala``, use the mean Mahalanobis distance of the frames instead of the computation of
+            the official code (see :func:`nearfar.scoring.autoencoder.scores.selective_score`).
     """
 
     epochs: PositiveInt = 100

@@ -1,7 +1,7 @@
 """Training of one machine's autoencoder, and the covariances of its residuals.
 
 The frames of all clips are in one tensor. An epoch is one permutation of vector indices, and a batch is one
-``index_select``, so no Python code runs per vector.
+``index_select``, so there is no Python loop over vectors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,7 @@ from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.errors import TrainingError
 from nearfar.frontends.slaney import MEL_BINS
 from nearfar.progress import StepProgress
-from nearfar.scoring.autoencoder.network import (
-    STACKED_FRAMES,
-    VECTOR_DIM,
-    Autoencoder,
-    Covariances,
-    TrainedAutoencoder,
-)
+from nearfar.scoring.autoencoder.network import STACKED_FRAMES, VECTOR_DIM, Autoencoder, TrainedAutoencoder
 from nearfar.scoring.autoencoder.settings import AutoencoderSettings
 
 CHECKPOINT_EVERY = 10
@@ -37,12 +31,12 @@ CHECKPOINT_EVERY = 10
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """All vectors of a machine's training clips; a vector is five consecutive frames of a clip.
+    """The vectors of a machine's training clips; a vector is five consecutive frames of a clip.
 
     Attributes:
         frames: (frames, 128) float32, the concatenated log-mel frames of all clips.
         starts: (vectors,) int64, index in ``frames`` of the first frame of each vector.
-        is_target: (vectors,) bool, whether the clip is of the target domain.
+        is_target: (vectors,) bool, true for vectors of the target domain.
     """
 
     frames: Tensor
@@ -58,11 +52,11 @@ class Vectors:
         return self.frames.index_select(0, frames.reshape(-1)).reshape(-1, VECTOR_DIM)
 
     def to(self, device: torch.device) -> Vectors:
-        """The same on a device."""
+        """A copy on a device."""
         return Vectors(self.frames.to(device), self.starts.to(device), self.is_target.to(device))
 
     def key(self) -> str:
-        """Sixteen hex digits of the content."""
+        """Sixteen hex digits of a hash of the content."""
         digest = hashlib.sha256()
         for tensor in (self.frames, self.starts, self.is_target):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -71,7 +65,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """Mean loss of an epoch's batches and, after it, of the held-out vectors; None where none are held out."""
+    """Mean loss of an epoch's batches, and of the held-out vectors after it; None if none are held out."""
 
     epoch: int
     loss: float
@@ -83,8 +77,8 @@ def gather_vectors(clips: Iterable[tuple[Tensor, bool]]) -> Vectors:
     """The vectors of the clips of a machine.
 
     Args:
-        clips: log-mel of each clip, (frames, 128) float32, and whether it is of the target domain. A clip of fewer
-            than five frames gives no vector.
+        clips: log-mel of each clip, (frames, 128) float32, and true for clips of the target domain. A clip of
+            fewer than five frames gives no vector.
 
     Raises:
         ValueError: if there are no clips.
@@ -102,7 +96,7 @@ def gather_vectors(clips: Iterable[tuple[Tensor, bool]]) -> Vectors:
 
 
 def hold_out(vectors: int, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random indices of the training and of the validation vectors; vectors, not clips, as published."""
+    """Random indices of the training and the validation vectors; single vectors, not clips, as published."""
     order = torch.randperm(vectors, generator=generator)
     held_out = int(fraction * vectors)
     return order[held_out:], order[:held_out]
@@ -121,30 +115,42 @@ def train_autoencoder(
     """Train for a fixed number of epochs; returns the autoencoder, on the CPU, and the records of all epochs.
 
     Args:
-        vectors: of one machine.
-        settings: epochs, batch size, learning rate and validation fraction are read.
-        seed: of the initial weights, the held-out vectors and the order of the others.
-        device: to train on; None is the CPU.
+        vectors: vectors of one machine.
+        settings: epochs, batch size, learning rate and validation fraction are used.
+        seed: seed of the initial weights, the held-out vectors and the order of the others.
+        device: device to train on; None is the CPU.
         checkpoint: folder of a checkpoint, from which an interrupted training resumes with the same result as an
-            uninterrupted one. The caller removes it once the result is saved.
+            uninterrupted one. The caller removes it after saving the result.
         progress, on_epoch: called after each epoch; not again for epochs before an interruption.
 
     Raises:
         TrainingError: if a loss is not finite.
         InputError: if the checkpoint is of other settings or vectors.
         NearfarError: if a checkpoint cannot be written.
-        ValueError: if fewer than two vectors are left to train on.
+        ValueError: if there are fewer than two training vectors.
     """
     device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(seed)
     training, validation = hold_out(len(vectors), settings.validation_fraction, generator)
     if len(training) < 2:
         raise ValueError(f"expected at least two vectors to train on, got {len(training)}")
-    network = _initial(seed).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-    state = _State(network, optimizer, generator, settings.epochs)
-    identity = None if checkpoint is None else Identity(_settings_key(settings, seed), vectors.key())
-    start = 0 if checkpoint is None or identity is None else state.load(checkpoint, identity)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Autoencoder().to(device)
+    parameters = dict(network.named_parameters())
+    optimizer = torch.optim.Adam(parameters.values(), lr=settings.learning_rate, fused=True)
+    history = torch.full((settings.epochs, 3), math.nan, dtype=torch.float64)  # loss, validation loss, seconds
+    read = (settings.epochs, settings.batch_size, settings.learning_rate, settings.validation_fraction, seed)
+    identity = Identity(hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16], vectors.key())
+
+    def buffers() -> dict[str, Tensor]:
+        return dict(network.named_buffers()) | {"history": history, "generator": generator.get_state()}
+
+    start = 0
+    if checkpoint is not None:
+        restored = buffers()
+        start = load_checkpoint(checkpoint, parameters, optimizer, identity, restored)
+        generator.set_state(restored["generator"])
     vectors = vectors.to(device)
     for epoch in range(start, settings.epochs):
         began = time.perf_counter()
@@ -153,65 +159,23 @@ def train_autoencoder(
         validation_loss = _mean_loss(network, vectors, validation.to(device), settings.batch_size)
         if not math.isfinite(loss):
             raise TrainingError(f"epoch {epoch}: the loss is {loss}. Lower autoencoder.learning_rate.")
-        record = EpochRecord(epoch, loss, validation_loss, time.perf_counter() - began)
-        state.add(record)
-        if checkpoint is not None and identity is not None and (epoch + 1) % CHECKPOINT_EVERY == 0:
-            state.save(checkpoint, identity, epoch + 1)
+        history[epoch] = torch.tensor([loss, validation_loss, time.perf_counter() - began], dtype=torch.float64)
+        if checkpoint is not None and (epoch + 1) % CHECKPOINT_EVERY == 0:
+            save_checkpoint(checkpoint, parameters, optimizer, epoch + 1, identity, buffers())
         if on_epoch is not None:
-            on_epoch(record)
+            on_epoch(_record(epoch, history))
         if progress is not None:
             progress(epoch + 1, settings.epochs)
     network.eval()
     order = training[torch.randperm(len(training), generator=generator)].to(device)
-    published, textbook = residual_covariances(network, vectors, torch.split(order, settings.batch_size))
-    return TrainedAutoencoder(network.cpu().requires_grad_(False), published, textbook), state.records()
+    covariances = residual_covariances(network, vectors, torch.split(order, settings.batch_size))
+    records = tuple(_record(epoch, history) for epoch in range(settings.epochs))
+    return TrainedAutoencoder(network.cpu().requires_grad_(False), *covariances), records
 
 
-def _settings_key(settings: AutoencoderSettings, seed: int) -> str:
-    read = (settings.epochs, settings.batch_size, settings.learning_rate, settings.validation_fraction, seed)
-    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
-
-
-class _State:
-    """The state of a training between two epochs: weights, optimiser, random generator and records."""
-
-    def __init__(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, epochs: int
-    ) -> None:
-        self.optimizer, self.generator = optimizer, generator
-        self.parameters = dict(network.named_parameters())
-        self.history = torch.full((epochs, 3), math.nan, dtype=torch.float64)  # loss, validation loss, seconds
-        self.buffers = dict(network.named_buffers()) | {"history": self.history}
-
-    def add(self, record: EpochRecord) -> None:
-        validation = math.nan if record.validation_loss is None else record.validation_loss
-        self.history[record.epoch] = torch.tensor([record.loss, validation, record.seconds], dtype=torch.float64)
-
-    def records(self) -> tuple[EpochRecord, ...]:
-        rows = self.history.tolist()
-        return tuple(
-            EpochRecord(epoch, loss, None if math.isnan(validation) else validation, seconds)
-            for epoch, (loss, validation, seconds) in enumerate(rows)
-        )
-
-    def save(self, folder: Path, identity: Identity, epoch: int) -> None:
-        buffers = self.buffers | {"generator": self.generator.get_state()}
-        save_checkpoint(folder, self.parameters, self.optimizer, epoch, identity, buffers)
-
-    def load(self, folder: Path, identity: Identity) -> int:
-        """Restore the folder's checkpoint and return the number of finished epochs; 0 without one."""
-        drawn = self.generator.get_state()
-        epoch = load_checkpoint(
-            folder, self.parameters, self.optimizer, identity, self.buffers | {"generator": drawn}
-        )
-        self.generator.set_state(drawn)
-        return epoch
-
-
-def _initial(seed: int) -> Autoencoder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Autoencoder()
+def _record(epoch: int, history: Tensor) -> EpochRecord:
+    loss, validation_loss, seconds = history[epoch].tolist()
+    return EpochRecord(epoch, loss, None if math.isnan(validation_loss) else validation_loss, seconds)
 
 
 def _train_epoch(
@@ -232,19 +196,20 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _mean_loss(network: nn.Module, vectors: Vectors, indices: Tensor, batch_size: int) -> float | None:
+def _mean_loss(network: nn.Module, vectors: Vectors, indices: Tensor, batch_size: int) -> float:
+    """The mean over batches; NaN without vectors."""
     if len(indices) == 0:
-        return None
+        return math.nan
     network.eval()
     batches = (vectors.rows(index) for index in torch.split(indices, batch_size))
     return float(torch.stack([F.mse_loss(network(batch), batch) for batch in batches]).mean())
 
 
 @torch.no_grad()
-def residual_covariances(
-    network: nn.Module, vectors: Vectors, batches: Iterable[Tensor]
-) -> tuple[Covariances, Covariances]:
-    """Covariances of the residuals of the training vectors per domain, in one more pass.
+def residual_covariances(network: nn.Module, vectors: Vectors, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Published and textbook covariances of the residuals of the training vectors, computed in one pass.
+
+    Each is (2, 128, 128) float32, in dB², of the source and the target domain.
 
     The published form follows the official code, in which (for the consequences see
     :func:`nearfar.scoring.autoencoder.scores.selective_score`)
@@ -252,58 +217,34 @@ def residual_covariances(
     * in each batch, the mean of *that batch's* residual frames of a domain is subtracted, not the domain's mean;
     * the sum of products runs over residual frames, five per vector, but is divided by the number of *vectors* of
       the domain less one;
-    * a domain without vectors takes the other's covariance.
+    * a domain with fewer than two vectors takes the other's covariance.
 
-    The textbook form subtracts the domain's mean and divides by its residual frames less one; a domain without
-    vectors takes the other's there, too.
+    The textbook form subtracts the domain's mean and divides by its residual frames less one; a domain with fewer
+    than two vectors again takes the other's.
 
     Raises:
-        ValueError: if there are fewer than two vectors.
+        ValueError: if neither domain has two vectors.
     """
-    sums = {False: _DomainSums(), True: _DomainSums()}
-    for residual, is_target in _residuals(network, vectors, batches):
-        for domain, sum_ in sums.items():
-            sum_.add(residual[is_target == domain])
-    usable = [domain for domain, sum_ in sums.items() if sum_.vectors > 1]
-    if not usable:
-        raise ValueError("expected at least two vectors of one domain")
-    chosen = {domain: sums[domain if domain in usable else usable[0]] for domain in sums}
-    published = {domain: sum_.within_batches / (sum_.vectors - 1) for domain, sum_ in chosen.items()}
-    textbook = {domain: sum_.scatter() / (STACKED_FRAMES * sum_.vectors - 1) for domain, sum_ in chosen.items()}
-    return (
-        Covariances(published[False].float().cpu(), published[True].float().cpu()),
-        Covariances(textbook[False].float().cpu(), textbook[True].float().cpu()),
-    )
-
-
-def _residuals(network: nn.Module, vectors: Vectors, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Residual frames of each batch, (batch, 5, 128) float64, and whether each vector is of the target domain."""
+    # Sums over the residual frames of each domain: squares about batch means, squares, and the frames themselves.
+    within_batches, squares = torch.zeros(2, 2, MEL_BINS, MEL_BINS, dtype=torch.float64)
+    total, counts = torch.zeros(2, MEL_BINS, dtype=torch.float64), torch.zeros(2, 1, 1, dtype=torch.int64)
     for index in batches:
         batch = vectors.rows(index)
         residual = (batch - network(batch)).double().reshape(-1, STACKED_FRAMES, MEL_BINS)
-        yield residual, vectors.is_target.index_select(0, index)
-
-
-class _DomainSums:
-    """Running sums over one domain's residual frames; (128, 128) and (128,) float64."""
-
-    def __init__(self) -> None:
-        self.vectors = 0
-        self.within_batches = torch.zeros(MEL_BINS, MEL_BINS, dtype=torch.float64)
-        self.products = torch.zeros(MEL_BINS, MEL_BINS, dtype=torch.float64)
-        self.total = torch.zeros(MEL_BINS, dtype=torch.float64)
-
-    def add(self, residual: Tensor) -> None:
-        """Add a batch's residuals of the domain, (vectors, 5, 128) float64."""
-        if len(residual) == 0:
-            return
-        rows = residual.reshape(-1, MEL_BINS).cpu()
-        centred = rows - rows.mean(dim=0)
-        self.vectors += len(residual)
-        self.within_batches += centred.T @ centred
-        self.products += rows.T @ rows
-        self.total += rows.sum(dim=0)
-
-    def scatter(self) -> Tensor:
-        """Sum of products about the domain's mean."""
-        return self.products - torch.outer(self.total, self.total) / (STACKED_FRAMES * self.vectors)
+        is_target = vectors.is_target.index_select(0, index)
+        for domain, members in enumerate((residual[~is_target], residual[is_target])):
+            if len(members):
+                rows = members.reshape(-1, MEL_BINS).cpu()
+                centred = rows - rows.mean(dim=0)
+                within_batches[domain] += centred.T @ centred
+                squares[domain] += rows.T @ rows
+                total[domain] += rows.sum(dim=0)
+                counts[domain] += len(members)
+    usable = [domain for domain in range(2) if int(counts[domain]) > 1]
+    if not usable:
+        raise ValueError("expected at least two vectors of one domain")
+    published = within_batches / (counts - 1)
+    frames = STACKED_FRAMES * counts
+    textbook = (squares - total[:, :, None] * total[:, None] / frames) / (frames - 1)
+    chosen = [domain if domain in usable else usable[0] for domain in range(2)]
+    return published[chosen].float(), textbook[chosen].float()
