@@ -18,7 +18,7 @@ from tests.fixtures import write_clip
 import nearfar
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import read_dataset
-from nearfar.detector import changes, store
+from nearfar.detector import changes, faults, store
 from nearfar.errors import InputError
 
 
@@ -371,7 +371,7 @@ def test_the_distance_to_a_fault_is_that_of_standardised_features_by_hand(
     like = made.score(bearing[3]).like
     (entry,) = made._fitted.machines
     normal = entry.features["cancelled"].double().numpy()
-    faults = entry.faults.features["cancelled"].double().numpy()
+    known = entry.faults.features["cancelled"].double().numpy()
     both = detector.with_fault("bearing", [bearing[0], bearing[3]])._fitted.machines[0].faults
     own = both.features["cancelled"].double().numpy()[-1]
     spread = normal.std(axis=0)
@@ -382,8 +382,30 @@ def test_the_distance_to_a_fault_is_that_of_standardised_features_by_hand(
         squares = (((one - other) * factor) ** 2).sum(axis=1) / one.shape[1]
         return float(np.sqrt(squares).mean())
 
-    assert like.distance == pytest.approx(min(distance(own, fault) for fault in faults), rel=1e-6)
+    assert like.distance == pytest.approx(min(distance(own, fault) for fault in known), rel=1e-6)
     assert like.normal_distance == pytest.approx(min(distance(own, each) for each in normal), rel=1e-6)
+
+    def direction(one: np.ndarray) -> np.ndarray:
+        """From the mean of the four nearest normal windows."""
+        nearest = sorted(normal, key=lambda each: distance(one, each))[:4]
+        return ((one - np.mean(nearest, axis=0)) * factor).flatten()
+
+    index = int(like.recording == bearing[1].name)
+    pair = [direction(own), direction(known[index])]
+    cosine = pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1])
+    assert like.similarity == pytest.approx(cosine, rel=1e-6)
+
+
+def test_a_near_fault_in_another_direction_is_no_known_one(
+    detector: nearfar.Detector, pump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bearing = sorted((pump / "bearing").iterdir())
+    made = detector.with_fault("bearing", bearing[:2])
+    similarity = made.score(bearing[3]).like.similarity
+    monkeypatch.setattr(faults, "SIMILAR", similarity + 1e-6)
+    assert made.score(bearing[3]).like is None
+    monkeypatch.setattr(faults, "SIMILAR", similarity - 1e-6)
+    assert made.score(bearing[3]).like is not None
 
 
 def test_only_anomalous_windows_of_a_long_recording_are_the_fault(

@@ -1,9 +1,11 @@
 """Known faults of a machine: a second bank, of their recordings, that anomalous recordings are compared with.
 
 An anomalous recording is like a known fault where its most anomalous window is nearer to a window of a recording
-of that fault than to any normal one. The distance is the one in which the back-end compares clips, without what it
-makes of it (densities of normals, means over neighbours): features are scaled by the normal ones, and the distance
-is the mean over parts and over the scored views. Faults have no effect on scores and thresholds.
+of that fault than to any normal one, and departs from normal in the same direction. The distance is the one in
+which the back-end compares clips, without what it makes of it (densities of normals, means over neighbours):
+features are scaled by the normal ones, and the distance is the mean over parts and over the scored views. The
+direction is that from the mean of the nearest normal windows. Faults have no effect on scores and thresholds.
+docs/detector.md has measured rates of right and wrong names.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
     from nearfar.detector.machine import FittedMachine
 
 
+NORMALS = 4
+"""Directions are from the mean of so many nearest normal windows."""
+SIMILAR = 0.5
+"""Least cosine of two directions that are the same."""
+
+
 class FaultRecording(Settings):
     """A recording of a known fault; ``date`` is that of the fault, as 2026-05-03."""
 
@@ -42,8 +50,9 @@ class Like:
 
     Attributes:
         fault: its name, and ``date`` its date, as 2026-05-03.
-        distance: to the nearest window of a recording of it, and ``normal_distance`` to the nearest normal window,
+        distance: to a window of a recording of it, and ``normal_distance`` to the nearest normal window,
             which is larger.
+        similarity: cosine of the directions in which the two depart from normal, at most 1.
         recording: the name of that recording.
     """
 
@@ -51,6 +60,7 @@ class Like:
     date: str
     distance: float
     normal_distance: float
+    similarity: float
     recording: str
 
     @property
@@ -105,7 +115,9 @@ def with_recordings(
 
 
 def likes(fitted: FittedMachine, features: Mapping[str, Tensor], windows: Sequence[int]) -> dict[int, Like]:
-    """The known fault that each window resembles, where it is nearer to one than to normal.
+    """The known fault that each window resembles, of those that resemble one.
+
+    Of several windows of faults that are nearer than any normal one, the one in the most similar direction counts.
 
     Args:
         fitted: the machine, with its normal windows and known faults.
@@ -115,26 +127,52 @@ def likes(fitted: FittedMachine, features: Mapping[str, Tensor], windows: Sequen
     faults = fitted.faults
     if faults is None or not len(windows):
         return {}
-    plan, chosen = fitted.plan, torch.as_tensor(list(windows))
-    distance = BACKENDS[plan.backend].distance(plan.settings)
-    to_faults, to_normals = [], []
-    for view, normals in fitted.features.items():
-        scaling = Scaling(normals, distance)
-        scaled = scaling(normals)
-        bank, queries, known = (
-            centred(values, scaled.mean(dim=0))
-            for values in (scaled, scaling(features[view][chosen]), scaling(faults.features[view]))
-        )
-        to_faults.append(mean_distance(queries, known, distance))
-        to_normals.append(mean_distance(queries, bank, distance))
-    nearest, which = torch.stack(to_faults).mean(dim=0).min(dim=1)
-    normal = torch.stack(to_normals).mean(dim=0).min(dim=1).values
+    chosen = torch.as_tensor(list(windows))
+    bank = _Scaled(fitted)
+    queries = bank.scaled({view: features[view][chosen] for view in fitted.features})
+    known = bank.scaled(faults.features)
+    distances, to_normals = bank.distance(queries, known), bank.distance(queries, bank.normals)
+    normal = to_normals.min(dim=1).values
+    cosines = bank.directions(queries, to_normals) @ bank.directions(known, bank.distance(known, bank.normals)).T
+    best, which = cosines.masked_fill(distances >= normal[:, None], -torch.inf).max(dim=1)
     found = {}
     for row, window in enumerate(windows):
-        if nearest[row] < normal[row]:
-            entry = faults.recordings[int(faults.recording[int(which[row])])]
-            found[window] = Like(entry.fault, entry.date, float(nearest[row]), float(normal[row]), entry.name)
+        if best[row] >= SIMILAR:
+            index = int(which[row])
+            entry = faults.recordings[int(faults.recording[index])]
+            numbers = float(distances[row, index]), float(normal[row]), float(best[row])
+            found[window] = Like(entry.fault, entry.date, *numbers, entry.name)
     return found
+
+
+class _Scaled:
+    """Scaled features of one machine: (windows, parts, dim) of every scored view, in their order."""
+
+    def __init__(self, fitted: FittedMachine) -> None:
+        self._distance = BACKENDS[fitted.plan.backend].distance(fitted.plan.settings)
+        self._scalings = {view: Scaling(values, self._distance) for view, values in fitted.features.items()}
+        self.normals = self.scaled(fitted.features)
+
+    def scaled(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """The features of every view, scaled by the normal ones."""
+        return [scaling(features[view]) for view, scaling in self._scalings.items()]
+
+    def distance(self, rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
+        """(rows, columns) float64, the mean over parts and views."""
+        found = []
+        for row, column, normal in zip(rows, columns, self.normals, strict=True):
+            centres = normal.mean(dim=0)
+            found.append(mean_distance(centred(row, centres), centred(column, centres), self._distance))
+        return torch.stack(found).mean(dim=0)
+
+    def directions(self, rows: Sequence[Tensor], to_normals: Tensor) -> Tensor:
+        """(rows, dim) float64 of length one, of all views side by side: from the nearest normal windows' mean."""
+        nearest = to_normals.topk(min(NORMALS, to_normals.shape[1]), dim=1, largest=False).indices
+        parts = [
+            (row - normal[nearest].mean(dim=1)).flatten(1).double()
+            for row, normal in zip(rows, self.normals, strict=True)
+        ]
+        return torch.nn.functional.normalize(torch.cat(parts, dim=1))
 
 
 def checked_date(date: str | Date | None, today: Date) -> str:
