@@ -288,6 +288,15 @@ def test_the_rate_that_was_asked_for_is_used_once_there_are_enough_scores(
     assert (after.false_alarm_rate, after.remark) == (0.05, None)
 
 
+def test_a_domain_that_is_new_gets_a_threshold_of_its_own(pump: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("nearfar-best").with_changes(**{"threshold.domains": "separate"})
+    detector = nearfar.Detector.fit(pump / "pump", recipe)
+    assert [entry.domain for entry in detector.thresholds] == [None]
+    larger = detector.with_normals(pump / "faster", domain="target")
+    assert [(entry.domain, entry.recordings) for entry in larger.thresholds] == [("source", 12), ("target", 6)]
+    assert state(larger.undone()) == state(detector)
+
+
 # --- undo -------------------------------------------------------------------------------------------------------
 
 
@@ -408,6 +417,23 @@ def test_a_near_fault_in_another_direction_is_no_known_one(
     assert made.score(bearing[3]).like is not None
 
 
+@pytest.mark.parametrize("name", ["mahalanobis", "frozen-near", "ae-mse"])
+def test_faults_are_recognised_with_other_back_ends(name: str, pump: Path) -> None:
+    changes = {
+        "mahalanobis": {"scoring.backend": "mahalanobis"},
+        "frozen-near": {"scoring.views": ["near", "far"]},
+        "ae-mse": {"autoencoder.epochs": 2, "calibration.method": "split"},
+    }[name]
+    recipe = load_recipe("nearfar-best" if name == "mahalanobis" else name).with_changes(**changes)
+    detector = nearfar.Detector.fit(pump / "pump", recipe)
+    bearing, belt = (sorted((pump / folder).iterdir()) for folder in ("bearing", "belt"))
+    made = detector.with_fault("bearing", bearing[:2]).with_fault("belt", belt[:2])
+    for files, fault in ((bearing, "bearing"), (belt, "belt")):
+        for score in made.score_many(files[2:]):
+            assert score.like.fault == fault if score.anomalous else score.like is None
+    assert made.score(bearing[3]).anomalous
+
+
 def test_only_anomalous_windows_of_a_long_recording_are_the_fault(
     detector: nearfar.Detector, pump: Path, tmp_path: Path
 ) -> None:
@@ -444,7 +470,8 @@ def test_counts_on_labelled_recordings_before_and_after(
         ("belt", 4, {}),
     ]
     # Recordings that are added are left out of both counts.
-    added = sorted((tmp_path / "data" / "pump" / "test" / "normal").iterdir())[:4]
+    added = sorted((tmp_path / "data" / "pump" / "test" / "normal").iterdir())[:3]
+    added.append(Path(shutil.copy(pump / "faster" / "0103.wav", tmp_path / "a copy.wav")))
     change = detector.with_normals(added, labelled=tmp_path / "data").history[-1]
     assert (change.tested_before.false_alarms.alarms, change.tested_before.false_alarms.recordings) == (2, 2)
     assert change.tested_after.false_alarms.alarms == 0

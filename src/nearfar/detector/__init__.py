@@ -1,6 +1,12 @@
 """Detectors of one's own machines: fitted on normal recordings, saved as a folder with their thresholds."""
 
+from nearfar.detector.counts import FaultCount, MachineCounts, Rate
 from nearfar.detector.detector import Detector
+from nearfar.detector.faults import Like
+from nearfar.detector.history import Change
 from nearfar.detector.results import Departure, Failure, Score, WindowScore
 
-__all__ = ["Departure", "Detector", "Failure", "Score", "WindowScore"]
+__all__ = [
+    "Change", "Departure", "Detector", "Failure", "FaultCount", "Like", "MachineCounts", "Rate", "Score",
+    "WindowScore",
+]  # fmt: skip

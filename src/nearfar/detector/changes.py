@@ -183,14 +183,13 @@ class Changeable:
         Args:
             labelled: a folder of any layout with labelled test recordings, or a dataset.
             machine: of all recordings; by default the folder that they lie in.
-            without: files that are left out.
+            without: files that are left out, and copies of them.
             progress: called during long steps.
 
         Raises:
             InputError: if there are none, or it is unclear of which machine one is.
         """
-        files = {path.resolve() for path in without}
-        chosen = labelled_recordings(self._fitted.machines, labelled, machine, without=files)
+        chosen = labelled_recordings(self._fitted.machines, labelled, machine, without=without)
         return tuple(self._counted(entry, progress) for entry in chosen)
 
     def _counted(self, labelled: Labelled, progress: Progress) -> MachineCounts:

@@ -11,6 +11,7 @@ from nearfar.detector.machine import FittedMachine
 from nearfar.detector.results import Failure, Score
 from nearfar.detector.routing import choose_machine
 from nearfar.errors import InputError
+from nearfar.files import file_sha256
 from nearfar.pipeline.extraction import Recording
 from nearfar.settings import Settings
 
@@ -99,7 +100,7 @@ def labelled_recordings(
         machines: of the detector.
         source: a folder of any layout with test recordings, or a dataset.
         machine: of all recordings; by default the folder that they lie in.
-        without: files that are left out, by their resolved paths.
+        without: files that are left out, and copies of them.
 
     Raises:
         InputError: if there are none, or it is unclear of which machine one is.
@@ -114,9 +115,12 @@ def labelled_recordings(
             remedy="Arrange the folder as docs/layouts.md describes",
         )
     known = {name for entry in machines for name in (entry.machine, f"{entry.machine}/{entry.section}")}
+    contents = {(path.stat().st_size, file_sha256(path)) for path in without if path.is_file()}
+    sizes = {size for size, _ in contents}
     found: dict[int, list[Clip]] = {}
     for clip in tests:
-        if clip.path.resolve() in without:
+        size = clip.path.stat().st_size
+        if size in sizes and (size, file_sha256(clip.path)) in contents:
             continue
         named = machine or (clip.machine if clip.machine in known else None)
         number = choose_machine(machines, Recording.of_clip(clip), named)
