@@ -123,3 +123,21 @@ def test_bad_commands_are_refused_and_change_nothing(
     assert message in finished.err
     assert "Traceback" not in finished.err
     assert contents(detector) == before
+
+
+def test_a_change_by_another_program_is_not_lost(
+    nearfar_command: Nearfar, workshop: Path, detector: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other thresholds are written while the recordings are read."""
+    with_normals = nearfar.Detector.with_normals
+
+    def slowly(self: nearfar.Detector, *arguments: object, **named: object) -> nearfar.Detector:
+        nearfar.Detector.load(detector).with_thresholds(0.5).save(detector, replace=True)
+        return with_normals(self, *arguments, **named)
+
+    monkeypatch.setattr(nearfar.Detector, "with_normals", slowly)
+    finished = nearfar_command("add", detector, workshop / "normal", "--normal")
+    assert finished.code == 2
+    assert "another program has changed meanwhile" in finished.err
+    loaded = nearfar.Detector.load(detector)
+    assert (loaded.history, loaded.thresholds[0].false_alarm_rate) == ((), 0.5)

@@ -445,6 +445,15 @@ def test_only_anomalous_windows_of_a_long_recording_are_the_fault(
     torch.testing.assert_close(bank.features, alone.features, rtol=1e-3, atol=1e-3)
 
 
+def test_faults_that_are_not_detected_are_reported(
+    detector: nearfar.Detector, pump: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (normal,) = record(tmp_path, range(41, 42))
+    made = detector.with_fault("ghost", [normal, pump / "bearing" / "0200.wav"])
+    assert "pump: 1 of 2 recordings of ghost are not above the threshold" in caplog.text
+    assert (made.history[0].alarms_before, made.history[0].alarms_after) == (1, 1)
+
+
 def test_bad_faults_are_refused(detector: nearfar.Detector, pump: Path) -> None:
     with pytest.raises(InputError, match=r"0002\.wav: found the sound of the normal recording 0002\.wav"):
         detector.with_fault("bearing", pump / "pump" / "0002.wav")
@@ -515,9 +524,11 @@ def test_the_record_is_in_the_folder(detector: nearfar.Detector, pump: Path, tmp
     assert list(loaded.score_many(files)) == list(made.score_many(files))
     score = next(entry for entry in loaded.score_many(files) if entry.like is not None)
     assert score.to_json()["like"]["fault"] == "bearing"
-    (tmp_path / "detector" / "before.json").write_text("[")
-    with pytest.raises(InputError, match=r"before\.json: found a file that cannot be read"):
-        nearfar.Detector.load(tmp_path / "detector")
+    whole = (tmp_path / "detector" / "before.json").read_text()
+    for text, why in (("[", "json"), (whole.replace('"recordings": 12', '"recordings": 11'), "SHA-256")):
+        (tmp_path / "detector" / "before.json").write_text(text)
+        with pytest.raises(InputError, match=rf"before\.json: found a file that cannot be read \(.*{why}"):
+            nearfar.Detector.load(tmp_path / "detector")
 
 
 def test_quality_of_what_is_added_is_reported(

@@ -14,6 +14,7 @@ from typer import Argument, Option
 from nearfar.cli import options
 from nearfar.cli.machine import DetectorArgument
 from nearfar.cli.messages import usage_error
+from nearfar.errors import InputError
 from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def add(
             )
         else:
             after = before.with_fault(fault, files, machine, date=date, note=note, progress=progress)
-    after.save(detector, replace=True)
+    _save(before, after, detector)
     changes = after.history[len(before.history) :]
     if as_json:
         _print_json(changes)
@@ -87,8 +88,7 @@ def undo(
     from nearfar.detector.store import read_card, read_history
 
     if listing:
-        read_card(detector)
-        changes, _ = read_history(detector)
+        changes, _ = read_history(detector, read_card(detector))
         if as_json:
             _print_json(changes)
         else:
@@ -96,7 +96,7 @@ def undo(
         return
     before = Detector.load(detector, encoder=encoder)
     after = before.undone()
-    after.save(detector, replace=True)
+    _save(before, after, detector)
     (change,) = (new for old, new in zip(before.history, after.history, strict=True) if old != new)
     if as_json:
         _print_json([change])
@@ -153,6 +153,22 @@ def test(
         print(json.dumps(tree, indent=1, ensure_ascii=False))
         return
     _show_counts(states)
+
+
+def _save(before: Detector, after: Detector, folder: Path) -> None:
+    """Replace a detector, unless another program has changed it since it was read."""
+    from nearfar.detector.store import read_calibrations, read_card, read_history, read_thresholds
+
+    card = read_card(folder)
+    now = read_history(folder, card)[0], read_thresholds(folder, read_calibrations(folder, card))
+    if now != (before.history, before.thresholds):
+        raise InputError(
+            folder,
+            found="a detector that another program has changed meanwhile",
+            expected="the one that was read",
+            remedy="Run the same command again",
+        )
+    after.save(folder, replace=True)
 
 
 def _named_fault(text: str) -> tuple[str, Path]:

@@ -265,6 +265,11 @@ class Changeable:
         bank = with_recordings(fitted.faults, recordings, windows, extracted.recording[rows])
         calibration = self._fitted.calibrations[number]
         detected = alarms(clips, scores[most].tolist(), thresholds, fitted)
+        if detected < len(clips):
+            message = (
+                "%s: %d of %d recordings of %s are not above the threshold, so recordings like them give no alarm"
+            )
+            logger.warning(message, fitted.machine, len(clips) - detected, len(clips), name)
         change = Change(
             kind="fault",
             machine=fitted.machine,

@@ -498,7 +498,7 @@ class Detector(Changeable):
                 card.encoder,
                 model,
                 card.channel_warnings,
-                *store.read_history(folder),
+                *store.read_history(folder, card),
             ),
             device,
         )

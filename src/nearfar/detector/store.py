@@ -263,8 +263,9 @@ def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write ``detector.json``, with the SHA-256 of its own content and of the calibration beside it."""
-    sha256 = {**card.sha256, CALIBRATION: file_sha256(folder / CALIBRATION)}
+    """Write ``detector.json``, with the SHA-256 of its own content and of calibration and history beside it."""
+    beside = [name for name in (CALIBRATION, CHANGES, BEFORE) if (folder / name).exists()]
+    sha256 = card.sha256 | {name: file_sha256(folder / name) for name in beside}
     tree = card.model_copy(update={"sha256": sha256}).model_dump(mode="json")
     write_json(folder / CARD, {**tree, "sha256": {**sha256, CARD: digest(tree)}})
 
@@ -306,9 +307,7 @@ def read_calibrations(folder: Path, card: Card) -> tuple[Calibration, ...]:
     """
     path = folder / CALIBRATION
     calibrations = _read(path, TypeAdapter(tuple[Calibration, ...]))
-    expected = card.sha256.get(CALIBRATION)  # not in cards of earlier versions
-    if expected is not None and (found := file_sha256(path)) != expected:
-        raise _damaged(path, f"SHA-256 {found[:12]}, not {expected[:12]}")
+    _require_same(path, card)
     return calibrations
 
 
@@ -341,15 +340,18 @@ def read_thresholds(folder: Path, calibrations: Iterable[Calibration]) -> tuple[
     return thresholds
 
 
-def read_history(folder: Path) -> tuple[tuple[Change, ...], tuple[Before, ...]]:
+def read_history(folder: Path, card: Card) -> tuple[tuple[Change, ...], tuple[Before, ...]]:
     """The changes of a detector, and what undoes the last ones; none of a detector that was never changed.
 
     Raises:
-        InputError: if a file cannot be read.
+        InputError: if a file cannot be read, or is not the one that the card is of.
     """
-    if not (folder / CHANGES).exists():
+    if CHANGES not in card.sha256:
         return (), ()
-    return _read(folder / CHANGES, CHANGE_LIST), _read(folder / BEFORE, BEFORE_LIST)
+    found = _read(folder / CHANGES, CHANGE_LIST), _read(folder / BEFORE, BEFORE_LIST)
+    for name in (CHANGES, BEFORE):
+        _require_same(folder / name, card)
+    return found
 
 
 def copy_model(model: Path, folder: Path) -> None:
@@ -372,6 +374,13 @@ def _read(path: Path, content: TypeAdapter[_Content]) -> _Content:
         raise _damaged(path, f"{key}: expected {reason(first)}" if key else reason(first)) from None
     except OSError as error:
         raise _damaged(path, error.strerror) from None
+
+
+def _require_same(path: Path, card: Card) -> None:
+    """Raise an InputError if a file has another content than when the card was written."""
+    expected = card.sha256.get(path.name)  # not in cards of earlier versions
+    if expected is not None and (found := file_sha256(path)) != expected:
+        raise _damaged(path, f"SHA-256 {found[:12]}, not {expected[:12]}")
 
 
 def _damaged(path: Path, why: object) -> InputError:
