@@ -35,9 +35,10 @@ from nearfar.data.simulate import rooms
 from nearfar.data.simulate.factory import FactoryPlan, plan_clips, simulate_clip
 from nearfar.files import write_json
 from nearfar.metrics import auc, auc_source_target, official_score, partial_auc
-from nearfar.pipeline.extraction import Recording, extract
+from nearfar.pipeline.extraction import extract
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.scoring import left_out_scores
+from nearfar.pipeline.windows import Recording
 from nearfar.scoring import MachineScorer
 from nearfar.thresholds import conformal_threshold
 

@@ -42,7 +42,8 @@ from nearfar.detector import Detector, Score
 from nearfar.detector.departure import Departure
 from nearfar.explain.explanation import explain
 from nearfar.frontends.kaldi import KaldiFbank, mel_centres_hz
-from nearfar.pipeline.extraction import Recording, extract
+from nearfar.pipeline.extraction import extract
+from nearfar.pipeline.windows import Recording
 from nearfar.views import read_views
 
 RATE = 0.1

@@ -16,6 +16,8 @@ from nearfar.rendering import TextRow, TextTable
 
 if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
+    from nearfar.detector.counts import MachineCounts, Rate
+    from nearfar.detector.history import Change
     from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Threshold
 
@@ -148,7 +150,7 @@ def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
         "none" if entry.threshold is None else f"{entry.threshold:.4f}",
         "" if entry.margin is None else f"{entry.margin:+.4f}",
         "" if entry.p_value is None else f"{entry.p_value:.3g}",
-        entry.status + (f" ({checks})" if checks else ""),
+        entry.status + (f" ({checks})" if checks else "") + (f", {entry.like.words}" if entry.like else ""),
         _nearest(entry.nearest, entry.nearest_begin_s),
         "" if found is None else f"{times}{found.low_hz:.0f} to {found.high_hz:.0f} Hz",
     )
@@ -175,3 +177,57 @@ def thresholds_table(thresholds: Iterable[Threshold]) -> TextTable:
         rows.append(TextRow(cells))
     headings = ("machine", "domain", "threshold", "found by", "false alarms", "normal recordings", "groups")
     return TextTable(headings, tuple(rows), text_columns=(0, 1, 3))
+
+
+def counts_table(states: Sequence[tuple[str, Iterable[MachineCounts]]]) -> TextTable:
+    """A row per machine, state of the detector and kind of fault: rates with 95 % intervals."""
+    headings = ("machine", "detector", "recordings of", "called anomalous", "rate", "95 % interval", "like")
+    rows = []
+    for when, machines in states:
+        for entry in machines:
+            listed: list[tuple[str, Rate, str]] = [("normal", entry.false_alarms, "")]
+            if len(entry.faults) != 1:
+                listed.append(("all faults", entry.detections, ""))
+            for each in entry.faults:
+                like = ", ".join(f"{name} ({count})" for name, count in each.like.items())
+                listed.append((each.fault, each.rate, like))
+            rows += [
+                TextRow((entry.machine, when, name, *_rate_cells(rate), like), ends_group=number == len(listed))
+                for number, (name, rate, like) in enumerate(listed, start=1)
+            ]
+    return TextTable(headings, tuple(rows), text_columns=(0, 1, 2, 6))
+
+
+def _rate_cells(rate: Rate) -> tuple[str, str, str]:
+    count = f"{rate.alarms} of {rate.recordings}"
+    if rate.value is None or rate.low is None or rate.high is None:
+        return count, "", ""
+    return count, f"{100 * rate.value:.1f} %", f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %"
+
+
+def changes_table(changes: Iterable[Change]) -> TextTable:
+    """A row per change of a detector: what was added, its effect, and whether it was undone."""
+    headings = ("date", "machine", "added", "skipped", "threshold", "of these above it", "note")
+    rows = []
+    for entry in changes:
+        kind = "normal" if entry.fault is None else entry.fault
+        machine = entry.machine if entry.section == "00" else f"{entry.machine}/{entry.section}"
+        cells = (
+            entry.date.removesuffix("+00:00").replace("T", " "),
+            machine,
+            f"{len(entry.files)} {kind}" + (", undone" if entry.undone else ""),
+            str(len(entry.skipped) or ""),
+            _before_and_after([_values(entry.thresholds_before), _values(entry.thresholds_after)]),
+            _before_and_after([str(entry.alarms_before), str(entry.alarms_after)]),
+            entry.note or "",
+        )
+        rows.append(TextRow(cells, "faint" if entry.undone else ""))
+    return TextTable(headings, tuple(rows), text_columns=(0, 1, 2, 6))
+
+
+def _values(thresholds: Iterable[Threshold]) -> str:
+    return ", ".join("none" if entry.value is None else f"{entry.value:.4f}" for entry in thresholds)
+
+
+def _before_and_after(texts: Sequence[str]) -> str:
+    return texts[0] if texts[0] == texts[1] else " → ".join(texts)

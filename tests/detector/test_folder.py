@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nearfar
@@ -79,6 +83,49 @@ def test_existing_files_are_not_lost(
     fitted.with_thresholds(0.5).save(saved, replace=True)
     assert {path.name for path in saved.parent.iterdir()} == {"detector", "other"}
     assert nearfar.Detector.load(saved).thresholds[0].false_alarm_rate == 0.5
+
+
+def test_a_program_that_is_killed_leaves_the_old_detector_or_the_new_one(
+    fitted: nearfar.Detector, saved: Path, small_factory: Path
+) -> None:
+    """A program replaces a detector by itself with other thresholds, over and over, until it is killed."""
+    code = (
+        "import sys, nearfar\n"
+        "detector = nearfar.Detector.load(sys.argv[1])\n"
+        "both = [detector.with_thresholds(rate) for rate in (0.3, 0.4)]\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    for each in both:\n"
+        "        each.save(sys.argv[1], replace=True)\n"
+    )
+    random = np.random.default_rng(0)
+    file = sorted(small_factory.glob("*/test/*.wav"))[0]
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", code, str(saved)], stdout=subprocess.PIPE) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"ready\n"
+            time.sleep(random.uniform(0, 0.3))
+            program.kill()
+        loaded = nearfar.Detector.load(saved)
+        assert {entry.false_alarm_rate for entry in loaded.thresholds} < {0.1, 0.3, 0.4, 1 / 11}
+        assert loaded.score(file).score == fitted.score(file).score
+    fitted.save(saved, replace=True)
+    assert nearfar.Detector.load(saved).thresholds == fitted.thresholds
+
+
+def test_a_detector_that_was_moved_aside_comes_back(
+    fitted: nearfar.Detector, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a program is killed between the two renames that replace a detector."""
+    aside, partial = (saved.with_name(f".detector.77.{what}") for what in ("old", "partial"))
+    saved.rename(aside)
+    partial.mkdir()
+    assert nearfar.Detector.load(saved).thresholds == fitted.thresholds
+    assert not aside.exists()
+    assert partial.exists()
+    monkeypatch.setattr(store, "ABANDONED_AFTER_SECONDS", -1)
+    fitted.save(saved, replace=True)
+    assert {path.name for path in saved.parent.iterdir()} == {"detector"}
 
 
 def without_hashes(folder: Path) -> None:

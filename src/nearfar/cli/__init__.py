@@ -11,12 +11,13 @@ import io
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 from typer import Exit, Option, Typer
 
 from nearfar import __version__
-from nearfar.cli import challenge, data, machine, research
+from nearfar.cli import challenge, data, machine, operation, research
 from nearfar.cli.messages import USAGE_ERROR, Command, print_error
 
 app = Typer(
@@ -27,8 +28,16 @@ app = Typer(
     pretty_exceptions_enable=False,
 )
 
-PANELS = {
-    "Your machine": (machine.fit, machine.score, machine.threshold, machine.report),
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Your machine": (
+        machine.fit,
+        machine.score,
+        machine.threshold,
+        operation.add,
+        operation.test,
+        operation.undo,
+        machine.report,
+    ),
     "Challenge": (
         challenge.run,
         challenge.reproduce,

@@ -27,6 +27,8 @@ _COMMON = 8
 """A code in more recordings than this is of a periodic sound and says nothing."""
 _COHERENT = 0.5
 """Mean cosine of the phase differences from which two pieces are the same sound."""
+_EQUAL = 0.5
+"""The same of landmarks alone, where the samples of one are not there any more."""
 _LEAST_OVERLAP = 2048
 """Shorter overlaps are not compared."""
 SAME_SHARE = 0.5
@@ -83,12 +85,16 @@ def joined_landmarks(pieces: Sequence[tuple[int, Landmarks]]) -> Landmarks:
     return Landmarks(pieces[-1][0] + pieces[-1][1].samples, positions[first], codes[first])
 
 
-def find_copies(marks: Sequence[Landmarks], read: Callable[[int], Waveform]) -> list[Copy]:
+def find_copies(
+    marks: Sequence[Landmarks], read: Callable[[int], Waveform | None], *, since: int = 0
+) -> list[Copy]:
     """Pairs of recordings that share sound.
 
     Args:
         marks: of every recording.
-        read: from the index of a recording to its samples, for the candidates alone.
+        read: from the index of a recording to its samples, for the candidates alone. Where it gives None, as of a
+            file that is gone, a pair shares sound if :data:`_EQUAL` of the landmarks of its overlap have one code.
+        since: only pairs whose second recording has at least this index.
     """
     of_code: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for index, mark in enumerate(marks):
@@ -101,19 +107,27 @@ def find_copies(marks: Sequence[Landmarks], read: Callable[[int], Waveform]) -> 
             continue
         for number, (first, begin) in enumerate(places):
             for second, at in places[number + 1 :]:
-                if first != second:
+                if first != second and second >= since:
                     votes[first, second, begin - at] += 1
-    best: dict[tuple[int, int], tuple[int, int]] = {}
+    best: dict[tuple[int, int], tuple[int, int]] = {}  # the number of votes for the best lag, and that lag
     for (first, second, lag), count in votes.items():
         if count >= _VOTES and count > best.get((first, second), (0, 0))[0]:
             best[first, second] = count, lag
     found = []
-    for (first, second), (_, lag) in sorted(best.items()):
+    for (first, second), (count, lag) in sorted(best.items()):
         begin, end = max(0, lag), min(marks[first].samples, lag + marks[second].samples)
         if end - begin < _LEAST_OVERLAP:
             continue
-        pieces = read(first)[begin:end], read(second)[begin - lag : end - lag]
-        if _coherence(*pieces) >= _COHERENT:
+        one, other = read(first), read(second)
+        if one is None or other is None:
+            inside = [
+                int(((mark.positions >= start) & (mark.positions < start + end - begin)).sum())
+                for mark, start in ((marks[first], begin), (marks[second], begin - lag))
+            ]
+            same = count >= _EQUAL * min(inside)
+        else:
+            same = _coherence(one[begin:end], other[begin - lag : end - lag]) >= _COHERENT
+        if same:
             shorter = min(marks[first].samples, marks[second].samples)
             found.append(Copy(first, second, lag, (end - begin) / shorter))
     return found

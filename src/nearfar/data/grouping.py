@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -61,9 +61,12 @@ class Grouping(Entry):
     Attributes:
         find: from clips and their features (clips, dim), or None where there are none yet, to the name of each
             clip's group; None where it finds nothing.
+        lasting: whether a name is of the session itself, so that recordings that are added later with the same
+            name are of the same group; numbers of groups are not.
     """
 
     find: Callable[[Sequence[Clip], Features | None], Labels | None]
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,51 @@ def find_groups(clips: Sequence[Clip], by: str = AUTO, features: Features | None
             remedy="Correct calibration.group_by",
         )
     return Groups(tuple(found), f"the attribute {by}")
+
+
+def added_groups(
+    clips: Sequence[Clip],
+    known: Collection[str],
+    found_by: str | None,
+    by: str = AUTO,
+    features: Features | None = None,
+) -> tuple[str, ...]:
+    """The groups of recordings that are added to others, found in the same way; the others keep theirs.
+
+    Where that way finds nothing in them, all are one new group: recordings that are added together are mostly of
+    one session.
+
+    Args:
+        clips: those that are added.
+        known: names of the groups of the others.
+        found_by: how these were found, as :class:`Groups` states it; None: each recording is a group.
+        by: as for :func:`find_groups`, where ``found_by`` is an attribute or a pattern.
+        features: (clips, dim) of those that are added.
+    """
+    way = next((entry for entry in GROUPINGS.values() if entry.description == found_by), None)
+    labels: Sequence[str] | None
+    if found_by is None or way is GROUPINGS["recording"]:
+        labels, lasting = _each(clips).labels, False
+    elif way is not None:
+        labels, lasting = way.find(clips, features), way.lasting
+    else:
+        try:
+            labels, lasting = find_groups(clips, by).labels, True
+        except InputError:
+            labels, lasting = None, False
+    if labels is None:
+        labels, lasting = ["added"] * len(clips), False
+    names = {label: label if lasting else _unused(label, known) for label in labels}
+    return tuple(names[label] for label in labels)
+
+
+def _unused(label: str, known: Collection[str]) -> str:
+    """The label, with a number where there is one of that name already."""
+    number, name = 1, label
+    while name in known:
+        number += 1
+        name = f"{label} ({number})"
+    return name
 
 
 def _each(clips: Sequence[Clip]) -> Groups:
@@ -281,9 +329,9 @@ def natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:
     return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)
 
 
-GROUPINGS["session"] = Grouping(find=_by_session, description="an attribute that names sessions")
+GROUPINGS["session"] = Grouping(find=_by_session, description="an attribute that names sessions", lasting=True)
 GROUPINGS["time"] = Grouping(find=_by_time, description="pauses between the time stamps in file names")
-GROUPINGS["folder"] = Grouping(find=_by_folder, description="sub-folders")
-GROUPINGS["name"] = Grouping(find=_by_name, description="numbered sessions in file names")
+GROUPINGS["folder"] = Grouping(find=_by_folder, description="sub-folders", lasting=True)
+GROUPINGS["name"] = Grouping(find=_by_name, description="numbered sessions in file names", lasting=True)
 GROUPINGS["order"] = Grouping(find=_by_order, description="runs of successive recordings that are alike")
 GROUPINGS["recording"] = Grouping(find=lambda clips, features: None, description="single recordings")

@@ -154,9 +154,10 @@ def merged_facts(pieces: Sequence[SignalFacts], seconds: float) -> SignalFacts:
 
 
 def profile(facts: Sequence[SignalFacts]) -> Profile:
-    """The profile of normal recordings, one or more."""
+    """The profile of normal recordings, one or more, and of the channels that all of them have."""
     channels = {}
-    for name in facts[0].channels:
+    shared = [name for name in facts[0].channels if all(name in entry.channels for entry in facts)]
+    for name in shared:
         levels = [entry.channels[name].level_db for entry in facts]
         shapes = np.min([entry.channels[name].shape_db for entry in facts], axis=0)
         channels[name] = ChannelProfile(

@@ -26,8 +26,10 @@ from nearfar.data.grouping import find_groups
 from nearfar.data.layouts import Dataset, read_normals
 from nearfar.data.walk import log_left_out
 from nearfar.detector import store
+from nearfar.detector.changes import Changeable
 from nearfar.detector.drift import Drift, find_drift
 from nearfar.detector.encoder import loaded_extractor, requirements, with_absolute_encoder
+from nearfar.detector.history import Before, Change, write_history
 from nearfar.detector.machine import (
     FittedMachine,
     Unit,
@@ -35,6 +37,7 @@ from nearfar.detector.machine import (
     explained_recordings,
     fit_machine,
     hold_out,
+    scored_features,
 )
 from nearfar.detector.results import Failure, Score, recording_scores
 from nearfar.detector.routing import choose_machine, machine_names, require_known
@@ -49,7 +52,6 @@ from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
 from nearfar.scoring import Workspace
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
-from nearfar.views import combined_features
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ class _Fitted:
         encoder: the encoder that is not saved with the detector, if any.
         model: the folder of the trained model, if there is one.
         channel_warnings: problems of the two channels found when it was fitted.
+        changes: all that was changed since.
+        before: what the last of these replaced, and had effect.
         temporary: keeps the folder of a model that was trained without one.
     """
 
@@ -101,19 +105,21 @@ class _Fitted:
     encoder: store.EncoderCard | None = None
     model: Path | None = None
     channel_warnings: tuple[ChannelWarning, ...] = ()
+    changes: tuple[Change, ...] = ()
+    before: tuple[Before, ...] = ()
     temporary: _TemporaryFolder | None = None
 
 
-class Detector:
+class Detector(Changeable):
     """Scores recordings of one or several machines against normal ones. Made by :meth:`fit` or :meth:`load`.
+
+    :class:`nearfar.detector.changes.Changeable` adds normal recordings and known faults to it.
 
     >>> detector = Detector.fit("recordings/pump 7")
     >>> detector.score("monday/0001.wav").anomalous
     """
 
-    def __init__(self, fitted: _Fitted, device: Device = None) -> None:
-        self._fitted = fitted
-        self._device = default_device() if device is None else torch.device(device)
+    _fitted: _Fitted
 
     def __repr__(self) -> str:
         machines = ", ".join(self.machines[:4]) + (", ..." if len(self.machines) > 4 else "")
@@ -227,7 +233,7 @@ class Detector:
                 encoder,
                 folder,
                 warnings,
-                temporary,
+                temporary=temporary,
             ),
             target,
         )
@@ -380,7 +386,7 @@ class Detector:
                 fitted.calibrations[number],
                 fitted.thresholds,
                 extracted,
-                _scored_features(extracted, fitted.recipe),
+                scored_features(extracted, fitted.recipe),
                 [recordings[index].name for index in usable],
                 self.machines[number],
                 fitted.extractor.padded_samples / self.recipe.audio.sample_rate_hz,
@@ -455,6 +461,7 @@ class Detector:
                 ENCODERS[self.recipe.encoder.family].save(encoder, out / store.ENCODER)
             store.write_calibrations(out, fitted.calibrations)
             store.write_thresholds(out, fitted.thresholds)
+            write_history(out, fitted.changes, fitted.before)
             store.write_card(out, self._card(cards, sha256))
 
     def _card(self, banks: tuple[store.BankCard, ...], sha256: str) -> store.Card:
@@ -526,6 +533,7 @@ class Detector:
                 card.encoder,
                 model,
                 card.channel_warnings,
+                *store.read_history(folder, card),
             ),
             device,
         )
@@ -551,7 +559,7 @@ def _fitted_machine(
     clips, held = [clips[index] for index in keep], held[keep]
     if repeats:
         extracted = extracted.of(keep)
-    features = _scored_features(extracted, recipe)
+    features = scored_features(extracted, recipe)
     first_view = next(iter(features.values())).flatten(1).double().numpy()
     windows = np.unique(extracted.recording, return_index=True)[1]  # the first window of each recording
     groups = find_groups(clips, recipe.calibration.group_by, first_view[windows])
@@ -640,11 +648,6 @@ def _extracted(
                 advance=advance,
             ),
         )
-
-
-def _scored_features(extracted: Extracted, recipe: Recipe) -> dict[str, torch.Tensor]:
-    features = {view: values[0] for view, values in extracted.features.items()}
-    return combined_features(features, recipe.scoring.views, recipe.view_settings())
 
 
 def _batches(listed: Sequence[Recording]) -> Iterator[range]:

@@ -26,6 +26,8 @@ from nearfar.data.clips import CHANNELS, Clip
 from nearfar.data.copies import Copy, find_copies, without_copies
 from nearfar.data.grouping import Groups
 from nearfar.data.quality import Profile, profile
+from nearfar.detector.faults import FaultBank
+from nearfar.detector.kept import HeldOut, Signals, kept
 from nearfar.errors import InputError
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
 from nearfar.pipeline.extraction import Extracted
@@ -33,6 +35,7 @@ from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scor
 from nearfar.pipeline.windows import Recording, read_samples
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
 from nearfar.thresholds import FEWEST_GROUPS, Calibration, NormalScore
+from nearfar.views import combined_features
 
 Scores = NDArray[np.float64]
 Unit = tuple[str, str]
@@ -63,6 +66,9 @@ class FittedMachine:
         workspace: where a back-end that trains keeps its model.
         profile: of the signals of the normal recordings; None in detectors of earlier versions.
         repeats: names of recordings that hold the sound of another one, which is named second.
+        signals: of the normal recordings; None in detectors of earlier versions.
+        held: normal recordings that are held out for calibration, if there are any.
+        faults: recordings of known faults, if there are any.
     """
 
     machine: str
@@ -79,6 +85,9 @@ class FittedMachine:
     workspace: Workspace | None = None
     profile: Profile | None = None
     repeats: tuple[tuple[str, str], ...] = ()
+    signals: Signals | None = None
+    held: HeldOut | None = None
+    faults: FaultBank | None = None
 
     @cached_property
     def scorer(self) -> MachineScorer:
@@ -105,6 +114,12 @@ class FittedMachine:
     def domain(self, window: int) -> str:
         """The domain of a normal window."""
         return "target" if self.target[self.recording[window]] else "source"
+
+
+def scored_features(extracted: Extracted, recipe: Recipe) -> dict[str, Tensor]:
+    """(windows, parts, dim) float32 of every scored view, from those of the views of waveforms."""
+    features = {view: values[0] for view, values in extracted.features.items()}
+    return combined_features(features, recipe.scoring.views, recipe.view_settings())
 
 
 def explained_recordings(count: int) -> range:
@@ -244,6 +259,7 @@ def fit_machine(
         workspace,
         normal_profile,
         repeats,
+        *kept(clips, held, extracted, features),
     )
     labels = np.unique(groups.labels, return_inverse=True)[1]
     by_group = groups.count >= FEWEST_GROUPS

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nearfar.data.quality import Problem, problems
 from nearfar.detector.departure import Departure, Describe, contributions_of, departure, listed
+from nearfar.detector.faults import Like, likes
 from nearfar.detector.machine import FittedMachine, most_anomalous
 from nearfar.errors import InputError
 from nearfar.explain.attribution import Contribution
@@ -76,6 +77,7 @@ class Score:
         quality: how the recording differs from normal ones by the microphones or the recorder.
         contributions: of views, bands and quantities to the score, largest first; their shares add up to it.
             Empty where the fusion of views is no sum.
+        like: the known fault that an anomalous recording is nearer to than to normal.
     """
 
     file: str
@@ -94,6 +96,7 @@ class Score:
     windows: tuple[WindowScore, ...]
     quality: tuple[Problem, ...] = ()
     contributions: tuple[Contribution, ...] = ()
+    like: Like | None = None
 
     @property
     def status(self) -> str:
@@ -132,6 +135,7 @@ def recording_scores(
     _, parts, dim = next(iter(extracted.features.values()))[0].shape
     values = scored.fused[worst].tolist()
     made_of = contributions_of(fitted.scorer, features, worst.tolist(), values, describe((parts, dim)))
+    like = likes(fitted, features, worst.tolist())
     out = []
     for index, window in enumerate(worst):
         nearest = None if scored.nearest is None else int(scored.nearest[window])
@@ -142,6 +146,7 @@ def recording_scores(
         comparable = all(problem.comparable for problem in quality)
         own = None if threshold is None else threshold.domain
         value = None if threshold is None else threshold.value
+        anomalous = None if value is None or (score > value and not comparable) else score > value
         name, begin, path = (None, None, None) if nearest is None else fitted.nearest(nearest)
         out.append(
             Score(
@@ -151,7 +156,7 @@ def recording_scores(
                 threshold=value,
                 margin=None if value is None else score - value,
                 p_value=calibration.p_value(score, own),
-                anomalous=None if value is None or (score > value and not comparable) else score > value,
+                anomalous=anomalous,
                 domain=own,
                 nearest=name,
                 nearest_begin_s=begin,
@@ -170,6 +175,7 @@ def recording_scores(
                 ),
                 quality=quality,
                 contributions=listed(made_of[index]),
+                like=like.get(int(window)) if anomalous else None,
             )
         )
     return out
@@ -204,7 +210,7 @@ def _window(fitted: FittedMachine, extracted: Extracted, scored: ViewScores, win
 _COLUMNS = (
     *("file", "machine", "begin_s", "end_s", "score", "threshold", "margin", "p_value", "anomalous"),
     *("nearest", "nearest_begin_s", "departs_begin_s", "departs_end_s", "departs_low_hz", "departs_high_hz"),
-    *("departs", "status", "quality", "error"),
+    *("departs", "status", "quality", "error", "like", "like_date", "like_distance"),
 )
 
 
@@ -224,7 +230,7 @@ def csv_rows(entry: Score | Failure, *, windows: bool = False) -> Iterator[list[
     Missing numbers are empty; ``anomalous`` is 1, 0 or empty. Rows of windows have no threshold.
     """
     if isinstance(entry, Failure):
-        yield [entry.file, *[None] * (len(_COLUMNS) - 4), "error", None, str(entry.error)]
+        yield [entry.file, *[None] * (len(_COLUMNS) - 7), "error", None, str(entry.error), *[None] * 3]
         return
     end = max(window.end_s for window in entry.windows)
     found = entry.departure
@@ -234,10 +240,12 @@ def csv_rows(entry: Score | Failure, *, windows: bool = False) -> Iterator[list[
     anomalous = None if entry.anomalous is None else int(entry.anomalous)
     decision = [entry.score, entry.threshold, entry.margin, entry.p_value, anomalous]
     quality = "; ".join(f"{problem.check}: {problem.message}" for problem in entry.quality)
-    state = [entry.status, quality or None, None]
+    state: list[object] = [entry.status, quality or None, None, *[None] * 3]
+    if entry.like is not None:
+        state[-3:] = [entry.like.fault, entry.like.date, entry.like.distance]
     nearest = [entry.nearest, entry.nearest_begin_s]
     yield [entry.file, entry.machine, 0.0, end, *decision, *nearest, *departs, *state, *entry.views.values()]
     for window in entry.windows if windows and len(entry.windows) > 1 else ():
         span = [entry.file, entry.machine, window.begin_s, window.end_s]
         near = [window.nearest, window.nearest_begin_s]
-        yield [*span, window.score, *[None] * 4, *near, *[None] * 8, *window.views.values()]
+        yield [*span, window.score, *[None] * 4, *near, *[None] * 11, *window.views.values()]

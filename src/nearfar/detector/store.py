@@ -10,12 +10,12 @@ name and hash are saved.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,10 +30,13 @@ from nearfar.config import Recipe
 from nearfar.config.validation import digest
 from nearfar.data.channel_check import ChannelWarning
 from nearfar.data.quality import Profile
+from nearfar.detector.faults import FaultBank, FaultRecording
+from nearfar.detector.history import BEFORE, BEFORE_LIST, CHANGE_LIST, CHANGES, Before, Change
+from nearfar.detector.kept import HeldOut, Signals, below
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError, NearfarError
 from nearfar.explain.localisation import PatchBank
-from nearfar.files import exchange, exclusive, reset_permissions, write_json
+from nearfar.files import exchange, exclusive, file_sha256, reset_permissions, write_json
 from nearfar.models.folder import WEIGHT_FOLDERS
 from nearfar.scoring import Workspace
 from nearfar.settings import Settings, reason
@@ -48,6 +51,9 @@ LONGEST_WAIT_S = 60.0
 """How long a detector waits for another process that saves one in the same folder."""
 
 _MODEL_FILES = ("model.json", "head.safetensors", "autoencoder_*.json", "autoencoder_*.safetensors")
+
+_RENAMES_SECONDS = 0.2
+"""Longer than the two renames take that replace a detector."""
 
 _Content = TypeVar("_Content")
 
@@ -74,7 +80,8 @@ class BankCard(Settings):
     """The normal recordings of one machine and section; ``key`` is that of their tensors.
 
     ``profile`` is of their signals, and ``repeats`` are recordings that were left out as they hold the sound of
-    the one named second.
+    the one named second. ``held`` are paths of recordings that are held out of the bank, and ``faults`` recordings
+    of known faults.
     """
 
     key: str
@@ -84,6 +91,8 @@ class BankCard(Settings):
     files: tuple[str, ...]
     profile: Profile | None = None
     repeats: tuple[tuple[str, str], ...] = ()
+    held: tuple[str, ...] = ()
+    faults: tuple[FaultRecording, ...] = ()
 
 
 class Card(Settings):
@@ -111,6 +120,7 @@ def is_detector(folder: Path) -> bool:
 
 def require_free(folder: Path, *, replace: bool) -> None:
     """Raise an InputError unless ``folder`` is free: missing, empty, or a detector's that may be replaced."""
+    _complete_interrupted(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if is_detector(folder):
@@ -177,6 +187,28 @@ def _tidy(target: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def _complete_interrupted(folder: Path) -> None:
+    """Put a detector back that was moved aside by a program that was killed before it put the new one there."""
+    target = folder.resolve()
+    if target.exists() or not any(_left(target, "old")):
+        return
+    time.sleep(_RENAMES_SECONDS)  # another program may be about to put the new one there
+    for old in _left(target, "old"):
+        with suppress(OSError):  # another program was faster
+            if not target.exists():
+                old.rename(target)
+
+
+def _left(target: Path, what: str) -> list[Path]:
+    """The temporary folders of one kind beside a detector."""
+    if not target.parent.is_dir():
+        return []
+    start, end = f".{target.name}.", f".{what}"
+    return sorted(
+        path for path in target.parent.iterdir() if path.name.startswith(start) and path.name.endswith(end)
+    )
+
+
 def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[BankCard, ...], str]:
     """Write the tensors of all banks; returns their cards and the file's SHA-256."""
     tensors: dict[str, Tensor] = {}
@@ -184,15 +216,22 @@ def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[Ban
     for number, bank in enumerate(banks):
         key = f"{number:03d}"
         names = {"machine": bank.machine, "section": bank.section}
-        more = {"profile": bank.profile, "repeats": bank.repeats}
+        more = {
+            "profile": bank.profile,
+            "repeats": bank.repeats,
+            "held": bank.held.files if bank.held else (),
+            "faults": bank.faults.recordings if bank.faults else (),
+        }
         cards.append(BankCard(key=key, **names, recordings=bank.recordings, files=bank.files, **more))
         tensors |= {f"{key}/features/{view}": values for view, values in bank.features.items()}
         tensors |= {f"{key}/alone/{view}": torch.from_numpy(values) for view, values in bank.normal_scores.items()}
         tensors[f"{key}/target"] = torch.from_numpy(bank.target.astype(np.uint8))
         tensors[f"{key}/recording"] = torch.from_numpy(bank.recording)
         tensors[f"{key}/begins_s"] = torch.from_numpy(bank.begins_s)
-        if bank.patches is not None:
-            tensors |= {f"{key}/patches/{name}": values for name, values in bank.patches.tensors().items()}
+        parts = {"patches": bank.patches, "signals": bank.signals, "held": bank.held, "faults": bank.faults}
+        for name, part in parts.items():
+            found = {} if part is None else part.tensors()
+            tensors |= {f"{key}/{name}/{inner}": values for inner, values in found.items()}
     save_file({name: values.contiguous() for name, values in tensors.items()}, folder / BANKS)
     return tuple(cards), file_sha256(folder / BANKS)
 
@@ -214,33 +253,35 @@ def read_banks(folder: Path, card: Card) -> tuple[FittedMachine, ...]:
 
 
 def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder: Path) -> FittedMachine:
-    def below(prefix: str) -> dict[str, Tensor]:
-        start = f"{card.key}/{prefix}/"
-        return {name.removeprefix(start): values for name, values in tensors.items() if name.startswith(start)}
-
-    patches, normal_scores, features = below("patches"), below("alone"), below("features")
+    own = below(tensors, card.key)
+    patches, normal_scores, features = (below(own, name) for name in ("patches", "alone", "features"))
+    signals, held, faults = (below(own, name) for name in ("signals", "held", "faults"))
     workspace = Workspace(folder / MODEL, card.machine, None) if recipe.backend.trains else None
     return FittedMachine(
         card.machine,
         card.section,
         card.recordings,
         card.files,
-        tensors[f"{card.key}/target"].numpy().astype(np.bool_),
+        own["target"].numpy().astype(np.bool_),
         {view: features[view] for view in recipe.scoring.views},
-        tensors[f"{card.key}/recording"].numpy(),
-        tensors[f"{card.key}/begins_s"].numpy(),
+        own["recording"].numpy(),
+        own["begins_s"].numpy(),
         {view: values.numpy() for view, values in normal_scores.items()},
         PatchBank.from_tensors(patches) if patches else None,
         recipe.scoring_plan(),
         workspace,
         card.profile,
         card.repeats,
+        Signals.from_tensors(signals) if signals else None,
+        HeldOut.from_tensors(card.held, held) if held else None,
+        FaultBank(card.faults, below(faults, "features"), faults["recording"].numpy()) if faults else None,
     )
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write ``detector.json``, with the SHA-256 of its own content and of the calibration beside it."""
-    sha256 = {**card.sha256, CALIBRATION: file_sha256(folder / CALIBRATION)}
+    """Write ``detector.json``, with the SHA-256 of its own content and of calibration and history beside it."""
+    beside = [name for name in (CALIBRATION, CHANGES, BEFORE) if (folder / name).exists()]
+    sha256 = card.sha256 | {name: file_sha256(folder / name) for name in beside}
     tree = card.model_copy(update={"sha256": sha256}).model_dump(mode="json")
     write_json(folder / CARD, {**tree, "sha256": {**sha256, CARD: digest(tree)}})
 
@@ -251,6 +292,7 @@ def read_card(folder: Path) -> Card:
     Raises:
         InputError: if there is none, or it is not what :func:`write_card` writes.
     """
+    _complete_interrupted(folder)
     if not is_detector(folder):
         raise InputError(
             folder,
@@ -281,9 +323,7 @@ def read_calibrations(folder: Path, card: Card) -> tuple[Calibration, ...]:
     """
     path = folder / CALIBRATION
     calibrations = _read(path, TypeAdapter(tuple[Calibration, ...]))
-    expected = card.sha256.get(CALIBRATION)  # not in cards of earlier versions
-    if expected is not None and (found := file_sha256(path)) != expected:
-        raise _damaged(path, f"SHA-256 {found[:12]}, not {expected[:12]}")
+    _require_same(path, card)
     return calibrations
 
 
@@ -316,6 +356,20 @@ def read_thresholds(folder: Path, calibrations: Iterable[Calibration]) -> tuple[
     return thresholds
 
 
+def read_history(folder: Path, card: Card) -> tuple[tuple[Change, ...], tuple[Before, ...]]:
+    """The changes of a detector, and what undoes the last ones; none of a detector that was never changed.
+
+    Raises:
+        InputError: if a file cannot be read, or is not the one that the card is of.
+    """
+    if CHANGES not in card.sha256:
+        return (), ()
+    found = _read(folder / CHANGES, CHANGE_LIST), _read(folder / BEFORE, BEFORE_LIST)
+    for name in (CHANGES, BEFORE):
+        _require_same(folder / name, card)
+    return found
+
+
 def copy_model(model: Path, folder: Path) -> None:
     """Copy the files of a trained model's folder that inference needs."""
     folder.mkdir(parents=True)
@@ -327,12 +381,6 @@ def copy_model(model: Path, folder: Path) -> None:
             shutil.copytree(model / name, folder / name)
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read(path: Path, content: TypeAdapter[_Content]) -> _Content:
     try:
         return content.validate_json(path.read_bytes())
@@ -342,6 +390,13 @@ def _read(path: Path, content: TypeAdapter[_Content]) -> _Content:
         raise _damaged(path, f"{key}: expected {reason(first)}" if key else reason(first)) from None
     except OSError as error:
         raise _damaged(path, error.strerror) from None
+
+
+def _require_same(path: Path, card: Card) -> None:
+    """Raise an InputError if a file has another content than when the card was written."""
+    expected = card.sha256.get(path.name)  # not in cards of earlier versions
+    if expected is not None and (found := file_sha256(path)) != expected:
+        raise _damaged(path, f"SHA-256 {found[:12]}, not {expected[:12]}")
 
 
 def _damaged(path: Path, why: object) -> InputError:

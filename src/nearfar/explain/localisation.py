@@ -30,6 +30,8 @@ from nearfar.frontends.kaldi import (
 BANDS = MEL_BINS // PATCH_FRAMES
 MOST_PATCHES = 1_000
 """Largest number of normal patches per band; of more, a subset that covers the others best."""
+MOST_ADDED = 250
+"""The same of the clips that are added at one time."""
 MOST_CLIPS = 300
 """Largest number of normal clips that are used; of more, every n-th."""
 NOTABLE = 0.95
@@ -166,6 +168,51 @@ def fit_patches(log_mels: Sequence[Tensor]) -> PatchBank:
         peaks=torch.stack([grid.max() for grid in maps]),
         facts=torch.stack([torch.stack([fact.amin(dim=0), fact.amax(dim=0)]) for fact in facts]),
         levels=torch.stack([clip_level(clip) for clip in clips]),
+    )
+
+
+def with_clips(bank: PatchBank, log_mels: Sequence[Tensor]) -> PatchBank:
+    """The bank with more normal clips behind the others, and with the same typical distances.
+
+    Args:
+        bank: of the clips so far.
+        log_mels: of the new ones, as for :func:`fit_patches`.
+    """
+    every = -(-len(log_mels) // MOST_CLIPS)
+    clips = log_mels[::every]
+    features = [patch_features(clip) for clip in clips]
+    rows = torch.cat(features).float().transpose(0, 1).contiguous()
+    first = int(bank.owners.max()) + 1
+    owner = torch.repeat_interleave(first + torch.arange(len(clips)), torch.tensor([len(f) for f in features]))
+    candidates = torch.arange(0, len(owner), -(-len(owner) // _MOST_CANDIDATES))
+    chosen = torch.stack([candidates[_covering(band[candidates], MOST_ADDED)] for band in rows])
+    patches = torch.cat([bank.patches, rows.gather(1, chosen[..., None].expand(-1, -1, rows.shape[2]))], dim=1)
+    owners = torch.cat([bank.owners, owner[chosen]], dim=1)
+    nearest = [
+        _nearest_other(band, normal, owner, owner_of)
+        for band, normal, owner_of in zip(rows, patches, owners, strict=True)
+    ]
+    maps = torch.split((torch.stack(nearest) / bank.typical[:, None] - 1.0).T, [len(f) for f in features])
+    facts = [patch_facts(clip) for clip in clips]
+    return PatchBank(
+        patches,
+        owners,
+        bank.typical,
+        peaks=torch.cat([bank.peaks, torch.stack([smoothed(grid).max() for grid in maps])]),
+        facts=torch.cat([bank.facts, torch.stack([torch.stack([f.amin(dim=0), f.amax(dim=0)]) for f in facts])]),
+        levels=torch.cat([bank.levels, torch.stack([clip_level(clip) for clip in clips])]),
+    )
+
+
+def truncated(bank: PatchBank, patches: int, clips: int) -> PatchBank:
+    """The bank with its first ``patches`` per band and its first ``clips``: undoes :func:`with_clips`."""
+    return PatchBank(
+        bank.patches[:, :patches].clone(),
+        bank.owners[:, :patches].clone(),
+        bank.typical,
+        peaks=bank.peaks[:clips].clone(),
+        facts=bank.facts[:clips].clone(),
+        levels=bank.levels[:clips].clone(),
     )
 
 

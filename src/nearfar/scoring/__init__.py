@@ -16,6 +16,7 @@ BACKENDS["nearest-neighbours"] = Backend(
     fit=lambda normals, target, settings, seed, _: NearestNeighbours(settings, seed=seed).fit(normals, target),
     only_lowers=lambda settings: settings.only_lowers,
     exact_leave_one_out=lambda settings: settings.distance == "cosine",  # the other scaling is not fitted again
+    distance=lambda settings: settings.distance,
     aggregation=lambda settings: DESCRIPTIONS.get(settings.normalisation),
     domain_adaptation=lambda settings: DESCRIPTIONS.get(settings.enrichment),
     domain_generalisation=lambda settings: DESCRIPTIONS.get(settings.domains),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nearfar.progress import Progress, silent
 from nearfar.registry import Entry, Registry
+from nearfar.scoring.settings import Distance
 
 Scores = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -77,6 +78,7 @@ class Backend(Entry):
             not comparable with those of new clips.
         per_machine: whether all sections of a machine share one model.
         source: the only source of features (``features.source``) that it can use, or None.
+        distance: the distance of features, ``cosine`` or ``standardised``, in which these settings compare clips.
         fit_identity: the settings that decide the fitted model, as plain values; by default all.
         aggregation, domain_adaptation, domain_generalisation: from the settings to these entries of the
             description of a submission, or None.
@@ -89,6 +91,7 @@ class Backend(Entry):
     per_machine: bool = False
     leaves_out: bool = True
     source: str | None = None
+    distance: Callable[[Any], Distance] = lambda settings: "standardised"
     fit_identity: Callable[[Any], dict[str, Any]] = lambda settings: settings.identity()
     aggregation: Callable[[Any], str | None] = lambda settings: None
     domain_adaptation: Callable[[Any], str | None] = lambda settings: None
