@@ -27,7 +27,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_clip(root / "labelled" / "pump" / "test" / name / f"{seed:04d}.wav", 1.0, tone_hz, seed)
         for seed in range(first + 50, first + 53):
             write_clip(root / name / f"{seed:04d}.wav", 1.0, tone_hz, seed)
-    nearfar.Detector.fit(root / "pump").save(root / "fitted")
+    nearfar.Detector.fit(root / "pump", "nearfar-best").save(root / "fitted")
     return root
 
 

@@ -42,7 +42,7 @@ def pump(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def detector(pump: Path) -> nearfar.Detector:
-    return nearfar.Detector.fit(pump / "pump", machine="pump")
+    return nearfar.Detector.fit(pump / "pump", "nearfar-best", machine="pump")
 
 
 def values(detector: nearfar.Detector, files: list[Path]) -> list[float]:

@@ -113,9 +113,7 @@ def test_a_program_that_is_killed_leaves_the_old_detector_or_the_new_one(
     assert nearfar.Detector.load(saved).thresholds == fitted.thresholds
 
 
-def test_a_detector_that_was_moved_aside_comes_back(
-    fitted: nearfar.Detector, saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_detector_that_was_moved_aside_comes_back(fitted: nearfar.Detector, saved: Path) -> None:
     """As where a program is killed between the two renames that replace a detector."""
     aside, partial = (saved.with_name(f".detector.77.{what}") for what in ("old", "partial"))
     saved.rename(aside)
@@ -123,7 +121,6 @@ def test_a_detector_that_was_moved_aside_comes_back(
     assert nearfar.Detector.load(saved).thresholds == fitted.thresholds
     assert not aside.exists()
     assert partial.exists()
-    monkeypatch.setattr(store, "ABANDONED_AFTER_SECONDS", -1)
     fitted.save(saved, replace=True)
     assert {path.name for path in saved.parent.iterdir()} == {"detector"}
 

@@ -33,7 +33,8 @@ from nearfar.detector.machine import FittedMachine, explained_recordings, most_a
 from nearfar.detector.routing import machine_names
 from nearfar.errors import InputError, raise_errors
 from nearfar.files import file_sha256
-from nearfar.pipeline.extraction import Extracted, Recording, default_device, extract
+from nearfar.pipeline.extraction import Extracted, default_device, extract
+from nearfar.pipeline.windows import Recording
 from nearfar.progress import Progress, silent
 from nearfar.thresholds import Threshold, threshold_of
 

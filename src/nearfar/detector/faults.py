@@ -150,12 +150,23 @@ class _Scaled:
 
     def __init__(self, fitted: FittedMachine) -> None:
         self._distance = BACKENDS[fitted.plan.backend].distance(fitted.plan.settings)
-        self._scalings = {view: Scaling(values, self._distance) for view, values in fitted.features.items()}
+        self._scorers = fitted.scorer.scorers
+        normals = self._compared(fitted.features)
+        self._scalings = {view: Scaling(values, self._distance) for view, values in normals.items()}
         self.normals = self.scaled(fitted.features)
+
+    def _compared(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features as the back-end compares them; as they are, if it does not transform them."""
+        transforms = {view: getattr(self._scorers[view], "compared", None) for view in self._scorers}
+        return {
+            view: features[view] if transform is None else transform(features[view])
+            for view, transform in transforms.items()
+        }
 
     def scaled(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """The features of every view, scaled by the normal ones."""
-        return [scaling(features[view]) for view, scaling in self._scalings.items()]
+        compared = self._compared(features)
+        return [scaling(compared[view]) for view, scaling in self._scalings.items()]
 
     def distance(self, rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
         """(rows, columns) float64, the mean over parts and views."""

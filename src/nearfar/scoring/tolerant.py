@@ -93,7 +93,7 @@ class TolerantNeighbours:
         if features.shape[1] < 2 or features.shape[2] != MEL_BINS:
             raise ValueError(f"expected features of (clips, 1 + statistics, {MEL_BINS}), got {features.shape}")
         self._features, used = features, (features[:, 1:] != 0).any(dim=0).any(dim=0)
-        smoothing = smoothing_matrix(used, self.settings.mel_smoothing)
+        self._smoothing = smoothing = smoothing_matrix(used, self.settings.mel_smoothing)
         self._matrices = [smoothing @ speed_matrix(used, s) for s in speeds(self.settings.speed_tolerance)]
         self._nearest = NearestNeighbours(NEAREST).fit(banded(features, smoothing), domains)
         self.levels = level_db(features)
@@ -141,6 +141,10 @@ class TolerantNeighbours:
         clips = torch.arange(len(self._features))
         found = [self._nearest.score_without(banded(self._features, matrix), clips) for matrix in self._matrices]
         return self._in_units(np.min(found, axis=0), self.levels)
+
+    def compared(self, features: Tensor) -> Tensor:
+        """Features as clips are compared at one speed, without the level: (clips, bands, dim)."""
+        return banded(features, self._smoothing)
 
     def contributions(self, features: Features) -> Contributions:
         """The parts of the scores of clips, (clips, 1 + statistics, 128) float32.
