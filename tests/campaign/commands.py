@@ -46,6 +46,8 @@ def folder_numbers(detector: Path) -> Numbers:
             for varies in ("made_with", "sha256", "training"):
                 tree.pop(varies, None)
             content = json.dumps(tree).encode()
+        elif path.name == "changes.json":
+            content = json.dumps([{**change, "date": None} for change in json.loads(content)]).encode()
         elif path.name.startswith("autoencoder_") and path.suffix == ".json":
             continue  # durations
         found[str(path.relative_to(detector))] = hashlib.sha256(content).hexdigest()
@@ -122,12 +124,16 @@ COMMANDS: dict[str, Command] = {
     "run again, trained": _run(TINY, "run-tiny"),
     "run resumed, trained": _run(TINY, "begun-tiny"),
     "add": Command(
-        ("add", "disk/out", "recordings"), detector_numbers, detector_numbers, {"detector": "disk/out"}, once=True
+        ("add", "disk/out", "normals/valve", "--normal", "--machine", "valve"),
+        detector_numbers,
+        detector_numbers,
+        {"detector": "disk/out"},
+        once=True,
     ),
 }
 """The commands by name; one that the command line lacks is left out."""
 
-QUICK = ("score --csv", "score --json", "fit", "fit --replace", "run again")
+QUICK = ("score --csv", "score --json", "fit", "fit --replace", "run again", "add")
 """The commands of a short campaign: all kinds of faults, and nothing that trains."""
 
 PREPARED: dict[str, tuple[str, ...]] = {
