@@ -184,7 +184,7 @@ PARSERS: dict[Edition, Callable[[Path, str, Split], Clip]] = {
 
 
 def is_name_of_2020(path: Path) -> bool:
-    """Whether a file name has the form of 2020, which differs from all later years."""
+    """Whether a file name has the form of 2020, unlike that of all later years."""
     return _NAME_2020.fullmatch(path.stem) is not None
 
 

@@ -53,7 +53,7 @@ class ChannelFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairFacts:
-    """What near and far have in common.
+    """Relations between near and far.
 
     Attributes:
         residual_db: power of near that a linear filter of far does not explain, relative to near.
@@ -83,7 +83,7 @@ class ChannelProfile(Settings):
 
 
 class Profile(Settings):
-    """What the normal recordings of a machine have in common.
+    """Ranges of the signals of the normal recordings of a machine.
 
     ``difference_db`` is the lowest and highest level of near minus that of far, and ``residual_db`` and
     ``coherence`` are medians of :class:`PairFacts`, where both are recorded.

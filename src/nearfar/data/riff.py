@@ -78,7 +78,7 @@ class _Wav:
 
     @property
     def states_no_size(self) -> bool:
-        """Whether the size is one that programs write while they do not know it."""
+        """Whether the size is a placeholder that programs write before the length is known."""
         sizes = [size - header for size in _STREAM_SIZES for header in _HEADERS]
         return self.size in sizes or self.size in [size - size % self.frame for size in sizes]
 

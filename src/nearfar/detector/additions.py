@@ -135,7 +135,7 @@ def _clips_at(path: Path) -> list[Clip]:
 
 
 def _clip(path: Path) -> Clip:
-    """A normal recording, with what a name of the challenge says of it.
+    """A normal recording, with domain, index and attributes from a name of the challenge.
 
     Raises:
         InputError: if the name says that it is anomalous.

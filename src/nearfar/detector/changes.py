@@ -329,7 +329,7 @@ class Changeable:
     def _changed(
         self, number: int, machine: FittedMachine, calibration: Any, thresholds: Sequence[Threshold], **more: Any
     ) -> Self:
-        """The detector with another machine in the place of one."""
+        """The detector with one machine replaced by another."""
         fitted = self._fitted
         every = [self._thresholds_of(index) for index in range(len(fitted.machines))]
         every[number] = tuple(thresholds)

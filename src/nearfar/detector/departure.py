@@ -55,7 +55,7 @@ def contributions_of(
     scores: Sequence[float],
     dimensions: Dimensions,
 ) -> list[tuple[Part, ...]]:
-    """What the scores of some windows are made of, largest contribution first.
+    """The contributions to the scores of some windows, largest first.
 
     Args:
         scorer: that gave the scores.

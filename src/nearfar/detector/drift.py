@@ -43,7 +43,7 @@ class Drift:
 
     @property
     def changed(self) -> bool:
-        """Whether most recordings are anomalous alike, which speaks of a change and not of a fault."""
+        """Whether most recordings are anomalous alike, which suggests a change rather than a fault."""
         return self.p_value <= self.level and 2 * self.anomalous > self.recordings
 
     @property

@@ -71,7 +71,7 @@ class Change(Settings):
 
 
 class Before(Settings):
-    """What a change replaced, and how many recordings there were of everything that it appended to."""
+    """The values that a change replaced, and the lengths of the lists that it appended to."""
 
     machine: str
     section: str
@@ -88,7 +88,7 @@ class Before(Settings):
 
 
 def before(fitted: FittedMachine, calibration: Calibration, thresholds: tuple[Threshold, ...]) -> Before:
-    """What restores one machine as it is now; ``thresholds`` are those of the machine."""
+    """The values to restore one machine from; ``thresholds`` are those of the machine."""
     patches = fitted.patches
     return Before(
         machine=fitted.machine,

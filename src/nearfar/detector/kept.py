@@ -1,4 +1,4 @@
-"""What a detector keeps of its normal recordings so that others can be added to them later.
+"""Data of the normal recordings with which others can be added to them later.
 
 The landmarks show whether a recording that is added repeats one that is there, the facts of the signals give the
 profile of all of them together, and the features of recordings that are held out of the bank are scored again by
@@ -130,7 +130,7 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def kept(
     clips: Sequence[Clip], held: NDArray[np.bool_], extracted: Extracted, features: Mapping[str, Tensor]
 ) -> tuple[Signals | None, HeldOut | None]:
-    """What is kept of normal recordings: of those in the bank, and of those that are held out, if there are any.
+    """Data of normal recordings: of those in the bank, and of those that are held out, if there are any.
 
     Args:
         clips: the recordings.

@@ -24,7 +24,7 @@ WHOLE_SCORE = Quantity("score")
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one quantity in one band contributes to a score.
+    """The contribution of one quantity in one band to a score.
 
     Attributes:
         view: the scored view.

@@ -1,4 +1,4 @@
-"""What the dimensions of features describe: a frequency band each, and a quantity in it."""
+"""The frequency band and the quantity that each dimension of features describes."""
 
 from __future__ import annotations
 

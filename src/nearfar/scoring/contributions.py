@@ -20,7 +20,7 @@ from nearfar.scoring.backends import Features
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contributions:
-    """What the scores of some clips are made of.
+    """The parts of the scores of some clips.
 
     Attributes:
         shares: (clips, parts, dim) float64, which add up to the score of each clip.
@@ -44,7 +44,7 @@ class ExplainingScorer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewContributions:
-    """What one view contributes to fused scores.
+    """The contribution of one view to fused scores.
 
     Attributes:
         shares: (clips, parts, dim) float64, after the weight of the view; (clips, 1, 1) of back-ends that do not

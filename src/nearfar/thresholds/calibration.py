@@ -190,7 +190,7 @@ def _rests_on(calibration: Calibration, rule: str, rate: float, domain: str | No
 
 
 def is_consistent(threshold: Threshold, calibration: Calibration) -> bool:
-    """Whether a threshold is what its rule finds from the scores; one that a person gave need only name them."""
+    """Whether a threshold is the one that its rule finds from the scores, or is marked as given by a person."""
     rate, domain = threshold.false_alarm_rate, threshold.domain
     if threshold.rule == GIVEN:
         return rate is None and threshold.value is not None and not threshold.guaranteed
