@@ -103,6 +103,11 @@ def fit(
         detector = Detector.fit(dataset, chosen, model=model or _model_folder(chosen, out), progress=progress)
         detector.save(out, replace=replace)
     _show_thresholds(detector.thresholds)
+    for name, calibration in zip(detector.machines, detector.calibrations, strict=True):
+        if calibration.recordings and calibration.grouped_by is not None:
+            groups = len(set(calibration.groups().tolist()))
+            how = f"by {calibration.grouped_by} (--group-by chooses otherwise)"
+            show(f"{name}: {len(calibration.recordings)} normal recordings in {groups} independent groups, {how}")
     for name, reason in detector.reasons.items():
         show(f"{name}: {reason}")
     show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
@@ -301,6 +306,9 @@ def _show_thresholds(thresholds: Iterable[Threshold]) -> None:
     for entry in thresholds:
         if entry.remark is not None:
             print(f"nearfar: {entry.machine}: {entry.remark}", file=sys.stderr)
+        if entry.rests_on is not None:
+            message = f"the threshold would be much lower without {entry.rests_on}: listen to that recording"
+            print(f"nearfar: {entry.machine}: {message}", file=sys.stderr)
 
 
 def report(
