@@ -132,10 +132,11 @@ def without_hashes(folder: Path) -> None:
     (folder / "detector.json").write_text(json.dumps(card))
 
 
-@pytest.mark.parametrize("digit", ["value", "false_alarm_rate", "rule"])
+@pytest.mark.parametrize("digit", ["value", "false_alarm_rate", "rule", "name"])
 def test_a_threshold_that_its_rule_does_not_find_is_refused(saved: Path, digit: str) -> None:
     rows = json.loads((saved / "thresholds.json").read_text())
-    rows[0][digit] = {"value": rows[0]["value"] * 1.1, "false_alarm_rate": 0.5, "rule": "empirical"}[digit]
+    changed = {"value": rows[0]["value"] * 1.1, "false_alarm_rate": 0.5, "rule": "empirical", "name": "confozmal"}
+    rows[0][{"name": "rule"}.get(digit, digit)] = changed[digit]
     (saved / "thresholds.json").write_text(json.dumps(rows))
     with pytest.raises(InputError, match=r"thresholds\.json: found .*expected what the rule finds"):
         nearfar.Detector.load(saved)

@@ -194,7 +194,7 @@ def is_consistent(threshold: Threshold, calibration: Calibration) -> bool:
     rate, domain = threshold.false_alarm_rate, threshold.domain
     if threshold.rule == GIVEN:
         return rate is None and threshold.value is not None and not threshold.guaranteed
-    if rate is None:
+    if rate is None or threshold.rule not in RULES:
         return False
     found = usable_threshold(calibration, threshold.rule, rate, domain)
     if found.guaranteed != threshold.guaranteed or (found.value is None) != (threshold.value is None):
