@@ -181,10 +181,10 @@ def test_a_size_that_is_too_small_by_a_header(tmp_path):
     np.testing.assert_array_equal(decoded(written(tmp_path / "a.wav", 2000 - 44)), MORE)
 
 
-def test_sound_that_only_the_file_size_knows_of_is_refused(tmp_path):
+def test_sound_beyond_the_size_in_the_header_is_refused(tmp_path):
     with pytest.raises(InputError) as caught:
         wav_source(written(tmp_path / "a.wav", 1000))
-    assert caught.value.found.startswith("a WAV file that goes on for 1000 bytes behind the 1000 bytes of sound")
+    assert caught.value.found.startswith("a WAV file with 1000 more bytes than the 1000 bytes of sound")
 
 
 @pytest.mark.parametrize("behind", [b"\0" * 4096, b"TAG" + b"x" * 125, b"ID3\4" + b"x" * 50, LIST, LIST[:20]])

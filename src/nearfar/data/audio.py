@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,8 +102,21 @@ def read_waveform(
         InputError: as :func:`read_header`; if a requested channel is missing, silent (a range of at most one
             16-bit step) or holds NaN or infinite samples, or if the samples end early.
     """
+    header, samples = read_file(path)
+    assert samples is not None, "a file of any length is read"
+    return choose_channels(samples, header.sample_rate_hz, path, channels, sample_rate_hz, near=near, far=far)
+
+
+def read_file(path: Path, longest_seconds: float = math.inf) -> tuple[AudioHeader, Waveform | None]:
+    """The header and, of a file that is not longer, the samples (channels, samples) float32, opening it once.
+
+    Raises:
+        InputError: as :func:`read_header`; if the samples end early or are not those that were encoded.
+    """
     with open_audio(path) as file:
         header = read_file_header(path, file)
+        if header.seconds > longest_seconds:
+            return header, None
         try:
             samples = file.read(dtype="float32", always_2d=True)
         except MemoryError:
@@ -114,7 +128,7 @@ def read_waveform(
         raise unreadable(path, f"sound that ends after {len(samples)} of {header.frames} samples")
     if is_flac and not is_as_encoded(path, samples, header.subtype):
         raise unreadable(path, "samples whose MD5 is not the one in its header")
-    return choose_channels(samples.T, header.sample_rate_hz, path, channels, sample_rate_hz, near=near, far=far)
+    return header, samples.T
 
 
 def choose_channels(

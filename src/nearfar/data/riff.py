@@ -185,8 +185,8 @@ def _sound(path: Path, wav: _Wav, file: BinaryIO) -> int | None:
     if _are_zeros(file, end):
         return as_stated
     if rest > _SLACK and wav.riff_agrees:
-        found = f"a WAV file that goes on for {rest} bytes behind the {stated} bytes of sound in its header"
-        raise _refused(path, found, "as much sound as the header states, or chunks behind it")
+        found = f"a WAV file with {rest} more bytes than the {stated} bytes of sound that its header states"
+        raise _refused(path, found, "as much sound as the header states, or chunks after it")
     _log_size("short", path, f"a size of {stated} bytes", available)
     return available
 

@@ -372,6 +372,7 @@ class Detector(Changeable):
             recordings,
             device=device,
             spectrograms_of=range(len(recordings)),
+            with_facts=True,
             keep_errors=keep_errors,
         )
         out: dict[int, Score | Failure] = {

@@ -261,30 +261,33 @@ def fit_machine(
         repeats,
         *kept(clips, held, extracted, features),
     )
-    labels = np.unique(groups.labels, return_inverse=True)[1]
+    is_split = recipe.calibration.method == "split"
     by_group = groups.count >= FEWEST_GROUPS
-    method = recipe.calibration.method
-    if held.any() or method == "split":
-        chosen = [clip for clip, out in zip(clips, held, strict=True) if out]
+    if is_split:
         windows = (np.cumsum(held) - 1)[extracted.recording[~inside.numpy()]]
-        scored = fitted.score({view: values[~inside] for view, values in features.items()}) if chosen else None
+        held_out = {view: values[~inside] for view, values in features.items()}
+        scored = fitted.score(held_out) if held.any() else ViewScores(np.empty(0), {})
     else:
-        chosen, windows = in_bank, recording
+        windows = recording
+        labels = np.unique(groups.labels, return_inverse=True)[1]
         left_out = labels[recording] if by_group else recording
         scored = left_out_scores(bank_features, flags, left_out, recipe, fitted.scorer)
     entries: tuple[NormalScore, ...] = ()
-    if scored is not None and scored.fused.size:
-        names = [label for label, out in zip(groups.labels, held, strict=True) if out == (method == "split")]
-        entries = normal_scores(chosen, _highest(windows, scored), names if by_group else None)
+    if scored.fused.size:
+        chosen = [
+            (clip, label) for clip, label, out in zip(clips, groups.labels, held, strict=True) if out == is_split
+        ]
+        scored_clips, names = zip(*chosen, strict=True)
+        entries = normal_scores(scored_clips, _highest(windows, scored), names if by_group else None)
+    remarks = groups.remark, training_remark(recipe, held_out=is_split)
     return fitted, Calibration(
         machine=unit[0],
         section=unit[1],
-        method=method,
-        guaranteed=(method == "split" or is_guaranteed(recipe)) and groups.remark is None,
+        method=recipe.calibration.method,
+        guaranteed=(is_split or is_guaranteed(recipe)) and groups.remark is None,
         recordings=entries,
         grouped_by=groups.found_by,
-        remark="; ".join(filter(None, (groups.remark, training_remark(recipe, held_out=method == "split"))))
-        or None,
+        remark="; ".join(filter(None, remarks)) or None,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class Extracted:
         recording: (windows,) int64, the recording that each window is of; they follow one another.
         begins_s, ends_s: (windows,) float64, where each lies in its recording, in seconds, without padding.
         log_mels: (frames, 128) float32 of the first view by window, where asked for and at least 16 frames long.
-        facts: of the signal of every recording.
+        facts: of the signal of every recording, where asked for.
         landmarks: of every recording, where asked for.
         errors: the recordings that cannot be used, where asked for; they have no windows and no facts.
         log_mel_again: computes a spectrogram again from a recording and the second at which a window begins.
@@ -107,6 +108,7 @@ def extract(
     wanted: Sequence[Settings] | None = None,
     device: torch.device | None = None,
     spectrograms_of: Collection[int] = (),
+    with_facts: bool = False,
     with_landmarks: bool = False,
     keep_errors: bool = False,
     advance: Advance | None = None,
@@ -120,7 +122,8 @@ def extract(
         wanted: settings of the recipe's source of features; by default the recipe's own.
         device: where networks run; by default the GPU, if there is one.
         spectrograms_of: indices of recordings whose log-mel spectrograms are returned.
-        with_landmarks: find landmarks of every recording, for :func:`nearfar.data.copies.find_copies`.
+        with_facts: measure the signals, for :mod:`nearfar.data.quality`.
+        with_landmarks: also find landmarks of every recording, for :func:`nearfar.data.copies.find_copies`.
         keep_errors: return the errors of recordings that cannot be used instead of raising the first.
         advance: progress.
 
@@ -132,7 +135,7 @@ def extract(
     wanted = [extractor.settings] if wanted is None else list(wanted)
     extractor.to(device)
     collected = _Collected({view: [[] for _ in wanted] for view in views})
-    reader = WindowReader(extractor, views, with_landmarks, keep_errors)
+    reader = WindowReader(extractor, views, with_facts or with_landmarks, with_landmarks, keep_errors)
     for windows in _batches(reader, recordings, collected, advance):
         lengths = torch.tensor([window.samples for window in windows], device=device)
         for index, view in enumerate(views):
@@ -150,33 +153,43 @@ def extract(
         for view, rows in collected.features.items()
     }
     ends = (begins + samples) / rate
+    again = partial(
+        _log_mel_again, reader, [r if i in spectrograms_of else None for i, r in enumerate(recordings)]
+    )
+    more = collected.log_mels, collected.facts, collected.landmarks, collected.errors, again
+    return _without_failures(Extracted(features, recording, begins / rate, ends, *more), len(recordings))
 
-    def log_mel_again(index: int, begin_s: float) -> Tensor | None:
-        if index not in spectrograms_of or not isinstance(recordings[index].source, Path):
-            return None
-        waveform = reader.window(recordings[index], round(begin_s * rate), views[0])
-        if frame_count(len(waveform)) < PATCH_FRAMES:
-            return None
-        batch = WindowBatch(torch.from_numpy(waveform)[None].to(device), torch.tensor([len(waveform)]))
-        with torch.inference_mode():
-            return batch.log_mels()[0].cpu()
 
-    more = collected.log_mels, collected.facts, collected.landmarks, collected.errors, log_mel_again
-    extracted = Extracted(features, recording, begins / rate, ends, *more)
-    # A long recording may turn out to be unusable after windows of it were read.
-    usable = [index for index in range(len(recordings)) if index not in collected.errors]
-    if not np.isin(recording, usable).all():
-        kept = extracted.of(usable)
-        number = np.array(usable, dtype=np.int64)
-        return replace(
-            extracted,
-            features=kept.features,
-            recording=number[kept.recording],
-            begins_s=kept.begins_s,
-            ends_s=kept.ends_s,
-            log_mels=kept.log_mels,
-        )
-    return extracted
+def _without_failures(extracted: Extracted, count: int) -> Extracted:
+    """No windows of failed recordings: a long one may turn out to be unusable after windows of it were read."""
+    usable = [index for index in range(count) if index not in extracted.errors]
+    if np.isin(extracted.recording, usable).all():
+        return extracted
+    kept = extracted.of(usable)
+    return replace(
+        extracted,
+        features=kept.features,
+        recording=np.array(usable, dtype=np.int64)[kept.recording],
+        begins_s=kept.begins_s,
+        ends_s=kept.ends_s,
+        log_mels=kept.log_mels,
+    )
+
+
+def _log_mel_again(
+    reader: WindowReader, recordings: Sequence[Recording | None], index: int, begin_s: float
+) -> Tensor | None:
+    """The spectrogram of a window of the first view, from its file; None without a file and of short windows."""
+    recording = recordings[index]
+    if recording is None or not isinstance(recording.source, Path):
+        return None
+    rate = reader.extractor.recipe.audio.sample_rate_hz
+    waveform = reader.window(recording, round(begin_s * rate), reader.views[0])
+    if frame_count(len(waveform)) < PATCH_FRAMES:
+        return None
+    with torch.inference_mode():
+        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+        return batch.log_mels()[0]
 
 
 def _collect_log_mels(

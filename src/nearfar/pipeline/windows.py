@@ -7,6 +7,7 @@ as they are of a clip, so that a window's features do not depend on the length o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.config import Recipe
-from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, read_header, read_waveform, zero_pad
+from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, read_file, zero_pad
 from nearfar.data.blocks import read_blocks
 from nearfar.data.clips import CHANNELS, Channel, Clip
 from nearfar.data.copies import Landmarks, joined_landmarks, landmarks
@@ -89,12 +90,14 @@ class WindowReader:
     Attributes:
         extractor: whose recipe and window length apply.
         views: of waveforms.
-        with_landmarks: find landmarks of every recording.
+        with_facts: measure the signal of every recording, of both microphones where there are two.
+        with_landmarks: find landmarks of every recording, and what the two channels have in common.
         keep_errors: yield a piece with the error for a recording that cannot be used, instead of raising it.
     """
 
     extractor: Extractor
     views: Sequence[str]
+    with_facts: bool = False
     with_landmarks: bool = False
     keep_errors: bool = False
 
@@ -128,29 +131,46 @@ class WindowReader:
     def _of_recording(self, index: int, recording: Recording) -> Iterator[Piece]:
         recipe, padded = self.extractor.recipe, self.extractor.padded_samples
         rate, channels = recipe.audio.sample_rate_hz, channels_of(self.views)
-        header = read_header(recording.source) if isinstance(recording.source, Path) else None
-        if header is None or header.seconds <= max(WHOLE_SECONDS, 2 * padded / rate):
-            read, recorded_hz = _read(recording, header, recipe, channels)
-            begins = window_starts(next(iter(read.values())).size, padded, self._hop)
-            windows = self._windows(index, recording, read, 0, list(enumerate(begins)), len(begins))
-            marks = landmarks(read[channels[0]]) if self.with_landmarks else None
-            yield Piece(index, windows, True, _facts(read, recorded_hz, rate), marks)
-            return
-        assert isinstance(recording.source, Path)
+        recorded_hz, samples = recording.sample_rate_hz, recording.source
+        if isinstance(samples, Path):
+            header, whole = read_file(samples, max(WHOLE_SECONDS, 2 * padded / rate))
+            if whole is None:
+                yield from self._of_long_file(index, recording, samples, header)
+                return
+            recorded_hz, samples = header.sample_rate_hz, whole
+        read = _chosen(recording.name, samples, recorded_hz, recipe, channels, both=self.with_facts)
+        begins = window_starts(next(iter(read.values())).size, padded, self._hop)
+        windows = self._windows(index, recording, read, 0, list(enumerate(begins)), len(begins))
+        marks = landmarks(read[channels[0]]) if self.with_landmarks else None
+        yield Piece(index, windows, True, self._facts(read, recorded_hz), marks)
+
+    def _of_long_file(self, index: int, recording: Recording, path: Path, header: AudioHeader) -> Iterator[Piece]:
+        recipe, padded = self.extractor.recipe, self.extractor.padded_samples
+        rate, channels = recipe.audio.sample_rate_hz, channels_of(self.views)
         begins = window_starts(header.frames_at(rate), padded, self._hop)
         waiting, facts, marks_of = list(enumerate(begins)), [], []
         start, block = 0, Channels()
-        for start, block in _blocks(recording.source, recipe, channels):
+        for start, block in _blocks(path, recipe, channels):
             end = start + next(iter(block.values())).size
             ready = [entry for entry in waiting if entry[1] + padded <= end]
             waiting = waiting[len(ready) :]
             yield Piece(index, self._windows(index, recording, block, start, ready, len(begins)))
-            facts.append(_facts(block, header.sample_rate_hz, rate))
+            if (of_block := self._facts(block, header.sample_rate_hz)) is not None:
+                facts.append(of_block)
             if self.with_landmarks:
                 marks_of.append((start, landmarks(block[channels[0]])))
         joined = joined_landmarks(marks_of) if marks_of else None
         rest = self._windows(index, recording, block, start, waiting, len(begins))  # resampling may end early
-        yield Piece(index, rest, True, merged_facts(facts, header.seconds), joined)
+        yield Piece(index, rest, True, merged_facts(facts, header.seconds) if facts else None, joined)
+
+    def _facts(self, read: Mapping[Channel, NDArray[np.float32]], recorded_hz: int) -> SignalFacts | None:
+        if not self.with_facts:
+            return None
+        rate = self.extractor.recipe.audio.sample_rate_hz
+        facts = {str(name): channel_facts(samples) for name, samples in read.items()}
+        is_pair = self.with_landmarks and len(read) == len(CHANNELS)
+        pair = pair_facts(read["near"], read["far"], rate) if is_pair else None
+        return SignalFacts(recorded_hz, next(iter(read.values())).size / rate, facts, pair)
 
     @property
     def _hop(self) -> int:
@@ -205,50 +225,37 @@ def window_starts(samples: int, window: int, hop: int) -> list[int]:
 def read_samples(recording: Recording, recipe: Recipe) -> NDArray[np.float32]:
     """(samples,) float32 of the first channel that the recipe uses, at its rate."""
     channel = channels_of(recipe.waveform_views)[0]
-    header = read_header(recording.source) if isinstance(recording.source, Path) else None
-    return _read(recording, header, recipe, [channel])[0][channel]
+    recorded_hz, samples = recording.sample_rate_hz, recording.source
+    if isinstance(samples, Path):
+        header, whole = read_file(samples)
+        assert whole is not None, "a file of any length is read"
+        recorded_hz, samples = header.sample_rate_hz, whole
+    return _chosen(recording.name, samples, recorded_hz, recipe, [channel], both=False)[channel]
 
 
-def _facts(read: Mapping[Channel, NDArray[np.float32]], recorded_hz: int, rate: int) -> SignalFacts:
-    facts = {str(name): channel_facts(samples) for name, samples in read.items()}
-    both = "near" in read and "far" in read
-    pair = pair_facts(read["near"], read["far"], rate) if both else None
-    return SignalFacts(recorded_hz, next(iter(read.values())).size / rate, facts, pair)
-
-
-def _read(
-    recording: Recording, header: AudioHeader | None, recipe: Recipe, channels: Sequence[Channel]
-) -> tuple[Channels, int]:
-    """The samples of channels at the recipe's rate, and the rate at which they were recorded.
-
-    Of two microphones both are read, where they can be, even if the recipe uses one: both may show a fault.
-    """
-    audio = recipe.audio
+def _chosen(
+    name: str,
+    samples: NDArray[np.float32],
+    recorded_hz: int,
+    recipe: Recipe,
+    channels: Sequence[Channel],
+    *,
+    both: bool,
+) -> Channels:
+    """The channels of samples, at the recipe's rate: those asked for, or ``both`` where both can be used."""
+    audio, checked = recipe.audio, checked_array(samples, name)
     near, far, rate = audio.near_channel, audio.far_channel, audio.sample_rate_hz
-    source: Path | NDArray[np.float32] = recording.source
-    if isinstance(source, Path):
-        assert header is not None
-        recorded_hz, count = header.sample_rate_hz, header.channels
-    else:
-        source = checked_array(source, recording.name)
-        recorded_hz, count = recording.sample_rate_hz, len(source)
 
-    def read(chosen: Sequence[Channel]) -> NDArray[np.float32]:
-        if isinstance(source, Path):
-            return read_waveform(source, chosen, rate, near=near, far=far)
-        return choose_channels(source, recorded_hz, recording.name, chosen, rate, near=near, far=far)
+    def read(chosen: Sequence[Channel]) -> Channels:
+        waveform = choose_channels(checked, recorded_hz, name, chosen, rate, near=near, far=far)
+        if waveform.shape[1] < FRAME_SAMPLES:
+            raise too_short(name, waveform.shape[1] / rate)
+        return dict(zip(chosen, waveform, strict=True))
 
-    every = CHANNELS if near != far and count > max(near, far) else tuple(channels)
-    try:
-        waveform = read(every)
-    except InputError:
-        if set(every) == set(channels):
-            raise
-        every = tuple(channels)
-        waveform = read(every)
-    if waveform.shape[1] < FRAME_SAMPLES:
-        raise too_short(recording.name, waveform.shape[1] / rate)
-    return dict(zip(every, waveform, strict=True)), recorded_hz
+    if both and set(channels) != set(CHANNELS) and near != far and len(checked) > max(near, far):
+        with suppress(InputError):  # a fault of a channel that the recipe does not use
+            return read(CHANNELS)
+    return read(channels)
 
 
 def _blocks(path: Path, recipe: Recipe, channels: Sequence[Channel]) -> Iterator[tuple[int, Channels]]:
