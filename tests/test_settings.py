@@ -221,6 +221,9 @@ VALUES = st.recursive(
 @example(key="training.betas", value=[0.9, {"a": 1}])
 @example(key="features.layers", value=["near", "near"])
 @example(key="scoring.domains", value=None)
+@example(key="cancellation.hop_samples", value=3)
+@example(key="cancellation.window_samples", value=100)
+@example(key="cancellation.taps", value=5)
 def test_a_wrong_value_is_refused_by_its_key_and_in_plain_words(key: str, value: object) -> None:
     for recipe in RECIPES:
         message = message_of(recipe, key, value)
@@ -267,7 +270,7 @@ def test_a_misspelt_table_is_refused_with_a_guess() -> None:
         ),
         (
             {"cancellation.hop_samples": 300},
-            r"cancellation\.window_samples = \d+; expected a multiple of hop_samples",
+            r"cancellation\.hop_samples = 300; expected a divisor of window_samples \(8192\), at most half",
         ),
         ({"cancellation.taps": 2}, r"cancellation\.taps = 2; expected 1, as .*gain_limit is set"),
         (

@@ -65,9 +65,18 @@ class Cancellation(Settings):
                 "window_samples",
                 self.window_samples,
                 f"a multiple of hop_samples ({self.hop_samples}), at least twice it",
+                {
+                    "hop_samples": (
+                        self.hop_samples,
+                        f"a divisor of window_samples ({self.window_samples}), at most half",
+                    )
+                },
             )
         if self.taps > 1 and (self.smooth_frames is not None or self.smooth_bins or self.gain_limit is not None):
-            raise refusal("taps", self.taps, "1, as smooth_frames, smooth_bins or gain_limit is set")
+            none = f"none, as taps is {self.taps}"
+            others = ("smooth_frames", "smooth_bins", "gain_limit")
+            related = {name: (getattr(self, name), none) for name in others if getattr(self, name)}
+            raise refusal("taps", self.taps, "1, as smooth_frames, smooth_bins or gain_limit is set", related)
         return self
 
 

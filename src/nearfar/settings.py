@@ -160,9 +160,16 @@ def dotted(*keys: str) -> str:
     return ".".join(filter(None, keys))
 
 
-def refusal(key: str, found: Any, expected: str) -> PydanticCustomError:
-    """The error about one key of a table, to be raised inside a validator."""
-    return _key_error(key, {"found": repr(found), "expected": expected})
+def refusal(
+    key: str, found: Any, expected: str, related: Mapping[str, tuple[Any, str]] | None = None
+) -> PydanticCustomError:
+    """The error about one key of a table, to be raised inside a validator.
+
+    Where keys do not fit each other, ``related`` has the value and the expected value of each other one: the error
+    is about that key if it is the one that was changed.
+    """
+    others = {name: (repr(value), expects) for name, (value, expects) in (related or {}).items()}
+    return _key_error(key, {"found": repr(found), "expected": expected, "related": others})
 
 
 def unknown_key(key: str, keys: set[str], table: str = "") -> PydanticCustomError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -42,7 +43,7 @@ class RecipeTable(Settings):
                 if not isinstance(node, dict):
                     raise _refused(f"recipe {self.name}", f"the unknown key {name}", "a key of the recipe")
             node[key] = value
-        return validated(type(self), tree, f"recipe {self.name}")
+        return validated(type(self), tree, f"recipe {self.name}", changes)
 
     def to_toml(self) -> str:
         """The whole recipe as TOML; None, which TOML lacks, is left out, and is the default of such keys."""
@@ -54,8 +55,10 @@ def digest(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def validated(kind: type[RecipeT], tree: dict[str, Any], name_or_path: str) -> RecipeT:
-    """A recipe from its tree; ``name_or_path`` is for error messages.
+def validated(
+    kind: type[RecipeT], tree: dict[str, Any], name_or_path: str, changed: Collection[str] = ()
+) -> RecipeT:
+    """A recipe from its tree; ``name_or_path`` and the ``changed`` dotted keys are for error messages.
 
     Raises:
         InputError: if a key is unknown or missing, or a value does not fit.
@@ -68,14 +71,20 @@ def validated(kind: type[RecipeT], tree: dict[str, Any], name_or_path: str) -> R
         key = _dotted_key(first, tree)
         if first["type"] == "nearfar":
             key = dotted(key, context["key"])
-            found = f"the unknown key {key}" if context.get("unknown") else f"{key} = {context['found']}"
-            raise _refused(name_or_path, found, context["expected"]) from None
+            if context.get("unknown"):
+                raise _refused(name_or_path, f"the unknown key {key}", context["expected"]) from None
+            found, expected = context["found"], context["expected"]
+            for name, (value, expects) in context["related"].items():
+                other = dotted(key.rpartition(".")[0], name)
+                if key not in changed and other in changed:
+                    key, found, expected = other, value, expects
+            raise _refused(name_or_path, f"{key} = {found}", expected) from None
         if first["type"] == "extra_forbidden":
             *tables, unknown = first["loc"]
-            table: Any = kind
+            owner: Any = kind
             for name in tables:
-                table = table.model_fields[name].annotation
-            close = did_you_mean(unknown, keys_of(table))
+                owner = owner.model_fields[name].annotation
+            close = did_you_mean(unknown, keys_of(owner))
             raise _refused(name_or_path, f"the unknown key {key}", f"a key of the recipe{close}") from None
         # A value of a union of types has an error for each of them.
         reasons = [reason(each) for each in (first, *others) if _dotted_key(each, tree) == key]
