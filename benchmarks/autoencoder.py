@@ -5,8 +5,8 @@
 The baseline's loop: a DataLoader that shuffles single vectors of five frames, each with its label, condition, file
 name and number, batches of 256, float32, torch's linear layers, plain Adam, and torch's own number of threads.
 Seconds are of the clock, of one epoch; both take turns. ``--busy N`` keeps N other processes computing meanwhile.
-Target: at least 5 times as fast, quiet and beside a busy process. The processor time of both on one thread, and the
-time of a challenge machine, 1,000 clips of 10 s, for its 100 epochs, follow from the same epochs.
+Target: at least 5 times as fast, quiet and beside a busy process. The processor time of both on one thread, and
+the time of a challenge machine, 1,000 clips of 10 s, for its 100 epochs, follow from the same epochs.
 """
 
 from __future__ import annotations

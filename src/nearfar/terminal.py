@@ -15,6 +15,7 @@ from rich.text import Text
 from nearfar.rendering import TextRow, TextTable
 
 if TYPE_CHECKING:
+    from nearfar.benchmark import Benchmark
     from nearfar.data.summary import MachineSummary
     from nearfar.detector.counts import MachineCounts, Rate
     from nearfar.detector.history import Change
@@ -203,6 +204,19 @@ def _rate_cells(rate: Rate) -> tuple[str, str, str]:
     if rate.value is None or rate.low is None or rate.high is None:
         return count, "", ""
     return count, f"{100 * rate.value:.1f} %", f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %"
+
+
+def benchmark_table(found: Benchmark) -> TextTable:
+    """A row per step: rate, and of its matrix products the rate and the share of a plain product's."""
+    rows = []
+    for row in found.rows:
+        gflops = "" if row.gflops is None else f"{row.gflops:.0f}"
+        share = "" if row.of_product is None else f"{row.of_product:.2f}"
+        rows.append(TextRow((row.step, row.precision, f"{row.per_second:.3g}", gflops, share)))
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    notes = (f"{found.device}: {found.processor}, {found.threads} threads; {versions}; {found.encoder}",)
+    headings = ("step", "precision", "per second", "GFLOP/s", "of a plain product")
+    return TextTable(headings, tuple(rows), notes=notes, text_columns=(0, 1))
 
 
 def changes_table(changes: Iterable[Change]) -> TextTable:

@@ -19,6 +19,7 @@ from torch import Tensor
 from nearfar.data.copies import Landmarks
 from nearfar.data.prefetch import buffered
 from nearfar.data.quality import SignalFacts
+from nearfar.devices import moved
 from nearfar.errors import InputError
 from nearfar.features import WindowBatch
 from nearfar.frontends.kaldi import PATCH_FRAMES, frame_count
@@ -139,7 +140,7 @@ def extract(
     for windows in _batches(reader, recordings, collected, advance):
         lengths = torch.tensor([window.samples for window in windows], device=device)
         for index, view in enumerate(views):
-            waveform = torch.from_numpy(np.stack([window.views[index] for window in windows])).to(device)
+            waveform = moved(torch.from_numpy(np.stack([window.views[index] for window in windows])), device)
             batch = WindowBatch(waveform, lengths)
             for values, rows in zip(extractor(batch, wanted), collected.features[view], strict=True):
                 rows.append(values.cpu())
