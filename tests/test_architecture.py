@@ -15,6 +15,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,7 @@ import pytest
 
 import nearfar
 from nearfar.encoders import ADAPTATIONS, ENCODERS
+from nearfar.extras import EXTRAS
 from nearfar.features import SOURCES
 from nearfar.losses import LOSSES
 from nearfar.pooling import POOLINGS, TRAINED_POOLINGS
@@ -87,7 +89,7 @@ def test_layers_are_in_the_order_of_the_data() -> None:
 # --- heavy libraries are imported when they are needed ----------------------------------------------------------
 
 
-LATER = {"accelerate", "peft", "matplotlib", "sklearn", "pyroomacoustics", "transformers"}
+LATER = {"sklearn", "transformers"} | {module for modules in EXTRAS.values() for module in modules}
 HEAVY = {"numpy", "soundfile", "torch", "scipy"} | LATER
 
 STEPS: dict[str, tuple[str, set[str]]] = {
@@ -103,6 +105,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "metrics": ("import nearfar.metrics", {"torch"} | LATER),
     "detector": ("import nearfar.detector", LATER),
     "batches": ("import nearfar.training.batches", LATER),
+    "run": ("import nearfar.challenge.run", LATER),
 }
 """Code by its name, and libraries that it must not import. Each may import all that an earlier one may."""
 
@@ -133,6 +136,70 @@ def test_no_step_may_import_what_a_later_step_must_not() -> None:
 def test_the_report_of_imports_shows_heavy_ones(imported: dict[str, set[str]]) -> None:
     assert "numpy" in imported["data"]
     assert "torch" in imported["detector"]
+
+
+# --- every other package is declared, and those of extras are imported late --------------------------------------
+
+WITHIN = {"pydantic_core": "pydantic"}
+"""Modules by the declared package whose version fixes theirs."""
+
+
+def late_imports(tree: ast.AST, *, late: bool = False) -> Iterator[tuple[str, bool]]:
+    """Top-level modules that a module imports, and whether only in functions or for type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            yield node.module.partition(".")[0], late
+        else:
+            later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            checked = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+            yield from late_imports(node, late=late or later or checked)
+
+
+def imported_early(tree: ast.AST) -> set[str]:
+    return {module for module, late in late_imports(tree) if not late}
+
+
+def test_no_module_imports_an_extra_before_it_is_needed() -> None:
+    extra = {module for modules in EXTRAS.values() for module in modules}
+    early = {name: found for name, tree in trees().items() if (found := imported_early(tree) & extra)}
+    assert early == {}
+    anywhere = {module for tree in trees().values() for module, _ in late_imports(tree)}
+    used = anywhere | {"tensorboard"}  # imported by torch.utils.tensorboard
+    assert extra <= used, "an extra that nothing uses"
+
+
+@pytest.mark.parametrize(
+    ("code", "early"),
+    [
+        ("import peft.tuners", {"peft"}),
+        ("from matplotlib.axes import Axes", {"matplotlib"}),
+        ("try:\n    import peft\nexcept ImportError:\n    peft = None", {"peft"}),
+        ("class Chart:\n    import jinja2", {"jinja2"}),
+        ("if sys.platform == 'linux':\n    import yaml", {"yaml"}),
+        ("def draw():\n    import matplotlib", set()),
+        ("if TYPE_CHECKING:\n    import accelerate", set()),
+        ("from . import yaml", set()),
+    ],
+)
+def test_the_check_finds_an_early_import(code: str, early: set[str]) -> None:
+    assert imported_early(ast.parse(code)) == early
+
+
+def test_every_imported_package_is_declared() -> None:
+    """Nothing is imported that only comes along with another package and may be gone in its next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    core = {re.split(r"[<>=]", line)[0].lower() for line in project["dependencies"]}
+    of_module = {
+        module: {name.lower().replace("_", "-") for name in names}
+        for module, names in packages_distributions().items()
+    }
+    found = {module for tree in trees().values() for module, _ in late_imports(tree)}
+    found -= sys.stdlib_module_names | {"nearfar"} | {module for modules in EXTRAS.values() for module in modules}
+    assert {module for module in found if not of_module[WITHIN.get(module, module)] & core} == set()
+    used = {name for module in found for name in of_module[module]}
+    assert core <= used, "a dependency that nothing imports"
 
 
 # --- public names -----------------------------------------------------------------------------------------------

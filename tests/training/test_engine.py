@@ -111,7 +111,7 @@ def test_auto_precision_is_bf16_where_the_device_has_it(monkeypatch: pytest.Monk
         precisions.append(options["mixed_precision"])
         return Accelerator()
 
-    monkeypatch.setattr(module, "Accelerator", fake)
+    monkeypatch.setattr("accelerate.Accelerator", fake)
     for precision in ("bf16", "fp32", "auto"):
         make_accelerator(Training(precision=precision))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
