@@ -51,6 +51,14 @@ def test_the_modules_are_those_of_the_declared_packages() -> None:
     assert packages["dev"][0] == "nearfar[all]"
 
 
+def test_the_page_on_installation_lists_every_extra_and_its_packages() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| .+ \|(.*)\|$", page.partition("## Sizes")[0], re.MULTILINE))
+    packages = {name: ", ".join(normalised(line) for line in lines) for name, lines in declared().items()}
+    assert rows.pop("all") == " "
+    assert {name: row.strip().lower() for name, row in rows.items()} == {name: packages[name] for name in EXTRAS}
+
+
 def test_all_extras_are_installed_with_the_tests() -> None:
     assert all(missing_modules(name) == [] for name in EXTRAS)
     require_extras("tests", *EXTRAS)
@@ -125,7 +133,7 @@ for modules in EXTRAS.values():
     for module in modules:
         sys.modules[module] = None
 from nearfar.cli import app
-data, folder, recording = sys.argv[1:]
+data, folder, recording, scores, other = sys.argv[1:]
 for arguments in (
     ["data", data, "--check-channels"],
     ["fit", data, "--out", folder],
@@ -133,6 +141,10 @@ for arguments in (
     ["threshold", folder, "--false-alarm-rate", "0.4"],
     ["add", folder, recording, "--normal"],
     ["embed", recording, "--out", folder + ".npy"],
+    ["evaluate", "--scores", scores, "--intervals"],
+    ["compare", scores, other, "--resamples", "10"],
+    ["table", "--published"],
+    ["download", "dcase2026", "--list"],
 ):
     app(arguments, standalone_mode=False)
 import nearfar
@@ -142,9 +154,11 @@ print("finished")
 """
 
 
-def test_detectors_need_no_extra(small_factory: Path, tmp_path: Path) -> None:
+def test_detectors_need_no_extra(small_factory: Path, golden_arrays: Path, tmp_path: Path) -> None:
     recording = next((small_factory / "hummer" / "test").glob("*normal_0000*.wav"))
-    command = [sys.executable, "-c", DETECTOR, str(small_factory), str(tmp_path / "detector"), str(recording)]
+    scores = [golden_arrays / "ae_rerun_scores" / kind for kind in ("mse", "mahala")]
+    arguments = [small_factory, tmp_path / "detector", recording, *scores]
+    command = [sys.executable, "-c", DETECTOR, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["finished"], done.stderr
 

@@ -19,7 +19,6 @@ from nearfar.errors import InputError, TrainingError
 from nearfar.models import build_model
 from nearfar.pretraining.recipe import load_pretrain_recipe
 from nearfar.pretraining.run import build_student
-from nearfar.training import engine as module
 from nearfar.training.engine import (
     Step,
     learning_rate,
