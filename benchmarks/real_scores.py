@@ -311,11 +311,14 @@ def systems(data: Mapping[str, Clips], truth: GroundTruth, resamples: int, conso
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--write", type=Path, help="write score files of every system under this folder and stop")
     parser.add_argument("--resamples", type=int, default=2000)
     options = parser.parse_args()
     console = Console(width=220)
+    if options.folder is None:
+        console.print("Nothing to do: give the folder with the published tables (docs/results/real-scores.md).")
+        return
     data = read_clips(options.folder / "dev_per_clip.csv")
     if options.write is not None:
         for name in next(iter(data.values())).scores:
