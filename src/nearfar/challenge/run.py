@@ -42,6 +42,7 @@ from nearfar.pipeline.scoring import ScoredMachine, score_machines, tested_group
 from nearfar.pipeline.training import is_trained, train_or_reuse
 from nearfar.progress import Progress, advancing, silent
 from nearfar.thresholds import usable_thresholds
+from nearfar.thresholds.file import write_thresholds
 from nearfar.training.engine import is_main_process
 
 logger = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ def write_thresholds_and_decisions(scored: Sequence[ScoredMachine], threshold: T
         else:
             decided.append(decisions)
     write_decisions(out / "scores", decided)
-    write_json(out / "thresholds.json", [entry.model_dump(mode="json") for entry in thresholds])
+    write_thresholds(out, thresholds)
 
 
 def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) -> None:

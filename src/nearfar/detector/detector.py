@@ -52,6 +52,7 @@ from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
 from nearfar.scoring import Workspace
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
+from nearfar.thresholds.file import write_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -461,7 +462,7 @@ class Detector(Changeable):
                 # A random start is only sure to be repeated on the same machine and torch, so it is saved.
                 ENCODERS[self.recipe.encoder.family].save(encoder, out / store.ENCODER)
             store.write_calibrations(out, fitted.calibrations)
-            store.write_thresholds(out, fitted.thresholds)
+            write_thresholds(out, fitted.thresholds)
             write_history(out, fitted.changes, fitted.before)
             store.write_card(out, self._card(cards, sha256))
 
@@ -484,7 +485,7 @@ class Detector(Changeable):
             computation=store.FEATURES_VERSION,
             banks=banks,
             channel_warnings=fitted.channel_warnings,
-            sha256={store.BANKS: sha256},
+            files={store.BANKS: sha256},
             made_with=environment(),
         )
 

@@ -29,6 +29,7 @@ from nearfar.report.examples import PER_KIND, Example, make_examples
 from nearfar.report.machine_charts import Scores, clip_map, percent_above, score_table, threshold_name, view_chart
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
 from nearfar.scoring import MachineScorer, Workspace
+from nearfar.thresholds.file import THRESHOLDS, checked
 
 QUANTITIES: dict[Quantity, str] = {
     "auc_source": "AUC (source)",
@@ -156,7 +157,7 @@ def _read_machines(
     run: Path, rows: list[dict[str, Any]], data: Dataset | None, entries: list[MachineScores], truth: GroundTruth
 ) -> list[RunMachine]:
     thresholds: dict[tuple[str, str], dict[str, float]] = {}
-    for row in _json(run / "thresholds.json"):
+    for row in (checked(run / THRESHOLDS, row) for row in _json(run / THRESHOLDS)):
         if row["value"] is not None:
             of_machine = thresholds.setdefault((row["machine"], row["section"]), {})
             of_machine[threshold_name(row.get("domain"))] = float(row["value"])
