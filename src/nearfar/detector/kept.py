@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nearfar.data.clips import CHANNELS, Clip
 from nearfar.data.copies import Landmarks
-from nearfar.data.quality import BANDS, ChannelFacts, PairFacts, SignalFacts
+from nearfar.data.signals import BANDS, ChannelFacts, PairFacts, SignalFacts
 from nearfar.pipeline.extraction import Extracted
 
 
@@ -40,7 +40,10 @@ class Signals:
         """All as tensors by name, for a safetensors file; NaN stands for what a recording lacks."""
         marks, facts = self.landmarks, self.facts
         missing = np.full(BANDS, np.nan)
-        pairs = [[np.nan, np.nan] if f.pair is None else [f.pair.residual_db, f.pair.coherence] for f in facts]
+        pairs = [
+            [np.nan] * 3 if f.pair is None else [f.pair.residual_db, f.pair.coherence, f.pair.lead_db]
+            for f in facts
+        ]
         out: dict[str, NDArray[np.generic]] = {
             "samples": np.array([mark.samples for mark in marks], np.int64),
             "marks": np.array([len(mark.codes) for mark in marks], np.int64),
@@ -48,7 +51,8 @@ class Signals:
             "codes": _joined([mark.codes for mark in marks], np.uint64).view(np.int64),
             "sample_rate_hz": np.array([entry.sample_rate_hz for entry in facts], np.int64),
             "seconds": np.array([entry.seconds for entry in facts], np.float64),
-            "pairs": np.array(pairs, np.float64).reshape(-1, 2),
+            "pairs": np.array(pairs, np.float64).reshape(-1, 3),
+            "bits": np.array([entry.bits or 0 for entry in facts], np.int64),
         }
         for name in CHANNELS:
             of = [entry.channels.get(name) for entry in facts]
@@ -73,9 +77,10 @@ class Signals:
                 for name in CHANNELS
                 if np.isfinite(bands := values[f"bands_db/{name}"][index]).all()
             }
-            residual_db, coherence = values["pairs"][index].tolist()
-            pair = None if np.isnan(residual_db) else PairFacts(residual_db, coherence)
-            facts.append(SignalFacts(rate, float(values["seconds"][index]), channels, pair))
+            of_pair = values["pairs"][index].tolist()  # of two numbers in detectors of earlier versions
+            pair = None if np.isnan(of_pair[0]) else PairFacts(*of_pair)
+            bits = int(values["bits"][index]) or None if "bits" in values else None
+            facts.append(SignalFacts(rate, float(values["seconds"][index]), channels, pair, bits))
         return cls(tuple(facts), tuple(marks))
 
 
