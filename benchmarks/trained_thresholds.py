@@ -4,9 +4,9 @@
         --seconds 2
     python benchmarks/trained_thresholds.py FACTORY
 
-Detectors are fitted with each calibration at a false-alarm rate of 10 %; in the source domain, of which most normal
-recordings are, false alarms on new normal recordings and faults found are counted, and the mean AUC over machines,
-which no threshold decides.
+Detectors are fitted with each calibration at a false-alarm rate of 10 %. In the source domain, which most normal
+recordings are of, false alarms on new normal recordings and faults found are counted; the mean AUC over machines
+depends on no threshold.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--recipes", default="tiny-near,tiny-lora-near,ae-mse,ae-mahala")
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
-    tests = [clip for clip in read_dataset(arguments.factory).clips if (clip.split, clip.domain) == ("test", "source")]
+    tests = [
+        clip for clip in read_dataset(arguments.factory).clips if (clip.split, clip.domain) == ("test", "source")
+    ]
     print("recipe, calibration, seed, normal scores, false alarms, faults found, AUC", flush=True)
     for name in arguments.recipes.split(","):
         for method in ("leave-one-out", "split"):

@@ -49,7 +49,10 @@ class ChannelProfile(Settings):
 
 
 class Usual(Settings):
-    """Median and standard deviation over normal recordings, in dB."""
+    """Median over normal recordings, and the median of the distances from it times 1.48, in dB.
+
+    A few recordings with exchanged channels among the normal ones leave both as they are.
+    """
 
     median: float
     spread: float
@@ -59,11 +62,13 @@ class PairProfile(Settings):
     """What has the opposite sign where near and far are exchanged.
 
     Attributes:
+        level: of the level of near minus that of far.
         lead: of :attr:`nearfar.data.signals.PairFacts.lead_db`.
-        contrast_db: (BANDS,) mean shape of near minus that of far.
+        contrast_db: (BANDS,) median of the shape of near minus that of far.
         shape: of the difference of the two shapes of a recording, in the direction of ``contrast_db``.
     """
 
+    level: Usual
     lead: Usual
     contrast_db: tuple[float, ...]
     shape: Usual
@@ -140,16 +145,19 @@ def _pair_profile(facts: Sequence[tuple[SignalFacts, PairFacts]]) -> PairProfile
     if not leads or np.isnan(leads).any():
         return None
     contrasts = np.array([_contrast(entry.channels) for entry, _ in facts])
-    mean = np.sort(contrasts, axis=0).mean(axis=0)  # sorted: the same in any order of recordings, bit for bit
+    typical = np.median(contrasts, axis=0)
+    differences = [_difference(entry.channels) for entry, _ in facts]
     return PairProfile(
+        level=_usual([entry for entry in differences if entry is not None]),
         lead=_usual(leads),
-        contrast_db=tuple(mean.tolist()),
-        shape=_usual([_along(contrast, mean) for contrast in contrasts]),
+        contrast_db=tuple(typical.tolist()),
+        shape=_usual([_along(contrast, typical) for contrast in contrasts]),
     )
 
 
 def _usual(values: Sequence[float]) -> Usual:
-    return Usual(median=float(np.median(values)), spread=float(np.std(np.sort(values))))
+    median = float(np.median(values))
+    return Usual(median=median, spread=1.4826 * float(np.median(np.abs(np.array(values) - median))))
 
 
 def problems(facts: SignalFacts, normal: Profile, window_s: float) -> list[Problem]:
@@ -237,8 +245,9 @@ def _is_swapped(facts: SignalFacts, normal: Profile) -> bool:
     lowest, highest = normal.difference_db
     if not lowest - _SWAP_BELOW_DB <= -difference <= highest + _SWAP_DB:
         return False
-    usual = Usual(median=(lowest + highest) / 2, spread=(highest - lowest) / 4)
-    evidence = _evidence(difference, usual, _LEVEL_DRIFT_DB)
+    middle = Usual(median=(lowest + highest) / 2, spread=(highest - lowest) / 4)
+    level = middle if normal.pair is None else normal.pair.level
+    evidence = _evidence(difference, level, _LEVEL_DRIFT_DB)
     if normal.pair is not None and facts.pair is not None and not np.isnan(facts.pair.lead_db):
         shape = _along(_contrast(facts.channels), np.array(normal.pair.contrast_db))
         evidence += _evidence(facts.pair.lead_db, normal.pair.lead, _LEAD_DRIFT_DB)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.data.channel_check import is_clipped
+from nearfar.data.clips import CHANNELS
 from nearfar.data.delay import HIGH_HZ, LOW_HZ
 
 Waveform = NDArray[np.float32]
@@ -81,7 +82,7 @@ class SignalFacts:
 def bits_of(samples: NDArray[np.floating]) -> int | None:
     """The smallest number of bits that hold all samples in [-1, 1), at least 2; None if 24 do not."""
     scaled = samples * samples.dtype.type(2 ** (_MOST_BITS - 1))
-    if not samples.size or np.abs(scaled).max() > 2 ** (_MOST_BITS - 1):
+    if not np.abs(scaled).max(initial=0) <= 2 ** (_MOST_BITS - 1):  # also of NaN
         return None
     integers = scaled.astype(np.int32)
     if (integers != scaled).any():
@@ -194,3 +195,39 @@ def merged_facts(pieces: Sequence[SignalFacts], seconds: float) -> SignalFacts:
     bits = [entry.bits for entry in pieces]
     most = None if None in bits else max(entry for entry in bits if entry is not None)
     return SignalFacts(pieces[0].sample_rate_hz, seconds, channels, pair, most)
+
+
+def facts_to_arrays(facts: Sequence[SignalFacts]) -> dict[str, NDArray[np.generic]]:
+    """Facts of recordings as arrays (recordings, ...) by name; NaN or 0 stands for what a recording lacks."""
+    missing = np.full(BANDS, np.nan)
+    pairs = [
+        [np.nan] * 3 if f.pair is None else [f.pair.residual_db, f.pair.coherence, f.pair.lead_db] for f in facts
+    ]
+    out: dict[str, NDArray[np.generic]] = {
+        "sample_rate_hz": np.array([entry.sample_rate_hz for entry in facts], np.int64),
+        "seconds": np.array([entry.seconds for entry in facts], np.float64),
+        "pairs": np.array(pairs, np.float64).reshape(-1, 3),
+        "bits": np.array([entry.bits or 0 for entry in facts], np.int64),
+    }
+    for name in CHANNELS:
+        of = [entry.channels.get(name) for entry in facts]
+        bands = [missing if one is None else one.bands_db for one in of]
+        out[f"bands_db/{name}"] = np.array(bands, np.float64).reshape(-1, BANDS)
+        out[f"clipped/{name}"] = np.array([one is not None and one.clipped for one in of], np.uint8)
+    return out
+
+
+def facts_from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> tuple[SignalFacts, ...]:
+    """The inverse of :func:`facts_to_arrays`; other arrays are ignored."""
+    facts = []
+    for index, rate in enumerate(arrays["sample_rate_hz"].tolist()):
+        channels: dict[str, ChannelFacts] = {
+            name: ChannelFacts(np.asarray(bands, np.float64), bool(arrays[f"clipped/{name}"][index]))
+            for name in CHANNELS
+            if np.isfinite(bands := arrays[f"bands_db/{name}"][index]).all()
+        }
+        of_pair = arrays["pairs"][index].tolist()  # of two numbers in detectors of earlier versions
+        pair = None if np.isnan(of_pair[0]) else PairFacts(*of_pair)
+        bits = int(arrays["bits"][index]) or None if "bits" in arrays else None
+        facts.append(SignalFacts(rate, float(arrays["seconds"][index]), channels, pair, bits))
+    return tuple(facts)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.challenge.run import CHOICES, FEATURES
+from nearfar.challenge.run import CHOICES, FEATURES, QUALITY
 from nearfar.charts import curve, exceedance, histogram, roc
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import AudioHeader, Clip, Dataset, read_dataset
@@ -130,6 +130,8 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
     rows = [*intervals.machines.items(), ("all machines", intervals.all_machines)] if intervals else []
     environment = json.dumps(_json(run / "environment.json"), indent=1)
     tables = [_data_table(_json(run / "data.json"))]
+    if (run / QUALITY).is_file():
+        tables.append(_quality_table(_json(run / QUALITY)))
     if dataset is not None and _has_both_channels(dataset, recipe):
         warnings = check_channels(dataset, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
         tables.append(channel_table(warnings, "No problem was found in a sample of the normal recordings."))
@@ -273,6 +275,18 @@ def _data_table(data: list[dict[str, Any]]) -> PageTable:
         rows.append(row)
     columns = ("machine", "training clips", "test clips", "length", "channels", "remarks")
     return PageTable("Data", columns, tuple(rows), ends_in_text=True)
+
+
+def _quality_table(machines: list[dict[str, Any]]) -> PageTable:
+    """Problems of the microphones and the recorder, as ``quality.json`` of the run lists them."""
+    rows = [
+        (machine["machine"], entry["check"], f"{entry['recordings']} of {machine['recordings']}", entry["message"])
+        for machine in machines
+        for entry in machine["problems"]
+    ]
+    columns = ("machine", "problem", "recordings", "found in the first of them")
+    caption = "Of all recordings that were read, compared with the training recordings of the machine."
+    return PageTable("Microphones and recorder", columns, tuple(rows), caption, ends_in_text=True)
 
 
 def _section(machine: RunMachine, recipe: Recipe, model: Path) -> MachineSection:
