@@ -221,6 +221,7 @@ def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) ->
             "section": entry.test.section,
             "names": list(entry.test.names),
             "views": {view: values.tolist() for view, values in entry.views.items()},
+            "normals": entry.calibration.normals,
             "normal": entry.normal.tolist(),
             "calibration": entry.calibration.scores().tolist(),
             "normal_names": [recording.file for recording in entry.calibration.recordings],

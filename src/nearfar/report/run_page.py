@@ -29,6 +29,7 @@ from nearfar.report.examples import PER_KIND, Example, make_examples
 from nearfar.report.machine_charts import Scores, clip_map, percent_above, score_table, threshold_name, view_chart
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
 from nearfar.scoring import MachineScorer, Workspace
+from nearfar.thresholds.calibration import IN_TRAINING
 from nearfar.thresholds.file import THRESHOLDS, checked
 
 QUANTITIES: dict[Quantity, str] = {
@@ -121,6 +122,7 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
     notes = [str(note) for note in results.get("notes", [])]
     choices = _json(run / CHOICES) if (run / CHOICES).is_file() else []
     notes += [f"{row['machine']} section {row['section']}: {row['reason']}" for row in choices]
+    notes += _training_notes(run)
     dataset = _dataset(Path(by_view["data"]), data, notes)
     entries = read_scores(run / "scores")
     truth = GroundTruth.of_score_folder(run / "scores", entries)
@@ -183,6 +185,18 @@ def _read_machines(
         )
         machines.append(machine)
     return machines
+
+
+def _training_notes(run: Path) -> list[str]:
+    """A note about the machines whose thresholds are from recordings that the model was trained on."""
+    rows = [row for row in _json(run / THRESHOLDS) if row.get("normals") == "in training"]
+    names = list(dict.fromkeys(row["machine"] for row in rows))
+    if not names:
+        return []
+    return [
+        f"Thresholds of {', '.join(names)}: {IN_TRAINING}. Decisions and the percentages above a threshold "
+        "promise no rate of false alarms."
+    ]
 
 
 def _flagged(folder: Path, entries: list[MachineScores]) -> dict[tuple[str, str], NDArray[np.bool_]]:
