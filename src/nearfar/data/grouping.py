@@ -48,7 +48,7 @@ _FEWEST = 3
 _COMPONENTS = 10
 """Principal components of the features in which runs are found."""
 _LIKE, _APART = 5, 0.2
-"""Recordings are compared with this many that are most like them, at least this fraction of all recordings away."""
+"""Recordings are compared with this many that are most like them and at least this fraction of all away."""
 _ALIKE = 0.98
 """Successive recordings of a run are as far apart as any two of it where the means have at least this ratio."""
 _RUNS, _SIGNIFICANT = 0.95, 0.01
