@@ -32,6 +32,7 @@ from nearfar.evaluation.scorefiles import (
 from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.metrics import MachineMetrics
+from nearfar.thresholds.file import THRESHOLDS, checked
 
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*_[A-Za-z0-9-]+_task2_[1-4]")
 LABEL_FORM = "<LastName>_<INST>_task2_<1 to 4>, such as Last_INST_task2_1"
@@ -180,11 +181,11 @@ def _rules_of(run: Path, machines: Collection[str]) -> list[str]:
 
     The key ``rule`` of ``thresholds.json`` was ``kind`` in earlier versions.
     """
-    file = run / "thresholds.json"
+    file = run / THRESHOLDS
     entries = _read_json(file) if file.is_file() else []
     return [
         entry.get("rule") or entry["kind"]
-        for entry in entries
+        for entry in (checked(file, row) for row in entries)
         if entry["machine"] in machines and entry["value"] is not None
     ]
 
