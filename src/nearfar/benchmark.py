@@ -177,9 +177,9 @@ def _rows(network: EAT, name: str, clock: _Clock, batch: int, compiled: bool, ba
     frontend = KaldiFbank().to(device)
     with torch.inference_mode():
         yield Measured("log-mel of 10 s", "float32", batch / clock(lambda: frontend(moved(waveform, device))))
-    kinds = [("", network)]
+    kinds: list[tuple[str, Callable[[Tensor], Tensor]]] = [("", network)]
     if compiled:
-        kinds.append((", compiled", torch.compile(network, backend=backend)))  # type: ignore[list-item]
+        kinds.append((", compiled", torch.compile(network, backend=backend)))
     for words, encoder in kinds:
         for precision in products:
             yield _embedding(

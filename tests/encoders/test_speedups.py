@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from tests.command import Nearfar
+from tests.fixtures import write_clip
 from torch import nn
 from torch.nn import functional as F
 
 from nearfar.config import load_recipe
+from nearfar.detector import Detector
 from nearfar.encoders import SPEEDUPS, build_encoder, token_keep
 from nearfar.encoders import int8 as int8_module
 from nearfar.encoders.eat import EATConfig
@@ -263,3 +269,38 @@ def test_cached_features_with_and_without_speedups_are_of_different_files(tmp_pa
         for extractor in [build_extractor(recipe_of(*speedups))]
     }
     assert len(set(pieces.values())) == 4
+
+
+# --- on the command line ----------------------------------------------------------------------------------------
+
+
+def test_a_detector_fitted_with_speedups_scores_with_them_and_nothing_else(
+    tmp_path: Path, nearfar_command: Nearfar
+) -> None:
+    for number in range(8):
+        write_clip(tmp_path / "mill" / "normal" / f"{number}.wav", 0.5, 400.0 + 10 * number, number)
+    options = ("--recipe", "frozen-eat", "--encoder", "random:tiny", "--out")
+    scores = {}
+    for name, more in (("plain", ()), ("fast", ("--fast",))):
+        code, _, err = nearfar_command("fit", tmp_path / "mill", *options, tmp_path / name, *more)
+        assert code == 0, err
+        code, out, err = nearfar_command(
+            "score", tmp_path / name, tmp_path / "mill" / "normal" / "3.wav", "--json"
+        )
+        assert code == 0, err
+        scores[name] = json.loads(out)[0]["score"]
+    detector = Detector.load(tmp_path / "fast", device="cpu")
+    assert set(detector.recipe.inference.speedups) == set(FAST)
+    assert detector.score(tmp_path / "mill" / "normal" / "3.wav").score == scores["fast"]
+    # A recording of the bank itself: no distance, but for rounding.
+    assert max(map(abs, scores.values())) < 1e-3
+    card = tmp_path / "fast" / "detector.json"
+    assert '"int8"' in card.read_text(encoding="utf-8")
+
+
+def test_fast_is_refused_for_a_recipe_without_an_encoder(tmp_path: Path, nearfar_command: Nearfar) -> None:
+    write_clip(tmp_path / "mill" / "normal" / "0.wav", 0.5, 400.0, 0)
+    code, _, err = nearfar_command("fit", tmp_path / "mill", "--out", tmp_path / "out", "--fast")
+    assert code == 2
+    assert "uses an encoder" in err
+    assert not (tmp_path / "out").exists()
