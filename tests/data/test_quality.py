@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfilt
 
-from nearfar.data.quality import SignalFacts, channel_facts, merged_facts, pair_facts, problems, profile
+from nearfar.data.quality import (
+    SignalFacts,
+    channel_facts,
+    merged_facts,
+    pair_facts,
+    problems,
+    profile,
+    signal_facts,
+)
 
 RATE = 16_000
 
@@ -84,3 +94,30 @@ def test_pieces_of_a_recording_have_its_facts() -> None:
     merged = merged_facts(pieces, 8.0)
     assert merged.seconds == whole.seconds
     assert merged.channels["near"].level_db == pytest.approx(whole.channels["near"].level_db, abs=0.05)
+
+
+@pytest.mark.parametrize("samples", [20_000, 1_537, 1_024, 777, 400])
+def test_bands_and_relations_are_those_of_scipy(samples: int) -> None:
+    from scipy.signal import csd, welch
+
+    near = (noise(0)[:samples] + 0.2).astype(np.float32)
+    far = (0.5 * np.roll(near, 3) + noise(1)[:samples]).astype(np.float32)
+    length = min(1024, samples)
+    options = {"fs": RATE, "nperseg": length}
+    frequency, power = welch(near.astype(np.float64), **options)
+    other, cross = welch(far.astype(np.float64), **options)[1], csd(near, far, **options)[1]
+    edges = np.linspace(0, len(power), 17).astype(int)
+    bands = [10 * np.log10(power[low:high].sum() * RATE / length) for low, high in itertools.pairwise(edges)]
+    np.testing.assert_allclose(channel_facts(near).bands_db, bands, atol=1e-3)
+    coherence = np.abs(cross) ** 2 / (power * other)
+    residual = 10 * np.log10((power * (1 - np.minimum(coherence, 1))).sum() / power.sum())
+    found = pair_facts(near, far, RATE)
+    if samples >= 2048:  # two single segments are wholly coherent
+        assert found.residual_db == pytest.approx(residual, abs=1e-3)
+    assert found.coherence == pytest.approx(coherence[frequency < 1000].mean(), abs=1e-4)
+    facts = signal_facts({"near": near, "far": far}, 48_000, RATE, pair=True)
+    assert (facts.sample_rate_hz, facts.seconds) == (48_000, samples / RATE)
+    assert facts.pair is not None
+    assert (facts.pair.residual_db, facts.pair.coherence) == (found.residual_db, found.coherence)
+    assert signal_facts({"near": near, "far": far}, RATE, RATE).pair is None
+    assert signal_facts({"near": near}, RATE, RATE, pair=True).pair is None

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.data.channel_check import is_clipped
 from nearfar.settings import Settings
+from nearfar.threads import one_thread
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Waveform = NDArray[np.float32]
 
@@ -114,27 +119,82 @@ class Problem:
     comparable: bool = False
 
 
+def signal_facts(
+    channels: Mapping[str, Waveform], recorded_hz: int, sample_rate_hz: int, *, pair: bool = False
+) -> SignalFacts:
+    """The facts of a recording.
+
+    Args:
+        channels: (samples,) float32 by name.
+        recorded_hz: the rate that it was recorded at.
+        sample_rate_hz: of the samples.
+        pair: also measure what near and far have in common, where there are both.
+    """
+    spectra = {name: _spectra(waveform) for name, waveform in channels.items()}
+    facts = {name: _channel_facts(spectra[name], waveform) for name, waveform in channels.items()}
+    samples = next(iter(channels.values())).size
+    is_pair = pair and {"near", "far"} <= set(channels)
+    shared = _pair_facts(spectra["near"], spectra["far"], samples, sample_rate_hz) if is_pair else None
+    return SignalFacts(recorded_hz, samples / sample_rate_hz, facts, shared)
+
+
 def channel_facts(waveform: Waveform) -> ChannelFacts:
     """The facts of (samples,) float32 of one channel."""
-    from scipy.signal import welch
-
-    length = min(_FFT, len(waveform))
-    power = welch(waveform, fs=1.0, nperseg=length, detrend="constant")[1] / length
-    edges = np.linspace(0, len(power), BANDS + 1).astype(int)[:-1]
-    sums = np.add.reduceat(power.astype(np.float64), edges)
-    return ChannelFacts(np.maximum(10 * np.log10(sums + 1e-30), _FLOOR_DB), is_clipped(waveform))
+    return _channel_facts(_spectra(waveform), waveform)
 
 
 def pair_facts(near: Waveform, far: Waveform, sample_rate_hz: int) -> PairFacts:
     """The facts of two channels (samples,) float32, by Welch's method."""
-    from scipy.signal import csd, welch
+    return _pair_facts(_spectra(near), _spectra(far), len(near), sample_rate_hz)
 
-    length = min(_FFT, len(near))
-    options = {"fs": sample_rate_hz, "nperseg": length}
-    frequency, near_power = welch(near, **options)
-    far_power, cross = welch(far, **options)[1], csd(near, far, **options)[1]
-    coherence = np.abs(cross) ** 2 / np.maximum(near_power.astype(np.float64) * far_power, 1e-60)
-    residual = float((near_power * np.clip(1 - coherence, 0, 1)).sum() / max(float(near_power.sum()), 1e-30))
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Spectra:
+    """Spectra of Hann-windowed segments that overlap by half, each without its mean, as in Welch's method.
+
+    Attributes:
+        values: (segments, bins) complex64.
+        squares: (bins,) mean squared magnitude.
+        scale: (bins,) from ``squares`` to power relative to full scale: all bins but the first and that of half
+            the rate also stand for a negative frequency.
+    """
+
+    values: Tensor
+    squares: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @property
+    def power(self) -> NDArray[np.float64]:
+        """(bins,) power relative to full scale."""
+        return self.squares * self.scale
+
+
+def _spectra(waveform: Waveform) -> _Spectra:
+    import torch
+
+    length = min(_FFT, len(waveform))
+    with one_thread():
+        segments = torch.from_numpy(waveform).unfold(0, length, length - length // 2)
+        window = torch.hann_window(length)
+        values = torch.fft.rfft((segments - segments.mean(dim=1, keepdim=True)) * window)
+        squares = torch.view_as_real(values).square().mean(dim=0).sum(dim=1).double().numpy()
+    scale = np.full(len(squares), 1 / (float(window.square().sum()) * length))
+    scale[1 : (length + 1) // 2] *= 2
+    return _Spectra(values, squares, scale)
+
+
+def _channel_facts(spectra: _Spectra, waveform: Waveform) -> ChannelFacts:
+    edges = np.linspace(0, len(spectra.power), BANDS + 1).astype(int)[:-1]
+    sums = np.add.reduceat(spectra.power, edges)
+    return ChannelFacts(np.maximum(10 * np.log10(sums + 1e-30), _FLOOR_DB), is_clipped(waveform))
+
+
+def _pair_facts(near: _Spectra, far: _Spectra, length: int, sample_rate_hz: int) -> PairFacts:
+    with one_thread():
+        cross = (near.values.conj() * far.values).mean(dim=0).numpy().astype(np.complex128)
+    coherence = np.abs(cross) ** 2 / np.maximum(near.squares * far.squares, 1e-60)
+    residual = float((near.power * np.clip(1 - coherence, 0, 1)).sum() / max(float(near.power.sum()), 1e-30))
+    frequency = np.fft.rfftfreq(min(_FFT, length), 1 / sample_rate_hz)
     return PairFacts(10 * np.log10(max(residual, 1e-12)), float(coherence[frequency < 1000].mean()))
 
 

@@ -20,7 +20,7 @@ from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, rea
 from nearfar.data.blocks import read_blocks
 from nearfar.data.clips import CHANNELS, Channel, Clip
 from nearfar.data.copies import Landmarks, joined_landmarks, landmarks
-from nearfar.data.quality import SignalFacts, channel_facts, merged_facts, pair_facts
+from nearfar.data.quality import SignalFacts, merged_facts, signal_facts
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import FRAME_SAMPLES
 from nearfar.pipeline.extractor import Extractor
@@ -167,10 +167,7 @@ class WindowReader:
         if not self.with_facts:
             return None
         rate = self.extractor.recipe.audio.sample_rate_hz
-        facts = {str(name): channel_facts(samples) for name, samples in read.items()}
-        is_pair = self.with_landmarks and len(read) == len(CHANNELS)
-        pair = pair_facts(read["near"], read["far"], rate) if is_pair else None
-        return SignalFacts(recorded_hz, next(iter(read.values())).size / rate, facts, pair)
+        return signal_facts(read, recorded_hz, rate, pair=self.with_landmarks)
 
     @property
     def _hop(self) -> int:
