@@ -21,10 +21,10 @@ from nearfar.explain.localisation import (
     PatchBank,
     band_edges_hz,
     clip_level,
+    departures,
     nearest_patches,
     patch_facts,
     patch_features,
-    relative,
     time_edges_s,
 )
 from nearfar.frontends.kaldi import mel_centres_hz
@@ -104,12 +104,11 @@ def explain(
         ValueError: if there are fewer than 16 frames.
     """
     features = patch_features(log_mel)
-    distances, index = nearest_patches(features, bank)
-    grid = relative(distances, bank)
+    grid = departures(features, bank)
     cells = region(grid) if cause is None else region_in(grid, cause.bands)
     peak = float(grid.max())
     notable = peak > bank.usual_peak if anomalous is None else anomalous
-    nearest, most_hz, excess_db = _nearest(features, index, bank, cells)
+    nearest, most_hz, excess_db = _nearest(features, bank, cells)
     times, bands = [(begin_s or 0.0) + edge for edge in time_edges_s(len(grid))], band_edges_hz()
     begin, end = times[cells[0].start], times[cells[0].stop]
     low, high = bands[cells[1].start], bands[cells[1].stop]
@@ -182,18 +181,20 @@ def region(grid: Tensor) -> Cells:
     return columns, around(above_half[columns].float().mean(dim=0) >= 0.5, band)
 
 
-def _nearest(features: Tensor, index: Tensor, bank: PatchBank, cells: Cells) -> tuple[int, float, float]:
+def _nearest(features: Tensor, bank: PatchBank, cells: Cells) -> tuple[int, float, float]:
     """The clip of most normal patches nearest to a region, and the largest difference of their mean spectra.
 
     Returns:
         the index of the clip, the frequency of the difference in Hz, and the difference in dB.
     """
-    bands = torch.arange(BANDS).expand_as(index)
+    inside = features[cells]
+    index = nearest_patches(inside, bank, cells[1])
+    bands = torch.arange(BANDS)[cells[1]].expand_as(index)
     bins = features.shape[2] // 2
-    difference = features[cells] - bank.patches[bands, index][cells]
+    difference = inside - bank.patches[bands, index]
     by_bin = DECIBELS * difference[..., :bins].mean(dim=0).flatten()
     largest = int(by_bin.abs().argmax())
-    clip = int(bank.owners[bands, index][cells].flatten().mode().values)
+    clip = int(bank.owners[bands, index].flatten().mode().values)
     return clip, float(mel_centres_hz()[cells[1].start * bins + largest]), float(by_bin[largest])
 
 

@@ -281,22 +281,28 @@ def _nearest_other(patches: Tensor, selected: Tensor, group: Tensor, selected_gr
     return torch.where(torch.isfinite(nearest), nearest, torch.zeros_like(nearest))
 
 
-def nearest_patches(features: Tensor, normal: NormalPatches) -> tuple[Tensor, Tensor]:
-    """The nearest normal patch of every patch of a clip.
+def patch_distances(features: Tensor, normal: NormalPatches) -> Tensor:
+    """The distance of every patch of a clip to the nearest normal patch of its band.
 
     Args:
         features: (columns, bands, dim) float32, the same kind of features as in ``normal``.
 
     Returns:
-        distances (columns, bands) float32, and indices of the band's patches, (columns, bands) int64.
+        (columns, bands) float32.
     """
-    rows, patches = features.float().transpose(0, 1), normal.patches
-    # Half the squared distance, without half the squared norm of the row: the minimum is at the same patch.
-    indices = torch.baddbmm(patches.square().sum(dim=2).div_(2)[:, None], rows, patches.mT, alpha=-1.0).argmin(
-        dim=2
-    )
-    nearest = patches.gather(1, indices[..., None].expand(-1, -1, patches.shape[2]))
-    return (rows - nearest).norm(dim=2).T, indices.T
+    rows = features.float().transpose(0, 1)
+    halves = _half_squares(rows, normal.patches).amin(dim=2) + rows.square().sum(dim=2) / 2
+    return (2.0 * halves.clamp_min_(0.0)).sqrt_().T
+
+
+def nearest_patches(features: Tensor, normal: NormalPatches, bands: slice = slice(None)) -> Tensor:
+    """The indices of the nearest normal patches, (columns, bands) int64, of the patches of some bands."""
+    return _half_squares(features.float().transpose(0, 1), normal.patches[bands]).argmin(dim=2).T
+
+
+def _half_squares(rows: Tensor, patches: Tensor) -> Tensor:
+    """Half the squared distances (bands, rows, patches), without half the squared norms of the rows."""
+    return torch.baddbmm(patches.square().sum(dim=2).div_(2)[:, None], rows, patches.mT, alpha=-1.0)
 
 
 def departures(features: Tensor, normal: NormalPatches) -> Tensor:
@@ -308,12 +314,7 @@ def departures(features: Tensor, normal: NormalPatches) -> Tensor:
     Returns:
         (columns, bands) float32: 0 at the typical distance of a normal patch of the band, 1 at twice that.
     """
-    return relative(nearest_patches(features, normal)[0], normal)
-
-
-def relative(distances: Tensor, normal: NormalPatches) -> Tensor:
-    """The map of departures from distances (columns, bands) to the nearest normal patches."""
-    return smoothed(distances / normal.typical - 1.0)
+    return smoothed(patch_distances(features, normal) / normal.typical - 1.0)
 
 
 def smoothed(grid: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nearfar.scoring.backends import BACKENDS, Indices, Scorer, Scores, Workspace
-from nearfar.scoring.contributions import ExplainingScorer, ViewContributions
+from nearfar.scoring.contributions import Contributions, ViewContributions
 from nearfar.scoring.fusion import FUSIONS
 from nearfar.scoring.weighting import Weights
 from nearfar.settings import Settings
@@ -110,8 +110,9 @@ class MachineScorer:
         out = {}
         for view, scorer in self.scorers.items():
             weight, constant = terms[view]
-            if isinstance(scorer, ExplainingScorer):
-                found = scorer.contributions(features[view])
+            explain: Callable[[Tensor], Contributions] | None = getattr(scorer, "contributions", None)
+            if explain is not None:
+                found = explain(features[view])
                 out[view] = ViewContributions(weight * found.shares, found.difference, constant, found.reference)
             else:
                 whole = torch.from_numpy(weight * scorer.score(features[view])).reshape(-1, 1, 1)
