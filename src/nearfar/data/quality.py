@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.data.channel_check import is_clipped
+from nearfar.data.clips import CHANNELS, Channel
 from nearfar.settings import Settings
 from nearfar.threads import one_thread
 
@@ -120,7 +121,7 @@ class Problem:
 
 
 def signal_facts(
-    channels: Mapping[str, Waveform], recorded_hz: int, sample_rate_hz: int, *, pair: bool = False
+    channels: Mapping[Channel, Waveform], recorded_hz: int, sample_rate_hz: int, *, pair: bool = False
 ) -> SignalFacts:
     """The facts of a recording.
 
@@ -131,9 +132,9 @@ def signal_facts(
         pair: also measure what near and far have in common, where there are both.
     """
     spectra = {name: _spectra(waveform) for name, waveform in channels.items()}
-    facts = {name: _channel_facts(spectra[name], waveform) for name, waveform in channels.items()}
+    facts = {str(name): _channel_facts(spectra[name], waveform) for name, waveform in channels.items()}
     samples = next(iter(channels.values())).size
-    is_pair = pair and {"near", "far"} <= set(channels)
+    is_pair = pair and set(CHANNELS) <= set(channels)
     shared = _pair_facts(spectra["near"], spectra["far"], samples, sample_rate_hz) if is_pair else None
     return SignalFacts(recorded_hz, samples / sample_rate_hz, facts, shared)
 

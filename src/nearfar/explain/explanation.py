@@ -28,6 +28,7 @@ from nearfar.explain.localisation import (
     time_edges_s,
 )
 from nearfar.frontends.kaldi import mel_centres_hz
+from nearfar.threads import one_thread
 
 SURPASSED = 0.95
 """Fraction of normal clips that a region must surpass in a statistic for the statistic to be mentioned."""
@@ -83,6 +84,7 @@ class Explanation:
     sentence: str
 
 
+@one_thread()
 def explain(
     log_mel: Tensor,
     bank: PatchBank,

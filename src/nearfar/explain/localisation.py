@@ -27,6 +27,7 @@ from nearfar.frontends.kaldi import (
     SAMPLE_RATE_HZ,
     mel_bank,
 )
+from nearfar.threads import one_thread
 
 BANDS = MEL_BINS // PATCH_FRAMES
 MOST_PATCHES = 1_000
@@ -155,6 +156,7 @@ def cut_patches(log_mel: Tensor) -> Tensor:
     return whole.reshape(columns, PATCH_FRAMES, BANDS, PATCH_FRAMES).transpose(1, 2)
 
 
+@one_thread()
 def fit_patches(log_mels: Sequence[Tensor]) -> PatchBank:
     """Fit the bank of a machine's normal clips.
 
@@ -180,6 +182,7 @@ def fit_patches(log_mels: Sequence[Tensor]) -> PatchBank:
     )
 
 
+@one_thread()
 def with_clips(bank: PatchBank, log_mels: Sequence[Tensor]) -> PatchBank:
     """The bank with more normal clips behind the others, and with the same typical distances.
 

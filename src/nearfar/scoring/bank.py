@@ -100,8 +100,8 @@ def _memmix_replacements(pairs: Tensor, in_bank: Tensor, first: int) -> Tensor:
 def _distances(scaling: Scaling, queries: Tensor, normals: Tensor) -> Tensor:
     """Mean distance over parts of scaled features: (queries, normals) float64."""
     centres = normals.mean(dim=0)
-    points = [centred(clips, centres).by_part() for clips in (queries, normals)]
-    return mean_distance(*points, scaling.distance)
+    points, entries = (centred(clips, centres).by_part() for clips in (queries, normals))
+    return mean_distance(points, entries, scaling.distance)
 
 
 def memmix_pairs(scaling: Scaling, scaled: Tensor, target: Tensor, sources: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from nearfar.scoring.contributions import Contributions, ViewContributions
 from nearfar.scoring.fusion import FUSIONS
 from nearfar.scoring.weighting import Weights
 from nearfar.settings import Settings
+from nearfar.threads import one_thread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +58,7 @@ class MachineScorer:
         ValueError: as the back-end's ``fit``.
     """
 
+    @one_thread()
     def __init__(
         self,
         features: Mapping[str, Tensor],
@@ -74,6 +76,7 @@ class MachineScorer:
         }
 
     @cached_property
+    @one_thread()
     def normal(self) -> ViewScores:
         """Leave-one-out scores of the normal clips, computed on first use; empty for a single clip."""
         views = dict(self._given or {}) or {
@@ -82,6 +85,7 @@ class MachineScorer:
         }
         return ViewScores(self._fused(views, views), views)
 
+    @one_thread()
     def score(self, features: Mapping[str, Tensor]) -> ViewScores:
         """Score clips from their features, (clips, parts, dim) of every scored view."""
         nearest: Indices | None = None
@@ -94,6 +98,7 @@ class MachineScorer:
         normals = self.normal.views if self._fusion.uses_normals else {}
         return ViewScores(self._fused(views, normals), views, nearest)
 
+    @one_thread()
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, ViewContributions] | None:
         """The parts of the fused scores of :meth:`score`, by view; None where the fusion is no sum over views.
 
