@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -170,13 +171,20 @@ class _Spectra:
         return self.squares * self.scale
 
 
+@lru_cache(maxsize=8)
+def _window(length: int) -> Tensor:
+    import torch
+
+    return torch.hann_window(length)
+
+
 def _spectra(waveform: Waveform) -> _Spectra:
     import torch
 
     length = min(_FFT, len(waveform))
     with one_thread():
         segments = torch.from_numpy(waveform).unfold(0, length, length - length // 2)
-        window = torch.hann_window(length)
+        window = _window(length)
         values = torch.fft.rfft((segments - segments.mean(dim=1, keepdim=True)) * window)
         squares = torch.view_as_real(values).square().mean(dim=0).sum(dim=1).double().numpy()
     scale = np.full(len(squares), 1 / (float(window.square().sum()) * length))

@@ -7,6 +7,8 @@ end (Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transf
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,6 +49,7 @@ def mel_bank() -> Tensor:
     return triangles(_mel_edges(), 1127.0 * torch.log1p(bins_hz / 700.0)).float()
 
 
+@cache
 def mel_centres_hz() -> Tensor:
     """Centre frequency of each of the 128 filters in hertz, (128,) float64."""
     return 700.0 * torch.expm1(_mel_edges()[1:-1] / 1127.0)
