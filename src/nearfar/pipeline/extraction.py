@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.data.copies import Landmarks, joined_landmarks
-from nearfar.data.quality import SignalFacts, merged_facts
+from nearfar.data.signals import SignalFacts, merged_facts
 from nearfar.errors import InputError
 from nearfar.features import WindowBatch
 from nearfar.frontends.kaldi import PATCH_FRAMES, frame_count

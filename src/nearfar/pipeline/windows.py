@@ -21,7 +21,7 @@ from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, rea
 from nearfar.data.blocks import read_blocks
 from nearfar.data.clips import CHANNELS, Channel, Clip
 from nearfar.data.copies import Landmarks, landmarks
-from nearfar.data.quality import SignalFacts, signal_facts
+from nearfar.data.signals import SignalFacts, bits_of, bits_of_format, signal_facts
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import FRAME_SAMPLES
 from nearfar.pipeline.extractor import Extractor
@@ -97,7 +97,7 @@ class WindowReader:
         extractor: whose recipe and window length apply.
         views: of waveforms.
         with_facts: measure the signal of every recording, of both microphones where there are two.
-        with_landmarks: find landmarks of every recording, and what the two channels have in common.
+        with_landmarks: find landmarks of every recording.
         keep_errors: yield a piece with the error for a recording that cannot be used, instead of raising it.
     """
 
@@ -167,7 +167,8 @@ class WindowReader:
         count = next(iter(read.values())).size
         begins = window_starts(count, padded, self._hop)
         numbered = list(enumerate(begins))
-        return self._piece(index, recording, read, 0, numbered, len(begins), recorded_hz, count / rate)
+        bits = partial(bits_of, samples)
+        return self._piece(index, recording, read, 0, numbered, len(begins), recorded_hz, bits, count / rate)
 
     def _blocks_of(self, index: int, recording: Recording, header: AudioHeader) -> Iterator[Callable[[], Piece]]:
         """What makes the pieces of a long file, from its blocks, which are read here."""
@@ -180,7 +181,8 @@ class WindowReader:
             end = start + next(iter(block.values())).size
             ready = [entry for entry in waiting if entry[1] + padded <= end]
             waiting = waiting[len(ready) :]
-            yield partial(self._piece, index, recording, block, start, ready, of, header.sample_rate_hz)
+            bits = partial(self._bits_of_block, block, header)
+            yield partial(self._piece, index, recording, block, start, ready, of, header.sample_rate_hz, bits)
         rest = partial(self._windows, index, recording, block, start, waiting, of)  # resampling may end early
         yield lambda: Piece(index, rest(), finished=True, seconds=header.seconds)
 
@@ -193,19 +195,23 @@ class WindowReader:
         numbered: Sequence[tuple[int, int]],
         of: int,
         recorded_hz: int,
+        bits: Callable[[], int | None],
         seconds: float | None = None,
     ) -> Piece:
         """The piece of samples that begin at ``start``; the only one where ``seconds`` of the whole are given."""
         windows = self._windows(index, recording, read, start, numbered, of)
         marks = landmarks(read[channels_of(self.views)[0]]) if self.with_landmarks else None
-        facts = self._facts(read, recorded_hz)
+        facts = self._facts(read, recorded_hz, bits) if self.with_facts else None
         return Piece(index, windows, seconds is not None, start, seconds or 0.0, facts, marks)
 
-    def _facts(self, read: Mapping[Channel, NDArray[np.float32]], recorded_hz: int) -> SignalFacts | None:
-        if not self.with_facts:
-            return None
-        rate = self.extractor.recipe.audio.sample_rate_hz
-        return signal_facts(read, recorded_hz, rate, pair=self.with_landmarks)
+    def _facts(self, read: Channels, recorded_hz: int, bits: Callable[[], int | None]) -> SignalFacts:
+        channels = {str(name): samples for name, samples in read.items()}
+        return signal_facts(channels, self.extractor.recipe.audio.sample_rate_hz, recorded_hz, bits())
+
+    def _bits_of_block(self, block: Channels, header: AudioHeader) -> int | None:
+        is_exact = header.sample_rate_hz == self.extractor.recipe.audio.sample_rate_hz
+        exact = bits_of(next(iter(block.values()))) if is_exact else None
+        return exact or bits_of_format(header.subtype)
 
     @property
     def _hop(self) -> int:
