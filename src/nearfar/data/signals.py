@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from nearfar.data.channel_check import is_clipped
 from nearfar.data.clips import CHANNELS
 from nearfar.data.delay import HIGH_HZ, LOW_HZ
+from nearfar.threads import one_thread
 
 Waveform = NDArray[np.float32]
 Spectra = NDArray[np.complex64]
@@ -131,23 +133,32 @@ def _spectra(waveform: Waveform) -> Spectra:
     The power spectrum of Welch is the mean over segments of the squared magnitude; one-sided, of power 1 for a
     signal of mean square 1.
     """
-    from scipy.fft import rfft
+    import torch
 
     length = min(_FFT, len(waveform))
-    segments = np.lib.stride_tricks.sliding_window_view(waveform, length)[:: max(1, length - length // 2)]
+    window, scale = _window_and_scale(length)
+    with one_thread():
+        segments = torch.from_numpy(waveform).unfold(0, length, max(1, length - length // 2))
+        centred = segments - segments.mean(dim=1, keepdim=True)
+        found: Spectra = torch.fft.rfft(centred.mul_(torch.from_numpy(window))).numpy()
+    found *= scale
+    return found
+
+
+@lru_cache(maxsize=8)
+def _window_and_scale(length: int) -> tuple[Waveform, Waveform]:
+    """A Hann window (length,), and factors of the bins after which a spectrum has the power of its signal."""
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
     scale = np.full(length // 2 + 1, np.sqrt(2.0), np.float32)
     scale[0] = 1.0
     if length % 2 == 0:
         scale[-1] = 1.0
-    norm = np.float32(np.sqrt(np.square(window, dtype=np.float64).sum() * length))
-    centred = segments - segments.mean(axis=1, keepdims=True)
-    found: Spectra = rfft(centred * window, axis=1) * (scale / norm)
-    return found
+    return window, scale / np.float32(np.sqrt(np.square(window, dtype=np.float64).sum() * length))
 
 
 def _power(spectra: Spectra) -> NDArray[np.float64]:
-    power: NDArray[np.float64] = np.mean(spectra.real**2 + spectra.imag**2, axis=0, dtype=np.float64)
+    squares = np.square(spectra.view(np.float32)).mean(axis=0, dtype=np.float64)
+    power: NDArray[np.float64] = squares.reshape(-1, 2).sum(axis=1)
     return power
 
 
