@@ -129,7 +129,7 @@ def require_device(device: torch.device) -> None:
             "device",
             found=f"{device}, which torch {torch.__version__} does not find here",
             expected="cpu, or cuda with an NVIDIA GPU and a CUDA build of torch",
-            remedy="Use --device cpu, or install a CUDA build of torch and the GPU's driver",
+            remedy="Use the CPU, or install a CUDA build of torch and the GPU's driver",
         )
 
 

@@ -111,7 +111,6 @@ SPEEDUPS["int8"] = Speedup(
 )
 SPEEDUPS["merged-tokens"] = Speedup(
     apply=_merging,
-    own_length=True,
     settings=MergingSettings,
     description="merging of {merged_share:.0%} of the tokens",
 )
