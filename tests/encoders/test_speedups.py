@@ -13,6 +13,7 @@ from tests.fixtures import write_clip
 from torch import nn
 from torch.nn import functional as F
 
+from nearfar.cli.options import sped_up
 from nearfar.config import load_recipe
 from nearfar.detector import Detector
 from nearfar.encoders import SPEEDUPS, build_encoder, token_keep
@@ -296,6 +297,15 @@ def test_a_detector_fitted_with_speedups_scores_with_them_and_nothing_else(
     assert max(map(abs, scores.values())) < 1e-3
     card = tmp_path / "fast" / "detector.json"
     assert '"int8"' in card.read_text(encoding="utf-8")
+
+
+def test_fast_keeps_the_padding_that_a_model_is_trained_on() -> None:
+    trained = load_recipe("eat-fusion")
+    assert sped_up(trained, True).inference.speedups == ("int8", "merged-tokens")
+    masked = trained.with_changes(**{"encoder.mask_padding": True})
+    assert sped_up(masked, True).inference.speedups == FAST
+    assert sped_up(load_recipe("frozen-eat"), True).inference.speedups == FAST
+    assert sped_up(trained, False) == trained
 
 
 def test_fast_is_refused_for_a_recipe_without_an_encoder(tmp_path: Path, nearfar_command: Nearfar) -> None:

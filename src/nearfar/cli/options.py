@@ -65,13 +65,17 @@ def changed(
 
 
 def sped_up(recipe: Recipe, fast: bool) -> Recipe:
-    """The recipe with the speed-ups of ``--fast``, if that was given; an InputError if it uses no encoder."""
-    from nearfar.encoders.speedups import FAST
+    """The recipe with the speed-ups of ``--fast``, if that was given; an InputError if it uses no encoder.
+
+    Windows have their own length unless the model is trained on their padding, which then carries information.
+    """
+    from nearfar.encoders.speedups import FAST, FAST_WITH_PADDING
 
     if fast and not recipe.uses_encoder:
         remedy = "Omit --fast, or choose a recipe with an encoder, such as frozen-eat"
         raise usage_error("--fast", f"the recipe {recipe.name}", "one that uses an encoder", remedy)
-    return recipe.with_changes(**{"inference.speedups": list(FAST)}) if fast else recipe
+    speedups = FAST_WITH_PADDING if recipe.trains and not recipe.encoder.mask_padding else FAST
+    return recipe.with_changes(**{"inference.speedups": list(speedups)}) if fast else recipe
 
 
 def _toml_value(text: str) -> Any:

@@ -118,7 +118,9 @@ SPEEDUPS["own-length"] = Speedup(own_length=True, description="no padding")
 
 
 FAST = ("int8", "merged-tokens", "own-length")
-"""The speed-ups of ``--fast``; docs/results/fast-mode.md has what they cost and gain together."""
+FAST_WITH_PADDING = ("int8", "merged-tokens")
+"""The speed-ups of ``--fast``, and those for models that were trained on padding; docs/results/fast-mode.md has
+what they cost and gain together."""
 
 
 def faster(encoder: Encoder, chosen: Mapping[str, Any], *, mask_padding: bool = False) -> tuple[Encoder, bool]:

@@ -263,18 +263,20 @@ def _log_padding(recipe: Recipe, lengths: Sequence[float]) -> None:
         return
     sound = sum(min(length, seconds) for length in lengths) / len(lengths)
     if sound < (1 - MOST_PADDING) * seconds:
-        _log_padded_share(round(sound, 2), seconds)
+        also = "" if recipe.trains else " or --fast"
+        _log_padded_share(round(sound, 2), seconds, also)
 
 
 @cache
-def _log_padded_share(sound: float, seconds: float) -> None:
+def _log_padded_share(sound: float, seconds: float, also: str) -> None:
     """Cached: logged once and not for every system."""
     logger.warning(
         "recordings of about %g s are padded to %g s (audio.clip_seconds): the encoder takes about %.1f times as "
-        "long as without padding. audio.clip_seconds = 'longest' or --fast avoids it, and changes scores",
+        "long as without padding. audio.clip_seconds = 'longest'%s avoids it, and changes scores",
         sound,
         seconds,
         seconds / sound,
+        also,
     )
 
 
