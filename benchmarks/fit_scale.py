@@ -2,8 +2,8 @@
 
     python benchmarks/fit_scale.py [--recipe auto] [--long]
 
-Made-up sound of two channels. Each size in a process of its own, with all usable cores. Printed: seconds, processor
-time, peak memory, and what a recording costs relative to the smallest size, which is 1 where the cost is linear.
+Made-up sound of two channels. Each size in a process of its own, with all usable cores. Printed: seconds,
+processor time, peak memory, and the cost of a recording relative to the smallest size: 1 where cost is linear.
 Asked: 1,000 recordings in less than 15 s on two quiet cores.
 """
 
@@ -46,8 +46,8 @@ def main() -> None:
             result[count] = {"seconds": seconds, "processor_s": processor_s, "peak_mb": peak_mb}
             first = result[100]["processor_s"] / 100
             print(
-                f"{count:6d} recordings: {seconds:7.1f} s, processor time {processor_s:7.1f} s, {peak_mb:5.0f} MB; "
-                f"processor time a recording {processor_s / count / first:.2f} times that of 100"
+                f"{count:6d} recordings: {seconds:7.1f} s, {processor_s:7.1f} of the processor, {peak_mb:5.0f} MB; "
+                f"a recording takes {processor_s / count / first:.2f} times that of 100"
             )
     print(json.dumps(result))
 

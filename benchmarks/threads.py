@@ -2,11 +2,11 @@
 
     python benchmarks/threads.py [COMMAND ...]
 
-Each command is a process of its own, on made-up or simulated recordings. For each, in turn: one job quiet, all jobs
-quiet, one job and all jobs beside a process that keeps one core busy. Beside it, a command with as many threads as
-cores has a fair share of cores / (cores + 1) of each. Printed: seconds, and how much slower than quiet beyond that
-share; asked: at most 1.5. Seconds include Python's start. Also printed: the load at the beginning, as nothing is
-quiet on a machine that others use.
+Each command is a process of its own, on made-up or simulated recordings. For each, in turn: one job quiet, all
+jobs quiet, one job and all jobs beside a process that keeps one core busy. Beside it, the fair share of a command
+with as many threads as cores is cores / (cores + 1) of each core. Printed: seconds, and how many times slower than
+quiet beyond that share; asked: at most 1.5. Seconds include Python's start. The load at the beginning is printed
+too: nothing is quiet on a machine that others use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUSY = "while True: pass"
 def commands(folder: Path) -> dict[str, list[str]]:
     """The commands; folders of their results end in the number of the run, ``{}``."""
     data, sound, detector = f"{folder}/factory", f"{folder}/machine", f"{folder}/detector"
-    autoencoder = ["--set", "scoring.epochs=5"]
+    autoencoder = ["--set", "autoencoder.epochs=5"]
     return {
         "fit": ["fit", sound, "--out", f"{folder}/fit-{{}}"],
         "score": ["score", detector, f"{folder}/new"],
@@ -85,7 +85,7 @@ def main() -> None:
                 share = min(1.0, cores / (jobs + 1))  # of a core for each of its threads
                 slower[jobs] = found[jobs, True] / found[jobs, False] * share
             print(
-                f"{command:12s} quiet: one job {found[1, False]:6.2f} s, {cores} jobs {found[cores, False]:6.2f} s; "
+                f"{command:12s} one job {found[1, False]:6.2f} s, {cores} jobs {found[cores, False]:6.2f} s; "
                 f"beside a busy process: {found[1, True]:6.2f} s and {found[cores, True]:6.2f} s, "
                 f"{slower[1]:.2f} and {slower[cores]:.2f} times slower beyond the fair share (asked: {LIMIT})"
             )
