@@ -26,6 +26,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.results import Results
 from nearfar.evaluation.scorefiles import Key, MachineScores, matched, read_scores
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.extras import require_extras
 from nearfar.files import write_json
 from nearfar.metrics import Floats
 from nearfar.pipeline.preparation import RUN
@@ -124,8 +125,9 @@ def ensemble(
 
     Raises:
         InputError: if there are fewer than two runs, one twice, other weights than runs, or the runs are of
-            different recordings.
+            different recordings, or the extra ``report`` is not installed.
     """
+    require_extras("the figures of an ensemble", "report")
     shares = _shares(runs, weights)
     if out.resolve() in {run.resolve() for run in runs}:
         raise InputError("out", found=f"{out}, one of the runs", expected="another folder", remedy="Correct it")

@@ -35,13 +35,14 @@ from nearfar.evaluation.scorefiles import (
 )
 from nearfar.evaluation.tables import results_table, write_table
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.extras import require_extras
 from nearfar.files import exclusive, write_json, write_text
 from nearfar.models import read_card
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.preparation import check_recordings, prepare_run
 from nearfar.pipeline.scoring import ScoredMachine, score_machines, tested_groups
-from nearfar.pipeline.training import is_trained, train_or_reuse
+from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
 from nearfar.progress import Progress, advancing, silent
 from nearfar.thresholds import usable_thresholds
 from nearfar.thresholds.file import write_thresholds
@@ -108,7 +109,11 @@ def run_system(
 
     Returns:
         the scores and results, or None on the helper processes of a distributed launch.
+
+    Raises:
+        InputError: if an extra that the run needs is not installed, or the recipe or the data cannot be used.
     """
+    require_extras(f"recipe {recipe.name}", "report", *needed_extras(recipe), *["tracking"] * tensorboard)
     folder = model_folder or out / "model"
     prepared = prepare_run(data, recipe)
     tested_groups(prepared[0])  # raises before anything is written

@@ -29,6 +29,7 @@ from nearfar.evaluation.scorefiles import (
     write_decisions,
     write_scores,
 )
+from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.metrics import MachineMetrics
 from nearfar.thresholds.file import THRESHOLDS, checked
@@ -68,8 +69,9 @@ def write_submission(
 
     Raises:
         InputError: if the label is of another form, there are no authors, the system's folder exists already, a
-            run lacks something, or the development run is of another system.
+            run lacks something, the development run is of another system, or PyYAML is not installed.
     """
+    require_extras("a submission", "report")
     if not LABEL.fullmatch(label):
         raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
     if not authors:

@@ -44,10 +44,13 @@ from nearfar.detector.routing import choose_machine, machine_names, require_know
 from nearfar.encoders import ENCODERS
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
+from nearfar.extras import require_extras
 from nearfar.files import exclusive, file_size
+from nearfar.models import read_card
 from nearfar.pipeline.extraction import Extracted, default_device, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
+from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
 from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
 from nearfar.scoring import Workspace
@@ -182,12 +185,14 @@ class Detector(Changeable):
             progress: called during long steps.
 
         Raises:
-            InputError: if the recordings or the recipe cannot be used.
+            InputError: if the recordings or the recipe cannot be used, or training lacks the extra ``train``.
         """
         dataset = read_normals(recordings, machine)
         if not isinstance(recordings, Dataset):
             log_left_out(dataset.warnings, dataset.hidden, dataset.root)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe)
+        if model is None or read_card(Path(model)) is None:
+            require_extras(f"recipe {chosen.name}", *needed_extras(chosen))
         resolved = prepare_detector(dataset, chosen)
         folder = Path(model) if model is not None and (resolved.trains or resolved.backend.trains) else None
         with nullcontext() if folder is None else exclusive(folder):
@@ -580,11 +585,6 @@ def _without(
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
-    from nearfar.pipeline.training import (  # imports accelerate, which scoring does not need
-        is_trained,
-        train_or_reuse,
-    )
-
     if not is_trained(recipe, dataset, model):
         check_recordings(recipe, dataset, progress)
     if not train_or_reuse(recipe, dataset, model, progress=progress):

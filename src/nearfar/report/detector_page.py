@@ -21,6 +21,7 @@ from nearfar.detector.machine import FittedMachine
 from nearfar.detector.routing import machine_names
 from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_history, read_thresholds
 from nearfar.errors import InputError
+from nearfar.extras import require_extras
 from nearfar.pipeline.extraction import extract
 from nearfar.pipeline.extractor import Extractor, scored_dimensions
 from nearfar.pipeline.windows import Recording
@@ -80,6 +81,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         InputError: if the folder holds no complete detector, or ``data`` none of its recordings.
         NearfarError: if the page cannot be written.
     """
+    require_extras("a report", "report")
     card = read_card(folder)
     machines = _read_machines(folder, card, data)
     note = (

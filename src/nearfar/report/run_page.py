@@ -20,6 +20,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineScores, decision_file, read_decisions, read_scores
 from nearfar.evaluation.truth import ClipLabels, GroundTruth
 from nearfar.evaluation.uncertainty import Interval, Intervals, uncertainty
+from nearfar.extras import require_extras
 from nearfar.metrics import DOMAINS, OfficialRule, Quantity
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor, scored_dimensions
@@ -106,6 +107,7 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
         InputError: if the folder holds no finished run, a file in it is damaged, or ``data`` holds no recordings.
         NearfarError: if the page cannot be written.
     """
+    require_extras("a report", "report")
     for name in ("recipe.toml", "view_scores.json", "scores"):
         if not (run / name).exists():
             raise InputError(
