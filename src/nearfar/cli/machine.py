@@ -78,6 +78,7 @@ def fit(
     far: options.Far = None,
     settings: options.Set = None,
     replace: Annotated[bool, Option("--replace", help="Overwrite an existing detector.")] = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
@@ -134,6 +135,7 @@ def score(
         bool, Option("--fail-on-anomaly", help="Exit with 1 if a recording is anomalous.")
     ] = False,
     strict: Annotated[bool, Option("--strict", help="Stop at the first recording that cannot be scored.")] = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
@@ -322,6 +324,7 @@ def report(
             help="Folder of recordings: of a run, if they have moved; of a detector, those it was fitted on.",
         ),
     ] = None,
+    jobs: options.Jobs = None,
 ) -> None:
     """Write a self-contained HTML page: results, charts, worst mistakes with spectrograms and audio, settings."""
     from nearfar.detector.store import is_detector

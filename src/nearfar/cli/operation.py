@@ -47,6 +47,7 @@ def add(
     ] = None,
     encoder: EncoderPath = None,
     as_json: options.Json = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Add normal recordings or a known fault to a detector, and find its thresholds again by the same rules."""
     from nearfar.detector.detector import Detector
@@ -125,6 +126,7 @@ def test(
     ] = None,
     encoder: EncoderPath = None,
     as_json: options.Json = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Count false alarms and detections on labelled recordings, also as they would be after a change."""
     from nearfar.detector.additions import files_of

@@ -176,7 +176,8 @@ class _Scaled:
         found = []
         for row, column, normal in zip(rows, columns, self.normals, strict=True):
             centres = normal.mean(dim=0)
-            found.append(mean_distance(centred(row, centres), centred(column, centres), self._distance))
+            points, others = (centred(clips, centres).by_part() for clips in (row, column))
+            found.append(mean_distance(points, others, self._distance))
         return torch.stack(found).mean(dim=0)
 
     def directions(self, rows: Sequence[Tensor], to_normals: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nearfar.data.quality import Problem, problems
@@ -120,6 +121,7 @@ class Score:
         return {"file": tree.pop("file"), "status": self.status, **tree}
 
 
+@torch.no_grad()
 def recording_scores(
     fitted: FittedMachine,
     calibration: Calibration,

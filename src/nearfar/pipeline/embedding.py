@@ -14,7 +14,6 @@ from safetensors.numpy import save_file
 
 from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
-from nearfar.data.prefetch import prefetched
 from nearfar.encoders import ENCODERS
 from nearfar.errors import InputError, NearfarError, one_of, printable
 from nearfar.features import EncoderParts, WindowBatch
@@ -22,6 +21,7 @@ from nearfar.features.sources import TOKENS, TokenSettings
 from nearfar.files import as_text, whole_file
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pooling import POOLINGS
+from nearfar.threads import parallel_map
 
 _USUAL_MEAN, _USUAL_STD = -4.268, 4.569
 
@@ -76,16 +76,17 @@ def embed_files(
     settings = TokenSettings(pooling=pooling)
     chosen: Channel = "near" if channel == "near" else "far"
 
-    def load(path: Path) -> tuple[NDArray[np.float32], int]:
-        waveform = read_waveform(path, (chosen,), near=near, far=far)[0]
-        return _padded(waveform, path, clip_seconds, longest), len(waveform)
-
-    rows = []
-    for waveform, samples in prefetched(load, files, threads=1, ahead=4):
-        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([samples]))
+    def embedded(path: Path) -> NDArray[np.float32]:
+        samples = read_waveform(path, (chosen,), near=near, far=far)[0]
+        waveform = _padded(samples, path, clip_seconds, longest)
+        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([len(samples)]))
         with torch.inference_mode():
             (features,) = TOKENS.extract(batch, parts, [settings])
-        rows.append(features.flatten().numpy())
+        return np.asarray(features.flatten().numpy())
+
+    rows: list[NDArray[np.float32]] = []
+    for row in parallel_map(embedded, files):
+        rows.append(row)
         if progress is not None:
             progress(len(rows), len(files))
     embeddings: NDArray[np.float32] = np.stack(rows)

@@ -71,9 +71,11 @@ class TolerantNeighbours:
 
     Attributes:
         levels: (normals,) float64 of normal clips, in dB.
+        level_range_db: the levels between which the middle 90 % of normal clips lie.
     """
 
     levels: NDArray[np.float64]
+    level_range_db: tuple[float, float]
 
     def __init__(self, settings: TolerantSettings | None = None, **changes: Any) -> None:
         given = (settings or TolerantSettings()).model_dump()
@@ -94,9 +96,12 @@ class TolerantNeighbours:
             raise ValueError(f"expected features of (clips, 1 + statistics, {MEL_BINS}), got {features.shape}")
         self._features, used = features, (features[:, 1:] != 0).any(dim=0).any(dim=0)
         self._smoothing = smoothing = smoothing_matrix(used, self.settings.mel_smoothing)
-        self._matrices = [smoothing @ speed_matrix(used, s) for s in speeds(self.settings.speed_tolerance)]
+        factors = speeds(self.settings.speed_tolerance)
+        self._at_speeds = torch.stack([smoothing @ speed_matrix(used, factor) for factor in factors])
         self._nearest = NearestNeighbours(NEAREST).fit(banded(features, smoothing), domains)
         self.levels = level_db(features)
+        self.level_range_db = tuple(np.percentile(self.levels, [5, 95]).tolist())
+        self._loudest = float(np.percentile(self.levels, 98)) + self.settings.level_tolerance_db
         self._median, self._spread = TYPICAL, 1.0  # a single clip has no spread: scores are plain distances
         if len(features) > 1:
             clips = torch.arange(0, len(features), max(1, len(features) // SPREAD_CLIPS))
@@ -122,8 +127,7 @@ class TolerantNeighbours:
             ValueError: if the features have other sizes than the normal clips', or one is not finite.
         """
         features = as_features(features, like=self._features)
-        found = [self._nearest.score_and_nearest(banded(features, matrix)) for matrix in self._matrices]
-        scores, nearest = (np.stack(values) for values in zip(*found, strict=True))
+        scores, nearest = self._scores_at_speeds(self._compared_at_speeds(features))
         lowest = scores.argmin(axis=0)[None]
         scores = np.take_along_axis(scores, lowest, axis=0)[0]
         return self._in_units(scores, level_db(features)), np.take_along_axis(nearest, lowest, axis=0)[0]
@@ -139,7 +143,7 @@ class TolerantNeighbours:
         if len(self._features) < 2:
             raise ValueError("leave-one-out scores need two normal clips or more")
         clips = torch.arange(len(self._features))
-        found = [self._nearest.score_without(banded(self._features, matrix), clips) for matrix in self._matrices]
+        found = [self._nearest.score_without(banded(self._features, matrix), clips) for matrix in self._at_speeds]
         return self._in_units(np.min(found, axis=0), self.levels)
 
     def compared(self, features: Tensor) -> Tensor:
@@ -152,26 +156,21 @@ class TolerantNeighbours:
         Those of the nearest clips at the speed with the lowest score, in proportion, and the level's.
         """
         features = as_features(features, like=self._features)
-        scores = np.stack([self._nearest.score(banded(features, matrix)) for matrix in self._matrices])
-        which, units = scores.argmin(axis=0), self._in_units(scores.min(axis=0), np.full(len(features), -np.inf))
+        compared = self._compared_at_speeds(features)
+        scores, _ = self._scores_at_speeds(compared)
+        units = torch.from_numpy(self._in_units(scores.min(axis=0), np.full(len(features), -np.inf)))
+        at_lowest = compared[torch.from_numpy(scores.argmin(axis=0)), torch.arange(len(features))]
+        found = self._nearest.contributions(at_lowest)
+        negative = (found.shares < 0).flatten(1).any(dim=1)[:, None, None]
+        weights = torch.where(negative, found.shares.abs(), found.shares)
+        own = divided(units, weights.flatten(1)).reshape(weights.shape)
         shares, difference = (torch.zeros(features.shape, dtype=torch.float64) for _ in range(2))
-        for number in sorted(set(which.tolist())):
-            rows = torch.from_numpy(np.flatnonzero(which == number))
-            found = self._nearest.contributions(banded(features[rows], self._matrices[number]))
-            weights = found.shares.abs() if bool((found.shares < 0).any()) else found.shares
-            own = divided(torch.from_numpy(units)[rows], weights.flatten(1)).reshape(weights.shape)
-            shares[rows, 1:], difference[rows, 1:] = unbanded(own), unbanded(found.difference)
+        shares[:, 1:], difference[:, 1:] = unbanded(own), unbanded(found.difference)
         levels = level_db(features)
         if self.uses_level:
             shares[:, 0, 0] = torch.from_numpy(LEVEL_SLOPE * np.maximum(levels - self._loudest, 0.0))
         difference[:, 0, 0] = torch.from_numpy((levels - np.median(self.levels)) / DECIBELS)
         return Contributions(shares, difference)
-
-    @property
-    def level_range_db(self) -> tuple[float, float]:
-        """The levels in dB between which the middle 90 % of normal clips lie."""
-        low, high = np.percentile(self.levels, [5, 95])
-        return float(low), float(high)
 
     @property
     def uses_level(self) -> bool:
@@ -190,9 +189,17 @@ class TolerantNeighbours:
             return f"level not used, as {spread}, more than {self.settings.level_spread_db:g} dB"
         return f"level used above {self._loudest:.1f} dB of full scale, as {spread}"
 
-    @property
-    def _loudest(self) -> float:
-        return float(np.percentile(self.levels, 98)) + self.settings.level_tolerance_db
+    def _compared_at_speeds(self, features: Tensor) -> Tensor:
+        """Features as clips are compared, at every speed: (speeds, clips, bands, dim)."""
+        count = len(self._at_speeds)
+        statistics = features[:, 1:] @ self._at_speeds.flatten(0, 1).T  # (clips, statistics, speeds * bins)
+        by_speed = statistics.reshape(*statistics.shape[:2], count, BANDS, -1)
+        return by_speed.permute(2, 0, 3, 1, 4).flatten(3)
+
+    def _scores_at_speeds(self, compared: Tensor) -> tuple[Scores, Indices]:
+        """Scores and nearest clips at every speed, each (speeds, clips)."""
+        scores, nearest = self._nearest.score_and_nearest(compared.flatten(0, 1))
+        return scores.reshape(len(compared), -1), nearest.reshape(len(compared), -1)
 
     def _in_units(self, scores: Scores, levels: NDArray[np.float64]) -> Scores:
         units: Scores = TYPICAL + (scores - self._median) / self._spread
