@@ -39,7 +39,7 @@ from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.scoring import left_out_scores
 from nearfar.pipeline.windows import Recording
 from nearfar.scoring import MachineScorer, tolerant
-from nearfar.scoring.weighting import Rule, cancelled_weight, removed_and_change
+from nearfar.scoring.weighting import WeightRule, cancelled_weight, removed_and_change
 from nearfar.thresholds import conformal_threshold
 
 Audio = NDArray[np.float32]
@@ -279,12 +279,12 @@ WAYS = {
     "smoothed, and smoothed and decorrelated": ((1.0, False), (1.0, True)),
 }
 RULES = [
-    Rule(alone_db=alone, doubtful_db=doubtful, alike=alike, unlike=unlike, least=least)
+    WeightRule(alone_db=alone, doubtful_db=doubtful, alike=alike, unlike=unlike, least=least)
     for alone, doubtful, (alike, unlike), least in itertools.product(
         (2.0, 3.0), (3.0, 5.0), ((-0.05, 0.05), (0.0, 0.1), (0.05, 0.15)), (0.1, 0.3)
     )
 ]
-Choices = dict[tuple[str, Rule], dict[Id, float]]
+Choices = dict[tuple[str, WeightRule], dict[Id, float]]
 
 
 def areas(names: list[Id], real: Path | None, out: Path) -> tuple[Choices, dict[Id, float]]:
@@ -318,13 +318,13 @@ def print_choice(real: Path | None, out: Path) -> None:
     names = CHOICE + (REAL if real is not None else [])
     found, better = areas(names, real, out)
 
-    def of(rule: Rule) -> str:
+    def of(rule: WeightRule) -> str:
         return f"{rule.alone_db:g} / {rule.doubtful_db:g} / {rule.alike:g} to {rule.unlike:g} / {rule.least:g}"
 
-    def best(among: list[tuple[str, Rule]], on: list[Id]) -> tuple[str, Rule]:
+    def best(among: list[tuple[str, WeightRule]], on: list[Id]) -> tuple[str, WeightRule]:
         return max(among, key=lambda key: merit(found[key], better, on))
 
-    chosen = next(iter(WAYS)), Rule()
+    chosen = next(iter(WAYS)), WeightRule()
     print(f"{len(names)} machines\n")
     print("| ways | alone / doubtful / alike to unlike / least | merit | AUC | worst difference | below -2 |")
     print("|---|---|---:|---:|---:|---:|")
@@ -356,13 +356,13 @@ class Measured:
     reason: str | None = None
 
 
-def measure(recipe: Recipe, data: Tables) -> Measured:
+def measure(recipe: Recipe, data: Tables, *, alarms_too: bool = True) -> Measured:
     tables = data.of(recipe)
     scorer = MachineScorer(tables["train"], data.target, recipe.scoring_plan())
     scores = scorer.score(tables["test"]).fused
     domains = auc_source_target(data.anomalous, data.domains, scores)
     alarms = {}
-    if len(tables) > 2:
+    if alarms_too and len(tables) > 2:
         left_out = left_out_scores(tables["train"], data.target, data.groups, recipe).fused
         threshold = conformal_threshold(left_out, 0.05)
         drifted = {name: rows for name, rows in tables.items() if name not in ("train", "test")}
@@ -394,11 +394,10 @@ def print_report(results: Results) -> None:
         mean = np.mean([one[variant].auc for one in results.values()])
         print(f"| {variant} | {mean:.1f} | {min(over):+.1f} | {sum(value < -2 for value in over)} |")
     drifting = [row for row in results.values() if row["auto"].alarms]
-    names = [*RECIPES, *(name for name in VARIANTS if name != "auto")]
-    print("\n| false alarms in %, nominal 5 % | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
+    print("\n| false alarms in %, nominal 5 % (machines) | near | best | auto |\n|---|---:|---:|---:|")
     for drift in dict.fromkeys(name for row in drifting for name in row["auto"].alarms):
         found = [row for row in drifting if drift in row["auto"].alarms]
-        means = [np.mean([row[name].alarms[drift] for row in found]) for name in names]
+        means = [np.mean([row[name].alarms[drift] for row in found]) for name in RECIPES]
         print(f"| {drift} ({len(found)}) | " + " | ".join(f"{value:.1f}" for value in means) + " |")
     print()
     for name, row in results.items():
@@ -425,7 +424,9 @@ def main() -> None:
         results[name] = {short: measure(load_recipe(recipe), data) for short, recipe in RECIPES.items()}
         for variant, changes in VARIANTS.items():
             if changes:
-                results[name][variant] = measure(load_recipe("auto").with_changes(**changes), data)
+                results[name][variant] = measure(
+                    load_recipe("auto").with_changes(**changes), data, alarms_too=False
+                )
     if results:
         print_report(results)
 

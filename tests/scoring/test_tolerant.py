@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nearfar.frontends.kaldi import MEL_BINS, mel_centres_hz
 from nearfar.scoring import BACKENDS, VarMin
-from nearfar.scoring.comparison import smoothing_matrix, speed_matrix, speeds
+from nearfar.scoring.banded import smoothing_matrix, speed_matrix, speeds
 from nearfar.scoring.tolerant import (
     TYPICAL,
     TolerantNeighbours,
@@ -106,7 +106,7 @@ def test_a_change_of_speed_within_the_tolerance_has_nearly_no_effect() -> None:
     tolerant, strict = TolerantNeighbours().fit(normals), TolerantNeighbours(speed_tolerance=0.0).fit(normals)
     assert strict.score(faster).min() > strict.score(same).max() + 2.0
     assert np.median(tolerant.score(faster)) < np.median(strict.score(faster)) - 2.0
-    assert (tolerant.score(same) <= strict.score(same)).all()
+    assert (tolerant.score(same) <= strict.score(same) + 1e-9).all()  # rounding differs with the number of clips
     far_off = clips(10, seed=2, speed=1.3)
     assert tolerant.score(far_off).min() > tolerant.score(same).max() + 2.0
 

@@ -3,7 +3,7 @@
 It compares level and log-mel statistics (``features.source = "scaled-log-mel"``) with those of normal clips:
 
 * in two ways, whose scores are averaged: as they are, and smoothed over frequency and decorrelated; see
-  :mod:`nearfar.scoring.comparison`. The first finds changes of fine structure, the second small changes of broad
+  :mod:`nearfar.scoring.banded`. The first finds changes of fine structure, the second small changes of broad
   bands, which normal noise does not make;
 * at several speeds: the speed with the lowest score counts, for normal clips as well;
 * in units of the normal clips: minus the median of their leave-one-out scores at one speed, divided by their
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nearfar.frontends.kaldi import MEL_BINS
 from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_features, as_target
-from nearfar.scoring.comparison import Comparison, Units, speeds
+from nearfar.scoring.banded import BandedNeighbours, Units, speeds
 from nearfar.scoring.contributions import Contributions, divided
 from nearfar.settings import NotNegative, Rate, Settings
 
@@ -94,7 +94,9 @@ class TolerantNeighbours:
             raise ValueError(f"expected features of (clips, 1 + statistics, {MEL_BINS}), got {features.shape}")
         self._features, tolerance = features, speeds(self.settings.speed_tolerance)
         self._comparisons = [
-            Comparison(features, domains, tolerance, factor * self.settings.mel_smoothing, decorrelate=decorrelate)
+            BandedNeighbours(
+                features, domains, tolerance, factor * self.settings.mel_smoothing, decorrelate=decorrelate
+            )
             for factor, decorrelate in WAYS
         ]
         self.levels = level_db(features)
@@ -106,7 +108,7 @@ class TolerantNeighbours:
             clips = torch.arange(0, len(features), max(1, len(features) // SPREAD_CLIPS))
             each = []
             for comparison in self._comparisons:
-                left_out = comparison.score_without(features[clips], clips, comparison.middle)
+                left_out = comparison.score_without(features[clips], clips, at_all_speeds=False)[0]
                 comparison.units = Units.of(left_out)
                 each.append(comparison.units(left_out))
             self._units = Units.of(np.mean(each, axis=0))
@@ -146,10 +148,7 @@ class TolerantNeighbours:
         if len(self._features) < 2:
             raise ValueError("leave-one-out scores need two normal clips or more")
         clips = torch.arange(len(self._features))
-        each = [
-            [comparison.score_without(self._features, clips, speed) for speed in range(2 * comparison.middle + 1)]
-            for comparison in self._comparisons
-        ]
+        each = [comparison.score_without(self._features, clips) for comparison in self._comparisons]
         return self._in_units(np.mean(each, axis=0).min(axis=0), self.levels)
 
     def contributions(self, features: Features) -> Contributions:

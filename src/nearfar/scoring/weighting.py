@@ -24,7 +24,7 @@ NEAR, CANCELLED = "near", "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class WeightRule:
     """How the weight of cancelled follows from the two numbers; see :func:`cancelled_weight`.
 
     Attributes:
@@ -44,7 +44,7 @@ class Rule:
     least: float = 0.1
 
 
-RULE = Rule()
+RULE = WeightRule()
 """Chosen on simulated machines and realmix; see docs/results/auto.md."""
 
 
@@ -61,7 +61,7 @@ class Weights:
         return total
 
 
-def cancelled_weight(removed_db: float, change: float, rule: Rule = RULE) -> float:
+def cancelled_weight(removed_db: float, change: float, rule: WeightRule = RULE) -> float:
     """The weight of cancelled beside near.
 
     It is a half where nothing is removed. With the removed power it rises to 1 where cancellation makes normal

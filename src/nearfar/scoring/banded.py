@@ -1,4 +1,4 @@
-"""Comparison of log-mel statistics with those of normal clips, in bands of mel bins and at several speeds.
+"""Nearest neighbours of log-mel statistics among normal clips, in bands of mel bins and at several speeds.
 
 Every band of 16 bins has its own nearest normal clip, by standardised distances with variance-minimising rescaling
 (:class:`nearfar.scoring.VarMin`). Another speed is the same statistics resampled along frequency.
@@ -52,7 +52,7 @@ class Units:
         return out
 
 
-class Comparison:
+class BandedNeighbours:
     """Distances of clips to normal clips, of smoothed statistics, and decorrelated ones if asked for.
 
     Args:
@@ -72,24 +72,24 @@ class Comparison:
         used = (normals[:, 1:] != 0).any(dim=0).any(dim=0)
         smooth = smoothing_matrix(used, smoothing)
         self._matrices = [smooth @ speed_matrix(used, factor) for factor in factors]
-        self.middle = len(factors) // 2
+        self._speeds, self._middle = range(len(factors)), len(factors) // 2
         self._decorrelation = Decorrelation(banded(normals, smooth)) if decorrelate else None
-        self._nearest = NearestNeighbours(NEAREST).fit(self._values(normals, self.middle), domains)
+        self._nearest = NearestNeighbours(NEAREST).fit(self._values(normals, self._middle), domains)
         self.units = Units()
 
     def score_and_nearest(self, features: Tensor) -> tuple[Scores, Indices]:
         """Scores, and indices of the nearest normal clips, both (speeds, clips), of (clips, ..., 128) features."""
-        speeds = range(len(self._matrices))
-        found = [self._nearest.score_and_nearest(self._values(features, speed)) for speed in speeds]
-        scores, nearest = (np.stack(values) for values in zip(*found, strict=True))
-        return self.units(scores), nearest
+        scores, nearest = self._nearest.score_and_nearest(self._values(features, *self._speeds))
+        return self.units(scores.reshape(-1, len(features))), nearest.reshape(-1, len(features))
 
-    def score_without(self, features: Tensor, clips: Tensor, speed: int) -> Scores:
-        """Scores (clips,) at one speed, each without one normal clip; see :meth:`NearestNeighbours.score_without`.
+    def score_without(self, features: Tensor, clips: Tensor, *, at_all_speeds: bool = True) -> Scores:
+        """Scores (speeds, clips), each without one normal clip; see :meth:`NearestNeighbours.score_without`.
 
         The standardisation and the decorrelation stay those of all normal clips.
         """
-        return self.units(self._nearest.score_without(self._values(features, speed), clips))
+        at = self._speeds if at_all_speeds else range(self._middle, self._middle + 1)
+        scores = self._nearest.score_without(self._values(features, *at), clips.repeat(len(at)))
+        return self.units(scores.reshape(len(at), -1))
 
     def contributions(self, features: Tensor, speed: int) -> Contributions:
         """The parts of scores at one speed, (clips, statistics, 128), at least 0 and in proportion to the shares.
@@ -100,8 +100,9 @@ class Comparison:
         shares = found.shares.abs() if bool((found.shares < 0).any()) else found.shares
         return Contributions(unbanded(shares) / self.units.spread, unbanded(found.difference))
 
-    def _values(self, features: Tensor, speed: int) -> Tensor:
-        values = banded(features, self._matrices[speed])
+    def _values(self, features: Tensor, *speeds: int) -> Tensor:
+        """What is compared of clips at some speeds, one after the other: (speeds * clips, bands, dim)."""
+        values = torch.cat([banded(features, self._matrices[speed]) for speed in speeds])
         return values if self._decorrelation is None else self._decorrelation(values)
 
 
