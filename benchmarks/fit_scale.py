@@ -47,7 +47,7 @@ def main() -> None:
             first = result[100]["processor_s"] / 100
             print(
                 f"{count:6d} recordings: {seconds:7.1f} s, {processor_s:7.1f} of the processor, {peak_mb:5.0f} MB; "
-                f"a recording takes {processor_s / count / first:.2f} times that of 100"
+                f"one takes {processor_s / count / first:.2f} times that of 100"
             )
     print(json.dumps(result))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
+    from nearfar.data.grouping import caution_of
     from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
@@ -107,7 +108,8 @@ def fit(
         if calibration.recordings and calibration.grouped_by is not None:
             groups = len(set(calibration.groups().tolist()))
             how = f"by {calibration.grouped_by} (--group-by chooses otherwise)"
-            show(f"{name}: {len(calibration.recordings)} normal recordings in {groups} independent groups, {how}")
+            recordings = f"{len(calibration.recordings)} normal recordings in {groups} independent groups, {how}"
+            show("; ".join(filter(None, (f"{name}: {recordings}", caution_of(calibration.grouped_by)))))
     for name, reason in detector.reasons.items():
         show(f"{name}: {reason}")
     show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
