@@ -46,8 +46,8 @@ def main() -> None:
             result[count] = {"seconds": seconds, "processor_s": processor_s, "peak_mb": peak_mb}
             first = result[100]["processor_s"] / 100
             print(
-                f"{count:6d} recordings: {seconds:7.1f} s, {processor_s:7.1f} s of work, {peak_mb:5.0f} MB; "
-                f"a recording takes {processor_s / count / first:.2f} times that of 100"
+                f"{count:6d} recordings: {seconds:7.1f} s, processor {processor_s:7.1f} s, {peak_mb:5.0f} MB; "
+                f"one takes {processor_s / count / first:.2f} times that of 100"
             )
     print(json.dumps(result))
 

@@ -31,6 +31,7 @@ from nearfar.detector.faults import FaultBank
 from nearfar.detector.kept import HeldOut, Signals, kept
 from nearfar.errors import InputError
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
+from nearfar.files import as_text
 from nearfar.pipeline.extraction import Extracted
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores, trains_on_normals
 from nearfar.pipeline.windows import Recording, read_samples
@@ -243,7 +244,7 @@ def fit_machine(
     fitted = FittedMachine(
         *unit,
         tuple(clip.name for clip in in_bank),
-        tuple(str(clip.path.resolve()) for clip in in_bank),
+        tuple(as_text(clip.path.resolve()) for clip in in_bank),
         target,
         bank_features,
         recording,
