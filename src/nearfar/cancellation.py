@@ -129,14 +129,14 @@ def _predicted(near: Waveform, far: Waveform, settings: Cancellation, peak: floa
 
 def transfer(near: Spectrum, far: Spectrum, settings: Cancellation, epsilon: float = EPSILON) -> Spectrum:
     """H by least squares, smoothed and limited according to the settings; (1 or frames, bins) complex64."""
-    cross: NDArray[Any] = near * far.conj()
+    cross: NDArray[Any]
     power: NDArray[Any]
     if settings.smooth_frames is None:
+        cross = torch.linalg.vecdot(torch.from_numpy(far), torch.from_numpy(near), dim=0).numpy()[None]
         parts = far.view(np.float32)  # real and imaginary parts side by side
         power = np.einsum("tf,tf->f", parts, parts).reshape(1, -1, 2).sum(axis=2)
-        cross = cross.sum(axis=0, keepdims=True)
     else:
-        power = far.real**2 + far.imag**2
+        cross, power = near * far.conj(), far.real**2 + far.imag**2
         cross, power = (_moving_sum(values, settings.smooth_frames, axis=0) for values in (cross, power))
     if settings.smooth_bins:
         cross, power = (_moving_sum(values, settings.smooth_bins, axis=1) for values in (cross, power))

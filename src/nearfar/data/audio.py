@@ -261,6 +261,8 @@ def zero_pad(waveform: Waveform, samples: int, path: Path, sample_rate_hz: int =
         InputError: if the waveform is longer; it states ``path`` and lengths in seconds.
     """
     length = waveform.shape[-1]
+    if length == samples:
+        return waveform
     if length > samples:
         enough = -(-length * 100 // sample_rate_hz) / 100  # rounded up to hundredths
         raise InputError(

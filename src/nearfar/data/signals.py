@@ -29,6 +29,7 @@ _EDGE_S = 0.0003
 """Delays up to this are of no direction."""
 _MOST_BITS = 24
 """Of integer samples; finer steps cannot be told from floating-point samples."""
+_FIRST = 4096
 _BITS_OF = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24}
 
 
@@ -81,8 +82,15 @@ class SignalFacts:
     bits: int | None = None
 
 
-def bits_of(samples: NDArray[np.floating]) -> int | None:
-    """The smallest number of bits that hold all samples in [-1, 1), at least 2; None if 24 do not."""
+def bits_of(samples: NDArray[np.floating], most: int | None = None) -> int | None:
+    """The smallest number of bits that hold all samples in [-1, 1), at least 2; None if 24 do not.
+
+    Args:
+        samples: (channels, samples).
+        most: that hold all samples, where it is known. Mostly the first samples need as many.
+    """
+    if most is not None and samples.shape[1] > _FIRST and bits_of(samples[:, :_FIRST]) == most:
+        return most
     scaled = samples * samples.dtype.type(2 ** (_MOST_BITS - 1))
     if not np.abs(scaled).max(initial=0) <= 2 ** (_MOST_BITS - 1):  # also of NaN
         return None
@@ -101,12 +109,13 @@ def bits_of_format(subtype: str) -> int | None:
 
 def channel_facts(waveform: Waveform) -> ChannelFacts:
     """The facts of (samples,) float32 of one channel."""
-    return _channel_facts(waveform, _spectra(waveform))
+    return _channel_facts(waveform, _power(_spectra(waveform)))
 
 
 def pair_facts(near: Waveform, far: Waveform, sample_rate_hz: int) -> PairFacts:
     """The facts of two channels (samples,) float32, by Welch's method."""
-    return _pair_facts(_spectra(near), _spectra(far), sample_rate_hz)
+    spectra = _spectra(near), _spectra(far)
+    return _pair_facts(_power(spectra[0]), _power(spectra[1]), _cross(*spectra), sample_rate_hz)
 
 
 def signal_facts(
@@ -122,8 +131,12 @@ def signal_facts(
     """
     spectra = {name: _spectra(samples) for name, samples in channels.items()}
     seconds = next(iter(channels.values())).size / sample_rate_hz
-    found = {name: _channel_facts(samples, spectra[name]) for name, samples in channels.items()}
-    pair = _pair_facts(spectra["near"], spectra["far"], sample_rate_hz) if len(spectra) > 1 else None
+    power = {name: _power(values) for name, values in spectra.items()}
+    found = {name: _channel_facts(samples, power[name]) for name, samples in channels.items()}
+    pair = None
+    if len(spectra) > 1:
+        cross = _cross(spectra["near"], spectra["far"])
+        pair = _pair_facts(power["near"], power["far"], cross, sample_rate_hz)
     return SignalFacts(recorded_hz, seconds, found, pair, bits)
 
 
@@ -162,16 +175,27 @@ def _power(spectra: Spectra) -> NDArray[np.float64]:
     return power
 
 
-def _channel_facts(waveform: Waveform, spectra: Spectra) -> ChannelFacts:
-    power = _power(spectra)
+def _cross(near: Spectra, far: Spectra) -> NDArray[np.complex128]:
+    """(bins,) mean of far times the conjugate of near."""
+    import torch
+
+    with one_thread():
+        total = torch.linalg.vecdot(torch.from_numpy(near), torch.from_numpy(far), dim=0)
+    return np.asarray(total.numpy() / len(near), np.complex128)
+
+
+def _channel_facts(waveform: Waveform, power: NDArray[np.float64]) -> ChannelFacts:
     edges = np.linspace(0, len(power), BANDS + 1).astype(int)[:-1]
     sums = np.add.reduceat(power, edges)
     return ChannelFacts(np.maximum(10 * np.log10(sums + 1e-30), FLOOR_DB), is_clipped(waveform))
 
 
-def _pair_facts(near: Spectra, far: Spectra, sample_rate_hz: int) -> PairFacts:
-    near_power, far_power = _power(near), _power(far)
-    cross: NDArray[np.complex128] = np.asarray(np.mean(np.conj(near) * far, axis=0, dtype=np.complex128))
+def _pair_facts(
+    near_power: NDArray[np.float64],
+    far_power: NDArray[np.float64],
+    cross: NDArray[np.complex128],
+    sample_rate_hz: int,
+) -> PairFacts:
     coherence = np.abs(cross) ** 2 / np.maximum(near_power * far_power, 1e-60)
     residual = float((near_power * np.clip(1 - coherence, 0, 1)).sum() / max(float(near_power.sum()), 1e-30))
     hz = np.arange(len(cross)) * sample_rate_hz / (2 * (len(cross) - 1))

@@ -31,10 +31,12 @@ from nearfar.detector.faults import FaultBank
 from nearfar.detector.kept import HeldOut, Signals, kept
 from nearfar.errors import InputError
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
+from nearfar.files import as_text
 from nearfar.pipeline.extraction import Extracted
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores, trains_on_normals
 from nearfar.pipeline.windows import Recording, read_samples
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
+from nearfar.threads import one_thread
 from nearfar.thresholds import FEWEST_GROUPS, Calibration, NormalScore
 from nearfar.views import combined_features
 
@@ -196,6 +198,7 @@ def require_two_channels(unit: Unit, clips: Sequence[Clip], normal: Profile, rec
         )
 
 
+@one_thread()
 def fit_machine(
     unit: Unit,
     clips: Sequence[Clip],
@@ -241,7 +244,7 @@ def fit_machine(
     fitted = FittedMachine(
         *unit,
         tuple(clip.name for clip in in_bank),
-        tuple(str(clip.path.resolve()) for clip in in_bank),
+        tuple(as_text(clip.path.resolve()) for clip in in_bank),
         target,
         bank_features,
         recording,

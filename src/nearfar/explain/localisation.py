@@ -294,18 +294,22 @@ def patch_distances(features: Tensor, normal: NormalPatches) -> Tensor:
         (columns, bands) float32.
     """
     rows = features.float().transpose(0, 1)
-    halves = _half_squares(rows, normal.patches).amin(dim=2) + rows.square().sum(dim=2) / 2
+    # Band by band: the distances of one band fit the cache.
+    pairs = zip(rows, normal.patches, strict=True)
+    lowest = torch.stack([_half_squares(band, patches).amin(dim=1) for band, patches in pairs])
+    halves = lowest + rows.square().sum(dim=2) / 2
     return (2.0 * halves.clamp_min_(0.0)).sqrt_().T
 
 
 def nearest_patches(features: Tensor, normal: NormalPatches, bands: slice = slice(None)) -> Tensor:
     """The indices of the nearest normal patches, (columns, bands) int64, of the patches of some bands."""
-    return _half_squares(features.float().transpose(0, 1), normal.patches[bands]).argmin(dim=2).T
+    pairs = zip(features.float().transpose(0, 1), normal.patches[bands], strict=True)
+    return torch.stack([_half_squares(band, patches).argmin(dim=1) for band, patches in pairs], dim=1)
 
 
 def _half_squares(rows: Tensor, patches: Tensor) -> Tensor:
-    """Half the squared distances (bands, rows, patches), without half the squared norms of the rows."""
-    return torch.baddbmm(patches.square().sum(dim=2).div_(2)[:, None], rows, patches.mT, alpha=-1.0)
+    """Half the squared distances (rows, patches) of one band, without half the squared norms of the rows."""
+    return torch.addmm(patches.square().sum(dim=1).div_(2)[None], rows, patches.T, alpha=-1.0)
 
 
 def departures(features: Tensor, normal: NormalPatches) -> Tensor:

@@ -157,17 +157,18 @@ class WindowReader:
         """The only piece of a recording; of a longer file the header alone."""
         recipe, padded = self.extractor.recipe, self.extractor.padded_samples
         rate, recorded_hz, samples = recipe.audio.sample_rate_hz, recording.sample_rate_hz, recording.source
+        most = None
         if isinstance(samples, Path):
             header, whole = read_file(samples, max(WHOLE_SECONDS, 2 * padded / rate))
             if whole is None:
                 return header
-            recorded_hz, samples = header.sample_rate_hz, whole
+            recorded_hz, samples, most = header.sample_rate_hz, whole, bits_of_format(header.subtype)
         channels = channels_of(self.views)
         read = _chosen(recording.name, samples, recorded_hz, recipe, channels, both=self.with_facts)
         count = next(iter(read.values())).size
         begins = window_starts(count, padded, self._hop)
         numbered = list(enumerate(begins))
-        bits = partial(bits_of, samples)
+        bits = partial(bits_of, samples, most)
         return self._piece(index, recording, read, 0, numbered, len(begins), recorded_hz, bits, count / rate)
 
     def _blocks_of(self, index: int, recording: Recording, header: AudioHeader) -> Iterator[Callable[[], Piece]]:
