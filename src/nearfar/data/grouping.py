@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nearfar.data.clips import Clip
 from nearfar.errors import InputError
+from nearfar.files import as_text
 from nearfar.registry import Entry, Registry
 
 Features = NDArray[np.float64]
@@ -80,6 +81,10 @@ class Groups:
     labels: tuple[str, ...]
     found_by: str
     remark: str | None = None
+
+    def __post_init__(self) -> None:
+        """Labels are parts of names, which need not be UTF-8; those in files of results are."""
+        object.__setattr__(self, "labels", tuple(map(as_text, self.labels)))
 
     @property
     def count(self) -> int:

@@ -71,7 +71,7 @@ class BandedNeighbours:
     ) -> None:
         used = (normals[:, 1:] != 0).any(dim=0).any(dim=0)
         smooth = smoothing_matrix(used, smoothing)
-        self._matrices = [smooth @ speed_matrix(used, factor) for factor in factors]
+        self._matrices = torch.stack([smooth @ speed_matrix(used, factor) for factor in factors])
         self._speeds, self._middle = range(len(factors)), len(factors) // 2
         self._decorrelation = Decorrelation(banded(normals, smooth)) if decorrelate else None
         self._nearest = NearestNeighbours(NEAREST).fit(self._values(normals, self._middle), domains)
@@ -88,8 +88,9 @@ class BandedNeighbours:
         The standardisation and the decorrelation stay those of all normal clips.
         """
         at = self._speeds if at_all_speeds else range(self._middle, self._middle + 1)
-        scores = self._nearest.score_without(self._values(features, *at), clips.repeat(len(at)))
-        return self.units(scores.reshape(len(at), -1))
+        # One speed after the other, as all normal clips are compared with all others.
+        each = [self._nearest.score_without(self._values(features, speed), clips) for speed in at]
+        return self.units(np.stack(each))
 
     def contributions(self, features: Tensor, speed: int) -> Contributions:
         """The parts of scores at one speed, (clips, statistics, 128), at least 0 and in proportion to the shares.
@@ -102,7 +103,10 @@ class BandedNeighbours:
 
     def _values(self, features: Tensor, *speeds: int) -> Tensor:
         """What is compared of clips at some speeds, one after the other: (speeds * clips, bands, dim)."""
-        values = torch.cat([banded(features, self._matrices[speed]) for speed in speeds])
+        matrices = self._matrices[list(speeds)]
+        statistics = features[:, 1:] @ matrices.flatten(0, 1).T  # (clips, statistics, speeds * bins)
+        by_speed = statistics.reshape(*statistics.shape[:2], len(speeds), BANDS, -1)
+        values = by_speed.permute(2, 0, 3, 1, 4).flatten(3).flatten(0, 1)
         return values if self._decorrelation is None else self._decorrelation(values)
 
 

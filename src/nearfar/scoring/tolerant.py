@@ -68,11 +68,13 @@ class TolerantNeighbours:
 
     Attributes:
         levels: (normals,) float64 of normal clips, in dB.
+        level_range_db: the levels between which the middle 90 % of normal clips lie.
         variation: (128,) float64, the deviation of each mel bin's mean, relative to the whole spectrum, over the
             normal clips of the source domain; of all where those are fewer than two. 0 for unused bins.
     """
 
     levels: NDArray[np.float64]
+    level_range_db: tuple[float, float]
     variation: NDArray[np.float64]
 
     def __init__(self, settings: TolerantSettings | None = None, **changes: Any) -> None:
@@ -100,6 +102,8 @@ class TolerantNeighbours:
             for factor, decorrelate in WAYS
         ]
         self.levels = level_db(features)
+        self.level_range_db = tuple(np.percentile(self.levels, [5, 95]).tolist())
+        self._loudest = float(np.percentile(self.levels, 98)) + self.settings.level_tolerance_db
         source = features[~as_target(domains, len(features))]
         alike = source if len(source) > 1 else features
         self.variation = alike[:, 1].double().std(dim=0, correction=0).numpy()
@@ -174,12 +178,6 @@ class TolerantNeighbours:
         return Contributions(shares, difference)
 
     @property
-    def level_range_db(self) -> tuple[float, float]:
-        """The levels in dB between which the middle 90 % of normal clips lie."""
-        low, high = np.percentile(self.levels, [5, 95])
-        return float(low), float(high)
-
-    @property
     def uses_level(self) -> bool:
         """Whether there are enough normal clips, and their levels are alike enough, for the level to count."""
         low, high = self.level_range_db
@@ -195,10 +193,6 @@ class TolerantNeighbours:
         if not self.uses_level:
             return f"level not used, as {spread}, more than {self.settings.level_spread_db:g} dB"
         return f"level used above {self._loudest:.1f} dB of full scale, as {spread}"
-
-    @property
-    def _loudest(self) -> float:
-        return float(np.percentile(self.levels, 98)) + self.settings.level_tolerance_db
 
     def _in_units(self, scores: Scores, levels: NDArray[np.float64]) -> Scores:
         units = TYPICAL + self._units(scores)
