@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
-    from nearfar.data.grouping import caution_of
     from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
