@@ -28,12 +28,15 @@ def ablate(
     note: options.Note = None,
     as_json: options.Json = False,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Score every combination of a grid of recipe keys; features are computed once and shared."""
     from nearfar.ablation.grid import load_grid
     from nearfar.ablation.run import ablate as ablate_grid
     from nearfar.ablation.tables import MOST_ROWS_IN_TERMINAL, left_out_to_text, reasons, to_json, to_text
     from nearfar.challenge.run import data_note
+    from nearfar.executors import default_executor
     from nearfar.report.ablation_page import write_ablation_page
 
     chosen = DefaultEncoder(encoder).grid(load_grid(grid).with_encoder(encoder))
@@ -48,7 +51,10 @@ def ablate(
             note=note,
             progress=progress,
             announce=partial(print, file=sys.stderr),
+            executor=default_executor(ray=ray, dask=dask),
         )
+    if run is None:
+        return
     title = f"{Path(grid).stem} on {data.resolve().name}"
     write_ablation_page(run.table, out / "ablation.html", title=title, skipped=run.skipped, notes=run.notes)
     for reason, count in reasons(run.skipped).items():

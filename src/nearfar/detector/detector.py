@@ -43,7 +43,7 @@ from nearfar.detector.results import Failure, Score, recording_scores
 from nearfar.detector.routing import choose_machine, machine_names, require_known
 from nearfar.encoders import ENCODERS
 from nearfar.environment import environment
-from nearfar.errors import InputError, NearfarError
+from nearfar.errors import InputError
 from nearfar.files import exclusive, file_size
 from nearfar.pipeline.extraction import Extracted, default_device, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
@@ -603,10 +603,7 @@ def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) ->
 
     if not is_trained(recipe, dataset, model):
         check_recordings(recipe, dataset, progress)
-    if not train_or_reuse(recipe, dataset, model, progress=progress):
-        raise NearfarError(
-            "A detector is fitted by one process. Train on several with nearfar run, and pass its model folder."
-        )
+    train_or_reuse(recipe, dataset, model, progress=progress)
 
 
 def _workspace(recipe: Recipe, unit: Unit, folder: Path | None, progress: Progress) -> Workspace | None:

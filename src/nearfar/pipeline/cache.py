@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from nearfar.config.validation import digest
 from nearfar.data.clips import Clip
 from nearfar.data.fingerprint import clips_key
 from nearfar.errors import NearfarError
+from nearfar.executors import Executor
 from nearfar.pipeline.extraction import Advance, extract
 from nearfar.pipeline.extractor import Extractor
 from nearfar.pipeline.windows import Recording
+from nearfar.progress import Progress, silent
 from nearfar.settings import Settings
 from nearfar.tensorfiles import read_tensors, write_tensors
 from nearfar.views import combined_features
@@ -26,6 +29,22 @@ COMPUTATION = 3
 
 CLIPS = 128
 """About so many clips are in one file: bounds memory, and the loss when the program is killed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """Features of clips that are wanted: of these views of waveforms, and in these pieces."""
+
+    extractor: Extractor
+    clips: Sequence[Clip]
+    views: Sequence[str]
+    pieces: Sequence[Settings]
+
+    @classmethod
+    def of_recipe(cls, extractor: Extractor, clips: Sequence[Clip]) -> Request:
+        """What the extractor's recipe scores."""
+        pieces = extractor.source.pieces(extractor.settings, extractor.parts.depth)
+        return cls(extractor, clips, extractor.recipe.waveform_views, pieces)
 
 
 class FeatureCache:
@@ -59,7 +78,7 @@ class FeatureCache:
             found = extract(extractor, recordings, advance=advance).features
             made = {view: found[view][0] for view in views}
         else:
-            pieces = source.pieces(settings, extractor.parts.depth)
+            pieces = Request.of_recipe(extractor, clips).pieces
             self.fill(extractor, clips, views, pieces, advance)
             made = {
                 view: source.assemble(settings, [self._read(extractor, clips, view, piece) for piece in pieces])
@@ -77,21 +96,52 @@ class FeatureCache:
     ) -> None:
         """Compute and store the pieces that are missing, reading every file once for all views and pieces."""
         for chunk in self._chunks(extractor, clips):
-            keys = [(view, index) for view in views for index in range(len(pieces))]
-            paths = {(view, index): self._path(extractor, chunk, view, pieces[index]) for view, index in keys}
-            missing = {key for key, path in paths.items() if not _is_whole(path)}
-            if missing:
-                of_views = [view for view in views if any(key[0] == view for key in missing)]
-                indices = sorted({index for _, index in missing})
-                recordings = [Recording.of_clip(clip) for clip in chunk]
-                wanted = [pieces[index] for index in indices]
-                found = extract(extractor, recordings, views=of_views, wanted=wanted)
-                for view in of_views:
-                    for index, values in zip(indices, found.features[view], strict=True):
-                        if (view, index) in missing:
-                            _write(paths[view, index], values)
+            self._fill_chunk(Request(extractor, chunk, views, pieces))
             if advance is not None:
                 advance(len(chunk))
+
+    def fill_all(self, requests: Sequence[Request], executor: Executor, progress: Progress = silent) -> None:
+        """As :meth:`fill` for several lists of clips, in the processes of an executor.
+
+        Clips are computed together as :meth:`get` computes them, so features do not depend on the executor.
+        """
+        if self.folder is None:
+            return
+        chunks = [
+            replace(request, clips=chunk)
+            for request in requests
+            if request.extractor.source.cached
+            for chunk in self._chunks(request.extractor, request.clips)
+        ]
+        keys = executor.map(
+            self._fill_chunk,
+            chunks,
+            task="extracting features",
+            progress=progress,
+            sizes=[len(chunk.clips) for chunk in chunks],
+            uses_all_cores=True,
+        )
+        for chunk, key in zip(chunks, keys, strict=True):
+            self._recordings[tuple(clip.path for clip in chunk.clips)] = key
+
+    def _fill_chunk(self, request: Request, progress: Progress = silent) -> str:
+        """Compute and store what is missing of one file per view and piece; returns the hash of the recordings."""
+        extractor, chunk, views, pieces = request.extractor, request.clips, request.views, request.pieces
+        keys = [(view, index) for view in views for index in range(len(pieces))]
+        paths = {(view, index): self._path(extractor, chunk, view, pieces[index]) for view, index in keys}
+        missing = {key for key, path in paths.items() if not _is_whole(path)}
+        if not missing:
+            return self._recordings_key(chunk)
+        of_views = [view for view in views if any(key[0] == view for key in missing)]
+        indices = sorted({index for _, index in missing})
+        recordings = [Recording.of_clip(clip) for clip in chunk]
+        wanted = [pieces[index] for index in indices]
+        found = extract(extractor, recordings, views=of_views, wanted=wanted)
+        for view in of_views:
+            for index, values in zip(indices, found.features[view], strict=True):
+                if (view, index) in missing:
+                    _write(paths[view, index], values)
+        return self._recordings_key(chunk)
 
     def _read(self, extractor: Extractor, clips: Sequence[Clip], view: str, piece: Settings) -> Tensor:
         paths = [self._path(extractor, chunk, view, piece) for chunk in self._chunks(extractor, clips)]
@@ -104,18 +154,21 @@ class FeatureCache:
 
     def _path(self, extractor: Extractor, clips: Sequence[Clip], view: str, piece: Settings) -> Path:
         assert self.folder is not None
-        which = tuple(clip.path for clip in clips)
-        if which not in self._recordings:
-            self._recordings[which] = clips_key(clips)
         tree: dict[str, Any] = {
             "computation": COMPUTATION,
-            "recordings": self._recordings[which],
+            "recordings": self._recordings_key(clips),
             "weights": extractor.weights_hash,
             "view": extractor.recipe.view_identity(view),
             "source": extractor.recipe.features.source,
             "features": piece.identity(),
         }
         return self.folder / f"{digest(tree)}.safetensors"
+
+    def _recordings_key(self, clips: Sequence[Clip]) -> str:
+        which = tuple(clip.path for clip in clips)
+        if which not in self._recordings:
+            self._recordings[which] = clips_key(clips)
+        return self._recordings[which]
 
 
 def _write(path: Path, features: Tensor) -> None:

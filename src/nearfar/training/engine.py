@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TextIO, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, TrainingError
+from nearfar.executors.launch import lost_processes, process_state
 from nearfar.files import write_text
 from nearfar.progress import StepProgress
 
@@ -217,17 +218,6 @@ def denormals_as_zero() -> Iterator[None]:
 # --- processes --------------------------------------------------------------------------------------------------
 
 
-def is_main_process() -> bool:
-    """Whether this is the only process, or the first of a distributed launch."""
-    return bool(PartialState(cpu=_without_gpu()).is_main_process)
-
-
-def _without_gpu() -> bool:
-    # Without cpu=True accelerate does not connect processes on a machine without a GPU, and would train on Apple's
-    # GPU, which the rest of nearfar does not use.
-    return not torch.cuda.is_available()
-
-
 def make_accelerator(settings: LoopSettings) -> Accelerator:
     """accelerate's Accelerator with the precision of the settings.
 
@@ -238,11 +228,12 @@ def make_accelerator(settings: LoopSettings) -> Accelerator:
         settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
     precision = "bf16" if bf16 else "no"
+    process_state()
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         # accelerate by itself refuses to change the precision within a process.
         AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=_without_gpu(),
+        cpu=not torch.cuda.is_available(),
         mixed_precision=precision,
         # Buffers are constants, or the same on all processes; broadcasting them at every step would be waste.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -282,6 +273,7 @@ def logged_total(folder: Path, key: str) -> float:
 # --- loop -------------------------------------------------------------------------------------------------------
 
 
+@lost_processes()
 def train(
     task: Task[RowsT, RecordT],
     settings: LoopSettings,

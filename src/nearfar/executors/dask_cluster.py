@@ -1,0 +1,46 @@
+"""Tasks on a Dask cluster, through joblib's own backend for it."""
+
+from __future__ import annotations
+
+from nearfar.errors import InputError
+from nearfar.executors.base import PoolExecutor
+
+
+class DaskExecutor(PoolExecutor):
+    """The workers of a cluster; its scheduler repeats the tasks of lost ones.
+
+    Args:
+        address: of the scheduler, such as ``tcp://10.0.0.1:8786``.
+
+    Raises:
+        InputError: if Dask is not installed, or there is no scheduler at the address.
+    """
+
+    backend, is_cluster = "dask", True
+
+    def __init__(self, address: str) -> None:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise InputError(
+                "dask",
+                found="no Dask in this Python environment",
+                expected="the extra nearfar[dask]",
+                remedy="Run pip install 'nearfar[dask]'",
+            ) from None
+        try:
+            self.client = Client(address)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "dask",
+                found=f"no scheduler at {address} ({' '.join(str(error).split())[:120]})",
+                expected="the address of a running Dask scheduler",
+                remedy="Start it with dask scheduler, or correct the address",
+            ) from None
+        self.options = {"client": self.client}
+
+    def losses(self) -> tuple[type[BaseException], ...]:
+        """A task whose workers died several times."""
+        from distributed import KilledWorker
+
+        return (KilledWorker,)
