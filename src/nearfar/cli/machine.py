@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,12 +81,15 @@ def fit(
     settings: options.Set = None,
     replace: Annotated[bool, Option("--replace", help="Overwrite an existing detector.")] = False,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
     from nearfar.data.walk import log_left_out
     from nearfar.detector.detector import Detector, starting_recipe
     from nearfar.detector.store import require_free
+    from nearfar.executors import default_executor
 
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
@@ -100,9 +104,23 @@ def fit(
         "calibration.group_by": group_by,
     }
     chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
+    executor = default_executor(ray=ray, dask=dask)
+    # On a cluster, machines that are fitted are kept beside the detector until it is complete.
+    parts = out.with_name(f"{out.name}-parts") if executor.is_cluster else None
     with progress_bars() as progress:
-        detector = Detector.fit(dataset, chosen, model=model or _model_folder(chosen, out), progress=progress)
+        detector = Detector.fit(
+            dataset,
+            chosen,
+            model=model or _model_folder(chosen, out),
+            progress=progress,
+            executor=executor,
+            parts=parts,
+        )
+        if not executor.is_main:
+            return
         detector.save(out, replace=replace)
+    if parts is not None:
+        shutil.rmtree(parts, ignore_errors=True)
     _show_thresholds(detector.thresholds)
     for name, calibration in zip(detector.machines, detector.calibrations, strict=True):
         if calibration.recordings and calibration.grouped_by is not None:
@@ -137,6 +155,8 @@ def score(
     ] = False,
     strict: Annotated[bool, Option("--strict", help="Stop at the first recording that cannot be scored.")] = False,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
