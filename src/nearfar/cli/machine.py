@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
@@ -162,16 +162,27 @@ def score(
     from nearfar.detector.detector import Detector
     from nearfar.detector.results import Failure, scored
     from nearfar.detector.routing import recordings_in
+    from nearfar.detector.shares import score_files
+    from nearfar.executors import default_executor
     from nearfar.terminal import scores_table
 
     if as_json and as_csv:
         raise usage_error("nearfar score", "--json and --csv", "one of them", "Omit one")
     listed = recordings_in(files)
+    executor = default_executor(ray=ray, dask=dask)
     loaded = Detector.load(detector, encoder=encoder)
-    write = _JsonWriter() if as_json else _CsvWriter(loaded.recipe.scoring.views, windows) if as_csv else None
     scores: list[Score | Failure] = []
     with progress_bars() as progress:
-        for entry in loaded.score_many(listed, machine, domain=domain, keep_errors=not strict, progress=progress):
+        asked: dict[str, Any] = {"domain": domain, "keep_errors": not strict, "progress": progress}
+        found: Iterable[Score | Failure] = (
+            loaded.score_many(listed, machine, **asked)
+            if executor.is_local
+            else score_files(detector, listed, executor, machine=machine, encoder=encoder, **asked)
+        )
+        if not executor.is_main:
+            return
+        write = _JsonWriter() if as_json else _CsvWriter(loaded.recipe.scoring.views, windows) if as_csv else None
+        for entry in found:
             scores.append(entry)
             if write is not None:
                 write.add(entry)

@@ -84,11 +84,15 @@ def embed(
     near: options.Near = None,
     far: options.Far = None,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Write one embedding per file, computed by an encoder without any training on the files."""
     from nearfar.detector.routing import recordings_in
+    from nearfar.executors import default_executor
     from nearfar.pipeline.embedding import embed_files
 
+    executor = default_executor(ray=ray, dask=dask)
     near, far = channel_numbers(near, far)
     listed = recordings_in(files)
     with progress_bars() as progress:
@@ -101,9 +105,11 @@ def embed(
             clip_seconds=seconds,
             near=near,
             far=far,
-            progress=lambda done, total: progress("embedding files", done, total),
+            progress=progress,
+            executor=executor,
         )
-    show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")
+    if executor.is_main:
+        show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")
 
 
 def pretrain(

@@ -330,7 +330,7 @@ class Detector(Changeable):
         """
         if domain not in (None, "source", "target"):
             raise InputError("domain", found=repr(domain), expected="'source' or 'target'", remedy="Correct it")
-        listed = _listed(recordings, sample_rate_hz)
+        listed = listed_recordings(recordings, sample_rate_hz)
         machines = self._fitted.machines
         require_known(machines, machine)
         chosen: list[int | InputError] = []
@@ -353,7 +353,7 @@ class Detector(Changeable):
         keep_errors: bool,
         progress: Progress,
     ) -> Iterator[Score | Failure]:
-        for batch in _batches(listed):
+        for batch in batches_of(listed):
             found: dict[int, Score | Failure] = {}
             by_machine: dict[int, list[int]] = {}
             for index in batch:
@@ -605,7 +605,7 @@ def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> t
     return tuple(found)
 
 
-def _batches(listed: Sequence[Recording]) -> Iterator[range]:
+def batches_of(listed: Sequence[Recording]) -> Iterator[range]:
     """Successive recordings: at most :data:`BATCH`, and of long ones fewer."""
     first, size = 0, 0
     for index, recording in enumerate(listed):
@@ -618,7 +618,7 @@ def _batches(listed: Sequence[Recording]) -> Iterator[range]:
     yield range(first, len(listed))
 
 
-def _listed(recordings: Iterable[Source], sample_rate_hz: int) -> list[Recording]:
+def listed_recordings(recordings: Iterable[Source], sample_rate_hz: int) -> list[Recording]:
     """Recordings of files and arrays; arrays are numbered."""
     if isinstance(recordings, str | Path):
         recordings = [recordings]

@@ -33,10 +33,12 @@ class Executor(ABC):
 
     Attributes:
         is_main: whether this process writes results and prints; false in helper processes of a launch.
+        is_local: whether tasks begin in this process, one after the other.
         is_cluster: whether whole runs are handed to workers elsewhere, which share folders with this process.
     """
 
     is_main: bool = True
+    is_local: bool = False
     is_cluster: bool = False
 
     @abstractmethod

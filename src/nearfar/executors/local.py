@@ -16,6 +16,8 @@ WORTH_SECONDS = 30.0
 class LocalExecutor(Executor):
     """Runs tasks one after the other; once they prove long, the rest in as many processes as there are jobs."""
 
+    is_local = True
+
     def map(
         self,
         function: Callable[[Item, Progress], Result],

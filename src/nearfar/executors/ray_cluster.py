@@ -50,7 +50,7 @@ class RayExecutor(PoolExecutor):
                 "ray",
                 found=f"no cluster at {address} ({' '.join(str(error).split())[:120]})",
                 expected="the address of a running Ray cluster, or auto on one of its nodes",
-                remedy="Start it with ray start --head, or correct the address",
+                remedy="Start it with the command ray start, or correct the address",
             ) from None
         register_ray()  # type: ignore[no-untyped-call]
         self.options = {"ray_remote_args": {"num_cpus": 1, "scheduling_strategy": "SPREAD"}}
