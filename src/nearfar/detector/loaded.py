@@ -14,7 +14,7 @@ from nearfar.errors import InputError
 DEFAULT_BYTES = 1_000_000_000
 """Default limit of the banks in memory."""
 
-COPIES = 2
+COPIES = 3
 """Memory of a loaded detector in sizes of its banks on disk; benchmarks/fleet.py measures it."""
 
 _State = tuple[int, ...]
