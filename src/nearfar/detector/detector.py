@@ -21,7 +21,6 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
-from nearfar.data.grouping import find_groups
 from nearfar.data.layouts import Dataset, read_normals
 from nearfar.data.walk import log_left_out
 from nearfar.detector import store
@@ -30,10 +29,10 @@ from nearfar.detector.drift import Drift, find_drift
 from nearfar.detector.encoder import loaded_extractor, requirements, with_absolute_encoder
 from nearfar.detector.fitting import Fitting
 from nearfar.detector.history import Before, Change, write_history
+from nearfar.detector.holdout import held_out, with_method
 from nearfar.detector.machine import (
     FittedMachine,
     Unit,
-    hold_out,
     scored_features,
 )
 from nearfar.detector.results import Failure, Score, recording_scores
@@ -43,13 +42,17 @@ from nearfar.environment import environment
 from nearfar.errors import InputError
 from nearfar.executors import Executor, default_executor
 from nearfar.executors.launch import is_launch
+from nearfar.extras import require_extras
 from nearfar.files import exclusive, file_size
+from nearfar.models import read_card
 from nearfar.pipeline.extraction import default_device, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
+from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
 from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
+from nearfar.thresholds.file import write_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -184,12 +187,14 @@ class Detector(Changeable):
                 fits only the others; executors on other hosts need a shared one.
 
         Raises:
-            InputError: if the recordings or the recipe cannot be used.
+            InputError: if the recordings or the recipe cannot be used, or training lacks the extra ``train``.
         """
         dataset = read_normals(recordings, machine)
         if not isinstance(recordings, Dataset):
             log_left_out(dataset.warnings, dataset.hidden, dataset.root)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe)
+        if model is None or read_card(Path(model)) is None:
+            require_extras(f"recipe {chosen.name}", *needed_extras(chosen))
         resolved = prepare_detector(dataset, chosen)
         folder = Path(model) if model is not None and (resolved.trains or resolved.backend.trains) else None
         where, kept = executor or default_executor(), None if parts is None else Path(parts)
@@ -208,7 +213,8 @@ class Detector(Changeable):
         parts: Path | None,
     ) -> Detector:
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
-        held = _held_out(clips, resolved)
+        resolved = with_method(resolved, dataset, clips, model)
+        held = held_out(clips, resolved)
         warnings = _checked_channels(resolved, dataset, progress)
         temporary, folder = None, model
         if not (resolved.trains or resolved.backend.trains):
@@ -472,7 +478,7 @@ class Detector(Changeable):
                 # A random start is only sure to be repeated on the same machine and torch, so it is saved.
                 ENCODERS[self.recipe.encoder.family].save(encoder, out / store.ENCODER)
             store.write_calibrations(out, fitted.calibrations)
-            store.write_thresholds(out, fitted.thresholds)
+            write_thresholds(out, fitted.thresholds)
             write_history(out, fitted.changes, fitted.before)
             store.write_card(out, self._card(cards, sha256))
 
@@ -495,7 +501,7 @@ class Detector(Changeable):
             computation=store.FEATURES_VERSION,
             banks=banks,
             channel_warnings=fitted.channel_warnings,
-            sha256={store.BANKS: sha256},
+            files={store.BANKS: sha256},
             made_with=environment(),
         )
 
@@ -556,24 +562,6 @@ def starting_recipe(name: str | None) -> Recipe:
     return load_recipe(name or DEFAULT_RECIPE)
 
 
-def _held_out(clips: Mapping[Unit, Sequence[Clip]], recipe: Recipe) -> dict[Unit, NDArray[np.bool_]]:
-    """Recordings that are held out of training and banks, by machine and section; none without ``split``."""
-    if recipe.calibration.method == "split":
-        share, by = recipe.calibration.held_out, recipe.calibration.group_by
-        return {
-            unit: hold_out(entries, find_groups(entries, by).labels, share, recipe.seed)
-            for unit, entries in clips.items()
-        }
-    if not recipe.backend.leaves_out:
-        raise InputError(
-            "calibration.method",
-            found=f"'leave-one-out' with scoring.backend = {recipe.scoring.backend!r}",
-            expected="'split', as this back-end cannot leave a recording out",
-            remedy="Set calibration.method to 'split', or choose another recipe, such as nearfar-best",
-        )
-    return {unit: np.zeros(len(entries), dtype=np.bool_) for unit, entries in clips.items()}
-
-
 def _without(
     dataset: Dataset, clips: Mapping[Unit, Sequence[Clip]], held: Mapping[Unit, NDArray[np.bool_]]
 ) -> Dataset:
@@ -584,11 +572,6 @@ def _without(
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress, executor: Executor) -> None:
-    from nearfar.pipeline.training import (  # imports accelerate, which scoring does not need
-        is_trained,
-        train_or_reuse,
-    )
-
     trained = is_trained(recipe, dataset, model)
     executor.wait()  # all processes of a launch look at the folder before one of them writes into it
     if not trained:

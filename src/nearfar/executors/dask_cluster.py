@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nearfar.errors import InputError
 from nearfar.executors.base import PoolExecutor
+from nearfar.extras import require_extras
 
 
 class DaskExecutor(PoolExecutor):
@@ -19,15 +20,9 @@ class DaskExecutor(PoolExecutor):
     backend, is_cluster = "dask", True
 
     def __init__(self, address: str) -> None:
-        try:
-            from distributed import Client
-        except ImportError:
-            raise InputError(
-                "dask",
-                found="no Dask in this Python environment",
-                expected="the extra nearfar[dask]",
-                remedy="Run pip install 'nearfar[dask]'",
-            ) from None
+        require_extras("dask", "dask")
+        from distributed import Client
+
         try:
             self.client = Client(address)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nearfar.errors import NearfarError
 from nearfar.executors.base import Executor, Finished, Item, Result
+from nearfar.extras import require_extras
 from nearfar.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ def is_main_process() -> bool:
 
 
 def process_state() -> PartialState:
-    """accelerate's state of the processes, which are connected at the first call."""
+    """accelerate's state of the processes, which are connected at the first call.
+
+    Raises:
+        InputError: if accelerate is not installed.
+    """
+    require_extras("processes", "train")
     import torch
     from accelerate import PartialState
 

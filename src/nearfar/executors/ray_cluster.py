@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 
 from nearfar.errors import InputError
 from nearfar.executors.base import Item, PoolExecutor, Result
+from nearfar.extras import require_extras
 from nearfar.progress import Progress, silent
 
 CONNECT_SECONDS = 10.0
@@ -31,16 +32,10 @@ class RayExecutor(PoolExecutor):
 
     def __init__(self, address: str) -> None:
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else messages may come later than in map
-        try:
-            import ray
-            from ray.util.joblib import register_ray
-        except ImportError:
-            raise InputError(
-                "ray",
-                found="no Ray in this Python environment",
-                expected="the extra nearfar[ray]",
-                remedy="Run pip install 'nearfar[ray]'",
-            ) from None
+        require_extras("ray", "ray")
+        import ray
+        from ray.util.joblib import register_ray
+
         logging.getLogger("ray.util.multiprocessing.pool").setLevel(logging.ERROR)  # of joblib's arguments
         try:
             _require_listener(address)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from nearfar.config.validation import digest
 from nearfar.data.clips import Clip
 from nearfar.data.fingerprint import clips_key
+from nearfar.data.signals import SignalFacts, facts_from_arrays, facts_to_arrays
 from nearfar.errors import NearfarError
 from nearfar.executors import Executor
 from nearfar.pipeline.extraction import Advance, extract
@@ -26,6 +28,9 @@ from nearfar.views import combined_features
 
 COMPUTATION = 3
 """Increased when the same recordings and weights give other features, so that old ones are not read."""
+
+FACTS = 1
+"""The same for facts of signals."""
 
 CLIPS = 128
 """About so many clips are in one file: bounds memory, and the loss when the program is killed."""
@@ -56,11 +61,21 @@ class FeatureCache:
 
     Args:
         folder: where the files are; None stores nothing.
+        with_facts: measure the signals of recordings as well, where they are read for features.
+
+    Attributes:
+        facts: of the signals of recordings whose features were asked for, by path.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, with_facts: bool = False) -> None:
         self.folder = folder
+        self._with_facts = with_facts
+        self.facts: dict[Path, SignalFacts] = {}
         self._recordings: dict[tuple[Path, ...], str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the facts, which another process does not need."""
+        return self.__dict__ | {"facts": {}}
 
     def get(
         self, extractor: Extractor, clips: Sequence[Clip], advance: Advance | None = None
@@ -75,8 +90,13 @@ class FeatureCache:
         views = recipe.waveform_views
         if self.folder is None or not source.cached:
             recordings = [Recording.of_clip(clip) for clip in clips]
-            found = extract(extractor, recordings, advance=advance).features
-            made = {view: found[view][0] for view in views}
+            extracted = extract(extractor, recordings, with_facts=self._with_facts, advance=advance)
+            if self._with_facts:
+                facts = [extracted.facts[index] for index in range(len(clips))]
+                self._keep_facts(clips, facts)
+                if self.folder is not None:
+                    self._write_facts(extractor, clips, facts)
+            made = {view: extracted.features[view][0] for view in views}
         else:
             pieces = Request.of_recipe(extractor, clips).pieces
             self.fill(extractor, clips, views, pieces, advance)
@@ -123,6 +143,14 @@ class FeatureCache:
         )
         for chunk, key in zip(chunks, keys, strict=True):
             self._recordings[tuple(clip.path for clip in chunk.clips)] = key
+            if self._with_facts:
+                self._read_facts(chunk.extractor, chunk.clips)
+
+    def read_facts(self, extractor: Extractor, lists: Sequence[Sequence[Clip]]) -> None:
+        """Read into :attr:`facts` what other processes measured, of lists of clips as :meth:`get` takes them."""
+        for clips in lists:
+            for chunk in self._chunks(extractor, clips) if extractor.source.cached else [clips]:
+                self._read_facts(extractor, chunk)
 
     def _fill_chunk(self, request: Request, progress: Progress = silent) -> str:
         """Compute and store what is missing of one file per view and piece; returns the hash of the recordings."""
@@ -130,18 +158,56 @@ class FeatureCache:
         keys = [(view, index) for view in views for index in range(len(pieces))]
         paths = {(view, index): self._path(extractor, chunk, view, pieces[index]) for view, index in keys}
         missing = {key for key, path in paths.items() if not _is_whole(path)}
-        if not missing:
-            return self._recordings_key(chunk)
-        of_views = [view for view in views if any(key[0] == view for key in missing)]
+        if missing:
+            self._compute(request, paths, missing)
+        if self._with_facts:
+            self._read_facts(extractor, chunk)
+        return self._key(chunk)
+
+    def _compute(
+        self, request: Request, paths: Mapping[tuple[str, int], Path], missing: Collection[tuple[str, int]]
+    ) -> None:
+        extractor, chunk, pieces = request.extractor, request.clips, request.pieces
+        of_views = [view for view in request.views if any(key[0] == view for key in missing)]
         indices = sorted({index for _, index in missing})
         recordings = [Recording.of_clip(clip) for clip in chunk]
         wanted = [pieces[index] for index in indices]
-        found = extract(extractor, recordings, views=of_views, wanted=wanted)
+        found = extract(extractor, recordings, views=of_views, wanted=wanted, with_facts=self._with_facts)
+        if self._with_facts:
+            self._write_facts(extractor, chunk, [found.facts[index] for index in range(len(chunk))])
         for view in of_views:
             for index, values in zip(indices, found.features[view], strict=True):
                 if (view, index) in missing:
-                    _write(paths[view, index], values)
-        return self._recordings_key(chunk)
+                    _write(paths[view, index], {"features": values})
+
+    def _write_facts(self, extractor: Extractor, clips: Sequence[Clip], facts: Sequence[SignalFacts]) -> None:
+        arrays = facts_to_arrays(facts)
+        _write(self._facts_path(extractor, clips), {name: torch.from_numpy(each) for name, each in arrays.items()})
+
+    def _keep_facts(self, clips: Sequence[Clip], facts: Sequence[SignalFacts]) -> None:
+        self.facts |= dict(zip([clip.path for clip in clips], facts, strict=True))
+
+    def _read_facts(self, extractor: Extractor, clips: Sequence[Clip]) -> None:
+        """Facts that were stored with the features; files of earlier versions have none."""
+        if all(clip.path in self.facts for clip in clips):
+            return
+        with suppress(OSError, SafetensorError, ValueError, KeyError):
+            stored = read_tensors(self._facts_path(extractor, clips))
+            self._keep_facts(clips, facts_from_arrays({name: values.numpy() for name, values in stored.items()}))
+
+    def _facts_path(self, extractor: Extractor, clips: Sequence[Clip]) -> Path:
+        assert self.folder is not None
+        audio = extractor.recipe.audio
+        channels = [audio.near_channel, audio.far_channel, audio.sample_rate_hz]
+        tree = {"computation": FACTS, "recordings": self._key(clips), "channels": channels}
+        return self.folder / f"{digest(tree)}.facts.safetensors"
+
+    def _key(self, clips: Sequence[Clip]) -> str:
+        """A hash of the content of recordings."""
+        which = tuple(clip.path for clip in clips)
+        if which not in self._recordings:
+            self._recordings[which] = clips_key(clips)
+        return self._recordings[which]
 
     def _read(self, extractor: Extractor, clips: Sequence[Clip], view: str, piece: Settings) -> Tensor:
         paths = [self._path(extractor, chunk, view, piece) for chunk in self._chunks(extractor, clips)]
@@ -156,7 +222,7 @@ class FeatureCache:
         assert self.folder is not None
         tree: dict[str, Any] = {
             "computation": COMPUTATION,
-            "recordings": self._recordings_key(clips),
+            "recordings": self._key(clips),
             "weights": extractor.weights_hash,
             "view": extractor.recipe.view_identity(view),
             "source": extractor.recipe.features.source,
@@ -164,16 +230,10 @@ class FeatureCache:
         }
         return self.folder / f"{digest(tree)}.safetensors"
 
-    def _recordings_key(self, clips: Sequence[Clip]) -> str:
-        which = tuple(clip.path for clip in clips)
-        if which not in self._recordings:
-            self._recordings[which] = clips_key(clips)
-        return self._recordings[which]
 
-
-def _write(path: Path, features: Tensor) -> None:
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
-        write_tensors(path, {"features": features})
+        write_tensors(path, tensors)
     except (OSError, SafetensorError) as error:
         raise NearfarError(
             f"{path}: cannot write the features ({error}). Free some space and run the same command again; "

@@ -15,19 +15,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, TrainingError
 from nearfar.executors.launch import lost_processes, process_state
+from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.progress import StepProgress
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LOG_FILE = "log.jsonl"
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -222,8 +224,12 @@ def make_accelerator(settings: LoopSettings) -> Accelerator:
     """accelerate's Accelerator with the precision of the settings.
 
     Raises:
-        InputError: if the batch size is not a multiple of the number of processes.
+        InputError: if the batch size is not a multiple of the number of processes, or accelerate is missing.
     """
+    require_extras("training", "train")
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
     bf16 = settings.precision == "bf16" or (
         settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
