@@ -99,6 +99,8 @@ COMMANDS = [
     (("embed", "DATA", "--encoder", "owner/name", "--out", "OUT.npy"), {"train"}),
     (("pretrain", "--data", "DATA", "--out", "OUT", "--encoder", "eat-tiny"), {"train"}),
     (("download", "eat-base"), {"train"}),
+    (("fit", "DATA", "--out", "OUT", "--ray", "auto"), {"ray"}),
+    (("fit", "DATA", "--out", "OUT", "--dask", "tcp://127.0.0.1:9"), {"dask"}),
 ]
 """Commands and the extras that they need."""
 
