@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,8 +20,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarn
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     script = Path(__file__).with_name("dask_workers.py")
+    path = os.pathsep.join([str(script.parents[2]), os.environ.get("PYTHONPATH", "")])  # for tests.executors.work
     cluster = subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
     try:
         assert cluster.stdout is not None

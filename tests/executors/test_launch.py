@@ -17,7 +17,7 @@ from nearfar.evaluation.scorefiles import read_scores
 
 pytestmark = pytest.mark.slow
 
-VARYING = {"environment.json", "timing.json", "detector.json", "log.jsonl", "model.json", ".lock"}
+VARYING = {"environment.json", "timing.json", "ablation.html", "detector.json", "log.jsonl", "model.json", ".lock"}
 """Files that hold dates, durations and numbers of processes."""
 
 LAUNCHER = ["-m", "accelerate.commands.launch", *LAUNCH.split(), "-m", "nearfar"]

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("ray", reason="needs the extra nearfar[ray]")
 pytestmark = pytest.mark.slow
 
-VARYING = {"environment.json", "timing.json", "detector.json", "log.jsonl", "model.json", ".lock"}
+VARYING = {"environment.json", "timing.json", "ablation.html", "detector.json", "log.jsonl", "model.json", ".lock"}
 """Files that hold dates and durations."""
 
 RUN = ("run", "tiny-near", "--seeds", "0-2")

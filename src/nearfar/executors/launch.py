@@ -20,7 +20,7 @@ from nearfar.progress import Progress, silent
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-_PROCESSES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+PROCESS_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables in which launchers give the number of processes."""
 
 LONGEST_WAIT = timedelta(hours=24)
@@ -29,7 +29,7 @@ LONGEST_WAIT = timedelta(hours=24)
 
 def is_launch() -> bool:
     """Whether this is one of several processes that were launched together."""
-    found = (os.environ.get(name, "") for name in _PROCESSES)
+    found = (os.environ.get(name, "") for name in PROCESS_COUNTS)
     return any(text.isdecimal() and int(text) > 1 for text in found)
 
 

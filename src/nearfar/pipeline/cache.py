@@ -62,20 +62,21 @@ class FeatureCache:
     Args:
         folder: where the files are; None stores nothing.
         with_facts: measure the signals of recordings as well, where they are read for features.
+        is_shared: whether other processes compute features as well, whose facts :meth:`read_facts` reads.
 
     Attributes:
         facts: of the signals of recordings whose features were asked for, by path.
     """
 
-    def __init__(self, folder: Path | None, *, with_facts: bool = False) -> None:
+    def __init__(self, folder: Path | None, *, with_facts: bool = False, is_shared: bool = False) -> None:
         self.folder = folder
-        self._with_facts = with_facts
+        self._with_facts, self._is_shared = with_facts, is_shared
         self.facts: dict[Path, SignalFacts] = {}
         self._recordings: dict[tuple[Path, ...], str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the facts, which another process does not need."""
-        return self.__dict__ | {"facts": {}}
+        """For another process, which needs no facts and stores those that it measures."""
+        return self.__dict__ | {"facts": {}, "_is_shared": True}
 
     def get(
         self, extractor: Extractor, clips: Sequence[Clip], advance: Advance | None = None
@@ -94,7 +95,7 @@ class FeatureCache:
             if self._with_facts:
                 facts = [extracted.facts[index] for index in range(len(clips))]
                 self._keep_facts(clips, facts)
-                if self.folder is not None:
+                if self.folder is not None and self._is_shared:
                     self._write_facts(extractor, clips, facts)
             made = {view: extracted.features[view][0] for view in views}
         else:
