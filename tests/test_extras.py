@@ -16,8 +16,8 @@ from nearfar.encoders import load_encoder
 from nearfar.encoders.adaptation import LoraSettings, add_adapters, load_adapters
 from nearfar.encoders.hub import is_cached
 from nearfar.errors import InputError
+from nearfar.executors import launch
 from nearfar.extras import EXTRAS, missing_modules, require_extras
-from nearfar.training import engine
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {"all", "dev"}

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,7 @@ def usable_cores() -> int:
     return max(1, cores if quota is None else min(cores, ceil(quota)))
 
 
+@cache
 def _quota(membership: Path, mounted: Path) -> float | None:
     """The smallest quota, in cores, of this process's control groups (version 1 or 2) and those above them."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,15 +11,16 @@ from typer import Argument, Exit, Option
 
 from nearfar.cli import options
 from nearfar.cli.encoders import DefaultEncoder
-from nearfar.cli.messages import usage_error
+from nearfar.cli.messages import print_error, usage_error
 from nearfar.cli.options import changed
-from nearfar.errors import InputError
+from nearfar.errors import InputError, printable
 from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
+    from nearfar.data.grouping import caution_of
     from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
@@ -126,7 +126,8 @@ def fit(
         if calibration.recordings and calibration.grouped_by is not None:
             groups = len(set(calibration.groups().tolist()))
             how = f"by {calibration.grouped_by} (--group-by chooses otherwise)"
-            show(f"{name}: {len(calibration.recordings)} normal recordings in {groups} independent groups, {how}")
+            recordings = f"{len(calibration.recordings)} normal recordings in {groups} independent groups, {how}"
+            show("; ".join(filter(None, (f"{name}: {recordings}", caution_of(calibration.grouped_by)))))
     for name, reason in detector.reasons.items():
         show(f"{name}: {reason}")
     show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
@@ -192,14 +193,14 @@ def score(
         show(scores_table(scores, windows=windows))
     changed = [drift for drift in loaded.drift(scored(scores)) if drift.changed]
     for drift in changed:
-        print(f"nearfar: {drift.message}", file=sys.stderr)
+        print_error(drift.message)
     for entry in scores:
         if isinstance(entry, Failure):
-            print(f"nearfar: {entry.error}", file=sys.stderr)
+            print_error(str(entry.error))
             continue
         explained = any(drift.machine == entry.machine for drift in changed)
         if write is None and entry.anomalous and entry.departure is not None and not explained:
-            show(f"{entry.file}: {entry.departure.sentence}")
+            show(f"{printable(entry.file)}: {entry.departure.sentence}")
     _print_problems(scored(scores))
     _exit_code(scores, detector, fail_on_anomaly)
 
@@ -213,7 +214,7 @@ def _print_problems(scores: Sequence[Score]) -> None:
     for (machine, check), cases in found.items():
         first, message = cases[0]
         several = f" (and {len(cases) - 1} more of {machine})" if len(cases) > 1 else ""
-        print(f"nearfar: {first.file}{several}: {check}: {message}", file=sys.stderr)
+        print_error(f"{printable(first.file)}{several}: {check}: {message}")
 
 
 class _CsvWriter:
@@ -258,7 +259,7 @@ def _exit_code(scores: Sequence[Score | Failure], detector: Path, fail_on_anomal
 
     failed = sum(isinstance(entry, Failure) for entry in scores)
     if failed:
-        print(f"nearfar: {failed} of {len(scores)} recordings could not be scored", file=sys.stderr)
+        print_error(f"{failed} of {len(scores)} recordings could not be scored")
         raise Exit(USAGE_ERROR)
     judged = scored(scores)
     if not fail_on_anomaly:
@@ -340,10 +341,10 @@ def _show_thresholds(thresholds: Iterable[Threshold]) -> None:
     show(thresholds_table(thresholds))
     for entry in thresholds:
         if entry.remark is not None:
-            print(f"nearfar: {entry.machine}: {entry.remark}", file=sys.stderr)
+            print_error(f"{entry.machine}: {entry.remark}")
         if entry.rests_on is not None:
             message = f"the threshold would be much lower without {entry.rests_on}: listen to that recording"
-            print(f"nearfar: {entry.machine}: {message}", file=sys.stderr)
+            print_error(f"{entry.machine}: {message}")
 
 
 def report(

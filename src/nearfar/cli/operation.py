@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from nearfar.cli import options
 from nearfar.cli.machine import DetectorArgument
-from nearfar.cli.messages import usage_error
+from nearfar.cli.messages import print_error, usage_error
 from nearfar.errors import InputError
 from nearfar.terminal import progress_bars, show
 
@@ -207,7 +207,7 @@ def _show_changes(changes: Sequence[Change], *, every: bool = False) -> None:
     for entry in () if every else changes:
         for threshold in entry.thresholds_after:
             if threshold.remark is not None:
-                print(f"nearfar: {entry.machine}: {threshold.remark}", file=sys.stderr)
+                print_error(f"{entry.machine}: {threshold.remark}")
 
 
 def _count(number: int, kind: str) -> str:

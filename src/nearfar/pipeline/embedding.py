@@ -16,17 +16,17 @@ from safetensors.numpy import save_file
 
 from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
-from nearfar.data.walk import unwritable_files
 from nearfar.encoders import ENCODERS, Encoder
-from nearfar.errors import InputError, NearfarError, one_of, raise_errors
+from nearfar.errors import InputError, NearfarError, one_of, printable
 from nearfar.executors import Executor, default_executor
 from nearfar.features import EncoderParts, WindowBatch
 from nearfar.features.sources import TOKENS, TokenSettings
-from nearfar.files import whole_file
+from nearfar.files import as_text, whole_file
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pipeline.extraction import default_device
 from nearfar.pooling import POOLINGS
-from nearfar.progress import Progress, silent
+from nearfar.progress import Progress, advancing, silent
+from nearfar.threads import one_thread, parallel_map
 
 _USUAL_MEAN, _USUAL_STD = -4.268, 4.569
 
@@ -51,7 +51,7 @@ def embed_files(
         files: recordings; one channel suffices for ``near``.
         encoder: as the family's loader takes it; see :func:`nearfar.load_encoder`.
         out: ``.npy`` gets the (files, D) float32 array, ``.safetensors`` the same as ``embeddings``, with the
-            file names, one per line, under ``files`` in its metadata.
+            file names, one per line and with control characters as ``\\x0a``, under ``files`` in its metadata.
         family: of encoders.
         channel: ``near`` or ``far``.
         pooling: a name in :data:`nearfar.pooling.POOLINGS` that needs no training, such as ``cls`` or ``mean``.
@@ -67,8 +67,6 @@ def embed_files(
         InputError: if an argument, a recording or the encoder cannot be used.
     """
     _require_choices(channel, pooling, out)
-    if out.suffix != ".npy":
-        raise_errors(unwritable_files(files))
     if not files:
         raise InputError("files", found="none", expected="one recording or more", remedy="Name them")
     _loaded.cache_clear()  # the weights may have changed since
@@ -82,10 +80,18 @@ def embed_files(
             remedy="Choose another length, or omit it",
         )
     where = executor or default_executor()
-    rows = where.map(work.embed, files, task="embedding files", progress=progress, uses_all_cores=True)
+    if where.is_local:
+        advance = advancing(progress, "embedding files", len(files))
+        rows = []
+        for row in parallel_map(work.embed, files):
+            rows.append(row)
+            advance(1)
+    else:
+        rows = where.map(work.embed, files, task="embedding files", progress=progress)
     embeddings: NDArray[np.float32] = np.stack(rows)
     if where.is_main:
-        _write(out, embeddings, {"files": "\n".join(map(str, files)), "pooling": pooling})
+        names = "\n".join(printable(as_text(file)) for file in files)
+        _write(out, embeddings, {"files": names, "pooling": pooling})
     return embeddings.shape[0], embeddings.shape[1]
 
 
@@ -107,7 +113,7 @@ class _Embedding:
         samples = _loaded(self.encoder, self.family).longest_samples
         return None if samples is None else samples / SAMPLE_RATE_HZ
 
-    def embed(self, path: Path, progress: Progress) -> NDArray[np.float32]:
+    def embed(self, path: Path, progress: Progress = silent) -> NDArray[np.float32]:
         """(D,) float32 of one file."""
         model, device = _loaded(self.encoder, self.family), default_device()
         frontend = ENCODERS[self.family].frontend(_USUAL_MEAN, _USUAL_STD)
@@ -116,7 +122,7 @@ class _Embedding:
         waveform = read_waveform(path, (read,), near=self.near, far=self.far)[0]
         padded = torch.from_numpy(_padded(waveform, path, self.clip_seconds, self.longest_seconds))
         batch = WindowBatch(padded[None].to(device), torch.tensor([len(waveform)], device=device))
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             (features,) = TOKENS.extract(batch, parts, [TokenSettings(pooling=self.pooling)])
         row: NDArray[np.float32] = features.flatten().cpu().numpy()
         return row
