@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
-    from nearfar.data.grouping import caution_of
     from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
@@ -86,6 +85,7 @@ def fit(
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
+    from nearfar.data.grouping import caution_of
     from nearfar.data.walk import log_left_out
     from nearfar.detector.detector import Detector, starting_recipe
     from nearfar.detector.store import require_free
