@@ -11,7 +11,7 @@ from typer import Argument, Exit, Option
 from nearfar.cli import options
 from nearfar.cli.encoders import DefaultEncoder
 from nearfar.cli.messages import print_error, usage_error
-from nearfar.cli.options import changed
+from nearfar.cli.options import changed, sped_up
 from nearfar.errors import InputError, printable
 from nearfar.terminal import progress_bars, show
 
@@ -53,6 +53,7 @@ def fit(
         Option(help="A recipe or a TOML file; default auto."),
     ] = None,
     encoder: options.Encoder = None,
+    fast: options.Fast = False,
     machine: Annotated[
         str | None, Option(help="Fit only this machine; of plain files, the name to give the machine.")
     ] = None,
@@ -90,7 +91,7 @@ def fit(
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
     log_left_out(dataset.warnings, dataset.hidden, folder)
-    chosen = changed(starting_recipe(recipe), encoder, None, settings, near, far)
+    chosen = sped_up(changed(starting_recipe(recipe), encoder, None, settings, near, far), fast)
     folders = (model, model.parent) if model else (_model_folder(chosen, out),)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))
     given = {
