@@ -15,12 +15,12 @@ are computed from that bank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from nearfar.scoring.distances import EPSILON, chunks
+from nearfar.scoring.distances import EPSILON, Pairs, chunks
 from nearfar.scoring.settings import Normalisation
 
 
@@ -31,7 +31,7 @@ class DensityBank:
     densities: its distances are not rescaled. Ratios divide by at least 1e-12, for entries with K identical ones.
 
     Args:
-        among: from (n,) entries to (n, entries) distances.
+        among: the distances between entries, infinite from an entry to itself.
         active: (entries,) bool, the default mask of present entries.
         normalisation: the rescaling of distances.
         density_neighbours: K of b_i.
@@ -40,7 +40,7 @@ class DensityBank:
 
     def __init__(
         self,
-        among: Callable[[Tensor], Tensor],
+        among: Pairs,
         active: Tensor,
         normalisation: Normalisation,
         density_neighbours: int,
@@ -50,13 +50,7 @@ class DensityBank:
         self._active, self._neighbours, self._all_present = active, neighbours, bool(active.all())
         self._counts = {"density": density_neighbours} | ({"nearest": 1} if normalisation == "varmin" else {})
         if normalisation != "none":
-
-            def among_others(entries: Tensor) -> Tensor:
-                distances = among(entries)
-                distances[torch.arange(len(entries)), entries] = torch.inf
-                return distances
-
-            self._lists = NeighbourLists(among_others, len(active), len(active), density_neighbours)
+            self._lists = NeighbourLists(among, len(active), len(active), density_neighbours)
             self._means = {name: self._lists.means(active, count) for name, count in self._counts.items()}
             self._terms = self._of_means({name: mean for name, (mean, _) in self._means.items()}, active)
 
@@ -144,18 +138,17 @@ class NeighbourLists:
     the row are computed again.
 
     Args:
-        among: from (n,) row indices to (n, entries) distances, infinite to entries to leave out of a row's list.
+        among: the distances of rows to entries, infinite to entries to leave out of a row's list.
         rows: number of rows.
         entries: number of entries of the bank.
         reach: largest number of nearest entries in a mean.
     """
 
-    def __init__(self, among: Callable[[Tensor], Tensor], rows: int, entries: int, reach: int) -> None:
+    def __init__(self, among: Pairs, rows: int, entries: int, reach: int) -> None:
         self._among, self.rows, self.entries = among, rows, entries
         length = min(reach + SPARE, entries)
-        found = [among(part).topk(length, largest=False) for part in chunks(rows, entries)]
-        self.distances = torch.cat([part.values for part in found])
-        self.indices = torch.cat([part.indices for part in found])
+        found = [among.nearest(part, length) for part in chunks(rows, entries)]
+        self.distances, self.indices = (torch.cat(parts) for parts in zip(*found, strict=True))
         # The positions in the flattened lists, sorted by entry.
         self._by_entry, self._slots = self.indices.flatten().sort(stable=True)
 

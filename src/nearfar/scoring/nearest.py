@@ -12,7 +12,7 @@ each domain's own bank (domain-wise local density, after Wilkinghoff et al., arX
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Self
 
@@ -26,11 +26,13 @@ from nearfar.scoring.density import DensityBank, NeighbourLists
 from nearfar.scoring.distances import (
     EPSILON,
     CentredPoints,
+    Pairs,
     Scaling,
     centred,
     chunks,
     mean_distance,
     pairwise_distance,
+    without_itself,
 )
 from nearfar.scoring.settings import NearestSettings
 
@@ -55,14 +57,14 @@ class _Domain:
         parts, rescaling = len(self._points), (settings.normalisation, count, settings.neighbours)
         self._groups = [slice(parts)] if settings.shared_neighbour else [slice(i, i + 1) for i in range(parts)]
         self._banks = [
-            DensityBank(partial(self._among, parts=group), self._active, *rescaling) for group in self._groups
+            DensityBank(self._pairs(self._points, group, without_itself), self._active, *rescaling)
+            for group in self._groups
         ]
         if settings.domains == "standardised":
-            self._of_clips = centred(scaled[clips], self._centres).by_part()
+            of_clips = centred(scaled[clips], self._centres).by_part()
+            others = partial(_without_descendants, parents=bank.parents[members], clips=clips)
             self._lists = [
-                NeighbourLists(
-                    partial(self._unrelated, parts=group), len(clips), len(members), settings.neighbours
-                )
+                NeighbourLists(self._pairs(of_clips, group, others), len(clips), len(members), settings.neighbours)
                 for group in self._groups
             ]
             self._leave_one_out = [lists.means(self._active, settings.neighbours) for lists in self._lists]
@@ -133,14 +135,17 @@ class _Domain:
     def _mean_distance(self, queries: list[CentredPoints], parts: slice) -> Tensor:
         return mean_distance(queries[parts], self._points[parts], self._settings.distance)
 
-    def _among(self, entries: Tensor, parts: slice) -> Tensor:
-        return self._mean_distance([part[entries] for part in self._points], parts)
+    def _pairs(
+        self, queries: list[CentredPoints], parts: slice, leave_out: Callable[[Tensor, Tensor], object]
+    ) -> Pairs:
+        """Distances to the entries. (They do not refer to this object: a cycle would outlive its use.)"""
+        return Pairs(queries[parts], self._points[parts], self._settings.distance, leave_out)
 
-    def _unrelated(self, rows: Tensor, parts: slice) -> Tensor:
-        """Distances of some of the domain's clips to all entries, infinite to those made from the same clip."""
-        distances = self._mean_distance([part[rows] for part in self._of_clips], parts)
-        related = self._bank.parents[self.members].T[:, None] == self.clips[rows][:, None]
-        return distances.masked_fill_(related.any(dim=0), torch.inf)
+
+def _without_descendants(distances: Tensor, rows: Tensor, parents: Tensor, clips: Tensor) -> None:
+    """Set the distances of some clips, ``clips[rows]``, to the entries that are made from them to infinity."""
+    related = parents.T[:, None] == clips[rows][:, None]
+    distances.masked_fill_(related.any(dim=0), torch.inf)
 
 
 class NearestNeighbours:
