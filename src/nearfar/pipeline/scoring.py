@@ -23,8 +23,9 @@ from nearfar.scoring import FUSIONS, MachineScorer, ViewScores, Workspace
 from nearfar.threads import parallel_map
 from nearfar.thresholds import Calibration, NormalScore, Threshold, threshold_of
 
-FOLDS = 25
-"""Where leaving one recording out takes a new fit, recordings are left out in at most this many groups."""
+FOLDS, MANY_GROUPS, FOLDS_OF_MANY = 25, 250, 10
+"""Where leaving a group out takes a new fit, groups are left out in at most this many folds; in fewer from so many
+groups on, as a tenth of them changes the bank little. See :func:`left_out_scores`."""
 
 TENSORBOARD = "tensorboard"
 """The folder of TensorBoard files in a model folder."""
@@ -263,9 +264,10 @@ def left_out_scores(
     """Scores of normal windows by banks without any window of their group; empty for a single group.
 
     One clip is left out at a time where the back-end does that exactly: groups of one window, and views that
-    are not standardised. Otherwise groups are left out in up to :data:`FOLDS` folds, and everything is fitted
-    without them: scores are then a little higher than against all others, which gives fewer false alarms. A
-    back-end that cannot leave clips out gives the scores of its training clips.
+    are not standardised. Otherwise groups are left out in up to :data:`FOLDS` folds, of many groups in
+    :data:`FOLDS_OF_MANY`, and everything is fitted without them: scores are then a little higher than against all
+    others, which gives fewer false alarms. A back-end that cannot leave clips out gives the scores of its training
+    clips.
 
     Args:
         features: (windows, parts, dim) of every scored view.
@@ -280,7 +282,7 @@ def left_out_scores(
     exact = backend.exact_leave_one_out(plan.settings) and not FUSIONS[plan.fusion].uses_normals
     if not backend.leaves_out or (exact and count == len(group)):
         return (scorer or MachineScorer(features, target, plan)).normal
-    folds = min(count, FOLDS)
+    folds = FOLDS_OF_MANY if count >= MANY_GROUPS else min(count, FOLDS)
     fold = torch.from_numpy((np.random.default_rng(recipe.seed).permutation(count) % folds)[group])
 
     def scores_of(left_out: int) -> ViewScores:
