@@ -1,0 +1,86 @@
+"""The configuration of a watch: a TOML file with the machines, their sources, the rules of alarms, and sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from nearfar.registry import Registry
+from nearfar.settings import ChoiceTable, NotNegative, PositiveFloat, PositiveInt, Settings
+from nearfar.watch.alarm import AlarmRule
+from nearfar.watch.sinks import SINKS
+from nearfar.watch.sources import AUDIO_SOURCES
+
+
+class MachineTable(ChoiceTable):
+    """``[machines.NAME]``: a machine, its detector and its source of sound; keys of the source are keys here."""
+
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"source": AUDIO_SOURCES}
+    detector: Path
+    """Folder that ``nearfar fit`` wrote."""
+    machine: str | None = None
+    """The machine's name in the detector; of a detector of one machine None."""
+    source: str = "folder"
+    near: Annotated[int, Field(ge=0)] | None = None
+    """Channel of the near microphone, from 0; None is that of the detector."""
+    far: Annotated[int, Field(ge=0)] | None = None
+    alarm: AlarmRule | None = None
+    """Rules of this machine; None is those of the file."""
+
+
+class SinkTable(ChoiceTable):
+    """``[sinks.NAME]``: where events go; keys of the kind are keys here."""
+
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"kind": SINKS}
+    kind: str
+
+
+class FloodTable(Settings):
+    """When alarms are so many that they are reported as one flood (ISA-18.2: ten in ten minutes)."""
+
+    alarms: PositiveInt = 10
+    minutes: PositiveFloat = 10.0
+
+
+class KeepTable(Settings):
+    """What is kept for how long."""
+
+    windows_days: PositiveFloat = 7.0
+    """Every window; then ten minutes each as one summary."""
+    ten_minutes_days: PositiveFloat = 92.0
+    """Then an hour each as one summary."""
+    hours_days: PositiveFloat = 1830.0
+    audio_bytes: PositiveInt = 2_000_000_000
+    """Sound of alarms; the oldest is overwritten."""
+    before_seconds: NotNegative = 30.0
+    after_seconds: NotNegative = 30.0
+    """Sound before the window that raises an alarm, and after it."""
+
+
+class WatchConfig(Settings):
+    """A configuration file."""
+
+    name: str = "watch"
+    memory: str = "watch.sqlite"
+    """An SQLite file, or postgresql://..."""
+    machines: dict[str, MachineTable]
+    alarm: AlarmRule = AlarmRule()
+    flood: FloodTable = FloodTable()
+    keep: KeepTable = KeepTable()
+    sinks: dict[str, SinkTable] = Field(default_factory=dict)
+
+    def rule(self, machine: str) -> AlarmRule:
+        """The alarm rule of a machine."""
+        return self.machines[machine].alarm or self.alarm
+
+
+def load_config(path: Path) -> WatchConfig:
+    """Read a configuration; paths in it are relative to its folder.
+
+    Raises:
+        InputError: if a key is unknown or missing, or a value does not fit.
+    """
+    raise NotImplementedError
