@@ -15,7 +15,8 @@ HEADERS = {
     "content-security-policy": (
         # Charts carry their line widths in style attributes; there are no scripts or style sheets in pages.
         "default-src 'none'; style-src 'self'; style-src-attr 'unsafe-inline'; script-src 'self'; "
-        "img-src 'self' data:; media-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        "img-src 'self' data:; media-src 'self'; connect-src 'self'; form-action 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'"
     ),
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",

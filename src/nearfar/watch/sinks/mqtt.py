@@ -109,15 +109,13 @@ class MqttSink:
         if event.machine:
             sent.append(self._publish_state(self._memory.machine(event.machine)))
             self._published_s[event.machine] = event.time_s
-        for message in sent:
-            message.wait_for_publish(ACKNOWLEDGED_S)
-            if not message.is_published():
-                raise ConnectionError(f"{self._settings.host} did not acknowledge a message")
+        if not all(_acknowledged(message, ACKNOWLEDGED_S) for message in sent):
+            raise ConnectionError(f"{self._settings.host} did not acknowledge a message")
 
     def close(self) -> None:
         """Say that the watch has stopped, and disconnect."""
         if self._connected.is_set():
-            self._publish("available", "offline", retain=True).wait_for_publish(2.0)
+            _acknowledged(self._publish("available", "offline", retain=True), 2.0)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -147,6 +145,15 @@ class MqttSink:
 
     def _topic(self, topic: str) -> str:
         return f"{self._settings.prefix}/{topic}"
+
+
+def _acknowledged(message: Any, within_s: float) -> bool:
+    """Whether the broker acknowledges a message within some time."""
+    try:
+        message.wait_for_publish(within_s)
+    except (RuntimeError, ValueError):  # the connection was lost meanwhile, or too many messages wait
+        return False
+    return bool(message.is_published())
 
 
 def slug(machine: str) -> str:
