@@ -37,7 +37,8 @@ class ScoredWindow(Event):
     Attributes:
         window: its number among those of the machine, from 1, without gaps.
         begin_s, seconds: when it began, in seconds since 1970, and how long it is.
-        score: higher is more anomalous; ``threshold`` as the detector gives it.
+        score: higher is more anomalous; None where the window could not be scored. ``threshold`` as the detector
+            gives it.
         level: ``score`` relative to the threshold: 0 is the median of normal recordings, 1 the threshold.
         anomalous: as :attr:`nearfar.Score.anomalous`.
         checks: problems of the recording, as :attr:`nearfar.data.quality.Problem.check`.
@@ -49,7 +50,7 @@ class ScoredWindow(Event):
     window: int
     begin_s: float
     seconds: float
-    score: float
+    score: float | None
     threshold: float | None
     level: float | None
     anomalous: bool | None

@@ -100,14 +100,18 @@ class AlarmRecord:
 
 @dataclass(frozen=True, slots=True)
 class AudioPart:
-    """A piece of the sound of an alarm.
+    """A window in the sound of an alarm.
 
     Attributes:
+        window: its number among those of the machine.
+        level: of the window; the threshold is 1. None where it could not be compared.
         begin_s: when it begins, in seconds since 1970.
         seconds: its length.
         flac: a FLAC file of all channels, near first and then far where there are two.
     """
 
+    window: int
+    level: float | None
     begin_s: float
     seconds: float
     flac: bytes
