@@ -1,11 +1,10 @@
-"""A site with a real memory and detector: one machine with an alarm, one with a dead microphone, two normal ones."""
+"""A site with a real memory and detector: an alarm, a dead microphone, and machines in order."""
 
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from typing import Any
