@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -67,6 +67,28 @@ class KeepTable(Settings):
     """So much sound of a live source may wait to be scored; what is older is missed, and said so."""
 
 
+class TokenTable(Settings):
+    """``[page.tokens.NAME]``: a token of the person or program of that name, as ``nearfar token`` prints it."""
+
+    role: Literal["view", "operate", "configure"]
+    """What it allows; every role includes those before it."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Of the token, in hex digits."""
+
+
+class PageTable(Settings):
+    """``[page]``: the pages and the HTTP API."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; any other than of this computer requires tokens."""
+    port: Annotated[int, Field(ge=0, lt=65536)] = 8750
+    """0 is any free one."""
+    tokens: dict[str, TokenTable] = Field(default_factory=dict)
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    """Certificate and its key, for HTTPS; behind a proxy that encrypts, none."""
+
+
 class WatchConfig(Settings):
     """A configuration file."""
 
@@ -78,6 +100,8 @@ class WatchConfig(Settings):
     flood: FloodTable = FloodTable()
     keep: KeepTable = KeepTable()
     sinks: dict[str, SinkTable] = Field(default_factory=dict)
+    page: PageTable | None = None
+    """None for no pages."""
 
     def rule(self, machine: str) -> AlarmRule:
         """The alarm rule of a machine."""

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nearfar.registry import Entry, Registry
 from nearfar.settings import Settings
 from nearfar.watch.events import Event
+from nearfar.watch.sinks.lines import LineSettings, LineSink
+from nearfar.watch.sinks.messages import MessageSettings, MessageSink
+from nearfar.watch.sinks.mqtt import MqttSettings, MqttSink
+from nearfar.watch.sinks.prometheus import PrometheusSettings, PrometheusSink
+from nearfar.watch.sinks.webhook import WebhookSettings, WebhookSink
+
+if TYPE_CHECKING:
+    from nearfar.watch.memory import Memory
 
 
 class Sink(Protocol):
@@ -32,13 +40,23 @@ class SinkKind(Entry):
     """A kind of sink.
 
     Attributes:
-        build: a sink of the name ``[sinks.NAME]``, from its settings.
+        build: a sink of the name ``[sinks.NAME]``, from its settings and the memory, in which it finds machines as
+            they are now and the sound of alarms.
         takes_windows: whether it receives scored windows as well.
     """
 
-    build: Callable[[str, Any], Sink]
+    build: Callable[[str, Any, Memory], Sink]
     settings: type[Settings] = Settings
     takes_windows: bool = False
 
 
 SINKS: Registry[SinkKind] = Registry("kind of sink")
+SINKS["lines"] = SinkKind(build=LineSink, settings=LineSettings, takes_windows=True, description="lines of JSON")
+SINKS["messages"] = SinkKind(build=MessageSink, settings=MessageSettings, description="e-mail and chat")
+SINKS["mqtt"] = SinkKind(build=MqttSink, settings=MqttSettings, takes_windows=True, description="MQTT")
+SINKS["prometheus"] = SinkKind(
+    build=PrometheusSink, settings=PrometheusSettings, takes_windows=True, description="metrics for Prometheus"
+)
+SINKS["webhook"] = SinkKind(
+    build=WebhookSink, settings=WebhookSettings, takes_windows=True, description="a webhook"
+)
