@@ -88,13 +88,8 @@ def _run(config: WatchConfig, base: Path) -> bool:
     memory = Memory.open(place)
     delivery = None
     try:
-        sinks = build_sinks(config.sinks)
-        delivering: list[Delivery] = []
-        engine = Watch(
-            config, base, memory, on_windows=lambda windows: [d.windows(windows) for d in delivering] and None
-        )
-        delivery = Delivery(memory, sinks)
-        delivering.append(delivery)
+        engine = Watch(config, base, memory)
+        delivery = Delivery(memory, build_sinks(config.sinks, memory))
 
         def stopped(number: int, frame: object) -> None:
             stop.set()

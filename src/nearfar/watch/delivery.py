@@ -45,12 +45,11 @@ def build_sinks(tables: Mapping[str, SinkTable], memory: Memory) -> list[NamedSi
     Raises:
         InputError: if one cannot be used.
     """
-    return [
-        NamedSink(
-            name, table.entry("kind").build(name, table.settings_of("kind")), table.entry("kind").takes_windows
-        )
-        for name, table in tables.items()
-    ]
+    found = []
+    for name, table in tables.items():
+        kind: SinkKind = table.entry("kind")
+        found.append(NamedSink(name, kind.build(name, table.settings_of("kind"), memory), kind.takes_windows))
+    return found
 
 
 class Delivery:

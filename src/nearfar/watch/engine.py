@@ -68,7 +68,8 @@ class Watch:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config, self._base, self._memory = config, base, memory
-        self._on_windows, self._clock = _nothing, clock
+        self._on_windows: Windows = _nothing
+        self._clock = clock
         self._decisions = Decisions(config.keep, config.flood)
         self._detectors = LoadedDetectors()
         self._wake = threading.Event()
