@@ -17,7 +17,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from nearfar import __version__
-from nearfar.cli import challenge, data, machine, operation, research
+from nearfar.cli import challenge, data, machine, operation, research, watch
 from nearfar.cli.messages import USAGE_ERROR, Command, print_error
 
 app = Typer(
@@ -37,6 +37,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         operation.test,
         operation.undo,
         machine.report,
+        watch.watch,
     ),
     "Challenge": (
         challenge.run,

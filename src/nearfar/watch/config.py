@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from nearfar.config.validation import validated
+from nearfar.errors import InputError
 from nearfar.registry import Registry
 from nearfar.settings import ChoiceTable, NotNegative, PositiveFloat, PositiveInt, Settings
 from nearfar.watch.alarm import AlarmRule
@@ -29,6 +32,8 @@ class MachineTable(ChoiceTable):
     far: Annotated[int, Field(ge=0)] | None = None
     alarm: AlarmRule | None = None
     """Rules of this machine; None is those of the file."""
+    expect_every_minutes: PositiveFloat | None = None
+    """A machine without sound for so long has a failure of its source; None: three windows of a live source."""
 
 
 class SinkTable(ChoiceTable):
@@ -58,6 +63,8 @@ class KeepTable(Settings):
     before_seconds: NotNegative = 30.0
     after_seconds: NotNegative = 30.0
     """Sound before the window that raises an alarm, and after it."""
+    waiting_seconds: PositiveFloat = 120.0
+    """So much sound of a live source may wait to be scored; what is older is missed, and said so."""
 
 
 class TokenTable(Settings):
@@ -105,6 +112,37 @@ def load_config(path: Path) -> WatchConfig:
     """Read a configuration; paths in it are relative to its folder.
 
     Raises:
+        InputError: if there is no such file, a key is unknown or missing, or a value does not fit.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            path,
+            found=f"no file that can be read ({error.strerror})",
+            expected="a configuration of nearfar watch, in TOML",
+            remedy="Check the path",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            path, found=f"text that is not TOML ({error})", expected="TOML", remedy="Correct the file"
+        ) from None
+    return checked_config(tree, str(path))
+
+
+def checked_config(tree: dict[str, Any], where: str) -> WatchConfig:
+    """A configuration from its tables; ``where`` is its name in errors.
+
+    Raises:
         InputError: if a key is unknown or missing, or a value does not fit.
     """
-    raise NotImplementedError
+    try:
+        config = validated(WatchConfig, tree, where)
+    except InputError as error:
+        expected = error.expected.replace("a key of the recipe", "a key of nearfar watch")
+        raise InputError(
+            error.where, found=error.found, expected=expected, remedy="See docs/watch.md and correct it"
+        ) from None
+    if not config.machines:
+        raise InputError(where, found="no machine", expected="a table [machines.NAME]", remedy="Add one")
+    return config

@@ -1,21 +1,28 @@
 """Where sound comes from. A new kind of source is one file and one line in :data:`AUDIO_SOURCES`."""
 
-from __future__ import annotations
+from nearfar.watch.sources.base import (
+    AUDIO_SOURCES,
+    AudioBlock,
+    AudioSource,
+    SourceError,
+    SourceKind,
+    Taken,
+    TakenRecordings,
+)
+from nearfar.watch.sources.folder import FolderSettings, FolderSource
+from nearfar.watch.sources.pcm import PcmSettings, PcmSource
+from nearfar.watch.sources.sound_card import SoundCardSettings, SoundCardSource
+from nearfar.watch.sources.url import UrlSettings, UrlSource
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+__all__ = ["AUDIO_SOURCES", "AudioBlock", "AudioSource", "SourceError", "SourceKind", "Taken", "TakenRecordings"]
 
-from nearfar.registry import Entry, Registry
-from nearfar.settings import Settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceKind(Entry):
-    """A kind of source."""
-
-    build: Callable[[Any], Any]
-    settings: type[Settings] = Settings
-
-
-AUDIO_SOURCES: Registry[SourceKind] = Registry("source")
+AUDIO_SOURCES["folder"] = SourceKind(
+    build=FolderSource, settings=FolderSettings, description="recordings that appear in {folder}"
+)
+AUDIO_SOURCES["sound-card"] = SourceKind(
+    build=SoundCardSource, settings=SoundCardSettings, description="the sound card {device}", live=True
+)
+AUDIO_SOURCES["url"] = SourceKind(build=UrlSource, settings=UrlSettings, description="{url}")
+AUDIO_SOURCES["stdin"] = SourceKind(
+    build=PcmSource, settings=PcmSettings, description="samples on standard input", live=True
+)
