@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.fixtures import write_clip
+from starlette.testclient import TestClient
 
 from nearfar.detector import Detector
 from nearfar.watch.alarm import AlarmRule, WindowInput, step
-from nearfar.watch.config import MachineTable, WatchConfig
+from nearfar.watch.config import MachineTable, PageTable, WatchConfig
 from nearfar.watch.events import DetectorChanged, HealthChange, ScoredWindow
 from nearfar.watch.health import Finding, Health
 from nearfar.watch.memory import Memory
-from nearfar.web.access import Access
-from nearfar.web.site import Site
+from nearfar.web.access import Access, Role, new_token, token_sha256
+from nearfar.web.app import create_app
+from nearfar.web.site import Site, access_of
 
 NOW_S = 1_796_000_000.0  # 30 November 2026
 WINDOW_S = 2.0
@@ -40,6 +42,8 @@ class Recorded:
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    from tests.fixtures import write_clip  # at the top it would be imported before pytest reads it
+
     root = tmp_path_factory.mktemp("pump")
     for number in range(24):
         write_clip(root / "pump 7" / f"{number:04d}.wav", WINDOW_S, 440.0, number)
@@ -167,3 +171,32 @@ def site(filled: Path, recorded: Recorded, tmp_path: Path) -> Iterator[Site]:
     config = make_config(recorded)
     yield Site(config=config, memory=memory, access=Access(()), clock=lambda: NOW_S, zone=UTC)
     memory.close()
+
+
+TOKENS = {role: new_token() for role in Role}
+"""A token of each role, for the site behind tokens."""
+
+
+@pytest.fixture
+def guarded(site: Site) -> Site:
+    """The site, behind tokens and listening to other computers."""
+    tokens = {str(role): {"role": str(role), "sha256": token_sha256(text)} for role, text in TOKENS.items()}
+    config = site.config.model_copy(update={"page": PageTable(host="0.0.0.0", port=0, tokens=tokens)})
+    return replace(site, config=config, access=access_of(config))
+
+
+def client_of(site: Site, **options: Any) -> TestClient:
+    """A browser without scripts, on this computer."""
+    return TestClient(create_app(site), base_url="http://127.0.0.1:8750", follow_redirects=False, **options)
+
+
+@pytest.fixture
+def client(site: Site) -> TestClient:
+    return client_of(site)
+
+
+def form_key(page: str) -> str:
+    """The key that the forms of a page send along."""
+    found = re.search(r'name="form_key" value="([^"]+)"', page)
+    assert found is not None
+    return found[1]

@@ -109,7 +109,7 @@ def require_tokens(host: str, tokens: Sequence[Token]) -> None:
     """
     if not tokens and not is_loopback(host):
         raise InputError(
-            "web.host",
+            "page.host",
             found=f"{host} without tokens",
             expected="tokens, as other computers reach this address, or 127.0.0.1",
             remedy="Make one with nearfar token --role operate and add it to the configuration",
