@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nearfar.config.validation import validated
 from nearfar.errors import InputError
 from nearfar.registry import Registry
-from nearfar.settings import ChoiceTable, NotNegative, PositiveFloat, PositiveInt, Settings
+from nearfar.settings import ChoiceTable, NotNegative, PositiveFloat, PositiveInt, Settings, refusal
 from nearfar.watch.alarm import AlarmRule
 from nearfar.watch.sinks import SINKS
 from nearfar.watch.sources import AUDIO_SOURCES
@@ -102,6 +102,14 @@ class WatchConfig(Settings):
     sinks: dict[str, SinkTable] = Field(default_factory=dict)
     page: PageTable | None = None
     """None for no pages."""
+
+    @field_validator("machines")
+    @classmethod
+    def _check_names(cls, machines: dict[str, MachineTable]) -> dict[str, MachineTable]:
+        for name in machines:
+            if not name.strip() or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+                raise refusal("", name, "names of machines without slashes or a dot in front")
+        return machines
 
     def rule(self, machine: str) -> AlarmRule:
         """The alarm rule of a machine."""

@@ -7,6 +7,7 @@ behind the last window that was written: none is lost, and none counts twice.
 from __future__ import annotations
 
 import io
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,11 +45,6 @@ class KeptWindow:
     level: float | None
     samples: NDArray[np.float32]
     sample_rate_hz: int
-
-    @property
-    def end_s(self) -> float:
-        """When it ended, in seconds since 1970."""
-        return self.begin_s + self.seconds
 
 
 @dataclass(slots=True)
@@ -178,25 +174,22 @@ class Decisions:
     def _keep_sound(
         self, writer: Writer, row: MachineRow, context: MachineContext, scored: Scored, level: float | None
     ) -> None:
-        window = scored.window
+        window, recent, keep = scored.window, context.recent, self._keep
         own = KeptWindow(row.windows, window.begin_s, window.seconds, level, window.samples, window.sample_rate_hz)
-        recent, keep = context.recent, self._keep
         recent.append(own)
-        count = max(context.rule.of, 1)
-        while len(recent) > count and recent[0].end_s < own.begin_s - keep.before_seconds:
+        # The windows that raise an alarm are kept, however short that time is.
+        before = max(context.rule.of - 1, math.ceil(keep.before_seconds / window.seconds))
+        while len(recent) > before + 1:
             recent.popleft()
         if row.alarm is None:
             return
         if level is not None:
             writer.raise_highest(row.alarm, level)
-        until_s = writer.audio_until(row.alarm)
-        if until_s == 0:  # it has just been raised
-            until_s = own.end_s + keep.after_seconds
-            writer.keep_audio_until(row.alarm, until_s)
-            first_s = own.begin_s - keep.before_seconds
-            kept = [entry for entry in recent if entry.end_s > first_s]
-        else:
-            kept = [own] if own.begin_s < until_s else []
+        until = writer.audio_until(row.alarm)
+        kept = [own] if own.number <= until else []
+        if until == 0:  # it has just been raised
+            writer.keep_audio_until(row.alarm, own.number + math.ceil(keep.after_seconds / window.seconds))
+            kept = list(recent)
         for entry in kept:
             flac = encoded(entry.samples[list(context.channels)], entry.sample_rate_hz)
             writer.add_audio(row.alarm, entry.number, entry.begin_s, entry.seconds, entry.level, flac)

@@ -120,11 +120,12 @@ ALARMS = Table(
     Column("level", _Time, nullable=False),
     Column("highest_level", _Time, nullable=False),
     Column("version", String, nullable=False),
-    Column("audio_until_s", _Time, nullable=False),
+    Column("audio_until", _Number, nullable=False),
     Column("feedback", String),
     Index("alarms_by_time", "machine", "raised_s"),
     sqlite_autoincrement=True,
 )
+"""``audio_until`` is the number of the last window whose sound is kept; 0 before any is."""
 
 AUDIO = Table(
     "audio",

@@ -172,7 +172,7 @@ class Writer:
                 level=evidence["level"],
                 highest_level=evidence["level"],
                 version=evidence["version"],
-                audio_until_s=0.0,
+                audio_until=0,
             )
         )
         assert result.inserted_primary_key is not None
@@ -194,15 +194,15 @@ class Writer:
 
     # --- sound ---
 
-    def keep_audio_until(self, alarm: int, time_s: float) -> None:
-        """Keep the sound of an alarm until then."""
+    def keep_audio_until(self, alarm: int, window: int) -> None:
+        """Keep the sound of an alarm up to a window."""
         own = ALARMS.c.number == alarm
-        self._connection.execute(update(ALARMS).where(own).values(audio_until_s=time_s))
+        self._connection.execute(update(ALARMS).where(own).values(audio_until=window))
 
-    def audio_until(self, alarm: int) -> float:
-        """Until when the sound of an alarm is kept."""
-        query = select(ALARMS.c.audio_until_s).where(ALARMS.c.number == alarm)
-        return float(self._connection.execute(query).scalar_one())
+    def audio_until(self, alarm: int) -> int:
+        """The number of the last window whose sound is kept of an alarm; 0 before any is."""
+        query = select(ALARMS.c.audio_until).where(ALARMS.c.number == alarm)
+        return int(self._connection.execute(query).scalar_one())
 
     def add_audio(
         self, alarm: int, window: int, begin_s: float, seconds: float, level: float | None, flac: bytes
