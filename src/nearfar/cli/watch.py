@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from nearfar.cli import options
 from nearfar.cli.messages import usage_error
 
 if TYPE_CHECKING:
