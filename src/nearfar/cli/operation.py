@@ -14,7 +14,6 @@ from typer import Argument, Option
 from nearfar.cli import options
 from nearfar.cli.machine import DetectorArgument
 from nearfar.cli.messages import usage_error
-from nearfar.errors import InputError
 from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
