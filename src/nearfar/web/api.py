@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from nearfar.watch.events import AlarmTransition
+from nearfar.watch.feedback import Effect
 from nearfar.watch.records import AlarmRecord, DetectorVersion, MachineNow, NoteRecord, TrendPoint
 from nearfar.web.access import Role, Session
 from nearfar.web.forms import LONGEST_NAME, LONGEST_TEXT
@@ -148,17 +149,22 @@ def _writing(router: APIRouter, site: Site) -> None:
     def preview(body: FeedbackBody, session: Session = configurer) -> dict[str, Any]:
         """What feedback would change; nothing is changed."""
         effect = site.feedback_on(alarm_of(site, body.alarm).machine).preview(body.alarm, body.fault)
-        levels = {"levels_before": effect.levels_before, "levels_after": effect.levels_after}
-        return {"change": effect.change.model_dump(mode="json"), **levels}
+        return _effect(effect)
 
     @router.post("/feedback")
     def feedback(body: FeedbackBody, session: Session = configurer) -> dict[str, Any]:
         """Add the sound of an alarm to the detector, as normal or as a fault."""
         found = site.feedback_on(alarm_of(site, body.alarm).machine)
-        return found.apply(body.alarm, body.fault, by=session.name, note=body.note).model_dump(mode="json")
+        return _effect(found.apply(body.alarm, body.fault, by=session.name, note=body.note))
 
     @router.post("/feedback/undo")
     def undo(body: UndoBody, session: Session = configurer) -> dict[str, Any]:
         """Undo the last change of a machine's detector."""
         now_of(site, body.machine)
         return site.feedback_on(body.machine).undo(by=session.name).model_dump(mode="json")
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    change = effect.change.model_dump(mode="json")
+    counts = {"alarms_before": effect.alarms_before, "alarms_after": effect.alarms_after}
+    return {"change": change, "windows": effect.windows, **counts}

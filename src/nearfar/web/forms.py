@@ -15,7 +15,6 @@ from nearfar.web.pages import alarm_of, now_of
 from nearfar.web.sessions import form_sender, local_path
 from nearfar.web.site import Site
 from nearfar.web.templating import render
-from nearfar.web.trend import THRESHOLD
 
 LONGEST_TEXT = 2000
 """Characters of a note or comment."""
@@ -73,8 +72,6 @@ def form_routes(site: Site) -> APIRouter:
             fault=fault.strip(),
             effect=effect,
             pairs=list(zip(effect.change.thresholds_before, effect.change.thresholds_after, strict=False)),
-            above_before=sum(level > THRESHOLD for level in effect.levels_before),
-            above_after=sum(level > THRESHOLD for level in effect.levels_after),
         )
 
     @router.post("/feedback/apply")

@@ -33,6 +33,7 @@ class Site:
         config: its configuration.
         memory: what it keeps.
         access: tokens and sessions.
+        base: the folder that paths of the configuration are relative to.
         feedback: on the alarms of machines, by name; machines without have no buttons for it.
         clock: seconds since 1970, also those of a simulation.
         zone: of times on pages.
@@ -42,6 +43,7 @@ class Site:
     config: WatchConfig
     memory: Memory
     access: Access
+    base: Path = Path()
     feedback: Mapping[str, Feedback] = field(default_factory=dict)
     clock: Callable[[], float] = time.time
     zone: tzinfo = field(default_factory=local_zone)
@@ -65,7 +67,32 @@ class Site:
     def detector(self, machine: str) -> Path | None:
         """The folder of a machine's detector; None of one that is no longer configured."""
         table = self.config.machines.get(machine)
-        return None if table is None else table.detector
+        return None if table is None else self.base / table.detector
+
+
+def make_site(
+    config: WatchConfig, base: Path, memory: Memory, *, clock: Callable[[], float] = time.time, note: str = ""
+) -> Site:
+    """The site of a watch, with feedback on all its machines; sound of feedback is kept in ``base / feedback``.
+
+    Raises:
+        InputError: as :func:`access_of`.
+    """
+    from nearfar.watch.feedback import Feedback
+
+    feedback = {
+        name: Feedback(memory, name, base / table.detector, base / "feedback", table.machine, clock=clock)
+        for name, table in config.machines.items()
+    }
+    return Site(
+        config=config,
+        memory=memory,
+        access=access_of(config),
+        base=base,
+        feedback=feedback,
+        clock=clock,
+        note=note,
+    )
 
 
 def access_of(config: WatchConfig) -> Access:
