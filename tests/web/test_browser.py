@@ -1,4 +1,4 @@
-"""Pages in a real browser: drawn, played, on a phone, by keyboard, with readable texts, and a day of a maintainer."""
+"""Pages in a real browser: drawn, played, on a phone, by keyboard, with readable texts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: 
 const rgba = colour => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
   return [...canvas.getImageData(0, 0, 1, 1).data]; };
 const luminance = c => { const [r, g, b] = c.map(v => v / 255)
-  .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
 const behind = e => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor);
   if (c[3] === 255) return c; if (c[3] !== 0) throw new Error('half transparent: ' + e.className); }
   return rgba('white'); };

@@ -272,17 +272,26 @@ def test_the_note_of_a_site_is_on_every_page(site: Site) -> None:
     assert all("Everything here is simulated." in client.get(path).text for path in (*PAGES, "/nothing"))
 
 
-def test_windows_of_an_alarm_are_placed_by_their_times(site: Site) -> None:
-    from nearfar.web.sound import joined, window_begin_s
+def test_windows_of_an_alarm_are_joined_without_long_silence(site: Site) -> None:
+    from nearfar.web.sound import PAUSE_S, decoded, joined, raising_window
 
     parts = site.memory.audio(2)
-    sound = joined(parts)
-    assert sound is not None
-    assert sound.begin_s == parts[0].begin_s
-    assert sound.seconds == pytest.approx(5 * WINDOW_S)
-    missing = joined([parts[0], parts[2]])
-    assert missing is not None
-    gap = missing.cut(parts[1].begin_s, WINDOW_S).channels["near"]
-    assert len(gap) == WINDOW_S * 16_000
-    assert not gap.any()
-    assert window_begin_s(site.memory.alarm(2), parts) == parts[0].begin_s
+    whole = joined(parts)
+    assert whole is not None
+    assert whole.begin_s == parts[0].begin_s
+    assert whole.seconds == pytest.approx(5 * WINDOW_S)
+    far_apart = joined([parts[0], replace(parts[1], begin_s=parts[0].begin_s + 3600)])
+    assert far_apart is not None
+    assert far_apart.seconds == pytest.approx(2 * WINDOW_S + PAUSE_S)
+    near = far_apart.channels["near"]
+    np.testing.assert_array_equal(near[: round(WINDOW_S * 16_000)], decoded(parts[0]).channels["near"])
+    assert not near[round(WINDOW_S * 16_000) : round((WINDOW_S + PAUSE_S) * 16_000)].any()
+    half = replace(parts[1], begin_s=parts[0].begin_s + WINDOW_S / 2)
+    overlapping = joined([parts[0], half])
+    assert overlapping is not None
+    assert overlapping.seconds == pytest.approx(1.5 * WINDOW_S)
+    raised = raising_window(site.memory.alarm(2), parts)
+    assert raised is not None
+    assert raised.window == parts[0].window
+    assert joined([]) is None
+    assert raising_window(site.memory.alarm(2), []) is None

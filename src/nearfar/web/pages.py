@@ -19,11 +19,11 @@ from nearfar.web.sound import (
     OTHERS,
     Region,
     Spectrograms,
+    decoded,
     drawn,
-    joined,
+    raising_window,
     read_recording,
     recording_of,
-    window_begin_s,
 )
 from nearfar.web.templating import HEALTHS, STATUSES, render
 from nearfar.web.trend import sparkline, trend
@@ -170,23 +170,20 @@ def alarm_content(site: Site, spectrograms: Spectrograms, alarm: AlarmRecord) ->
     now = now_of(site, alarm.machine)
     is_current = now.alarm == alarm.number
     parts = site.memory.audio(alarm.number)
-    sound = joined(parts)
+    window = raising_window(alarm, parts)
     region = Region.of(alarm.score)
     own = ""
-    if sound is not None:
-        begin_s = window_begin_s(alarm, parts)
-        shown = sound.cut(begin_s, seconds_of(alarm))
-        own = spectrograms.get(
-            (alarm.number, len(parts)),
-            lambda: drawn(shown, f"Sound of alarm {alarm.number}", region=region, region_from_s=begin_s),
-        )
+    if window is not None:
+        key, title = (alarm.number, window.window), f"Sound of alarm {alarm.number}"
+        own = spectrograms.get(key, lambda: drawn(decoded(window), title, region))
     return {
         "alarm": alarm,
         "now": now,
         "is_current": is_current,
         "actions": action_names(now) if is_current else set(),
         "rule": rule_of(site, alarm.machine),
-        "sound": sound,
+        "parts": parts,
+        "channels": tuple(decoded(parts[0]).channels) if parts else (),
         "spectrogram": own,
         "framed": region is not None,
         "others": [_other(site, spectrograms, alarm, other) for other in OTHERS],

@@ -25,6 +25,8 @@ from nearfar.watch.records import AlarmRecord, AudioPart
 
 PEAK = 0.9
 """Peak amplitude of what is played: quiet machines become audible."""
+PAUSE_S, LEAST_GAP_S = 0.3, 0.05
+"""Silence between windows that do not follow one another, and how far these are apart at least."""
 MOST_DRAWN = 64
 """Spectrograms that are kept, as drawing one takes some time."""
 OTHERS = ("normal", "fault")
@@ -56,30 +58,44 @@ class Sound:
         return Sound(channels, self.begin_s + first / SAMPLE_RATE_HZ)
 
 
+def decoded(part: AudioPart) -> Sound:
+    """One window in the sound of an alarm."""
+    samples, rate = soundfile.read(io.BytesIO(part.flac), dtype="float32", always_2d=True)
+    if rate != SAMPLE_RATE_HZ:
+        import soxr
+
+        samples = soxr.resample(samples, rate, SAMPLE_RATE_HZ)
+    return Sound(dict(zip(CHANNELS, samples.T, strict=False)), part.begin_s)
+
+
 def joined(parts: Sequence[AudioPart]) -> Sound | None:
-    """The sound of an alarm from its windows, with silence where some are missing; None without any."""
-    if not parts:
+    """The windows of an alarm one after the other; None without any.
+
+    Of windows that overlap each sample is there once, and a gap of any length is :data:`PAUSE_S` of silence: a
+    recorder may record some seconds an hour.
+    """
+    pieces: list[Mapping[Channel, NDArray[np.float32]]] = []
+    end_s = None
+    for part in sorted(parts, key=lambda part: part.begin_s):
+        sound = decoded(part)
+        if end_s is not None:
+            if part.begin_s - end_s > LEAST_GAP_S:
+                silence = np.zeros(round(PAUSE_S * SAMPLE_RATE_HZ), dtype=np.float32)
+                pieces.append(dict.fromkeys(sound.channels, silence))
+            else:
+                sound = sound.cut(max(end_s, part.begin_s), sound.seconds)
+        pieces.append(sound.channels)
+        end_s = part.begin_s + part.seconds
+    if not pieces:
         return None
-    begin_s = min(part.begin_s for part in parts)
-    length = max(round((part.begin_s + part.seconds - begin_s) * SAMPLE_RATE_HZ) for part in parts)
-    out: dict[Channel, NDArray[np.float32]] = {}
-    for part in parts:
-        samples, rate = soundfile.read(io.BytesIO(part.flac), dtype="float32", always_2d=True)
-        if rate != SAMPLE_RATE_HZ:
-            import soxr
-
-            samples = soxr.resample(samples, rate, SAMPLE_RATE_HZ)
-        first = round((part.begin_s - begin_s) * SAMPLE_RATE_HZ)
-        for channel, column in zip(CHANNELS, samples.T, strict=False):
-            target = out.setdefault(channel, np.zeros(length, dtype=np.float32))
-            target[first : first + len(column)] = column[: length - first]
-    return Sound(out, begin_s)
+    channels = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return Sound(channels, min(part.begin_s for part in parts))
 
 
-def window_begin_s(alarm: AlarmRecord, parts: Sequence[AudioPart]) -> float:
-    """When the window that raised an alarm begins, in seconds since 1970: the last one that ends before it."""
-    ended = [part.begin_s for part in parts if part.begin_s < alarm.raised_s]
-    return max(ended, default=alarm.raised_s)
+def raising_window(alarm: AlarmRecord, parts: Sequence[AudioPart]) -> AudioPart | None:
+    """The window that raised an alarm: the last one that began before; None if its sound is not kept."""
+    before = [part for part in parts if part.begin_s < alarm.raised_s]
+    return max(before, key=lambda part: part.begin_s, default=None)
 
 
 def recording_of(alarm: AlarmRecord, other: str) -> tuple[Path, float] | None:
@@ -160,14 +176,13 @@ class Spectrograms:
             return self._drawn[key]
 
 
-def drawn(sound: Sound, title: str, *, region: Region | None = None, region_from_s: float = 0.0) -> str:
-    """The spectrogram of the near channel as SVG; empty for a sound that is too short.
+def drawn(sound: Sound, title: str, region: Region | None = None) -> str:
+    """The spectrogram of the near channel of a window as SVG; empty for one that is too short.
 
     Args:
         sound: to draw.
         title: for screen readers.
         region: to frame.
-        region_from_s: when the window of the region begins, on the clock of the sound.
     """
     samples = sound.channels["near"]
     if frame_count(len(samples)) < PATCH_FRAMES:
@@ -176,16 +191,15 @@ def drawn(sound: Sound, title: str, *, region: Region | None = None, region_from
     marked = np.zeros((len(log_mel) // PATCH_FRAMES, BANDS), dtype=np.bool_)
     words = f"{sound.seconds:.0f} seconds, 20 Hz to 8 kHz"
     if region is not None:
-        begin_s = region_from_s - sound.begin_s
-        marked = marked_cells(region, len(marked), begin_s)
-        words += f"; framed: {begin_s + region.begin_s:.1f} to {begin_s + region.end_s:.1f} s, "
+        marked = marked_cells(region, len(marked))
+        words += f"; framed: {region.begin_s:.1f} to {region.end_s:.1f} s, "
         words += f"{region.low_hz / 1000:.1f} to {region.high_hz / 1000:.1f} kHz"
     return spectrogram(log_mel, marked, title, words).svg()
 
 
-def marked_cells(region: Region, columns: int, begin_s: float) -> NDArray[np.bool_]:
-    """(columns, bands), true for cells with their middle in the region of a window that begins at ``begin_s``."""
-    times, bands = np.array(time_edges_s(columns)) - begin_s, np.array(band_edges_hz())
+def marked_cells(region: Region, columns: int) -> NDArray[np.bool_]:
+    """(columns, bands), true for cells with their middle in the region."""
+    times, bands = np.array(time_edges_s(columns)), np.array(band_edges_hz())
     in_time = _inside((times[:-1] + times[1:]) / 2, region.begin_s, region.end_s)
     in_band = _inside((bands[:-1] + bands[1:]) / 2, region.low_hz, region.high_hz)
     return np.asarray(in_time[:, None] & in_band[None, :])
