@@ -7,10 +7,10 @@
 All on simulated machines. `rules`: detectors (`auto`) are fitted on sessions of simulated recordings and score
 new sessions and faults, all of 10 s; a session has its own filter (1 dB), gains (2 dB) and speed (1 %), as in
 field.py. Their levels (0 the median of normal recordings, 1 the threshold) become months of windows: every 8 hours
-the mean of another of the new sessions is drawn, and around it levels as those of windows around the means of their
-sessions, with a correlation of 0.9 between successive windows; a drift raises all levels in a straight line over
-the month. A fault sets in at a random time, and its windows have the level of one recording of a fault, with the
-same spread and correlation around it.
+the mean of another of the new sessions is drawn, and around it levels as those of windows around the means of
+their sessions, with a correlation of 0.9 between successive windows; a drift raises all levels in a straight line
+over the month. A fault sets in at a random time, and its windows have the level of one recording of a fault, with
+the same spread and correlation around it.
 `load`: `Watch` with as many machines as asked for, from sound in memory, on one core.
 """
 

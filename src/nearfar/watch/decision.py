@@ -235,7 +235,7 @@ def channel_levels_db(samples: NDArray[np.float32], channels: Sequence[int]) -> 
         name: float(np.var(samples[channel], dtype=np.float64)) if channel < len(samples) else 0.0
         for name, channel in names.items()
     }
-    return {name: 10 * np.log10(value) if value > 1e-15 else SILENT_DB for name, value in power.items()}
+    return {name: 10 * math.log10(value) if value > 1e-15 else SILENT_DB for name, value in power.items()}
 
 
 def encoded(samples: NDArray[np.float32], sample_rate_hz: int) -> bytes:

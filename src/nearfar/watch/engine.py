@@ -160,6 +160,7 @@ class Watch:
             return False
         scored: list[Scored | EndedStream] = []
         for context, items in taken:
+            self._reload(context)
             scored += self._score(context, items)
         self._write(scored, stop)
         return True
@@ -191,6 +192,16 @@ class Watch:
             if isinstance(score, Score) and (watched.level(score) or 0.0) >= context.rule.raise_level:
                 scores[index] = watched.scores([windows[index]], explain=True)[0]
         return scores
+
+    def _reload(self, context: MachineContext) -> None:
+        """Use the detector of a machine as it is now, if its folder has changed."""
+        table = self._config.machines[context.name]
+        folder = self._base / table.detector
+        if self._detectors.has_changed(folder) or context.watched.detector is not self._detectors.of(folder):
+            try:
+                context.watched = self._detectors.machine(folder, table.machine)
+            except NearfarError as error:
+                logger.warning("%s The earlier detector is used.", error)
 
     # --- writing ---
 
@@ -255,9 +266,8 @@ class Watch:
     # --- the passing of time ---
 
     def _tick(self) -> None:
-        """Timers, health of sources, missed sound, floods, and detectors that were changed."""
+        """Timers, health of sources, missed sound, and floods."""
         now_s = self._clock()
-        self._reload()
         try:
             for now in self._memory.machines():
                 context = self._contexts.get(now.machine)
@@ -288,17 +298,6 @@ class Watch:
             message = f"{late_s:.0f} s late: this computer is too slow for all its machines"
             findings += (Finding("late", message),)
         return findings
-
-    def _reload(self) -> None:
-        """Use detectors whose folders have changed."""
-        for name, context in self._contexts.items():
-            table = self._config.machines[name]
-            folder = self._base / table.detector
-            if self._detectors.has_changed(folder) or context.watched.detector is not self._detectors.of(folder):
-                try:
-                    context.watched = self._detectors.machine(folder, table.machine)
-                except NearfarError as error:
-                    logger.warning("%s The earlier detector is used.", error)
 
     def _thin(self) -> None:
         keep = self._config.keep
