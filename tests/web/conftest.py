@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from nearfar.detector import Detector
 from nearfar.watch.alarm import AlarmRule, WindowInput, step
-from nearfar.watch.config import MachineTable, PageTable, WatchConfig
+from nearfar.watch.config import MachineTable, PagesTable, WatchConfig
 from nearfar.watch.events import DetectorChanged, HealthChange, ScoredWindow
 from nearfar.watch.health import Finding, Health
 from nearfar.watch.memory import Memory
@@ -181,7 +181,7 @@ TOKENS = {role: new_token() for role in Role}
 def guarded(site: Site) -> Site:
     """The site, behind tokens and listening to other computers."""
     tokens = {str(role): {"role": str(role), "sha256": token_sha256(text)} for role, text in TOKENS.items()}
-    config = site.config.model_copy(update={"page": PageTable(host="0.0.0.0", port=0, tokens=tokens)})
+    config = site.config.model_copy(update={"page": PagesTable(host="0.0.0.0", port=0, tokens=tokens)})
     return replace(site, config=config, access=access_of(config))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option
 
 from nearfar.cli.messages import usage_error
+from nearfar.extras import require_extras
 
 if TYPE_CHECKING:
     from nearfar.watch.config import WatchConfig
@@ -45,6 +46,8 @@ def watch(
     as_json: Annotated[bool, Option("--json", help="Print a line of JSON for each event and window.")] = False,
 ) -> None:
     """Watch machines: score their sound as it comes, raise alarms, and keep both."""
+    pages = ["report"] if demo or port is not None else []
+    require_extras("nearfar watch", "watch", *pages, *(["simulate"] if demo else []))
     if demo:
         others = {"CONFIG.toml": target, "--folder": folder, "--machine": machine, "--memory": memory}
         for flag, given in others.items():
@@ -56,9 +59,9 @@ def watch(
         raise usage_error("CONFIG.toml", "none", "a configuration, a detector or --demo", "Name one")
     config, base = _configuration(target, folder, machine, memory, once)
     if port is not None:
-        from nearfar.watch.config import PageTable
+        from nearfar.watch.config import PagesTable
 
-        page = PageTable(port=port) if config.page is None else config.page.model_copy(update={"port": port})
+        page = PagesTable(port=port) if config.page is None else config.page.model_copy(update={"port": port})
         config = config.model_copy(update={"page": page})
     if as_json:
         from nearfar.watch.config import SinkTable

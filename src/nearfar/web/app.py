@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from nearfar import __version__
 from nearfar.errors import InputError, NearfarError
@@ -23,6 +22,11 @@ from nearfar.web.templating import asset, render
 
 ASSETS = {"style.css": "text/css", "page.js": "text/javascript"}
 """Style sheet and script of the pages, and their types."""
+_ROUTING = {
+    "Not Found": "There is no such page.",
+    "Method Not Allowed": "This page takes no such request.",
+}
+"""The words of the router, and ours."""
 
 
 def create_app(site: Site) -> Application:
@@ -56,9 +60,11 @@ def _handle_errors(app: FastAPI, site: Site) -> None:
             return _problem(site, request, 401, "You are logged out. Log in, and try again.")
         return RedirectResponse(error.address, status_code=303)
 
-    @app.exception_handler(StarletteHTTPException)
-    def refused(request: Request, error: StarletteHTTPException) -> Response:
-        detail = "There is no such page." if error.detail == "Not Found" else str(error.detail)
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:  # of the router for 404 and 405
+        detail = _ROUTING.get(error.detail, error.detail)
         return _problem(site, request, error.status_code, detail, dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)

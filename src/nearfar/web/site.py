@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar.errors import InputError
+from nearfar.extras import require_extras
 from nearfar.watch.config import WatchConfig
 from nearfar.watch.memory import Memory
 from nearfar.web.access import Access, Role, Token, require_tokens
@@ -80,6 +81,7 @@ def make_site(
     """
     from nearfar.watch.feedback import Feedback
 
+    require_extras("the pages", "report")
     feedback = {
         name: Feedback(memory, name, base / table.detector, base / "feedback", table.machine, clock=clock)
         for name, table in config.machines.items()

@@ -6,9 +6,7 @@ import functools
 from datetime import date as Date
 from datetime import datetime
 from importlib import resources
-from typing import Any, NamedTuple
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nearfar import __version__
 from nearfar.report.page import read_resource
@@ -17,6 +15,9 @@ from nearfar.watch.health import Health
 from nearfar.watch.wording import CAUSES
 from nearfar.web.access import Role, Session
 from nearfar.web.site import Site
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 class Shown(NamedTuple):
@@ -50,6 +51,8 @@ HEALTHS = {
 
 @functools.cache
 def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("nearfar.web"),
         autoescape=True,

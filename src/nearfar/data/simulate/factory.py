@@ -28,6 +28,7 @@ from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace
 from nearfar.data.simulate.rooms import PATHS, Images, Room, build_room, convolve_moving
 from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, convolve, decibels, rms, stream
 from nearfar.errors import InputError
+from nearfar.extras import require_extras
 from nearfar.progress import StepProgress
 
 NOISES_OF_DOMAIN: dict[Domain, tuple[str, ...]] = {
@@ -145,8 +146,9 @@ def simulate_factory(plan: FactoryPlan, out: Path, progress: StepProgress | None
     ``progress`` is called with the number of clips done and in all. Returns ``out``.
 
     Raises:
-        InputError: if ``out`` is a file or a folder that is not empty.
+        InputError: if ``out`` is a file or a folder that is not empty, or pyroomacoustics is not installed.
     """
+    require_extras("simulation", "simulate")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(
             out,
