@@ -1,45 +1,23 @@
-"""A detector of tiny recordings, and sound for it."""
+"""A detector of tiny recordings, a memory, and a PostgreSQL server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-from numpy.typing import NDArray
+from tests.watch.sounds import machine_sound, write_sound
 
 from nearfar import Detector, load_recipe
 from nearfar.watch.memory import Memory
-
-RATE_HZ, SECONDS = 16_000, 1.0
-
-Sound = Callable[..., NDArray[np.float32]]
-
-
-def machine_sound(
-    seed: int, *, fault: bool = False, seconds: float = SECONDS, gain: float = 1.0
-) -> NDArray[np.float32]:
-    """(2, samples) of a machine that hums, and whistles with a fault; 16-bit values."""
-    random = np.random.default_rng(seed)
-    time_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
-    hum = sum(np.sin(2 * np.pi * 120 * k * time_s + random.uniform(0, 6)) / k for k in range(1, 6))
-    near = 0.1 * hum + 0.02 * random.normal(size=time_s.size)
-    if fault:
-        near = near + 0.1 * np.sin(2 * np.pi * 3300 * time_s) + 0.05 * random.normal(size=time_s.size)
-    far = 0.4 * near + 0.02 * random.normal(size=time_s.size)
-    both = np.clip(gain * np.stack([near, far]), -0.99, 0.99)
-    return (np.round(both * 32768) / 32768).astype(np.float32)
-
-
-def write_sound(path: Path, samples: NDArray[np.float32]) -> Path:
-    """Write (channels, samples) as 16 bits, through a name that no watch reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    soundfile.write(partial, samples.T, RATE_HZ, subtype="PCM_16", format="WAV")
-    partial.rename(path)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +36,54 @@ def memory(tmp_path: Path) -> Iterator[Memory]:
     opened = Memory.open(tmp_path / "memory.sqlite")
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server without the database's name; started from Debian's package."""
+    installed = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
+    found = installed or shutil.which("initdb")
+    if found is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    folder, user = Path(found).resolve().parent, "postgres"
+    # A server refuses to be root's, and whoever it is instead must reach its folder.
+    owner = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
+    data = Path(tempfile.mkdtemp(prefix="nearfar-postgresql-"))
+    os.chown(data, owner.pw_uid, owner.pw_gid)
+    as_owner = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
+    options = {**as_owner, "cwd": "/", "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    server = None
+    try:
+        subprocess.run([found, "-D", data, "-U", user, "-A", "trust", "--no-sync"], check=True, **options)
+        port = free_port()
+        command = [folder / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", data, "-F"]
+        server = subprocess.Popen(command, **options)
+        end = time.monotonic() + 60
+        while subprocess.run([folder / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], **options).returncode:
+            assert time.monotonic() < end, "the server does not answer"
+            assert server.poll() is None, "the server has ended"
+            time.sleep(0.1)
+        yield f"postgresql://{user}@127.0.0.1:{port}"
+    finally:
+        if server is not None:
+            server.send_signal(signal.SIGQUIT)
+            server.wait(30)
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port of this computer that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def postgresql_database(postgresql: str) -> str:
+    """The URL of a new database."""
+    import psycopg
+
+    name = f"watch_{time.time_ns()}"
+    with psycopg.connect(f"{postgresql}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    return f"{postgresql}/{name}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from tests.watch.sounds import RATE_HZ, machine_sound, write_sound
 
 from nearfar import Detector
 from nearfar.errors import InputError
@@ -28,8 +29,6 @@ from nearfar.watch.feedback import Feedback
 from nearfar.watch.health import Health
 from nearfar.watch.memory import Memory, MemoryUnavailableError
 from nearfar.watch.sources import AUDIO_SOURCES, AudioBlock, SourceError, SourceKind
-
-from .conftest import RATE_HZ, machine_sound, write_sound
 
 RULE = {"count": 2, "of": 3, "clear_count": 2, "raise_level": 1.0, "clear_level": 0.9}
 KEEP = {"before_seconds": 2, "after_seconds": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ from nearfar.watch.memory import Ages, Memory, MemoryUnavailableError, StreamRow
 from nearfar.watch.memory import connection as connection_module
 from nearfar.watch.memory.connection import Database
 from nearfar.watch.memory.schema import STEPS, migrate
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Memory]:
+    """A memory in SQLite, and in slow tests the same in PostgreSQL."""
+    is_file = request.param == "sqlite"
+    opened = Memory.open(tmp_path / "m.sqlite" if is_file else request.getfixturevalue("postgresql_database"))
+    yield opened
+    opened.close()
+
 
 RULE = AlarmRule(count=1, of=1, clear_count=1)
 DAY_S = 86_400.0
@@ -115,7 +126,7 @@ def test_old_summaries_go(memory: Memory) -> None:
 
 def test_a_window_counts_once(memory: Memory) -> None:
     add_windows(memory, [window(1, 0.0, 0.5)])
-    with pytest.raises(MemoryUnavailableError, match="UNIQUE"):
+    with pytest.raises(MemoryUnavailableError, match=r"(?i)unique"):
         add_windows(memory, [window(2, 50.0, 0.5, score=None), window(1, 0.0, 0.5)])
     assert len(memory.trend("pump", 0.0, 100.0)) == 1  # nothing of a failed transaction is kept
 
@@ -307,15 +318,16 @@ def test_a_kind_of_database_without_a_driver_is_refused() -> None:
 
 
 def test_a_locked_database_is_waited_for_and_then_reported(
-    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    memory = Memory.open(tmp_path / "locked.sqlite")
     memory.register(["pump"])
-    other = sqlite3.connect(tmp_path / "memory.sqlite", isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(tmp_path / "locked.sqlite", isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     threading.Timer(0.3, lambda: other.execute("COMMIT")).start()
     memory.add_note("pump", "after the lock", by="Ada")  # waits
     monkeypatch.setattr(connection_module, "BUSY_S", 0.1)
-    impatient = Memory.open(tmp_path / "memory.sqlite")
+    impatient = Memory.open(tmp_path / "locked.sqlite")
     other.execute("BEGIN IMMEDIATE")
     begun = time.monotonic()
     with pytest.raises(MemoryUnavailableError, match="locked"):
@@ -325,3 +337,4 @@ def test_a_locked_database_is_waited_for_and_then_reported(
     other.execute("COMMIT")
     other.close()
     impatient.close()
+    memory.close()

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from tests.watch.sounds import RATE_HZ, machine_sound, write_sound
 
 from nearfar.errors import InputError
 from nearfar.settings import Settings
 from nearfar.watch.sources import AUDIO_SOURCES, AudioBlock, SourceError, Taken
 from nearfar.watch.sources import sound_card as sound_card_module
 from nearfar.watch.sources.pcm import PcmSettings, PcmSource
-
-from .conftest import RATE_HZ, machine_sound, write_sound
 
 
 class Nothing:
