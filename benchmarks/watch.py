@@ -29,28 +29,33 @@ from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.detector.results import Score
 from nearfar.watch.detectors import WatchedMachine
 
-SECONDS, FITTED, NEW, PER_SESSION, FAULTS = 10.0, 20, 30, 4, 60
+SECONDS, FITTED, NEW, PER_SESSION, FAULTS = 10.0, 20, 30, 3, 40
 SESSION_WINDOWS, MONTH_WINDOWS, CORRELATION = 2880, 259_200, 0.9
 TEN_MINUTES = 60
 
+PLACES = {"fixed": (0.3, 0.5), "moved": (1.0, 2.0)}
+"""Filter and gains of a session in dB: of microphones that stay where they are, and that are put up anew."""
 
-def machine_levels(machine: str, seed: int, folder: Path) -> dict[str, list[list[float]]]:
+
+def machine_levels(machine: str, place: str, seed: int, folder: Path) -> dict[str, list[list[float]]]:
     """Levels of new sessions and of faults of one simulated machine."""
     plan = FactoryPlan(
         (machine,),
-        train_source=FITTED * PER_SESSION,
+        train_source=(FITTED + NEW) * PER_SESSION,
         train_target=1,
-        test_per_group=max(NEW * PER_SESSION, FAULTS),
+        test_per_group=FAULTS,
         clip_seconds=SECONDS,
         seed=seed,
     )
     dataset = read_dataset(simulate_factory(plan, folder / machine))
-    train = [clip for clip in dataset.train(machine) if clip.domain == "source"]
-    test = [clip for clip in dataset.test(machine) if clip.domain == "source"]
-    normal, faulty = ([c for c in test if c.label == label] for label in ("normal", "anomaly"))
-    effects = [session_effect(seed + number) for number in range(FITTED) for _ in range(PER_SESSION)]
-    new = [session_effect(seed + 1000 + number) for number in range(NEW)]
-    paths = write(train, folder / f"{machine}-normal", effects, seed)
+    normal = [clip for clip in dataset.train(machine) if clip.domain == "source"]
+    faulty = [c for c in dataset.test(machine) if c.domain == "source" and c.label == "anomaly"]
+    effects = [
+        session_effect(seed + number, *PLACES[place]) for number in range(FITTED) for _ in range(PER_SESSION)
+    ]
+    new = [session_effect(seed + 1000 + number, *PLACES[place]) for number in range(NEW)]
+    count = FITTED * PER_SESSION
+    paths = write(normal[:count], folder / f"{machine}-normal", effects, seed)
     detector = Detector.fit([normal_clip(path, machine) for path in paths], load_recipe("auto"), machine=machine)
     watched = WatchedMachine(detector, machine, "", "")
 
@@ -58,8 +63,8 @@ def machine_levels(machine: str, seed: int, folder: Path) -> dict[str, list[list
         scores = detector.score_many(files, machine, explain=False)
         return [watched.level(score) for score in scores if isinstance(score, Score)]
 
-    of_new = levels(write(normal[: NEW * PER_SESSION], folder / f"{machine}-new", new, seed))
-    of_faults = levels(write(faulty[:FAULTS], folder / f"{machine}-faults", new, seed))
+    of_new = levels(write(normal[count:], folder / f"{machine}-new", new, seed))
+    of_faults = levels(write(faulty, folder / f"{machine}-faults", new, seed))
     sessions = [[v for v in of_new[number::NEW] if v is not None] for number in range(NEW)]
     return {"sessions": [s for s in sessions if s], "faults": [[v for v in of_faults if v is not None]]}
 
