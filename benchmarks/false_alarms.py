@@ -18,7 +18,8 @@ import torch
 from nearfar.config import load_recipe
 from nearfar.data import Clip, read_dataset, read_normals
 from nearfar.data.grouping import find_groups
-from nearfar.detector.machine import fit_machine, hold_out
+from nearfar.detector.holdout import hold_out
+from nearfar.detector.machine import fit_machine
 from nearfar.pipeline.extraction import Extracted, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import prepare_detector

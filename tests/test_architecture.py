@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,7 @@ import pytest
 
 import nearfar
 from nearfar.encoders import ADAPTATIONS, ENCODERS
+from nearfar.extras import EXTRAS
 from nearfar.features import SOURCES
 from nearfar.losses import LOSSES
 from nearfar.pooling import POOLINGS, TRAINED_POOLINGS
@@ -87,7 +89,7 @@ def test_layers_are_in_the_order_of_the_data() -> None:
 # --- heavy libraries are imported when they are needed ----------------------------------------------------------
 
 
-LATER = {"accelerate", "peft", "matplotlib", "sklearn", "pyroomacoustics", "transformers"}
+LATER = {"sklearn", "transformers"} | {module for modules in EXTRAS.values() for module in modules}
 HEAVY = {"numpy", "soundfile", "torch", "scipy"} | LATER
 
 STEPS: dict[str, tuple[str, set[str]]] = {
@@ -103,6 +105,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "metrics": ("import nearfar.metrics", {"torch"} | LATER),
     "detector": ("import nearfar.detector", LATER),
     "batches": ("import nearfar.training.batches", LATER),
+    "run": ("import nearfar.challenge.run", LATER),
 }
 """Code by its name, and libraries that it must not import. Each may import all that an earlier one may."""
 
@@ -133,6 +136,101 @@ def test_no_step_may_import_what_a_later_step_must_not() -> None:
 def test_the_report_of_imports_shows_heavy_ones(imported: dict[str, set[str]]) -> None:
     assert "numpy" in imported["data"]
     assert "torch" in imported["detector"]
+
+
+# --- every other package is declared, and those of extras are imported late --------------------------------------
+
+WITHIN = {"pydantic_core": "pydantic"}
+"""Modules by the declared package whose version fixes theirs."""
+
+USED_WITHIN = {"python_multipart": "fastapi", "tensorboard": "torch.utils.tensorboard"}
+"""Modules of extras that nearfar does not import itself, by the module that does."""
+
+WHOLE = {"watch": "watch", "web": "watch"}
+"""Packages of nearfar that need an extra as a whole, with that extra: their modules may import it early, and the
+rest of nearfar imports them late."""
+
+
+def late_imports(tree: ast.AST, *, late: bool = False) -> Iterator[tuple[str, bool]]:
+    """Modules that a module imports, and whether only in functions or for type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            yield from ((f"{node.module}.{alias.name}", late) for alias in node.names)
+        else:
+            later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            checked = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+            yield from late_imports(node, late=late or later or checked)
+
+
+def roots(imports: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in imports}
+
+
+def early_extras(name: str, tree: ast.AST, whole: Mapping[str, str]) -> set[str]:
+    """What a module imports too early: modules of extras, and packages of nearfar that need an extra.
+
+    Args:
+        name: the module's path from ``src/nearfar``.
+        whole: as :data:`WHOLE`.
+    """
+    own = whole.get(re.split(r"[/.]", name)[0])
+    early = {module for module, late in late_imports(tree) if not late}
+    found = roots(early) & {module for extra, modules in EXTRAS.items() if extra != own for module in modules}
+    for package, extra in whole.items():
+        if extra != own:
+            found |= {module for module in early if f"{module}.".startswith(f"nearfar.{package}.")}
+    return found
+
+
+def test_no_module_imports_an_extra_before_it_is_needed() -> None:
+    early = {name: found for name, tree in trees().items() if (found := early_extras(name, tree, WHOLE))}
+    assert early == {}
+    used = roots(module for tree in trees().values() for module, _ in late_imports(tree))
+    listed = {module for modules in EXTRAS.values() for module in modules}
+    assert listed - used == USED_WITHIN.keys(), "an extra that nothing uses"
+
+
+@pytest.mark.parametrize(
+    ("code", "early"),
+    [
+        ("import peft.tuners", {"peft"}),
+        ("from matplotlib.axes import Axes", {"matplotlib"}),
+        ("try:\n    import peft\nexcept ImportError:\n    peft = None", {"peft"}),
+        ("class Chart:\n    import jinja2", {"jinja2"}),
+        ("if sys.platform == 'linux':\n    import yaml", {"yaml"}),
+        ("def draw():\n    import matplotlib", set()),
+        ("if TYPE_CHECKING:\n    import accelerate", set()),
+        ("from . import yaml", set()),
+        ("from nearfar import report", {"nearfar.report"}),
+        ("import nearfar.report.page", {"nearfar.report.page"}),
+        ("def draw():\n    from nearfar.report.page import write_page", set()),
+        ("from nearfar.reporting import write_page", set()),
+    ],
+)
+def test_the_check_finds_an_early_import(code: str, early: set[str]) -> None:
+    assert early_extras("cli/machine.py", ast.parse(code), {"report": "report"}) == early
+
+
+def test_a_package_of_an_extra_may_import_it_and_no_other_early() -> None:
+    tree = ast.parse("import jinja2\nfrom nearfar.report.page import write_page\nimport peft")
+    assert early_extras("report/run_page.py", tree, {"report": "report"}) == {"peft"}
+
+
+def test_every_imported_package_is_declared() -> None:
+    """Nothing is imported that only comes along with another package and may be gone in its next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    core = {re.split(r"[<>=]", line)[0].lower() for line in project["dependencies"]}
+    of_module = {
+        module: {name.lower().replace("_", "-") for name in names}
+        for module, names in packages_distributions().items()
+    }
+    found = roots(module for tree in trees().values() for module, _ in late_imports(tree))
+    found -= sys.stdlib_module_names | {"nearfar"} | {module for modules in EXTRAS.values() for module in modules}
+    assert {module for module in found if not of_module[WITHIN.get(module, module)] & core} == set()
+    used = {name for module in found for name in of_module[module]}
+    assert core <= used, "a dependency that nothing imports"
 
 
 # --- public names -----------------------------------------------------------------------------------------------

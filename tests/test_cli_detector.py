@@ -247,7 +247,10 @@ def test_bad_fits_are_refused_before_anything_is_written(
     for arguments, message in (
         ((tmp_path / "nowhere",), "found no such folder"),
         ((tmp_path / "empty",), "none of them a machine's folder"),
-        ((small_factory, "--recipe", "ae-mse"), "calibration.method: found 'leave-one-out' with scoring.backend"),
+        (
+            (small_factory, "--recipe", "ae-mse", "--set", "calibration.method=leave-one-out"),
+            "calibration.method: found 'leave-one-out' with scoring.backend",
+        ),
         ((small_factory, "--recipe", "no-such"), "found no recipe of that name"),
         ((small_factory, "--false-alarm-rate", "1.5"), "found --false-alarm-rate = 1.5"),
         (

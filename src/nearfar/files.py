@@ -89,8 +89,13 @@ def write_json(path: Path, tree: Any) -> None:
 
 def write_signed_json(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a JSON object as :func:`write_json`, with the SHA-256 of its content as the entry ``sha256``."""
+    write_json(path, signed(tree))
+
+
+def signed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the SHA-256 of its content as the entry ``sha256``."""
     content = json.loads(json.dumps(tree, default=str))
-    write_json(path, {**content, SIGNATURE: _json_sha256(content)})
+    return {**content, SIGNATURE: _json_sha256(content)}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -109,9 +114,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def require_signature(tree: Mapping[str, Any]) -> None:
     """Raise a ValueError if an object is not the one that its SHA-256 is of; earlier files have none."""
     expected = tree.get(SIGNATURE)
-    found = _json_sha256({key: value for key, value in tree.items() if key != SIGNATURE})
+    found = _json_sha256(without_signature(tree))
     if expected not in (None, found):
         raise ValueError(f"SHA-256 {found[:12]}, not {str(expected)[:12]}")
+
+
+def without_signature(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The content that :func:`signed` was given."""
+    return {key: value for key, value in tree.items() if key != SIGNATURE}
 
 
 def _json_sha256(tree: Mapping[str, Any]) -> str:

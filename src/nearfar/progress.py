@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from nearfar.errors import InputError
+from nearfar.extras import require_extras
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a long step, the amount done and the total amount."""
@@ -46,16 +46,9 @@ def record_writer(folder: Path | None) -> Iterator[Callable[[Any], None] | None]
     if folder is None:
         yield None
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "tensorboard",
-            found="no TensorBoard in this Python environment",
-            expected="the extra nearfar[tracking]",
-            remedy="Run pip install 'nearfar[tracking]', or train without it; log.jsonl, or an autoencoder's JSON "
-            "file, holds the same numbers",
-        ) from None
+    require_extras("tensorboard", "tracking")
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(str(folder)) as writer:
 
         def write(record: Any) -> None:

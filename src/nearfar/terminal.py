@@ -135,7 +135,23 @@ def scores_table(scores: Sequence[Score | Failure], *, windows: bool = False) ->
             )
             rows.append(TextRow(cells, "faint"))
     text = (0, 1, len(headings) - 3, len(headings) - 2, len(headings) - 1)
-    return TextTable(headings, tuple(rows), text_columns=text)
+    return TextTable(headings, tuple(rows), text_columns=text, notes=_threshold_notes(scores))
+
+
+def _threshold_notes(scores: Sequence[Score | Failure]) -> tuple[str, ...]:
+    """Lines about the machines whose thresholds promise no rate."""
+    from nearfar.detector.results import scored
+
+    found = {entry.machine: entry.threshold_from for entry in scored(scores)}
+    promises = {
+        "normal recordings in training": "is from recordings of the training: new ones may score higher",
+        "given by a person": "was given by a person: its rate of false alarms is unknown",
+    }
+    return tuple(
+        f"{machine}: the threshold {promises[found_from]}."
+        for machine, found_from in found.items()
+        if found_from in promises
+    )
 
 
 def _score_row(entry: Score, views: Sequence[str]) -> tuple[str, ...]:
@@ -164,13 +180,12 @@ def thresholds_table(thresholds: Iterable[Threshold]) -> TextTable:
     """A row per threshold: value, rule, false-alarm rate and number of normal recordings."""
     rows = []
     for entry in thresholds:
-        rate, bound = entry.false_alarm_rate, "at most" if entry.guaranteed else "about"
         cells = (
             entry.machine if entry.section == "00" else f"{entry.machine}/{entry.section}",
             entry.domain or "both",
             "none" if entry.value is None else f"{entry.value:.4f}",
             entry.rule,
-            "unknown" if rate is None or entry.value is None else f"{bound} {100 * rate:.3g} %",
+            entry.promise,
             str(entry.recordings),
             "" if entry.groups is None else str(entry.groups),
         )

@@ -23,6 +23,7 @@ from nearfar.evaluation.truth import GroundTruth
 from nearfar.files import exclusive
 from nearfar.models import load_model
 from nearfar.pipeline.preparation import prepare_run
+from nearfar.report.run_page import report_run
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +77,37 @@ def test_writes_every_file(finished) -> None:
     }
     assert expected <= files
     embeddings = {name for name in files if name.startswith("model/embeddings/")}
-    assert len(embeddings) == 2 * 2 * 2, "machines, train and test, channels"
+    facts = {name for name in embeddings if name.endswith(".facts.safetensors")}
+    assert len(facts) == 2 * 2, "machines, train and test"
+    assert len(embeddings - facts) == 2 * 2 * 2, "machines, train and test, channels"
     curve = {name for name in files if name.startswith("model/tensorboard/events.out")}
     assert len(curve) == 1
     assert files == expected | embeddings | curve
+
+
+def test_problems_of_microphones_are_counted_by_machine_also_from_stored_features(
+    small_factory: Path, small_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, recipe = linked(small_factory, tmp_path / "data"), small_recipe.with_changes(**{"training.steps": 1})
+    quiet, clipped = sorted((data / "hummer" / "test").iterdir())[:2]
+    for path, change in ((quiet, lambda x: 1e-3 * x), (clipped, lambda x: np.clip(4 * x, -0.2, 0.2))):
+        samples, rate = sf.read(path)
+        path.unlink()
+        sf.write(path, change(samples / np.abs(samples).max()), rate, subtype="PCM_24")
+    with caplog.at_level("WARNING"):
+        assert run_system(recipe, data, tmp_path / "run") is not None
+    (line,) = [record.getMessage() for record in caplog.records if "recordings, such as" in record.getMessage()]
+    assert "hummer: " in line
+    assert f"clipped in 1 of 18 recordings, such as {clipped.name}" in line
+    first = (tmp_path / "run" / "quality.json").read_text()
+    (machine,) = json.loads(first)
+    assert {"clipped", "dead"} <= {entry["check"] for entry in machine["problems"]}
+    (tmp_path / "run" / "quality.json").unlink()
+    assert run_system(recipe, data, tmp_path / "run") is not None  # reads features that are there
+    assert (tmp_path / "run" / "quality.json").read_text() == first
+    page = report_run(tmp_path / "run", tmp_path / "page.html").read_text()
+    assert "Microphones and recorder" in page
+    assert "1 of 18" in page
 
 
 def test_recipe_is_written_whole_and_resolved(finished, small_recipe: Recipe) -> None:

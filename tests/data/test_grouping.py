@@ -100,3 +100,17 @@ def test_recordings_sorted_by_operating_condition_form_no_runs() -> None:
     speeds = np.repeat(np.arange(3), 20)
     features = 5 * random.normal(size=(3, 20))[speeds] + random.normal(size=(60, 20))
     assert find_groups(with_attribute("speed", [str(speed) for speed in speeds]), features=features).count == 60
+
+
+def test_operating_conditions_without_a_name_do_not_hide_sessions() -> None:
+    random = np.random.default_rng(3)
+    session = np.repeat(np.arange(20), 5)
+    conditions = 6 * random.normal(size=(4, 20))
+    for condition in (np.arange(100) % 4, random.integers(4, size=100)):
+        features = conditions[condition] + random.normal(size=(100, 20))
+        assert find_groups(numbered(100), features=features).count == 100
+        features += 2 * random.normal(size=(20, 20))[session]
+        labels = np.array(find_groups(numbered(100), features=features).labels)
+        assert 12 <= len(set(labels.tolist())) <= 30
+        same = labels[:, None] == labels[None]
+        assert same[session[:, None] == session[None]].mean() > 0.7

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.signal import butter, sosfilt
+from scipy.signal import butter, coherence, sosfilt, welch
 
-from nearfar.data.quality import SignalFacts, channel_facts, merged_facts, pair_facts, problems, profile
+from nearfar.data.quality import problems, profile
+from nearfar.data.signals import (
+    SignalFacts,
+    bits_of,
+    channel_facts,
+    merged_facts,
+    pair_facts,
+    signal_facts,
+)
 
 RATE = 16_000
 
 
 def recorded(near: NDArray[np.float64], far: NDArray[np.float64] | None = None, rate: int = RATE) -> SignalFacts:
     channels = {"near": near} if far is None else {"near": near, "far": far}
-    pair = None if far is None else pair_facts(near.astype(np.float32), far.astype(np.float32), RATE)
-    facts = {name: channel_facts(samples.astype(np.float32)) for name, samples in channels.items()}
-    return SignalFacts(rate, near.size / RATE, facts, pair)
+    samples = {name: values.astype(np.float32) for name, values in channels.items()}
+    return signal_facts(samples, RATE, rate, bits_of(np.stack(list(samples.values()))))
 
 
 def noise(seed: int, level: float = 0.1, seconds: float = 2.0) -> NDArray[np.float64]:
@@ -62,6 +71,95 @@ def test_levels_by_hand() -> None:
     facts = channel_facts(np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32))
     assert facts.level_db == pytest.approx(10 * np.log10(0.5), abs=0.3)
     assert int(np.argmax(facts.bands_db)) in (1, 2)  # 1 kHz is where the bands of 500 Hz meet
+
+
+def test_levels_and_coherence_against_scipy() -> None:
+    near, far = noise(0).astype(np.float32), noise(1).astype(np.float32)
+    far += 0.5 * near
+    facts = signal_facts({"near": near, "far": far}, RATE, RATE)
+    power = welch(near, fs=1.0, nperseg=1024)[1] / 1024
+    edges = np.linspace(0, len(power), 17).astype(int)[:-1]
+    bands = 10 * np.log10(np.add.reduceat(power.astype(np.float64), edges))
+    np.testing.assert_allclose(facts.channels["near"].bands_db, bands, atol=1e-4)
+    hz, shared = coherence(near, far, fs=RATE, nperseg=1024)
+    assert facts.pair is not None
+    assert facts.pair.coherence == pytest.approx(float(shared[hz < 1000].mean()), abs=1e-5)
+    assert asdict(facts.pair) == asdict(pair_facts(near, far, RATE))
+    assert facts.channels["near"].level_db == channel_facts(near).level_db
+
+
+def echoes(seed: int, delay: int, near_level: float = 0.05) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A source that reaches near first, and far so many samples later with an echo, with noise at both."""
+    source = noise(seed)
+    far = np.roll(source, delay) + 0.5 * np.roll(source, delay + 60)
+    return near_level / 0.1 * source + noise(seed + 500, 0.01), 0.05 / 0.1 * far + noise(seed + 900, 0.01)
+
+
+def test_channels_of_equal_level_are_exchanged_by_their_delays() -> None:
+    usual = profile([recorded(*echoes(seed, 40 + seed)) for seed in range(8)])
+    assert usual.difference_db is not None
+    assert max(map(abs, usual.difference_db)) < 2  # levels say nothing
+    near, far = echoes(50, 44)
+    assert [problem.check for problem in problems(recorded(far, near), usual, 2.0)] == ["swapped"]
+    assert problems(recorded(near, far), usual, 2.0) == []
+    for gain in (0.5, 2.0):
+        assert problems(recorded(gain * near, far), usual, 2.0) == []
+        assert "swapped" in [entry.check for entry in problems(recorded(far, gain * near), usual, 2.0)]
+
+
+def test_gains_that_look_exchanged_are_not_where_delays_are_as_usual() -> None:
+    usual = profile([recorded(*echoes(seed, 40 + seed, 0.16)) for seed in range(8)])
+    near, far = echoes(50, 44, 0.16)
+    assert "swapped" in [entry.check for entry in problems(recorded(far, near), usual, 2.0)]
+    assert "swapped" not in [entry.check for entry in problems(recorded(0.25 * near, 2 * far), usual, 2.0)]
+
+
+def test_bits_by_hand() -> None:
+    steps = np.arange(-100, 101, dtype=np.float32)
+    assert bits_of(steps / 128) == 8
+    assert bits_of(2 * steps / 32_768) == 15
+    assert bits_of(steps / 32_768) == 16
+    assert bits_of(steps / 2**23) == 24
+    assert bits_of(steps.astype(np.float64) / 2**24) is None
+    assert bits_of(noise(0).astype(np.float32)) is None
+    assert bits_of(noise(0)) is None
+    assert bits_of(300 * steps) is None
+
+
+def rounded(samples: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
+    return np.rint(samples * 2 ** (bits - 1)) / 2 ** (bits - 1)
+
+
+def test_rounding_matters_where_it_drowns_bands() -> None:
+    low = butter(8, 1_500, fs=RATE, output="sos")
+
+    def hum(seed: int, level: float) -> NDArray[np.float64]:
+        return sosfilt(low, noise(seed, level)) + noise(seed + 77, 3e-6)
+
+    usual = profile(
+        [recorded(rounded(hum(seed, 0.1), 24), rounded(hum(90 + seed, 0.05), 24)) for seed in range(8)]
+    )
+    assert usual.bits == (24, 24)
+    near, far = hum(50, 0.1), hum(51, 0.05)
+    for bits, found in ((24, []), (16, ["chain"]), (8, ["chain"])):
+        assert [p.check for p in problems(recorded(rounded(near, bits), rounded(far, bits)), usual, 2.0)] == found
+    same = problems(recorded(rounded(near, 24).astype(np.float32), far), usual, 2.0)
+    assert same == []  # floating point, finer than the normal recordings, which are fine enough
+    loud = profile([recorded(rounded(noise(seed), 24)) for seed in range(8)])
+    assert problems(recorded(rounded(noise(50), 16)), loud, 2.0) == []
+    coarse = profile([recorded(rounded(hum(seed, 0.1), 8)) for seed in range(8)])
+    (found,) = problems(recorded(near), coarse, 2.0)
+    assert found.check == "chain"
+    assert "floating point; those of normal recordings, 8 bits, drown" in found.message
+
+
+def test_sound_above_the_end_of_every_normal_recording() -> None:
+    low = butter(20, 5_000, fs=RATE, output="sos")
+    usual = profile([recorded(sosfilt(low, noise(seed)) + noise(seed + 60, 1e-5)) for seed in range(8)])
+    (found,) = problems(recorded(noise(50)), usual, 2.0)
+    assert (found.check, found.comparable) == ("chain", False)
+    assert "where every normal recording ends" in found.message
+    assert problems(recorded(sosfilt(low, noise(50, 0.3)) + noise(51, 1e-5)), usual, 2.0) == []
 
 
 def test_what_far_explains_of_near() -> None:

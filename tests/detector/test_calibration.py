@@ -8,7 +8,8 @@ import torch
 
 from nearfar.config import Recipe
 from nearfar.data.grouping import find_groups
-from nearfar.detector.machine import fit_machine, hold_out, most_anomalous
+from nearfar.detector.holdout import hold_out
+from nearfar.detector.machine import fit_machine, most_anomalous
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores
 from nearfar.scoring import MachineScorer
 from nearfar.thresholds import find_threshold, p_values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.command import Nearfar
 
 import nearfar
 from nearfar.detector import store
 from nearfar.errors import InputError, NearfarError
+from nearfar.files import signed, without_signature
+from nearfar.thresholds.file import THRESHOLDS
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def test_a_detector_comes_back_as_it_was(fitted: nearfar.Detector, saved: Path, 
     assert loaded.thresholds == fitted.thresholds
     assert loaded.calibrations == fitted.calibrations
     loaded.save(saved.parent / "again")
-    for name in (store.BANKS, store.CALIBRATION, store.THRESHOLDS):
+    for name in (store.BANKS, store.CALIBRATION, THRESHOLDS):
         assert (saved.parent / "again" / name).read_bytes() == (saved / name).read_bytes()
 
 
@@ -51,7 +55,7 @@ def test_the_folder_holds_numbers_and_text_only(saved: Path) -> None:
     assert card["nearfar"] == nearfar.__version__
     assert card["encoder"] is None
     assert card["recipe"]["name"] == "auto"
-    assert card["sha256"]["banks.safetensors"] == store.file_sha256(saved / "banks.safetensors")
+    assert card["files"]["banks.safetensors"] == store.file_sha256(saved / "banks.safetensors")
     assert [entry["machine"] for entry in card["banks"]] == ["hummer", "whiner"]
     assert "torch" in card["made_with"]
 
@@ -128,7 +132,7 @@ def test_a_detector_that_was_moved_aside_comes_back(fitted: nearfar.Detector, sa
 def without_hashes(folder: Path) -> None:
     """Make a card as earlier versions wrote it, without hashes of itself and of the calibration."""
     card = json.loads((folder / "detector.json").read_text())
-    card["sha256"] = {"banks.safetensors": card["sha256"]["banks.safetensors"]}
+    card["sha256"] = {"banks.safetensors": card.pop("files")["banks.safetensors"]}
     (folder / "detector.json").write_text(json.dumps(card))
 
 
@@ -140,9 +144,38 @@ def test_a_threshold_that_its_rule_does_not_find_is_refused(saved: Path, digit: 
     (saved / "thresholds.json").write_text(json.dumps(rows))
     with pytest.raises(InputError, match=r"thresholds\.json: found .*expected what the rule finds"):
         nearfar.Detector.load(saved)
-    rows[0] |= {"rule": "given", "false_alarm_rate": None, "value": 12.5, "guaranteed": False}
+
+
+def test_a_number_that_a_person_gave_is_refused_where_a_digit_changed(
+    saved: Path, nearfar_command: Nearfar
+) -> None:
+    assert nearfar_command("threshold", saved, "--machine", "whiner", "--value", 12.5).code == 0
+    rows = json.loads((saved / "thresholds.json").read_text())
+    assert [row["rule"] for row in rows] == ["conformal", "given"]
+    assert rows[1] == signed(without_signature(rows[1]))
+    rows[1]["value"] = 12.6
     (saved / "thresholds.json").write_text(json.dumps(rows))
-    assert nearfar.Detector.load(saved).thresholds[0].value == 12.5
+    with pytest.raises(InputError, match=r"thresholds\.json: found a threshold of whiner .*12\.6.*set a number"):
+        nearfar.Detector.load(saved)
+    assert nearfar_command("threshold", saved, "--machine", "hummer", "--value", 1).code == 2
+    assert nearfar_command("threshold", saved, "--machine", "whiner", "--value", 12.6).code == 0
+    assert nearfar.Detector.load(saved).thresholds[1].value == 12.6
+    del rows[1]["sha256"]  # as earlier versions wrote it
+    (saved / "thresholds.json").write_text(json.dumps(rows))
+    assert nearfar.Detector.load(saved).thresholds[1].value == 12.6
+
+
+def test_a_card_as_earlier_versions_signed_it_loads(fitted: nearfar.Detector, saved: Path) -> None:
+    card = without_signature(json.loads((saved / "detector.json").read_text()))
+    files = card.pop("files")
+    tree = {**card, "sha256": files}
+    written = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    (saved / "detector.json").write_text(json.dumps({**card, "sha256": {**files, "detector.json": written}}))
+    assert nearfar.Detector.load(saved).thresholds == fitted.thresholds
+    card["weights_hash"] = "other"
+    (saved / "detector.json").write_text(json.dumps({**card, "sha256": {**files, "detector.json": written}}))
+    with pytest.raises(InputError, match=r"detector\.json: found .*SHA-256"):
+        nearfar.Detector.load(saved)
 
 
 def test_an_empty_folder_will_do(fitted: nearfar.Detector, tmp_path: Path) -> None:
@@ -218,6 +251,7 @@ def test_folders_of_earlier_versions_load(tmp_path: Path, small_factory: Path) -
     thresholds = json.loads((saved / "thresholds.json").read_text())
     for entry in thresholds:
         entry["method"] = entry.pop("rule")
+        del entry["sha256"]
     (saved / "thresholds.json").write_text(json.dumps(thresholds))
     card = json.loads((saved / "detector.json").read_text())
     recipe = card["recipe"]

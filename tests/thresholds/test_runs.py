@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from torch.nn import functional as F
 from nearfar.challenge.run import run_system, write_thresholds_and_decisions
 from nearfar.config import Recipe, ThresholdTable
 from nearfar.data.layouts import read_dataset
+from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineScores, read_decisions, read_scores
 from nearfar.models import load_model
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.scoring import ScoredMachine
+from nearfar.report.run_page import report_run
 from nearfar.scoring import MachineScorer, ScoringPlan
 from nearfar.scoring.settings import NearestSettings
 from nearfar.thresholds import Calibration, NormalScore
@@ -114,6 +117,17 @@ def test_a_run_decides_by_scores_of_training_clips_against_the_others(run: Path,
         called = (scores[machine].scores > threshold["value"]).astype(int)
         assert decisions[machine].names == scores[machine].names
         assert decisions[machine].decisions.tolist() == called.tolist()
+
+
+def test_a_changed_digit_in_the_thresholds_of_a_run_is_refused(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    report_run(copy, tmp_path / "report.html")
+    rows = json.loads((copy / "thresholds.json").read_text())
+    rows[0]["value"] *= 1.1
+    (copy / "thresholds.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"thresholds\.json: found a threshold of hummer that is not .*rerun"):
+        report_run(copy, tmp_path / "report.html")
 
 
 def test_a_run_counts_the_parameters_of_what_it_scores_with(run: Path) -> None:

@@ -19,7 +19,6 @@ from nearfar.errors import InputError, TrainingError
 from nearfar.models import build_model
 from nearfar.pretraining.recipe import load_pretrain_recipe
 from nearfar.pretraining.run import build_student
-from nearfar.training import engine as module
 from nearfar.training.engine import (
     Step,
     learning_rate,
@@ -111,7 +110,7 @@ def test_auto_precision_is_bf16_where_the_device_has_it(monkeypatch: pytest.Monk
         precisions.append(options["mixed_precision"])
         return Accelerator()
 
-    monkeypatch.setattr(module, "Accelerator", fake)
+    monkeypatch.setattr("accelerate.Accelerator", fake)
     for precision in ("bf16", "fp32", "auto"):
         make_accelerator(Training(precision=precision))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -30,10 +30,12 @@ from nearfar.errors import InputError
 from nearfar.evaluation.results import complete_labels
 from nearfar.evaluation.scorefiles import MachineClips, MachineScores, read_scores
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.preparation import prepare_run
 from nearfar.pipeline.scoring import Groups, tested_groups
+from nearfar.pipeline.training import needed_extras
 from nearfar.progress import Progress, silent
 
 CACHE_GIGABYTES = 10.0
@@ -85,9 +87,12 @@ def ablate(
 
     Raises:
         InputError: if the base cannot be used with this data, no test clip has a label, the features would exceed
-            the limit, or the reference does not score the same clips.
+            the limit, the reference does not score the same clips, or an extra that a combination needs is not
+            installed.
     """
     points, invalid = grid.points()
+    recipes = [*grid.recipes(), *(point.recipe for point in points)]
+    require_extras(grid.file, "report", *(extra for recipe in recipes for extra in needed_extras(recipe)))
     dataset, base = prepare_run(data, grid.base)  # raises where the whole grid is unusable
     truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
     groups = _labelled_groups(dataset, truth)

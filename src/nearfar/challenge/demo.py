@@ -9,6 +9,7 @@ from nearfar.challenge.reproduce import Reproduction, reproduce, suite_recipes
 from nearfar.config import FbankNormalisation, load_recipe
 from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.errors import InputError
+from nearfar.extras import require_extras
 from nearfar.progress import Progress, silent
 
 SYSTEMS = ("tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near")
@@ -35,8 +36,9 @@ def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
     Simulated recordings, trained models and embeddings of an earlier call are used again.
 
     Raises:
-        InputError: if ``out/factory`` exists and holds no simulated recordings.
+        InputError: if ``out/factory`` exists and holds no simulated recordings, or an extra is not installed.
     """
+    require_extras("the demonstration", "report", "simulate", "train")
     factory = out / "factory"
     if not (factory / "SIMULATED.md").is_file():
         if factory.exists():

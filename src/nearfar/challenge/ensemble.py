@@ -26,6 +26,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.results import Results
 from nearfar.evaluation.scorefiles import Key, MachineScores, matched, read_scores
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.extras import require_extras
 from nearfar.files import write_json
 from nearfar.metrics import Floats
 from nearfar.pipeline.preparation import RUN
@@ -48,6 +49,7 @@ class Member:
         data: the folder of its recordings.
         description: its recipe as plain values, or its own members.
         threshold: its settings of thresholds.
+        in_training: machines and sections whose normal clips a model was trained on.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Member:
     data: Path
     description: dict[str, Any]
     threshold: ThresholdTable
+    in_training: frozenset[Key]
 
 
 def read_member(folder: Path) -> Member:
@@ -71,6 +74,7 @@ def read_member(folder: Path) -> Member:
         normal = {key: np.array(row["normal"], dtype=np.float64) for key, row in rows.items()}
         normal_clips = {key: _normal_clips(row) for key, row in rows.items()}
         data = Path(tree["data"])
+        in_training = frozenset(key for key, row in rows.items() if row.get("normals") == "in training")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             folder,
@@ -92,7 +96,8 @@ def read_member(folder: Path) -> Member:
     else:
         recipe = load_recipe(folder / "recipe.toml")
         described, threshold = recipe.model_dump(mode="json"), recipe.threshold
-    return Member(folder, scores, normal, normal_clips, data, described, RUN.completed(threshold))
+    completed = RUN.completed(threshold)
+    return Member(folder, scores, normal, normal_clips, data, described, completed, in_training)
 
 
 def _normal_clips(row: Mapping[str, Any]) -> list[tuple[str, Domain]]:
@@ -120,8 +125,9 @@ def ensemble(
 
     Raises:
         InputError: if there are fewer than two runs, one twice, other weights than runs, or the runs are of
-            different recordings.
+            different recordings, or the extra ``report`` is not installed.
     """
+    require_extras("the figures of an ensemble", "report")
     shares = _shares(runs, weights)
     if out.resolve() in {run.resolve() for run in runs}:
         raise InputError("out", found=f"{out}, one of the runs", expected="another folder", remedy="Correct it")
@@ -214,7 +220,12 @@ def _fused(
         for index, (name, domain) in enumerate(members[0].normal_clips[key])
     )
     calibration = Calibration(
-        machine=key[0], section=key[1], method="leave-one-out", guaranteed=False, recordings=recordings
+        machine=key[0],
+        section=key[1],
+        method="leave-one-out",
+        guaranteed=False,
+        recordings=recordings,
+        in_training=any(key in member.in_training for member in members),
     )
     return ScoredMachine(
         MachineScores(*key, entries[0].names, fused),

@@ -11,7 +11,9 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError, did_you_mean, one_of
 from nearfar.evaluation.results import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, write_table
+from nearfar.extras import require_extras
 from nearfar.files import write_json
+from nearfar.pipeline.training import needed_extras
 from nearfar.progress import Progress, silent
 from nearfar.training.engine import is_main_process
 
@@ -79,7 +81,11 @@ def reproduce(
 
     Returns:
         the table and the runs, or None on the helper processes of a distributed launch.
+
+    Raises:
+        InputError: as :func:`nearfar.challenge.run.run_system`; extras are looked for before the first run.
     """
+    require_extras("the systems", "report", *(extra for recipe in recipes for extra in needed_extras(recipe)))
     if seeds is not None and len(set(seeds)) != len(seeds):
         given = ", ".join(map(str, seeds))
         raise InputError("seeds", found=given, expected="each seed once", remedy="Remove the repeats")

@@ -2,8 +2,8 @@
 
 A run folder holds ``recipe.toml`` (complete and resolved), ``environment.json``, ``data.json`` (a summary of the
 data), ``model/``, ``scores/`` (anomaly scores and decisions), ``thresholds.json``, ``view_scores.json``,
-``choices.json``, ``figures/`` and ``results.{json,md,csv}``. Where nothing is trained, ``model/`` holds only
-cached features.
+``choices.json``, ``quality.json``, ``figures/`` and ``results.{json,md,csv}``. Without
+training, ``model/`` holds only cached features.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from nearfar.charts import machine_figure
 from nearfar.config import Recipe, ThresholdTable
 from nearfar.data.layouts import Dataset
+from nearfar.data.quality_counts import MachineQuality, count_problems
+from nearfar.data.signals import SignalFacts
 from nearfar.data.summary import summarise
 from nearfar.environment import environment, peak_memory_bytes
 from nearfar.evaluation.results import Results, evaluate_scores
@@ -33,21 +35,26 @@ from nearfar.evaluation.scorefiles import (
 )
 from nearfar.evaluation.tables import results_table, write_table
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.extras import require_extras
 from nearfar.files import exclusive, write_json, write_text
 from nearfar.models import read_card
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.preparation import check_recordings, prepare_run
 from nearfar.pipeline.scoring import ScoredMachine, score_machines, tested_groups
-from nearfar.pipeline.training import is_trained, train_or_reuse
+from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
 from nearfar.progress import Progress, advancing, silent
 from nearfar.thresholds import usable_thresholds
+from nearfar.thresholds.file import write_thresholds
 from nearfar.training.engine import is_main_process
 
 logger = logging.getLogger(__name__)
 
 CHOICES = "choices.json"
 """The file of the choices made for each machine."""
+
+QUALITY = "quality.json"
+"""The file of problems of the microphones and the recorder."""
 
 FEATURES = "embeddings"
 """The folder of cached features in a model folder."""
@@ -102,7 +109,11 @@ def run_system(
 
     Returns:
         the scores and results, or None on the helper processes of a distributed launch.
+
+    Raises:
+        InputError: if an extra that the run needs is not installed, or the recipe or the data cannot be used.
     """
+    require_extras(f"recipe {recipe.name}", "report", *needed_extras(recipe), *["tracking"] * tensorboard)
     folder = model_folder or out / "model"
     prepared = prepare_run(data, recipe)
     tested_groups(prepared[0])  # raises before anything is written
@@ -140,10 +151,10 @@ def _run(
     if not train_or_reuse(recipe, dataset, folder, progress=progress, tensorboard=tensorboard):
         return None
     began = time.perf_counter()
-    extractor, cache = build_extractor(recipe, folder), FeatureCache(folder / FEATURES)
+    extractor, stored = build_extractor(recipe, folder), FeatureCache(folder / FEATURES, with_facts=True)
     total = sum(len(train) + len(test) for train, test in groups.values())
     advance = advancing(progress, "extracting features", total)
-    features = partial(cache.get, extractor, advance=advance)
+    features = partial(stored.get, extractor, advance=advance)
     scored, parameters, fit_seconds = score_machines(
         recipe, dataset, groups, features, folder, progress=progress, tensorboard=tensorboard
     )
@@ -161,6 +172,7 @@ def _run(
     write_thresholds_and_decisions(scored, recipe.threshold, out)
     write_view_scores(scored, dataset.root, out)
     reasons = write_reasons(scored, out)
+    write_quality(dataset, stored.facts, out)
     results = write_results(recipe.name, scores, out, truth, note=note)
     return SystemRun(recipe, scores, results, timing, reasons)
 
@@ -199,7 +211,7 @@ def write_thresholds_and_decisions(scored: Sequence[ScoredMachine], threshold: T
         else:
             decided.append(decisions)
     write_decisions(out / "scores", decided)
-    write_json(out / "thresholds.json", [entry.model_dump(mode="json") for entry in thresholds])
+    write_thresholds(out, thresholds)
 
 
 def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) -> None:
@@ -214,6 +226,7 @@ def write_view_scores(scored: Sequence[ScoredMachine], data: Path, out: Path) ->
             "section": entry.test.section,
             "names": list(entry.test.names),
             "views": {view: values.tolist() for view, values in entry.views.items()},
+            "normals": entry.calibration.normals,
             "normal": entry.normal.tolist(),
             "calibration": entry.calibration.scores().tolist(),
             "normal_names": [recording.file for recording in entry.calibration.recordings],
@@ -243,6 +256,34 @@ def write_reasons(scored: Sequence[ScoredMachine], out: Path) -> tuple[str, ...]
     for line in lines:
         logger.info("%s", line)
     return lines
+
+
+def write_quality(dataset: Dataset, facts: Mapping[Path, SignalFacts], out: Path) -> tuple[MachineQuality, ...]:
+    """Write ``quality.json``, problems of the microphones and the recorder by machine, and log a line for each.
+
+    There is no file without problems.
+    """
+    found = []
+    for machine in dataset.machines:
+        of_split = [
+            [(clip.name, facts[clip.path]) for clip in clips if clip.path in facts]
+            for clips in (dataset.train(machine), dataset.test(machine))
+        ]
+        counts = count_problems(machine, *of_split)
+        found += [] if counts is None else [counts]
+    if found:
+        write_json(out / QUALITY, [entry.to_json() for entry in found])
+    else:
+        (out / QUALITY).unlink(missing_ok=True)  # of other data
+    for entry in found:
+        _log_once(f"{dataset.root}: {entry}")
+    return tuple(found)
+
+
+@cache
+def _log_once(text: str) -> None:
+    """Cached: logged once and not for every system on the same recordings."""
+    logger.warning("%s", text)
 
 
 def write_results(

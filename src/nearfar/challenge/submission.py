@@ -29,8 +29,10 @@ from nearfar.evaluation.scorefiles import (
     write_decisions,
     write_scores,
 )
+from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.metrics import MachineMetrics
+from nearfar.thresholds.file import THRESHOLDS, checked
 
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9-]*_[A-Za-z0-9-]+_task2_[1-4]")
 LABEL_FORM = "<LastName>_<INST>_task2_<1 to 4>, such as Last_INST_task2_1"
@@ -67,8 +69,9 @@ def write_submission(
 
     Raises:
         InputError: if the label is of another form, there are no authors, the system's folder exists already, a
-            run lacks something, or the development run is of another system.
+            run lacks something, the development run is of another system, or PyYAML is not installed.
     """
+    require_extras("a submission", "report")
     if not LABEL.fullmatch(label):
         raise InputError("label", found=label, expected=LABEL_FORM, remedy="Correct it")
     if not authors:
@@ -178,11 +181,11 @@ def _rules_of(run: Path, machines: Collection[str]) -> list[str]:
 
     The key ``rule`` of ``thresholds.json`` was ``kind`` in earlier versions.
     """
-    file = run / "thresholds.json"
+    file = run / THRESHOLDS
     entries = _read_json(file) if file.is_file() else []
     return [
         entry.get("rule") or entry["kind"]
-        for entry in entries
+        for entry in (checked(file, row) for row in entries)
         if entry["machine"] in machines and entry["value"] is not None
     ]
 

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nearfar.challenge.description import DEVELOPMENT_MACHINES, EVALUATION_MACHINES
 from nearfar.challenge.submission import HIDDEN, LABEL, LABEL_FORM
 from nearfar.errors import InputError
+from nearfar.extras import require_extras
 from nearfar.metrics import MachineMetrics
 
 CLIPS = 200
@@ -76,8 +75,9 @@ def check_submission(folder: Path) -> PackageReport:
     """Check a package: a folder that holds ``task2``, ``task2`` itself or the folder of a single system.
 
     Raises:
-        InputError: if there is no such folder.
+        InputError: if there is no such folder, or PyYAML is not installed.
     """
+    require_extras("the check of a submission", "report")
     if not folder.is_dir():
         raise InputError(
             folder, found="no such folder", expected="a submission package", remedy="Give the folder above task2"
@@ -202,6 +202,8 @@ def _meta_problems(path: Path, is_challenge: bool) -> Iterator[str]:
     if not path.is_file():
         yield "missing file"
         return
+    import yaml
+
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nearfar.challenge.description import DEVELOPMENT_MACHINES, describe, external_datasets
@@ -116,6 +115,7 @@ def metadata(
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
     """YAML in the order of the tree, None as ``!!null``, without line breaks within values."""
+    import yaml
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]
         def process_tag(self) -> None:

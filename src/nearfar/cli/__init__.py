@@ -17,7 +17,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from nearfar import __version__
-from nearfar.cli import challenge, data, machine, operation, research, watch
+from nearfar.cli import challenge, data, machine, operation, research, service, watch
 from nearfar.cli.messages import USAGE_ERROR, Command, print_error
 
 app = Typer(
@@ -37,8 +37,8 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         operation.test,
         operation.undo,
         machine.report,
-        watch.watch,
     ),
+    "Day and night": (watch.watch, service.doctor, service.token),
     "Challenge": (
         challenge.run,
         challenge.reproduce,

@@ -26,10 +26,12 @@ AnyRecipe = TypeVar("AnyRecipe", "Recipe", "PretrainRecipe")
 def default_encoder() -> str:
     """The hub name of EAT-base if it is in the local cache, else ``eat-tiny`` with a note on standard error."""
     from nearfar.encoders.hub import is_cached
+    from nearfar.extras import missing_modules
 
     if is_cached(EAT_BASE):
         return EAT_BASE
-    _print_note("EAT-base has not been downloaded. To get it: nearfar download eat-base")
+    first = "pip install 'nearfar[train]' && " if missing_modules("train") else ""
+    _print_note(f"EAT-base has not been downloaded. To get it: {first}nearfar download eat-base")
     return SUBSTITUTE
 
 

@@ -258,15 +258,17 @@ def threshold(
     as_json: options.Json = False,
 ) -> None:
     """Show a detector's thresholds, or find others from its normal scores without fitting it again."""
-    from nearfar.detector.store import read_calibrations, read_card, read_thresholds, write_thresholds
+    from nearfar.detector.store import read_calibrations, read_card, read_thresholds
     from nearfar.pipeline.preparation import DETECTOR
     from nearfar.thresholds import changed_thresholds
+    from nearfar.thresholds.file import write_thresholds
 
     card = read_card(detector)
     fitted = card.recipe.threshold
     calibrations = read_calibrations(detector, card)
     replaced = false_alarm_rate is not None or value is not None  # thresholds of a damaged file need not be read
-    thresholds = () if replaced and machine is None else read_thresholds(detector, calibrations)
+    left = machine if replaced else None
+    thresholds = () if replaced and machine is None else read_thresholds(detector, calibrations, without=left)
     several = machine is None and len(calibrations) > 1
     change = _change(false_alarm_rate, rule or fitted.rule or DETECTOR.rule, value, several)
     if change is not None:

@@ -178,7 +178,8 @@ class CalibrationTable(Settings):
     """Recordings of one group, such as a session, are left out together: ``auto``, a name in
     :data:`nearfar.data.grouping.GROUPINGS`, the key of an attribute, or a regular expression for paths."""
 
-    method: Literal["leave-one-out", "split"] = "leave-one-out"
-    """Every normal recording is scored by the others, or a random part is held out of the bank and scored."""
+    method: Literal["leave-one-out", "split"] | None = None
+    """Every normal recording is scored by the others, or a random part is held out of training and bank and is
+    scored. None: ``split`` for recipes that train, where it holds out enough, else ``leave-one-out``."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """The fraction that ``split`` holds out."""

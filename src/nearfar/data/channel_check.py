@@ -28,9 +28,9 @@ SAMPLED_SECONDS = 16.0
 LONGEST_LAG_S = 0.03
 """Sound travels 10 m in 30 ms; channels with a larger delay are misaligned."""
 
-_DEAD_DB = -50.0
+DEAD_DB = -50.0
 """Dead: power of a far channel relative to near below which it is unplugged; no distance explains it."""
-_QUIET_DB = -70.0
+QUIET_DB = -70.0
 """A near channel of less power, relative to full scale, is close to the floor of the log-mel spectrogram."""
 _SAME = 1e-4
 """Identical: largest fraction of far's power that remains after subtracting the best multiple of near."""
@@ -87,7 +87,7 @@ class _Sample:
         near_power, far_power = (np.var(channel, dtype=np.float64) for channel in (self.near, self.far))
         if is_silent(self.near):
             return "both" if is_silent(self.far) else "near"
-        return "far" if is_silent(self.far) or far_power < 10 ** (_DEAD_DB / 10) * near_power else ""
+        return "far" if is_silent(self.far) or far_power < 10 ** (DEAD_DB / 10) * near_power else ""
 
 
 def check_channels(
@@ -164,9 +164,9 @@ def _check_machine(machine: str, samples: list[_Sample]) -> list[ChannelWarning]
     clipped = [sample for sample in samples if is_clipped(sample.near) or is_clipped(sample.far)]
     problem = "the sound is clipped: its peaks are cut off at one value, as by an overdriven recorder"
     warn("clipped", clipped, problem, "Lower the gain and record again")
-    quiet = [sample for sample in samples if np.var(sample.near, dtype=np.float64) < 10 ** (_QUIET_DB / 10)]
+    quiet = [sample for sample in samples if np.var(sample.near, dtype=np.float64) < 10 ** (QUIET_DB / 10)]
     problem = (
-        f"the near channel is quiet, below {_QUIET_DB:.0f} dB of full scale, where the floor of the log-mel "
+        f"the near channel is quiet, below {QUIET_DB:.0f} dB of full scale, where the floor of the log-mel "
         "spectrogram hides the machine"
     )
     warn("quiet", quiet, problem, "Raise the gain of the recorder, or the level of the files, which need 24 bits")

@@ -47,6 +47,8 @@ _FEWEST = 3
 """Fewer groups cannot calibrate a threshold, so that another way to find groups is tried."""
 _COMPONENTS = 10
 """Principal components of the features in which runs are found."""
+_LIKE, _APART = 5, 0.2
+"""Recordings are compared with this many that are most like them and at least this fraction of all away."""
 _ALIKE = 0.98
 """Successive recordings of a run are as far apart as any two of it where the means have at least this ratio."""
 _RUNS, _SIGNIFICANT = 0.95, 0.01
@@ -247,8 +249,10 @@ def _by_time(clips: Sequence[Clip], features: Features | None) -> Labels | None:
 def _by_order(clips: Sequence[Clip], features: Features | None) -> Labels | None:
     """Runs of recordings, in the order of their names, whose features are alike.
 
-    The number of runs is the smallest at which successive recordings of a run are as far apart as any two of it.
-    Operating conditions are taken out first, so that recordings sorted by condition form no runs.
+    Operating conditions are taken out first: known ones by their means, others by the difference of each recording
+    from the recordings that are most like it and far from it in the order, so that conditions that alternate do
+    not hide sessions. The number of runs is the smallest at which successive recordings of a run are as far apart
+    as any two of it.
     """
     from sklearn.cluster import AgglomerativeClustering
 
@@ -261,6 +265,7 @@ def _by_order(clips: Sequence[Clip], features: Features | None) -> Labels | None
     values = _principal(values[:, spread > 0] / spread[spread > 0])
     if not values.shape[1] or not _has_runs(values):
         return None
+    values = _without_like(values, _distances(values))
     chain = np.eye(count, k=1) + np.eye(count, k=-1)
     distances = _distances(values)
     runs = np.arange(count)
@@ -300,21 +305,48 @@ def _without_conditions(features: Features, conditions: Sequence[Hashable]) -> F
     return out
 
 
-def _has_runs(values: Features, draws: int = 199) -> bool:
-    """Whether successive rows are nearer to each other than in random orders (a permutation test)."""
+def _without_like(values: Features, distances: Features) -> Features:
+    """Rows minus the mean of the rows that are most like them, of those that are far from them in the order.
+
+    What rows share because of an unknown operating condition is gone; what a session has of its own stays.
+
+    Args:
+        values: (rows, dim), in order.
+        distances: (rows, rows) of all pairs.
+    """
+    count = len(values)
+    place = np.arange(count)
+    near = np.abs(place[:, None] - place[None]) <= int(_APART * count)
+    like = np.argpartition(np.where(near, np.inf, distances), _LIKE, axis=1)[:, :_LIKE]
+    out: Features = values - values[like].mean(axis=1)
+    return out
+
+
+def _has_runs(values: Features, draws: int = 99) -> bool:
+    """Whether successive rows differ alike from rows that are like them, more than in random orders.
+
+    A permutation test: what is compared is computed anew in every random order.
+    """
     distances, count = _distances(values), len(values)
-    everyone = distances.sum() / (count * (count - 1))
-    if everyone == 0:
+    if distances.max() == 0:
         return False
-    successive = distances[np.arange(count - 1), np.arange(1, count)].mean()
-    if successive > _RUNS * everyone:
+
+    def apart(order: NDArray[np.int64]) -> float:
+        """The mean distance of successive rows over that of all."""
+        rest = _without_like(values[order], distances[np.ix_(order, order)])
+        every = _distances(rest).sum() / (count * (count - 1))
+        return float(np.linalg.norm(np.diff(rest, axis=0), axis=1).mean() / every) if every else 1.0
+
+    found = apart(np.arange(count))
+    if found > _RUNS:
         return False
     random = np.random.default_rng(0)
     as_near = 0
     for _ in range(draws):
-        order = random.permutation(count)
-        as_near += bool(distances[order[:-1], order[1:]].mean() <= successive)
-    return (1 + as_near) / (1 + draws) <= _SIGNIFICANT
+        as_near += apart(random.permutation(count)) <= found
+        if (1 + as_near) / (1 + draws) > _SIGNIFICANT:
+            return False
+    return True
 
 
 def _distances(values: Features) -> Features:

@@ -31,13 +31,13 @@ from nearfar.detector.changes import Changeable
 from nearfar.detector.drift import Drift, find_drift
 from nearfar.detector.encoder import loaded_extractor, requirements, with_absolute_encoder
 from nearfar.detector.history import Before, Change, write_history
+from nearfar.detector.holdout import held_out, with_method
 from nearfar.detector.machine import (
     FittedMachine,
     Unit,
     distinct_recordings,
     explained_recordings,
     fit_machine,
-    hold_out,
     scored_features,
 )
 from nearfar.detector.results import Failure, Score, recording_scores
@@ -45,14 +45,18 @@ from nearfar.detector.routing import choose_machine, machine_names, require_know
 from nearfar.encoders import ENCODERS
 from nearfar.environment import environment
 from nearfar.errors import InputError, NearfarError
+from nearfar.extras import require_extras
 from nearfar.files import exclusive, file_size
+from nearfar.models import read_card
 from nearfar.pipeline.extraction import Extracted, default_device, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
+from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
 from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
 from nearfar.scoring import Workspace
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
+from nearfar.thresholds.file import write_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -187,12 +191,14 @@ class Detector(Changeable):
             progress: called during long steps.
 
         Raises:
-            InputError: if the recordings or the recipe cannot be used.
+            InputError: if the recordings or the recipe cannot be used, or training lacks the extra ``train``.
         """
         dataset = read_normals(recordings, machine)
         if not isinstance(recordings, Dataset):
             log_left_out(dataset.warnings, dataset.hidden, dataset.root)
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe)
+        if model is None or read_card(Path(model)) is None:
+            require_extras(f"recipe {chosen.name}", *needed_extras(chosen))
         resolved = prepare_detector(dataset, chosen)
         folder = Path(model) if model is not None and (resolved.trains or resolved.backend.trains) else None
         with nullcontext() if folder is None else exclusive(folder):
@@ -203,7 +209,8 @@ class Detector(Changeable):
         cls, dataset: Dataset, resolved: Recipe, model: Path | None, device: Device, progress: Progress
     ) -> Detector:
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
-        held = _held_out(clips, resolved)
+        resolved = with_method(resolved, dataset, clips, model)
+        held = held_out(clips, resolved)
         warnings = _checked_channels(resolved, dataset, progress)
         temporary, folder = None, model
         if not (resolved.trains or resolved.backend.trains):
@@ -472,7 +479,7 @@ class Detector(Changeable):
                 # A random start is only sure to be repeated on the same machine and torch, so it is saved.
                 ENCODERS[self.recipe.encoder.family].save(encoder, out / store.ENCODER)
             store.write_calibrations(out, fitted.calibrations)
-            store.write_thresholds(out, fitted.thresholds)
+            write_thresholds(out, fitted.thresholds)
             write_history(out, fitted.changes, fitted.before)
             store.write_card(out, self._card(cards, sha256))
 
@@ -495,7 +502,7 @@ class Detector(Changeable):
             computation=store.FEATURES_VERSION,
             banks=banks,
             channel_warnings=fitted.channel_warnings,
-            sha256={store.BANKS: sha256},
+            files={store.BANKS: sha256},
             made_with=environment(),
         )
 
@@ -579,24 +586,6 @@ def _fitted_machine(
     return fit_machine(unit, clips, held, groups, extracted, features, recipe, workspace, repeats)
 
 
-def _held_out(clips: Mapping[Unit, Sequence[Clip]], recipe: Recipe) -> dict[Unit, NDArray[np.bool_]]:
-    """Recordings that are held out of training and banks, by machine and section; none without ``split``."""
-    if recipe.calibration.method == "split":
-        share, by = recipe.calibration.held_out, recipe.calibration.group_by
-        return {
-            unit: hold_out(entries, find_groups(entries, by).labels, share, recipe.seed)
-            for unit, entries in clips.items()
-        }
-    if not recipe.backend.leaves_out:
-        raise InputError(
-            "calibration.method",
-            found=f"'leave-one-out' with scoring.backend = {recipe.scoring.backend!r}",
-            expected="'split', as this back-end cannot leave a recording out",
-            remedy="Set calibration.method to 'split', or choose another recipe, such as nearfar-best",
-        )
-    return {unit: np.zeros(len(entries), dtype=np.bool_) for unit, entries in clips.items()}
-
-
 def _without(
     dataset: Dataset, clips: Mapping[Unit, Sequence[Clip]], held: Mapping[Unit, NDArray[np.bool_]]
 ) -> Dataset:
@@ -607,11 +596,6 @@ def _without(
 
 
 def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
-    from nearfar.pipeline.training import (  # imports accelerate, which scoring does not need
-        is_trained,
-        train_or_reuse,
-    )
-
     if not is_trained(recipe, dataset, model):
         check_recordings(recipe, dataset, progress)
     if not train_or_reuse(recipe, dataset, model, progress=progress):

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.data.clips import CHANNELS, Clip
+from nearfar.data.clips import Clip
 from nearfar.data.copies import Landmarks
-from nearfar.data.quality import BANDS, ChannelFacts, PairFacts, SignalFacts
+from nearfar.data.signals import SignalFacts, facts_from_arrays, facts_to_arrays
 from nearfar.pipeline.extraction import Extracted
 
 
@@ -38,23 +38,14 @@ class Signals:
 
     def tensors(self) -> dict[str, Tensor]:
         """All as tensors by name, for a safetensors file; NaN stands for what a recording lacks."""
-        marks, facts = self.landmarks, self.facts
-        missing = np.full(BANDS, np.nan)
-        pairs = [[np.nan, np.nan] if f.pair is None else [f.pair.residual_db, f.pair.coherence] for f in facts]
+        marks = self.landmarks
         out: dict[str, NDArray[np.generic]] = {
             "samples": np.array([mark.samples for mark in marks], np.int64),
             "marks": np.array([len(mark.codes) for mark in marks], np.int64),
             "positions": _joined([mark.positions for mark in marks], np.int64),
             "codes": _joined([mark.codes for mark in marks], np.uint64).view(np.int64),
-            "sample_rate_hz": np.array([entry.sample_rate_hz for entry in facts], np.int64),
-            "seconds": np.array([entry.seconds for entry in facts], np.float64),
-            "pairs": np.array(pairs, np.float64).reshape(-1, 2),
+            **facts_to_arrays(self.facts),
         }
-        for name in CHANNELS:
-            of = [entry.channels.get(name) for entry in facts]
-            bands = [missing if one is None else one.bands_db for one in of]
-            out[f"bands_db/{name}"] = np.array(bands, np.float64).reshape(-1, BANDS)
-            out[f"clipped/{name}"] = np.array([one is not None and one.clipped for one in of], np.uint8)
         return {name: torch.from_numpy(values) for name, values in out.items()}
 
     @classmethod
@@ -66,17 +57,7 @@ class Signals:
         codes = np.split(values["codes"].view(np.uint64), ends)
         samples = values["samples"].tolist()
         marks = [Landmarks(*entry) for entry in zip(samples, positions, codes, strict=True)] if samples else []
-        facts = []
-        for index, rate in enumerate(values["sample_rate_hz"].tolist()):
-            channels: dict[str, ChannelFacts] = {
-                name: ChannelFacts(bands, bool(values[f"clipped/{name}"][index]))
-                for name in CHANNELS
-                if np.isfinite(bands := values[f"bands_db/{name}"][index]).all()
-            }
-            residual_db, coherence = values["pairs"][index].tolist()
-            pair = None if np.isnan(residual_db) else PairFacts(residual_db, coherence)
-            facts.append(SignalFacts(rate, float(values["seconds"][index]), channels, pair))
-        return cls(tuple(facts), tuple(marks))
+        return cls(facts_from_arrays(values), tuple(marks))
 
 
 def _joined(parts: Sequence[NDArray[np.generic]], kind: type[np.generic]) -> NDArray[np.generic]:

@@ -31,7 +31,7 @@ from nearfar.detector.kept import HeldOut, Signals, kept
 from nearfar.errors import InputError
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
 from nearfar.pipeline.extraction import Extracted
-from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores, training_remark
+from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores, trains_on_normals
 from nearfar.pipeline.windows import Recording, read_samples
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
 from nearfar.thresholds import FEWEST_GROUPS, Calibration, NormalScore
@@ -125,22 +125,6 @@ def scored_features(extracted: Extracted, recipe: Recipe) -> dict[str, Tensor]:
 def explained_recordings(count: int) -> range:
     """Indices of the normal recordings whose spectrograms explanations use: all, or every n-th of many."""
     return range(0, count, -(-count // MOST_CLIPS))
-
-
-def hold_out(clips: Sequence[Clip], groups: Sequence[str], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Recordings of one machine to hold out, (clips,) bool: about this fraction of every domain's groups.
-
-    At least one group of a domain stays in the bank, and at least one is held out where there are several.
-    """
-    random = np.random.default_rng(seed)
-    domains, group = np.array([clip.domain for clip in clips]), np.array(groups)
-    out = np.zeros(len(clips), dtype=np.bool_)
-    for domain in sorted(set(domains.tolist())):
-        members = list(dict.fromkeys(group[domains == domain].tolist()))
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        chosen = [members[index] for index in random.permutation(len(members))[:count]]
-        out |= (domains == domain) & np.isin(group, chosen)
-    return out
 
 
 def distinct_recordings(
@@ -279,15 +263,15 @@ def fit_machine(
         ]
         scored_clips, names = zip(*chosen, strict=True)
         entries = normal_scores(scored_clips, _highest(windows, scored), names if by_group else None)
-    remarks = groups.remark, training_remark(recipe, held_out=is_split)
     return fitted, Calibration(
         machine=unit[0],
         section=unit[1],
-        method=recipe.calibration.method,
+        method="split" if is_split else "leave-one-out",
         guaranteed=(is_split or is_guaranteed(recipe)) and groups.remark is None,
         recordings=entries,
         grouped_by=groups.found_by,
-        remark="; ".join(filter(None, remarks)) or None,
+        remark=groups.remark,
+        in_training=trains_on_normals(recipe) and not is_split,
     )
 
 

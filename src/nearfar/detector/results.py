@@ -78,6 +78,9 @@ class Score:
         contributions: of views, bands and quantities to the score, largest first; their shares add up to it.
             Empty where the fusion of views is no sum.
         like: the known fault that an anomalous recording is nearer to than to normal.
+        threshold_from: what the threshold is from: ``normal recordings left out`` of the bank in turn, ``normal
+            recordings held out`` of bank and training, ``normal recordings in training`` of the model, so that new
+            ones may give more false alarms, or ``given by a person``.
     """
 
     file: str
@@ -97,6 +100,7 @@ class Score:
     quality: tuple[Problem, ...] = ()
     contributions: tuple[Contribution, ...] = ()
     like: Like | None = None
+    threshold_from: str | None = None
 
     @property
     def status(self) -> str:
@@ -183,6 +187,7 @@ def recording_scores(
                 quality=quality,
                 contributions=() if made_of is None else listed(made_of[index]),
                 like=like.get(int(window)) if anomalous else None,
+                threshold_from=None if value is None or threshold is None else threshold.found_from,
             )
         )
     return out
@@ -218,6 +223,7 @@ _COLUMNS = (
     *("file", "machine", "begin_s", "end_s", "score", "threshold", "margin", "p_value", "anomalous"),
     *("nearest", "nearest_begin_s", "departs_begin_s", "departs_end_s", "departs_low_hz", "departs_high_hz"),
     *("departs", "status", "quality", "error", "like", "like_date", "like_distance"),
+    "threshold_from",
 )
 
 
@@ -237,7 +243,7 @@ def csv_rows(entry: Score | Failure, *, windows: bool = False) -> Iterator[list[
     Missing numbers are empty; ``anomalous`` is 1, 0 or empty. Rows of windows have no threshold.
     """
     if isinstance(entry, Failure):
-        yield [entry.file, *[None] * (len(_COLUMNS) - 7), "error", None, str(entry.error), *[None] * 3]
+        yield [entry.file, *[None] * (len(_COLUMNS) - 8), "error", None, str(entry.error), *[None] * 4]
         return
     end = max(window.end_s for window in entry.windows)
     found = entry.departure
@@ -251,8 +257,19 @@ def csv_rows(entry: Score | Failure, *, windows: bool = False) -> Iterator[list[
     if entry.like is not None:
         state[-3:] = [entry.like.fault, entry.like.date, entry.like.distance]
     nearest = [entry.nearest, entry.nearest_begin_s]
-    yield [entry.file, entry.machine, 0.0, end, *decision, *nearest, *departs, *state, *entry.views.values()]
+    yield [
+        entry.file,
+        entry.machine,
+        0.0,
+        end,
+        *decision,
+        *nearest,
+        *departs,
+        *state,
+        entry.threshold_from,
+        *entry.views.values(),
+    ]
     for window in entry.windows if windows and len(entry.windows) > 1 else ():
         span = [entry.file, entry.machine, window.begin_s, window.end_s]
         near = [window.nearest, window.nearest_begin_s]
-        yield [*span, window.score, *[None] * 4, *near, *[None] * 11, *window.views.values()]
+        yield [*span, window.score, *[None] * 4, *near, *[None] * 12, *window.views.values()]

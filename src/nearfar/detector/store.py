@@ -36,16 +36,28 @@ from nearfar.detector.kept import HeldOut, Signals, below
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError, NearfarError
 from nearfar.explain.localisation import PatchBank
-from nearfar.files import exchange, exclusive, file_sha256, reset_permissions, write_json
+from nearfar.files import (
+    SIGNATURE,
+    exchange,
+    exclusive,
+    file_sha256,
+    read_json,
+    require_signature,
+    reset_permissions,
+    without_signature,
+    write_json,
+    write_signed_json,
+)
 from nearfar.models.folder import WEIGHT_FOLDERS
 from nearfar.scoring import Workspace
 from nearfar.settings import Settings, reason
 from nearfar.thresholds import Calibration, Threshold, is_consistent
+from nearfar.thresholds.file import THRESHOLDS, checked, read_rows
 
 FORMAT = 1
 FEATURES_VERSION = 2
 """Increased when the same recordings and weights give other features, so that old detectors are refused."""
-CARD, BANKS, CALIBRATION, THRESHOLDS = "detector.json", "banks.safetensors", "calibration.json", "thresholds.json"
+CARD, BANKS, CALIBRATION = "detector.json", "banks.safetensors", "calibration.json"
 MODEL, ENCODER = "model", "encoder"
 LONGEST_WAIT_S = 60.0
 """How long a detector waits for another process that saves one in the same folder."""
@@ -109,7 +121,8 @@ class Card(Settings):
     """The version of the computation of features, see :data:`FEATURES_VERSION`."""
     banks: tuple[BankCard, ...]
     channel_warnings: tuple[ChannelWarning, ...]
-    sha256: dict[str, str]
+    files: dict[str, str]
+    """The SHA-256 of the files beside it, by name."""
     made_with: dict[str, Any]
 
 
@@ -244,8 +257,8 @@ def read_banks(folder: Path, card: Card) -> tuple[FittedMachine, ...]:
     """
     path = folder / BANKS
     try:
-        if (found := file_sha256(path)) != card.sha256[BANKS]:
-            raise ValueError(f"SHA-256 {found[:12]}, not {card.sha256[BANKS][:12]}")
+        if (found := file_sha256(path)) != card.files[BANKS]:
+            raise ValueError(f"SHA-256 {found[:12]}, not {card.files[BANKS][:12]}")
         tensors = load_file(path)
         return tuple(_restored(entry, tensors, card.recipe, folder) for entry in card.banks)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
@@ -279,11 +292,10 @@ def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write ``detector.json``, with the SHA-256 of its own content and of calibration and history beside it."""
+    """Write ``detector.json``, with the SHA-256 of its own content, and of calibration and history beside it."""
     beside = [name for name in (CALIBRATION, CHANGES, BEFORE) if (folder / name).exists()]
-    sha256 = card.sha256 | {name: file_sha256(folder / name) for name in beside}
-    tree = card.model_copy(update={"sha256": sha256}).model_dump(mode="json")
-    write_json(folder / CARD, {**tree, "sha256": {**sha256, CARD: digest(tree)}})
+    files = card.files | {name: file_sha256(folder / name) for name in beside}
+    write_signed_json(folder / CARD, card.model_copy(update={"files": files}).model_dump(mode="json"))
 
 
 def read_card(folder: Path) -> Card:
@@ -301,13 +313,29 @@ def read_card(folder: Path) -> Card:
             remedy="Make one with nearfar fit, or check the path",
         )
     path = folder / CARD
-    card = _read(path, TypeAdapter(Card))
-    if CARD in card.sha256:  # not in cards of earlier versions
-        tree = json.loads(path.read_bytes())
-        written = tree["sha256"].pop(CARD)
-        if (found := digest(tree)) != written:
-            raise _damaged(path, f"SHA-256 {found[:12]}, not {written[:12]}")
-    return card
+    try:
+        tree = read_json(path)
+        if isinstance(tree.get(SIGNATURE), dict):
+            tree = _signed_as_now(tree)
+        else:
+            require_signature(tree)
+        content = without_signature(tree)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    return _validated(path, TypeAdapter(Card), json.dumps(content))
+
+
+def _signed_as_now(tree: dict[str, Any]) -> dict[str, Any]:
+    """The card of an earlier version, whose ``sha256`` holds the hashes of all files, and in some its own.
+
+    Raises:
+        ValueError: if it is not the card that its own hash is of.
+    """
+    files = dict(tree[SIGNATURE])
+    written = files.pop(CARD, None)
+    if written is not None and (found := digest({**tree, SIGNATURE: files})) != written:
+        raise ValueError(f"SHA-256 {found[:12]}, not {str(written)[:12]}")
+    return {**without_signature(tree), "files": files}
 
 
 def write_calibrations(folder: Path, calibrations: Iterable[Calibration]) -> None:
@@ -327,22 +355,31 @@ def read_calibrations(folder: Path, card: Card) -> tuple[Calibration, ...]:
     return calibrations
 
 
-def write_thresholds(folder: Path, thresholds: Iterable[Threshold]) -> None:
-    """Write ``thresholds.json``, whole or not at all."""
-    write_json(folder / THRESHOLDS, [entry.model_dump(mode="json") for entry in thresholds])
-
-
-def read_thresholds(folder: Path, calibrations: Iterable[Calibration]) -> tuple[Threshold, ...]:
+def read_thresholds(
+    folder: Path, calibrations: Iterable[Calibration], *, without: str | None = None
+) -> tuple[Threshold, ...]:
     """The thresholds beside a detector.
 
+    Args:
+        folder: of the detector.
+        calibrations: its scores of normal recordings.
+        without: a machine, or ``machine/section``, whose thresholds are left out and not checked.
+
     Raises:
-        InputError: if the file cannot be read, or holds a threshold that its rule does not find from the normal
-            scores and that is not marked as given by a person.
+        InputError: if the file cannot be read, holds a threshold that is not the one that was written, or one that
+            its rule does not find from the normal scores and that is not marked as given by a person.
     """
     path = folder / THRESHOLDS
-    thresholds = _read(path, TypeAdapter(tuple[Threshold, ...]))
+    try:
+        rows = read_rows(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, getattr(error, "strerror", None) or error) from None
     by_unit = {(entry.machine, entry.section): entry for entry in calibrations}
-    for threshold in thresholds:
+    thresholds = []
+    for row in rows:
+        if without is not None and without in (row.get("machine"), f"{row.get('machine')}/{row.get('section')}"):
+            continue
+        threshold = _validated(path, TypeAdapter(Threshold), json.dumps(without_signature(row)))
         calibration = by_unit.get((threshold.machine, threshold.section))
         if calibration is None:
             raise _damaged(path, f"a threshold of {threshold.machine}, which the detector was not fitted on")
@@ -353,7 +390,9 @@ def read_thresholds(folder: Path, calibrations: Iterable[Calibration]) -> tuple[
                 expected="what the rule finds from the normal scores at its false-alarm rate",
                 remedy="Find it again by its false-alarm rate, or set a number, with nearfar threshold",
             )
-    return thresholds
+        checked(path, row)
+        thresholds.append(threshold)
+    return tuple(thresholds)
 
 
 def read_history(folder: Path, card: Card) -> tuple[tuple[Change, ...], tuple[Before, ...]]:
@@ -362,7 +401,7 @@ def read_history(folder: Path, card: Card) -> tuple[tuple[Change, ...], tuple[Be
     Raises:
         InputError: if a file cannot be read, or is not the one that the card is of.
     """
-    if CHANGES not in card.sha256:
+    if CHANGES not in card.files:
         return (), ()
     found = _read(folder / CHANGES, CHANGE_LIST), _read(folder / BEFORE, BEFORE_LIST)
     for name in (CHANGES, BEFORE):
@@ -383,18 +422,23 @@ def copy_model(model: Path, folder: Path) -> None:
 
 def _read(path: Path, content: TypeAdapter[_Content]) -> _Content:
     try:
-        return content.validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"{key}: expected {reason(first)}" if key else reason(first)) from None
+        return _validated(path, content, path.read_bytes())
     except OSError as error:
         raise _damaged(path, error.strerror) from None
 
 
+def _validated(path: Path, content: TypeAdapter[_Content], text: str | bytes) -> _Content:
+    try:
+        return content.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise _damaged(path, f"{key}: expected {reason(first)}" if key else reason(first)) from None
+
+
 def _require_same(path: Path, card: Card) -> None:
     """Raise an InputError if a file has another content than when the card was written."""
-    expected = card.sha256.get(path.name)  # not in cards of earlier versions
+    expected = card.files.get(path.name)  # not in cards of earlier versions
     if expected is not None and (found := file_sha256(path)) != expected:
         raise _damaged(path, f"SHA-256 {found[:12]}, not {expected[:12]}")
 

@@ -28,6 +28,7 @@ from nearfar.distillation.yamnet import EMBEDDING_DIM, PATCH_SAMPLES, YAMNet
 from nearfar.distillation.yamnet import PATCH_FRAMES as SEGMENT_FRAMES
 from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
+from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.frontends.kaldi import FRAME_SAMPLES, FRAME_SHIFT, PATCH_FRAMES, KaldiFbank
 from nearfar.progress import StepProgress
@@ -218,9 +219,11 @@ def distil(
         machines: folders of recordings of machines with hardly any noise, to be mixed with those of ``folders``.
 
     Raises:
-        InputError: if a folder holds no recordings, or ``out`` a checkpoint of another plan or other recordings.
+        InputError: if a folder holds no recordings, or ``out`` a checkpoint of another plan or other
+            recordings, or the extra ``train`` is not installed.
         TrainingError: if the loss or its gradient is not finite.
     """
+    require_extras("distillation", "train")
     files = sound_files(folders, plan.excluded)
     by_machine = by_folder(sound_files(machines, plan.excluded))
     accelerator = make_accelerator(plan)

@@ -20,6 +20,7 @@ from torch import nn
 
 from nearfar.encoders.base import Encoder, EncoderFamily, encoder_hash
 from nearfar.errors import InputError
+from nearfar.extras import require_extras
 from nearfar.files import whole_file
 from nearfar.registry import Entry, Registry
 from nearfar.settings import PositiveFloat, Rate, Settings
@@ -117,8 +118,9 @@ def add_adapters(encoder: Encoder, lora: LoraSettings) -> Encoder:
 
     Raises:
         InputError: if a target names no layer of the encoder, or one without a weight matrix, or the rank is
-            larger than the smaller side of such a matrix.
+            larger than the smaller side of such a matrix, or peft is not installed.
     """
+    require_extras("LoRA", "train")
     from peft import LoraConfig, get_peft_model
 
     for target in lora.targets:
@@ -174,8 +176,10 @@ def load_adapters(encoder: Encoder, folder: Path) -> Encoder:
     """Merge the adapters of a folder into an encoder; torch's global random state stays as it was.
 
     Raises:
-        InputError: if the folder does not hold exactly the adapters of this encoder, or they cannot be read.
+        InputError: if the folder does not hold exactly the adapters of this encoder, they cannot be read, or peft
+            is not installed.
     """
+    require_extras(str(folder), "train")
     from peft import PeftModel, get_peft_model_state_dict
 
     for name in (CONFIG_FILE, WEIGHTS_FILE):

@@ -18,6 +18,7 @@ from nearfar.data.download.transfer import (
     retry_after_seconds,
 )
 from nearfar.errors import InputError
+from nearfar.extras import missing_modules, require_extras
 from nearfar.files import file_sha256, whole_file, write_json
 
 ENCODER_FILES = ("config.json", "model.safetensors")
@@ -105,6 +106,7 @@ def download(name: str, revision: str | None = None) -> Path:
         InputError: if a file is neither in the cache nor on the hub, or the weights of the revision of
             :data:`PUBLISHED` have another size. Another hash is a warning only.
     """
+    require_extras(name, "train")
     published = PUBLISHED.get(name)
     pinned = published.revision if published else "main"
     revision = revision or pinned
@@ -116,8 +118,13 @@ def download(name: str, revision: str | None = None) -> Path:
 
 
 def is_cached(name: str) -> bool:
-    """Whether all files of a published encoder are in the local cache; works offline."""
-    return all(_cached(name, filename, PUBLISHED[name].revision) for filename in ENCODER_FILES)
+    """Whether all files of a published encoder are in the local cache; works offline.
+
+    False without the hub's client, which alone reads the cache.
+    """
+    return not missing_modules("train") and all(
+        _cached(name, filename, PUBLISHED[name].revision) for filename in ENCODER_FILES
+    )
 
 
 def fetch_encoder(short_name: str, out: Path | None = None, retry: RetryPolicy | None = None) -> FetchedEncoder:
@@ -135,6 +142,7 @@ def fetch_encoder(short_name: str, out: Path | None = None, retry: RetryPolicy |
         InputError: if the files cannot be downloaded, the disk is too full, or the weights are not those of
             :data:`PUBLISHED`, those that the hub states, or those recorded before.
     """
+    require_extras(short_name, "train")
     name = SHORT_NAMES[short_name]
     published = PUBLISHED[name]
     how: Literal["downloaded", "already there"] = "already there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from nearfar.config.validation import digest
 from nearfar.data.clips import Clip
 from nearfar.data.fingerprint import clips_key
+from nearfar.data.signals import SignalFacts, facts_from_arrays, facts_to_arrays
 from nearfar.errors import NearfarError
 from nearfar.pipeline.extraction import Advance, extract
 from nearfar.pipeline.extractor import Extractor
@@ -23,6 +25,9 @@ from nearfar.views import combined_features
 
 COMPUTATION = 3
 """Increased when the same recordings and weights give other features, so that old ones are not read."""
+
+FACTS = 1
+"""The same for facts of signals."""
 
 CLIPS = 128
 """About so many clips are in one file: bounds memory, and the loss when the program is killed."""
@@ -37,10 +42,16 @@ class FeatureCache:
 
     Args:
         folder: where the files are; None stores nothing.
+        with_facts: measure the signals of recordings as well, where they are read for features.
+
+    Attributes:
+        facts: of the signals of recordings whose features were asked for, by path.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, with_facts: bool = False) -> None:
         self.folder = folder
+        self._with_facts = with_facts
+        self.facts: dict[Path, SignalFacts] = {}
         self._recordings: dict[tuple[Path, ...], str] = {}
 
     def get(
@@ -56,8 +67,10 @@ class FeatureCache:
         views = recipe.waveform_views
         if self.folder is None or not source.cached:
             recordings = [Recording.of_clip(clip) for clip in clips]
-            found = extract(extractor, recordings, advance=advance).features
-            made = {view: found[view][0] for view in views}
+            extracted = extract(extractor, recordings, with_facts=self._with_facts, advance=advance)
+            if self._with_facts:
+                self._keep_facts(clips, [extracted.facts[index] for index in range(len(clips))])
+            made = {view: extracted.features[view][0] for view in views}
         else:
             pieces = source.pieces(settings, extractor.parts.depth)
             self.fill(extractor, clips, views, pieces, advance)
@@ -85,13 +98,44 @@ class FeatureCache:
                 indices = sorted({index for _, index in missing})
                 recordings = [Recording.of_clip(clip) for clip in chunk]
                 wanted = [pieces[index] for index in indices]
-                found = extract(extractor, recordings, views=of_views, wanted=wanted)
+                found = extract(extractor, recordings, views=of_views, wanted=wanted, with_facts=self._with_facts)
+                if self._with_facts:
+                    arrays = facts_to_arrays([found.facts[index] for index in range(len(chunk))])
+                    stored = {name: torch.from_numpy(values) for name, values in arrays.items()}
+                    _write(self._facts_path(extractor, chunk), stored)
                 for view in of_views:
                     for index, values in zip(indices, found.features[view], strict=True):
                         if (view, index) in missing:
-                            _write(paths[view, index], values)
+                            _write(paths[view, index], {"features": values})
+            if self._with_facts:
+                self._read_facts(extractor, chunk)
             if advance is not None:
                 advance(len(chunk))
+
+    def _keep_facts(self, clips: Sequence[Clip], facts: Sequence[SignalFacts]) -> None:
+        self.facts |= dict(zip([clip.path for clip in clips], facts, strict=True))
+
+    def _read_facts(self, extractor: Extractor, clips: Sequence[Clip]) -> None:
+        """Facts that were stored with the features; files of earlier versions have none."""
+        if all(clip.path in self.facts for clip in clips):
+            return
+        with suppress(OSError, SafetensorError, ValueError, KeyError):
+            stored = read_tensors(self._facts_path(extractor, clips))
+            self._keep_facts(clips, facts_from_arrays({name: values.numpy() for name, values in stored.items()}))
+
+    def _facts_path(self, extractor: Extractor, clips: Sequence[Clip]) -> Path:
+        assert self.folder is not None
+        audio = extractor.recipe.audio
+        channels = [audio.near_channel, audio.far_channel, audio.sample_rate_hz]
+        tree = {"computation": FACTS, "recordings": self._key(clips), "channels": channels}
+        return self.folder / f"{digest(tree)}.facts.safetensors"
+
+    def _key(self, clips: Sequence[Clip]) -> str:
+        """A hash of the content of recordings."""
+        which = tuple(clip.path for clip in clips)
+        if which not in self._recordings:
+            self._recordings[which] = clips_key(clips)
+        return self._recordings[which]
 
     def _read(self, extractor: Extractor, clips: Sequence[Clip], view: str, piece: Settings) -> Tensor:
         paths = [self._path(extractor, chunk, view, piece) for chunk in self._chunks(extractor, clips)]
@@ -104,12 +148,9 @@ class FeatureCache:
 
     def _path(self, extractor: Extractor, clips: Sequence[Clip], view: str, piece: Settings) -> Path:
         assert self.folder is not None
-        which = tuple(clip.path for clip in clips)
-        if which not in self._recordings:
-            self._recordings[which] = clips_key(clips)
         tree: dict[str, Any] = {
             "computation": COMPUTATION,
-            "recordings": self._recordings[which],
+            "recordings": self._key(clips),
             "weights": extractor.weights_hash,
             "view": extractor.recipe.view_identity(view),
             "source": extractor.recipe.features.source,
@@ -118,9 +159,9 @@ class FeatureCache:
         return self.folder / f"{digest(tree)}.safetensors"
 
 
-def _write(path: Path, features: Tensor) -> None:
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
-        write_tensors(path, {"features": features})
+        write_tensors(path, tensors)
     except (OSError, SafetensorError) as error:
         raise NearfarError(
             f"{path}: cannot write the features ({error}). Free some space and run the same command again; "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nearfar.data.copies import Landmarks
 from nearfar.data.prefetch import buffered
-from nearfar.data.quality import SignalFacts
+from nearfar.data.signals import SignalFacts
 from nearfar.errors import InputError
 from nearfar.features import WindowBatch
 from nearfar.frontends.kaldi import PATCH_FRAMES, frame_count

@@ -82,12 +82,9 @@ def is_guaranteed(recipe: Recipe) -> bool:
     )
 
 
-def training_remark(recipe: Recipe, *, held_out: bool = False) -> str | None:
-    """A remark on scores of normal recordings that a model was trained on; None if it was trained on others."""
-    if held_out or not (recipe.trains or not recipe.backend.leaves_out):
-        return None
-    trained = "encoder" if recipe.trains else recipe.scoring.backend
-    return f"the {trained} was trained on the recordings that the threshold is from, so new ones may score higher"
+def trains_on_normals(recipe: Recipe) -> bool:
+    """Whether a model is trained on all normal recordings that are not held out."""
+    return recipe.trains or not recipe.backend.leaves_out
 
 
 def normal_scores(
@@ -185,7 +182,7 @@ def score_machines(
                     method="leave-one-out",
                     guaranteed=is_guaranteed(recipe),
                     recordings=normal_scores(train, left_out) if left_out.fused.size else (),
-                    remark=training_remark(recipe),
+                    in_training=trains_on_normals(recipe),
                 ),
                 _nearest_domains(fitted_on, scored.nearest, len(test)),
                 scorer.reason,

@@ -30,6 +30,11 @@ from nearfar.training.pseudo_labels import cluster_attributes
 logger = logging.getLogger(__name__)
 
 
+def needed_extras(recipe: Recipe) -> tuple[str, ...]:
+    """The extras of nearfar that training a recipe's encoder needs, see :mod:`nearfar.extras`."""
+    return ("train",) if recipe.trains else ()
+
+
 def is_trained(recipe: Recipe, dataset: Dataset, folder: Path) -> bool:
     """Whether a model folder holds all that the recipe trains, trained on all training clips of the dataset.
 

@@ -20,7 +20,7 @@ from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, rea
 from nearfar.data.blocks import read_blocks
 from nearfar.data.clips import CHANNELS, Channel, Clip
 from nearfar.data.copies import Landmarks, joined_landmarks, landmarks
-from nearfar.data.quality import SignalFacts, channel_facts, merged_facts, pair_facts
+from nearfar.data.signals import SignalFacts, bits_of, bits_of_format, merged_facts, signal_facts
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import FRAME_SAMPLES
 from nearfar.pipeline.extractor import Extractor
@@ -91,7 +91,7 @@ class WindowReader:
         extractor: whose recipe and window length apply.
         views: of waveforms.
         with_facts: measure the signal of every recording, of both microphones where there are two.
-        with_landmarks: find landmarks of every recording, and what the two channels have in common.
+        with_landmarks: find landmarks of every recording.
         keep_errors: yield a piece with the error for a recording that cannot be used, instead of raising it.
     """
 
@@ -142,7 +142,8 @@ class WindowReader:
         begins = window_starts(next(iter(read.values())).size, padded, self._hop)
         windows = self._windows(index, recording, read, 0, list(enumerate(begins)), len(begins))
         marks = landmarks(read[channels[0]]) if self.with_landmarks else None
-        yield Piece(index, windows, True, self._facts(read, recorded_hz), marks)
+        bits = bits_of(samples) if self.with_facts else None
+        yield Piece(index, windows, True, self._facts(read, recorded_hz, bits), marks)
 
     def _of_long_file(self, index: int, recording: Recording, path: Path, header: AudioHeader) -> Iterator[Piece]:
         recipe, padded = self.extractor.recipe, self.extractor.padded_samples
@@ -155,7 +156,9 @@ class WindowReader:
             ready = [entry for entry in waiting if entry[1] + padded <= end]
             waiting = waiting[len(ready) :]
             yield Piece(index, self._windows(index, recording, block, start, ready, len(begins)))
-            if (of_block := self._facts(block, header.sample_rate_hz)) is not None:
+            exact = bits_of(next(iter(block.values()))) if header.sample_rate_hz == rate else None
+            bits = exact or bits_of_format(header.subtype)
+            if (of_block := self._facts(block, header.sample_rate_hz, bits)) is not None:
                 facts.append(of_block)
             if self.with_landmarks:
                 marks_of.append((start, landmarks(block[channels[0]])))
@@ -163,14 +166,13 @@ class WindowReader:
         rest = self._windows(index, recording, block, start, waiting, len(begins))  # resampling may end early
         yield Piece(index, rest, True, merged_facts(facts, header.seconds) if facts else None, joined)
 
-    def _facts(self, read: Mapping[Channel, NDArray[np.float32]], recorded_hz: int) -> SignalFacts | None:
+    def _facts(
+        self, read: Mapping[Channel, NDArray[np.float32]], recorded_hz: int, bits: int | None
+    ) -> SignalFacts | None:
         if not self.with_facts:
             return None
-        rate = self.extractor.recipe.audio.sample_rate_hz
-        facts = {str(name): channel_facts(samples) for name, samples in read.items()}
-        is_pair = self.with_landmarks and len(read) == len(CHANNELS)
-        pair = pair_facts(read["near"], read["far"], rate) if is_pair else None
-        return SignalFacts(recorded_hz, next(iter(read.values())).size / rate, facts, pair)
+        channels = {str(name): samples for name, samples in read.items()}
+        return signal_facts(channels, self.extractor.recipe.audio.sample_rate_hz, recorded_hz, bits)
 
     @property
     def _hop(self) -> int:

@@ -26,6 +26,7 @@ from nearfar.encoders.eat import EAT
 from nearfar.encoders.weights import WEIGHTS_FILE, seeded_start
 from nearfar.environment import environment
 from nearfar.errors import InputError, TrainingError
+from nearfar.extras import require_extras
 from nearfar.files import file_sha256, write_json, write_text
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining.batches import CropBatch, Crops
@@ -234,10 +235,11 @@ def pretrain_encoder(
 
     Raises:
         InputError: if there are no recordings, one cannot be read, the starting encoder does not load, or ``out``
-            holds another training.
+            holds another training; or if the extra ``train`` is not installed.
         TrainingError: if the training fails or collapses.
         NearfarError: if a file cannot be written.
     """
+    require_extras("pre-training", "train")
     recordings = find_recordings(folders)
     start = seeded_start(recipe.encoder.weights, recipe.seed)
     encoder = load_encoder(start, revision=recipe.encoder.revision)

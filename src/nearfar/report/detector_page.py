@@ -19,6 +19,7 @@ from nearfar.detector.machine import FittedMachine
 from nearfar.detector.routing import machine_names
 from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_thresholds
 from nearfar.errors import InputError
+from nearfar.extras import require_extras
 from nearfar.pipeline.extraction import extract
 from nearfar.pipeline.extractor import Extractor, scored_dimensions
 from nearfar.pipeline.windows import Recording
@@ -78,6 +79,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         InputError: if the folder holds no complete detector, or ``data`` none of its recordings.
         NearfarError: if the page cannot be written.
     """
+    require_extras("a report", "report")
     card = read_card(folder)
     machines = _read_machines(folder, card, data)
     note = (
@@ -160,18 +162,18 @@ def _reasons(machines: list[DetectorMachine]) -> list[str]:
 def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:
     rows = []
     for name, entry in ((machine.name, entry) for machine in machines for entry in machine.thresholds):
-        rate, bound = entry.false_alarm_rate, "at most" if entry.guaranteed else "about"
         row = (
             name,
             entry.domain or "both",
             "–" if entry.value is None else f"{entry.value:.4g}",
-            "–" if rate is None else f"{bound} {percent(rate)}",
+            entry.promise.replace(" %", "\N{NO-BREAK SPACE}%"),
+            entry.found_from,
             entry.rule,
             str(entry.recordings),
             entry.remark or "–",
         )
         rows.append(row)
-    columns = ("machine", "domain", "threshold", "false alarms", "rule", "normal scores", "remark")
+    columns = ("machine", "domain", "threshold", "false alarms", "from", "rule", "normal scores", "remark")
     caption = "A recording with a higher score is classified as anomalous. False alarms: the requested rate."
     return PageTable("Thresholds", columns, tuple(rows), caption, ends_in_text=True)
 

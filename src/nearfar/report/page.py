@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import nearfar
 from nearfar.data.channel_check import ChannelWarning
 from nearfar.evaluation.uncertainty import Interval
+from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.progress import Progress
 from nearfar.report.examples import Example
@@ -101,8 +102,9 @@ def write_page(out: Path, template: str, page: Any, script: str = "") -> Path:
         script: JavaScript of the page; no other script can run.
 
     Raises:
-        NearfarError: if the file cannot be written.
+        NearfarError: if the file cannot be written, or jinja2 is not installed.
     """
+    require_extras(str(out), "report")
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.challenge.run import CHOICES, FEATURES
+from nearfar.challenge.run import CHOICES, FEATURES, QUALITY
 from nearfar.charts import curve, exceedance, histogram, roc
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import AudioHeader, Clip, Dataset, read_dataset
@@ -20,6 +20,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineScores, decision_file, read_decisions, read_scores
 from nearfar.evaluation.truth import ClipLabels, GroundTruth
 from nearfar.evaluation.uncertainty import Interval, Intervals, uncertainty
+from nearfar.extras import require_extras
 from nearfar.metrics import DOMAINS, OfficialRule, Quantity
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor, scored_dimensions
@@ -29,6 +30,8 @@ from nearfar.report.examples import PER_KIND, Example, make_examples
 from nearfar.report.machine_charts import Scores, clip_map, percent_above, score_table, threshold_name, view_chart
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
 from nearfar.scoring import MachineScorer, Workspace
+from nearfar.thresholds.calibration import IN_TRAINING
+from nearfar.thresholds.file import THRESHOLDS, checked
 
 QUANTITIES: dict[Quantity, str] = {
     "auc_source": "AUC (source)",
@@ -104,6 +107,7 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
         InputError: if the folder holds no finished run, a file in it is damaged, or ``data`` holds no recordings.
         NearfarError: if the page cannot be written.
     """
+    require_extras("a report", "report")
     for name in ("recipe.toml", "view_scores.json", "scores"):
         if not (run / name).exists():
             raise InputError(
@@ -120,6 +124,7 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
     notes = [str(note) for note in results.get("notes", [])]
     choices = _json(run / CHOICES) if (run / CHOICES).is_file() else []
     notes += [f"{row['machine']} section {row['section']}: {row['reason']}" for row in choices]
+    notes += _training_notes(run)
     dataset = _dataset(Path(by_view["data"]), data, notes)
     entries = read_scores(run / "scores")
     truth = GroundTruth.of_score_folder(run / "scores", entries)
@@ -129,6 +134,8 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
     rows = [*intervals.machines.items(), ("all machines", intervals.all_machines)] if intervals else []
     environment = json.dumps(_json(run / "environment.json"), indent=1)
     tables = [_data_table(_json(run / "data.json"))]
+    if (run / QUALITY).is_file():
+        tables.append(_quality_table(_json(run / QUALITY)))
     if dataset is not None and _has_both_channels(dataset, recipe):
         warnings = check_channels(dataset, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
         tables.append(channel_table(warnings, "No problem was found in a sample of the normal recordings."))
@@ -156,7 +163,7 @@ def _read_machines(
     run: Path, rows: list[dict[str, Any]], data: Dataset | None, entries: list[MachineScores], truth: GroundTruth
 ) -> list[RunMachine]:
     thresholds: dict[tuple[str, str], dict[str, float]] = {}
-    for row in _json(run / "thresholds.json"):
+    for row in (checked(run / THRESHOLDS, row) for row in _json(run / THRESHOLDS)):
         if row["value"] is not None:
             of_machine = thresholds.setdefault((row["machine"], row["section"]), {})
             of_machine[threshold_name(row.get("domain"))] = float(row["value"])
@@ -180,6 +187,18 @@ def _read_machines(
         )
         machines.append(machine)
     return machines
+
+
+def _training_notes(run: Path) -> list[str]:
+    """A note about the machines whose thresholds are from recordings that the model was trained on."""
+    rows = [row for row in _json(run / THRESHOLDS) if row.get("normals") == "in training"]
+    names = list(dict.fromkeys(row["machine"] for row in rows))
+    if not names:
+        return []
+    return [
+        f"Thresholds of {', '.join(names)}: {IN_TRAINING}. Decisions and the percentages above a threshold "
+        "promise no rate of false alarms."
+    ]
 
 
 def _flagged(folder: Path, entries: list[MachineScores]) -> dict[tuple[str, str], NDArray[np.bool_]]:
@@ -272,6 +291,18 @@ def _data_table(data: list[dict[str, Any]]) -> PageTable:
         rows.append(row)
     columns = ("machine", "training clips", "test clips", "length", "channels", "remarks")
     return PageTable("Data", columns, tuple(rows), ends_in_text=True)
+
+
+def _quality_table(machines: list[dict[str, Any]]) -> PageTable:
+    """Problems of the microphones and the recorder, as ``quality.json`` of the run lists them."""
+    rows = [
+        (machine["machine"], entry["check"], f"{entry['recordings']} of {machine['recordings']}", entry["message"])
+        for machine in machines
+        for entry in machine["problems"]
+    ]
+    columns = ("machine", "problem", "recordings", "found in the first of them")
+    caption = "Of all recordings that were read, compared with the training recordings of the machine."
+    return PageTable("Microphones and recorder", columns, tuple(rows), caption, ends_in_text=True)
 
 
 def _section(machine: RunMachine, recipe: Recipe, model: Path) -> MachineSection:

@@ -19,6 +19,12 @@ Domain = Literal["source", "target"]
 GIVEN = "given"
 """The rule of a threshold that a person chose as a number."""
 
+Normals = Literal["left out", "held out", "in training"]
+"""Which normal recordings the scores of a threshold are of: each left out of the bank in turn, those held out of
+bank and training, or those that the model was trained on."""
+
+IN_TRAINING = "the model was trained on the recordings that the threshold is from, so new ones may score higher"
+
 SAME = 1e-9
 """Scores that differ by less than this fraction of the highest are equal."""
 
@@ -44,8 +50,9 @@ class NormalScore(Settings):
 class Calibration(Settings):
     """The normal scores of one machine and section.
 
-    ``guaranteed`` is whether conformal p-values made of them are exact (see :mod:`nearfar.detector.machine`), and
-    ``grouped_by`` says how the groups of recordings were found, and ``remark`` what limits the promised rates.
+    ``guaranteed`` is whether conformal p-values made of them are exact (see :mod:`nearfar.detector.machine`),
+    ``grouped_by`` says how the groups of recordings were found, ``remark`` what limits the promised rates, and
+    ``in_training`` is whether a model was trained on the recordings.
     """
 
     machine: str
@@ -55,6 +62,14 @@ class Calibration(Settings):
     recordings: tuple[NormalScore, ...]
     grouped_by: str | None = None
     remark: str | None = None
+    in_training: bool = False
+
+    @property
+    def normals(self) -> Normals:
+        """How the recordings relate to bank and training."""
+        if self.in_training:
+            return "in training"
+        return "held out" if self.method == "split" else "left out"
 
     def of(self, domain: str | None = None) -> tuple[NormalScore, ...]:
         """The recordings of one domain or of both."""
@@ -91,6 +106,8 @@ class Threshold(Settings):
         recordings: how many normal scores it was found from, and ``groups`` of how many independent groups.
         guaranteed: whether the rate is a bound.
         value: None where there are too few scores.
+        normals: how bank and training relate to the normal recordings; None of a given number, and in files of
+            earlier versions.
         rests_on: the one normal recording without which the threshold would be much lower, if there is one.
         remark: what differs from the request, and why.
     """
@@ -104,8 +121,26 @@ class Threshold(Settings):
     groups: Annotated[int, Field(ge=0)] | None = None
     guaranteed: bool
     value: float | None
+    normals: Normals | None = None
     rests_on: str | None = None
     remark: str | None = None
+
+    @property
+    def promise(self) -> str:
+        """The rate of false alarms: ``at most 5 %``, ``about 5 %``, ``5 % in training`` or ``unknown``."""
+        if self.false_alarm_rate is None or self.value is None:
+            return "unknown"
+        rate = f"{100 * self.false_alarm_rate:.3g} %"
+        if self.normals == "in training":
+            return f"{rate} in training"
+        return f"{'at most' if self.guaranteed else 'about'} {rate}"
+
+    @property
+    def found_from(self) -> str:
+        """What it is from, in words: normal recordings that were left out, held out or trained on, or a person."""
+        if self.rule == GIVEN:
+            return "given by a person"
+        return f"normal recordings {self.normals or 'left out'}"
 
     @model_validator(mode="before")
     @classmethod
@@ -197,6 +232,8 @@ def is_consistent(threshold: Threshold, calibration: Calibration) -> bool:
     if rate is None or threshold.rule not in RULES:
         return False
     found = usable_threshold(calibration, threshold.rule, rate, domain)
+    if threshold.normals not in (None, found.normals):
+        return False
     if found.guaranteed != threshold.guaranteed or (found.value is None) != (threshold.value is None):
         return False
     if found.value is None or threshold.value is None:
@@ -292,6 +329,9 @@ def _threshold(
     rests_on = None
     if known and rate is not None and value is not None:
         rests_on = _rests_on(calibration, rule, rate, domain, value)
+    remarks = [remark]
+    if value is not None:
+        remarks += [calibration.remark, IN_TRAINING if known and calibration.in_training else None]
     return Threshold.model_validate(
         {
             "machine": calibration.machine,
@@ -303,7 +343,8 @@ def _threshold(
             "groups": _group_count(calibration, domain),
             "guaranteed": bounds and calibration.guaranteed and value is not None,
             "value": value,
+            "normals": calibration.normals if known else None,
             "rests_on": rests_on,
-            "remark": "; ".join(filter(None, (remark, calibration.remark if value is not None else None))) or None,
+            "remark": "; ".join(filter(None, remarks)) or None,
         }
     )

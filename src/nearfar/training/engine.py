@@ -15,20 +15,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.data.prefetch import prefetched
 from nearfar.errors import InputError, TrainingError
+from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.progress import StepProgress
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 LOG_FILE = "log.jsonl"
+PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Environment variables with the number of processes: of accelerate and torchrun, and of three kinds of MPI."""
+
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -218,8 +223,22 @@ def denormals_as_zero() -> Iterator[None]:
 
 
 def is_main_process() -> bool:
-    """Whether this is the only process, or the first of a distributed launch."""
+    """Whether this is the only process, or the first of a distributed launch.
+
+    Raises:
+        InputError: if there are several and accelerate, which connects them, is not installed.
+    """
+    if not _is_one_of_several():
+        return True  # without accelerate, which takes seconds to import and which scoring does not need
+    require_extras("processes", "train")
+    from accelerate import PartialState
+
     return bool(PartialState(cpu=_without_gpu()).is_main_process)
+
+
+def _is_one_of_several() -> bool:
+    connected = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return connected or any(int(os.environ.get(name, "1")) > 1 for name in PROCESS_COUNTS)
 
 
 def _without_gpu() -> bool:
@@ -232,8 +251,12 @@ def make_accelerator(settings: LoopSettings) -> Accelerator:
     """accelerate's Accelerator with the precision of the settings.
 
     Raises:
-        InputError: if the batch size is not a multiple of the number of processes.
+        InputError: if the batch size is not a multiple of the number of processes, or accelerate is missing.
     """
+    require_extras("training", "train")
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
     bf16 = settings.precision == "bf16" or (
         settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )

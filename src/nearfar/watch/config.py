@@ -76,7 +76,7 @@ class TokenTable(Settings):
     """Of the token, in hex digits."""
 
 
-class PageTable(Settings):
+class PagesTable(Settings):
     """``[page]``: the pages and the HTTP API."""
 
     host: str = "127.0.0.1"
@@ -100,7 +100,7 @@ class WatchConfig(Settings):
     flood: FloodTable = FloodTable()
     keep: KeepTable = KeepTable()
     sinks: dict[str, SinkTable] = Field(default_factory=dict)
-    page: PageTable | None = None
+    page: PagesTable | None = None
     """None for no pages."""
 
     @field_validator("machines")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,11 +61,20 @@ class Feedback:
         detector: the folder of its detector.
         recordings: a folder in which the sound of feedback is kept.
         name: of the machine in the detector; None where it has one.
+        clock: the time in seconds since 1970.
     """
 
     def __init__(
-        self, memory: Memory, machine: str, detector: Path, recordings: Path, name: str | None = None
+        self,
+        memory: Memory,
+        machine: str,
+        detector: Path,
+        recordings: Path,
+        name: str | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._memory, self._machine, self._name = memory, machine, name
         self._folder, self._recordings = detector, recordings
 
@@ -113,7 +122,7 @@ class Feedback:
         return change
 
     def _note(self, alarm: int | None, by: str, text: str) -> NoteAdded:
-        return NoteAdded(time_s=time.time(), machine=self._machine, alarm=alarm, by=by, text=text)
+        return NoteAdded(time_s=self._clock(), machine=self._machine, alarm=alarm, by=by, text=text)
 
     def _watched(self) -> WatchedMachine:
         return LoadedDetectors().machine(self._folder, self._name)

@@ -109,7 +109,7 @@ def require_tokens(host: str, tokens: Sequence[Token]) -> None:
     """
     if not tokens and not is_loopback(host):
         raise InputError(
-            "web.host",
+            "page.host",
             found=f"{host} without tokens",
             expected="tokens, as other computers reach this address, or 127.0.0.1",
             remedy="Make one with nearfar token --role operate and add it to the configuration",
@@ -130,11 +130,9 @@ class Access:
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._failed: dict[str, list[float]] = {}
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there are no tokens, and everyone may do everything."""
-        return not self._tokens
+        # Other sites cannot read pages, so they do not know the key of its forms.
+        self.everyone = None if tokens else Session("local", Role.CONFIGURE, secrets.token_urlsafe(24))
+        """The session of all requests where there are no tokens; None where there are."""
 
     def holder(self, text: str, address: str) -> Token | None:
         """The token of that text, or None if it is wrong or the address has sent too many wrong ones.
@@ -159,13 +157,10 @@ class Access:
                 self._failed[address] = [*recent, now]
             return found
 
-    def start(self, token: Token | None) -> Session:
-        """A new session of a browser; without a token only where there are none at all."""
-        if token is None and self._tokens:
-            raise ValueError("a session needs a token")
+    def start(self, token: Token) -> Session:
+        """A new session of a browser."""
         now = self._clock()
-        name, role = ("local", Role.CONFIGURE) if token is None else (token.name, token.role)
-        session = Session(name, role, secrets.token_urlsafe(24), now, secrets.token_urlsafe(32))
+        session = Session(token.name, token.role, secrets.token_urlsafe(24), now, secrets.token_urlsafe(32))
         assert session.id is not None
         with self._lock:
             self._sessions = {key: each for key, each in self._sessions.items() if now - each.used_s < SESSION_S}

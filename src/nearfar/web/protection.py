@@ -10,6 +10,7 @@ from nearfar.web.access import is_loopback
 
 LARGEST_BODY = 64 * 1024
 """Bytes of a request's body: forms and JSON of actions, no recordings."""
+TOO_LARGE = f"The request is larger than {LARGEST_BODY} bytes."
 
 HEADERS = {
     "content-security-policy": (
@@ -59,17 +60,18 @@ class Protection:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
-        started = False
+        body = _Body(receive)
+        refused = False
 
         async def sending(message: MutableMapping[str, Any]) -> None:
-            nonlocal started
+            nonlocal refused
+            if body.too_large:  # the application answers that it cannot read it
+                if not refused:
+                    refused = True
+                    await _refuse(send, 413, TOO_LARGE)
+                return
             if message["type"] == "http.response.start":
-                started = True
-                own = {name for name, _ in message["headers"]}
-                added = [
-                    (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in own
-                ]
-                message = {**message, "headers": [*message["headers"], *added]}
+                message = {**message, "headers": _with_headers(message["headers"])}
             await send(message)
 
         if self._local_only and not is_loopback(urlsplit(f"//{host}").hostname or ""):
@@ -77,14 +79,9 @@ class Protection:
         elif scope["method"] not in SAFE_METHODS and not _from_own_page(headers, host):
             await _refuse(sending, 403, "The request comes from another site.")
         elif _declared_length(headers) > LARGEST_BODY:
-            await _refuse(sending, 413, f"The request is larger than {LARGEST_BODY} bytes.")
+            await _refuse(sending, 413, TOO_LARGE)
         else:
-            try:
-                await self._application(scope, _limited(receive), sending)
-            except _TooLargeError:
-                if started:
-                    raise
-                await _refuse(sending, 413, f"The request is larger than {LARGEST_BODY} bytes.")
+            await self._application(scope, body.receive, sending)
 
 
 def _from_own_page(headers: MutableMapping[str, str], host: str) -> bool:
@@ -100,22 +97,30 @@ def _declared_length(headers: MutableMapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdigit() else LARGEST_BODY + 1
 
 
-def _limited(receive: Receive) -> Receive:
-    received = 0
+class _Body:
+    """The body of a request, of which no more than :data:`LARGEST_BODY` bytes are received."""
 
-    async def receiving() -> MutableMapping[str, Any]:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > LARGEST_BODY:
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._received = receive, 0
+        self.too_large = False
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        if self._received > LARGEST_BODY:
+            self.too_large = True
             raise _TooLargeError
         return message
 
-    return receiving
+
+def _with_headers(own: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    names = {name for name, _ in own}
+    added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+    return [*own, *(pair for pair in added if pair[0] not in names)]
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:
     body = f"{reason}\n".encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    own = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": _with_headers(own)})
     await send({"type": "http.response.body", "body": body})

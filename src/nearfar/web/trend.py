@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from html import escape
+from statistics import median
 from typing import NamedTuple
 
 from nearfar.watch.records import AlarmRecord, TrendPoint
@@ -19,7 +20,7 @@ WIDTH, HEIGHT = 1000, 200
 """Units of the stretched part."""
 MOST_TICKS = 5
 GAP = 3.0
-"""A line is broken by a gap of this many times the length of the points beside it."""
+"""A line is broken where points are this many times farther apart than usual, and than they are long."""
 THRESHOLD = 1.0
 """The level of the threshold."""
 LEAST_TOP = 1.6
@@ -163,12 +164,15 @@ def _lines(points: Sequence[_Levels], x: _Scale, y: _Scale) -> str:
 
 
 def _runs(points: Sequence[_Levels]) -> list[list[_Levels]]:
-    """Points without gaps between them."""
+    """Points without gaps between them; recordings of some seconds every hour have none."""
+    usual = median([after.begin_s - before.begin_s for before, after in itertools.pairwise(points)] or [0.0])
     runs: list[list[_Levels]] = []
     for point in points:
         if runs:
             last = runs[-1][-1]
-            if point.begin_s - last.end_s <= GAP * max(point.end_s - point.begin_s, last.end_s - last.begin_s):
+            if point.begin_s - last.end_s <= GAP * max(
+                usual, point.end_s - point.begin_s, last.end_s - last.begin_s
+            ):
                 runs[-1].append(point)
                 continue
         runs.append([point])

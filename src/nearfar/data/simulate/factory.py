@@ -28,6 +28,7 @@ from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace
 from nearfar.data.simulate.rooms import PATHS, Images, Room, build_room, convolve_moving
 from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, convolve, decibels, rms, stream
 from nearfar.errors import InputError
+from nearfar.extras import require_extras
 from nearfar.progress import StepProgress
 
 NOISES_OF_DOMAIN: dict[Domain, tuple[str, ...]] = {
@@ -145,8 +146,9 @@ def simulate_factory(plan: FactoryPlan, out: Path, progress: StepProgress | None
     ``progress`` is called with the number of clips done and in all. Returns ``out``.
 
     Raises:
-        InputError: if ``out`` is a file or a folder that is not empty.
+        InputError: if ``out`` is a file or a folder that is not empty, or pyroomacoustics is not installed.
     """
+    require_extras("simulation", "simulate")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(
             out,
@@ -180,11 +182,12 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
     """Every clip of a machine, training clips first."""
     counts: dict[Domain, int] = {"source": plan.train_source, "target": plan.train_target}
     for domain, count in counts.items():
-        for index, condition in enumerate(_conditions(plan, machine, "train", domain, count)):
+        for index in range(count):
+            condition = draw_condition(plan, machine, "train", domain, index)
             yield ClipPlan(machine, "train", domain, "normal", index, condition, None)
     count = plan.test_per_group
     for domain in counts:
-        conditions = list(_conditions(plan, machine, "test", domain, count))
+        conditions = [draw_condition(plan, machine, "test", domain, index) for index in range(count)]
         faults: dict[Label, Sequence[Fault | None]] = {
             "normal": [None] * count,
             "anomaly": _faults(plan, machine, domain, count),
@@ -195,20 +198,19 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
                 yield ClipPlan(machine, "test", domain, label, index, conditions[position], fault)
 
 
-def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, count: int) -> Iterator[Condition]:
-    """Draw conditions; operating points and noises alternate, so that all are equally frequent."""
+def draw_condition(plan: FactoryPlan, machine: str, split: Split, domain: Domain, index: int) -> Condition:
+    """The condition of one clip; operating points and noises alternate, so that all are equally frequent."""
     operations, noises = MACHINES[machine].operations(domain), NOISES_OF_DOMAIN[domain]
-    for index in range(count):
-        rng = stream(plan.seed, machine, "condition", split, domain, index)
-        yield Condition(
-            operation=operations[index % len(operations)],
-            snr_db=float(rng.uniform(*plan.snr_db)),
-            level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
-            noise=noises[index // len(operations) % len(noises)],
-            path=int(rng.integers(PATHS)),
-            noise_from=float(rng.random()),
-            noise_to=float(rng.random()),
-        )
+    rng = stream(plan.seed, machine, "condition", split, domain, index)
+    return Condition(
+        operation=operations[index % len(operations)],
+        snr_db=float(rng.uniform(*plan.snr_db)),
+        level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
+        noise=noises[index // len(operations) % len(noises)],
+        path=int(rng.integers(PATHS)),
+        noise_from=float(rng.random()),
+        noise_to=float(rng.random()),
+    )
 
 
 def _faults(plan: FactoryPlan, machine: str, domain: Domain, count: int) -> list[Fault]:

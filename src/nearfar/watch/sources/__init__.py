@@ -11,6 +11,7 @@ from nearfar.watch.sources.base import (
 )
 from nearfar.watch.sources.folder import FolderSettings, FolderSource
 from nearfar.watch.sources.pcm import PcmSettings, PcmSource
+from nearfar.watch.sources.simulated import SimulatedSettings, SimulatedSource
 from nearfar.watch.sources.sound_card import SoundCardSettings, SoundCardSource
 from nearfar.watch.sources.url import UrlSettings, UrlSource
 
@@ -18,6 +19,9 @@ __all__ = ["AUDIO_SOURCES", "AudioBlock", "AudioSource", "SourceError", "SourceK
 
 AUDIO_SOURCES["folder"] = SourceKind(
     build=FolderSource, settings=FolderSettings, description="recordings that appear in {folder}"
+)
+AUDIO_SOURCES["simulated"] = SourceKind(
+    build=SimulatedSource, settings=SimulatedSettings, description="a simulated {machine_type}"
 )
 AUDIO_SOURCES["sound-card"] = SourceKind(
     build=SoundCardSource, settings=SoundCardSettings, description="the sound card {device}", live=True

@@ -1,0 +1,115 @@
+"""Wheel and sdist in environments of their own, outside the repository, with and without each extra."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from benchmarks.environments import Layer, with_torch
+
+from nearfar.extras import EXTRAS
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an sdist, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Layer:
+    """An environment of torch and nearfar without extras."""
+    folder = tmp_path_factory.mktemp("bare")
+    layer = with_torch(folder / "torch").above(folder / "nearfar")
+    layer.install(str(wheel))
+    return layer
+
+
+def modules_of(layer: Layer, cwd: Path) -> set[str]:
+    """The extras' modules that can be imported."""
+    names = [module for modules in EXTRAS.values() for module in modules]
+    code = f"from importlib.util import find_spec\nprint(*filter(find_spec, {names}))"
+    return set(layer.run("python", "-c", code, cwd=cwd).stdout.split())
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path, built: Path) -> None:
+    listed = subprocess.run(["git", "ls-files", "src"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = {name.removeprefix("src/") for name in listed.stdout.splitlines()}
+    assert tracked
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    assert {name for name in names if ".dist-info/" not in name} == tracked
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {f"src/{name}" for name in tracked} | {"README.md", "LICENSE", "pyproject.toml"} <= names
+
+
+def test_a_detector_needs_no_extra(bare: Layer, small_factory: Path, tmp_path: Path) -> None:
+    assert modules_of(bare, tmp_path) <= {"jinja2"}, "jinja2 comes with torch"
+    recording = next((small_factory / "hummer" / "test").glob("*anomaly_0000*.wav"))
+    for arguments in (
+        ("--version",),
+        ("data", small_factory, "--check-channels"),
+        ("fit", small_factory, "--out", "detector"),
+        ("threshold", "detector", "--false-alarm-rate", "0.4"),
+        ("add", "detector", recording, "--fault", "whistle"),
+    ):
+        finished = bare.run("nearfar", *arguments, cwd=tmp_path)
+        assert finished.returncode == 0, finished.stderr
+    finished = bare.run("nearfar", "score", "detector", recording, "--fail-on-anomaly", "--json", cwd=tmp_path)
+    assert finished.returncode == 1, finished.stderr
+    (score,) = json.loads(finished.stdout)
+    assert score["anomalous"]
+
+
+COMMANDS = {
+    "report": ({"report"}, "run nearfar-best --data FACTORY --out OUT"),
+    "simulate": (
+        {"simulate"},
+        "simulate OUT --machines fan --train-source 2 --train-target 1 --test 1 --seconds 1",
+    ),
+    "tracking": (
+        {"report", "tracking"},
+        "run ae-mse --data FACTORY --out OUT --tensorboard --set autoencoder.epochs=1",
+    ),
+    "train": ({"train"}, "fit FACTORY --recipe tiny-lora-near --out OUT --set training.steps=2"),
+}
+"""By extra: the extras that a command needs, and the command."""
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_command_works_with_its_extra_and_names_it_without(
+    extra: str, bare: Layer, wheel: Path, small_factory: Path, tmp_path: Path
+) -> None:
+    extras, command = COMMANDS[extra]
+    names = ",".join(sorted(extras))
+    arguments = [{"FACTORY": str(small_factory), "OUT": "out"}.get(word, word) for word in command.split()]
+    refused = bare.run("nearfar", *arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(f"Run pip install 'nearfar[{names}]'.\n")
+    assert not (tmp_path / "out").exists()
+    layer = bare.above(tmp_path / "layer")
+    layer.install(f"nearfar[{names}] @ {wheel.as_uri()}")
+    expected = {module for name in extras for module in EXTRAS[name]}
+    assert expected <= modules_of(layer, tmp_path)
+    finished = layer.run("python", "-m", "nearfar", *arguments, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert any((tmp_path / "out").rglob("*"))
