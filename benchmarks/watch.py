@@ -16,10 +16,14 @@ the same spread and correlation around it.
 
 from __future__ import annotations
 
+import argparse
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from field import session_effect, write
+from scipy.signal import lfilter
 from scipy.stats import norm
 
 from nearfar import Detector, load_recipe
@@ -27,6 +31,7 @@ from nearfar.data import read_dataset
 from nearfar.data.clips import normal_clip
 from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.detector.results import Score
+from nearfar.watch.alarm import AlarmRule, AlarmState, WindowInput, step
 from nearfar.watch.detectors import WatchedMachine
 
 SECONDS, FITTED, NEW, PER_SESSION, FAULTS = 10.0, 20, 30, 3, 40
@@ -73,17 +78,118 @@ def correlated(count: int, random: np.random.Generator) -> np.ndarray:
     """(count,) uniform numbers; successive ones are correlated."""
     noise = random.normal(size=count) * np.sqrt(1 - CORRELATION**2)
     noise[0] = random.normal()
-    from scipy.signal import lfilter
-
     return norm.cdf(lfilter([1.0], [1.0, -CORRELATION], noise))
+
+
+def residuals(levels: dict) -> np.ndarray:
+    """Levels of windows around the means of their sessions, with the spread of single windows."""
+    sessions = [np.array(session) for session in levels["sessions"] if len(session) > 1]
+    return np.concatenate([(s - s.mean()) * np.sqrt(len(s) / (len(s) - 1)) for s in sessions])
 
 
 def month(levels: dict, drift: float, random: np.random.Generator) -> np.ndarray:
     """(windows,) levels of a month of normal operation."""
-    sessions = levels["sessions"]
-    residuals = np.concatenate([np.array(s) - np.mean(s) for s in sessions])
-    out = []
-    for _ in range(MONTH_WINDOWS // SESSION_WINDOWS):
-        mean = np.mean(sessions[random.integers(len(sessions))])
-        out.append(mean + np.quantile(residuals, correlated(SESSION_WINDOWS, random)))
+    around, means = residuals(levels), [np.mean(session) for session in levels["sessions"]]
+    out = [
+        means[random.integers(len(means))] + np.quantile(around, correlated(SESSION_WINDOWS, random))
+        for _ in range(MONTH_WINDOWS // SESSION_WINDOWS)
+    ]
     return np.concatenate(out) + drift * np.linspace(0, 1, MONTH_WINDOWS)
+
+
+def raised_at(levels: np.ndarray, rule: AlarmRule) -> list[int]:
+    """The windows that raise alarms, by the rule of :func:`nearfar.watch.alarm.step`; faster."""
+    high, low = levels >= rule.raise_level, levels < rule.clear_level
+    total = np.concatenate([[0], np.cumsum(high)])
+    run = np.arange(len(levels)) - np.maximum.accumulate(np.where(low, -1, np.arange(len(levels))))
+    cleared = np.flatnonzero(run >= rule.clear_count)
+    ends = np.arange(1, len(levels) + 1)
+    candidates = np.flatnonzero(total[ends] - total[np.maximum(ends - rule.of, 0)] >= rule.count)
+    found, since = [], 0
+    for window in candidates.tolist():
+        if window < since or total[window + 1] - total[max(since, window + 1 - rule.of)] < rule.count:
+            continue
+        found.append(window)
+        later = np.searchsorted(cleared, window + rule.clear_count)
+        if later == len(cleared):
+            break
+        since = int(cleared[later]) + 1
+    return found
+
+
+def check(levels: np.ndarray, rule: AlarmRule) -> None:
+    """Compare :func:`raised_at` with the rule itself."""
+    state, expected = AlarmState(), []
+    for number, level in enumerate(levels.tolist()):
+        before = state.active
+        state, _ = step(state, WindowInput(level, -20.0), float(number), rule)
+        expected += [number] if state.active and not before else []
+    assert raised_at(levels, rule) == expected
+
+
+def fault_found(levels: dict, rule: AlarmRule, random: np.random.Generator) -> float:
+    """The share of faults that raise an alarm within ten minutes."""
+    around, faults = residuals(levels), levels["faults"][0]
+    rows = [level + np.quantile(around, correlated(TEN_MINUTES, random)) for level in faults]
+    return float(np.mean([bool(raised_at(row, rule)) for row in rows]))
+
+
+def rules(by_machine: dict[str, dict], months: int, seed: int) -> None:
+    """Print false alarms and faults found of rules."""
+    random = np.random.default_rng(seed)
+    machines = list(by_machine)
+    drifts = (0.0, 0.3)
+    simulated = {
+        (name, drift): [month(by_machine[name], drift, random) for _ in range(months)]
+        for name in machines
+        for drift in drifts
+    }
+    print("false alarms a month without drift / with a drift of 0.3, faults found within ten minutes")
+    for raise_level, count, of, clear_count in RULES:
+        rule = AlarmRule(raise_level=raise_level, count=count, of=of, clear_count=clear_count)
+        check(simulated[machines[0], 0.3][0][:20_000], rule)
+        cells = []
+        for name in machines:
+            alarms = [np.mean([len(raised_at(m, rule)) for m in simulated[name, drift]]) for drift in drifts]
+            found = fault_found(by_machine[name], rule, random)
+            cells.append(f"{name} {alarms[0]:.1f} / {alarms[1]:.1f}, {100 * found:.0f} %")
+        print(f"level {raise_level:g}, {count} of {of}, cleared by {clear_count}: " + "; ".join(cells), flush=True)
+
+
+RULES = [
+    (1.0, 1, 1, 5),
+    (1.0, 3, 5, 5),
+    *((level, 3, 5, 60) for level in (1.0, 1.5, 2.0)),
+    *((level, 15, 20, 60) for level in (1.0, 1.25, 1.5, 2.0)),
+    *((level, 25, 30, 60) for level in (1.0, 1.25, 1.5, 2.0)),
+    *((level, 40, 45, 60) for level in (1.0, 1.25, 1.5)),
+]
+"""Level, count, of, and successive windows that clear an alarm."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    of_rules = commands.add_parser("rules")
+    of_rules.add_argument("--machines", default="fan,gearbox,valve,pump")
+    of_rules.add_argument("--place", choices=list(PLACES), default="fixed")
+    of_rules.add_argument("--levels", type=Path, help="a JSON file, written if it does not exist")
+    of_rules.add_argument("--months", type=int, default=6)
+    of_rules.add_argument("--seed", type=int, default=40)
+    arguments = parser.parse_args()
+    if arguments.command == "rules":
+        if arguments.levels is None or not arguments.levels.exists():
+            found = {}
+            for number, machine in enumerate(arguments.machines.split(",")):
+                with tempfile.TemporaryDirectory() as folder:
+                    seed = arguments.seed + number
+                    found[machine] = machine_levels(machine, arguments.place, seed, Path(folder))
+            if arguments.levels is not None:
+                arguments.levels.write_text(json.dumps(found), encoding="utf-8")
+        else:
+            found = json.loads(arguments.levels.read_text(encoding="utf-8"))
+        rules(found, arguments.months, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
