@@ -16,10 +16,14 @@ the same spread and correlation around it.
 
 from __future__ import annotations
 
+import argparse
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from field import session_effect, write
+from scipy.signal import lfilter
 from scipy.stats import norm
 
 from nearfar import Detector, load_recipe
@@ -27,30 +31,36 @@ from nearfar.data import read_dataset
 from nearfar.data.clips import normal_clip
 from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.detector.results import Score
+from nearfar.watch.alarm import AlarmRule, AlarmState, WindowInput, step
 from nearfar.watch.detectors import WatchedMachine
 
-SECONDS, FITTED, NEW, PER_SESSION, FAULTS = 10.0, 20, 30, 4, 60
+SECONDS, FITTED, NEW, PER_SESSION, FAULTS = 10.0, 20, 30, 3, 40
 SESSION_WINDOWS, MONTH_WINDOWS, CORRELATION = 2880, 259_200, 0.9
 TEN_MINUTES = 60
 
+PLACES = {"fixed": (0.3, 0.5), "moved": (1.0, 2.0)}
+"""Filter and gains of a session in dB: of microphones that stay where they are, and that are put up anew."""
 
-def machine_levels(machine: str, seed: int, folder: Path) -> dict[str, list[list[float]]]:
+
+def machine_levels(machine: str, place: str, seed: int, folder: Path) -> dict[str, list[list[float]]]:
     """Levels of new sessions and of faults of one simulated machine."""
     plan = FactoryPlan(
         (machine,),
-        train_source=FITTED * PER_SESSION,
+        train_source=(FITTED + NEW) * PER_SESSION,
         train_target=1,
-        test_per_group=max(NEW * PER_SESSION, FAULTS),
+        test_per_group=FAULTS,
         clip_seconds=SECONDS,
         seed=seed,
     )
     dataset = read_dataset(simulate_factory(plan, folder / machine))
-    train = [clip for clip in dataset.train(machine) if clip.domain == "source"]
-    test = [clip for clip in dataset.test(machine) if clip.domain == "source"]
-    normal, faulty = ([c for c in test if c.label == label] for label in ("normal", "anomaly"))
-    effects = [session_effect(seed + number) for number in range(FITTED) for _ in range(PER_SESSION)]
-    new = [session_effect(seed + 1000 + number) for number in range(NEW)]
-    paths = write(train, folder / f"{machine}-normal", effects, seed)
+    normal = [clip for clip in dataset.train(machine) if clip.domain == "source"]
+    faulty = [c for c in dataset.test(machine) if c.domain == "source" and c.label == "anomaly"]
+    effects = [
+        session_effect(seed + number, *PLACES[place]) for number in range(FITTED) for _ in range(PER_SESSION)
+    ]
+    new = [session_effect(seed + 1000 + number, *PLACES[place]) for number in range(NEW)]
+    count = FITTED * PER_SESSION
+    paths = write(normal[:count], folder / f"{machine}-normal", effects, seed)
     detector = Detector.fit([normal_clip(path, machine) for path in paths], load_recipe("auto"), machine=machine)
     watched = WatchedMachine(detector, machine, "", "")
 
@@ -58,8 +68,8 @@ def machine_levels(machine: str, seed: int, folder: Path) -> dict[str, list[list
         scores = detector.score_many(files, machine, explain=False)
         return [watched.level(score) for score in scores if isinstance(score, Score)]
 
-    of_new = levels(write(normal[: NEW * PER_SESSION], folder / f"{machine}-new", new, seed))
-    of_faults = levels(write(faulty[:FAULTS], folder / f"{machine}-faults", new, seed))
+    of_new = levels(write(normal[count:], folder / f"{machine}-new", new, seed))
+    of_faults = levels(write(faulty, folder / f"{machine}-faults", new, seed))
     sessions = [[v for v in of_new[number::NEW] if v is not None] for number in range(NEW)]
     return {"sessions": [s for s in sessions if s], "faults": [[v for v in of_faults if v is not None]]}
 
@@ -68,17 +78,118 @@ def correlated(count: int, random: np.random.Generator) -> np.ndarray:
     """(count,) uniform numbers; successive ones are correlated."""
     noise = random.normal(size=count) * np.sqrt(1 - CORRELATION**2)
     noise[0] = random.normal()
-    from scipy.signal import lfilter
-
     return norm.cdf(lfilter([1.0], [1.0, -CORRELATION], noise))
+
+
+def residuals(levels: dict) -> np.ndarray:
+    """Levels of windows around the means of their sessions, with the spread of single windows."""
+    sessions = [np.array(session) for session in levels["sessions"] if len(session) > 1]
+    return np.concatenate([(s - s.mean()) * np.sqrt(len(s) / (len(s) - 1)) for s in sessions])
 
 
 def month(levels: dict, drift: float, random: np.random.Generator) -> np.ndarray:
     """(windows,) levels of a month of normal operation."""
-    sessions = levels["sessions"]
-    residuals = np.concatenate([np.array(s) - np.mean(s) for s in sessions])
-    out = []
-    for _ in range(MONTH_WINDOWS // SESSION_WINDOWS):
-        mean = np.mean(sessions[random.integers(len(sessions))])
-        out.append(mean + np.quantile(residuals, correlated(SESSION_WINDOWS, random)))
+    around, means = residuals(levels), [np.mean(session) for session in levels["sessions"]]
+    out = [
+        means[random.integers(len(means))] + np.quantile(around, correlated(SESSION_WINDOWS, random))
+        for _ in range(MONTH_WINDOWS // SESSION_WINDOWS)
+    ]
     return np.concatenate(out) + drift * np.linspace(0, 1, MONTH_WINDOWS)
+
+
+def raised_at(levels: np.ndarray, rule: AlarmRule) -> list[int]:
+    """The windows that raise alarms, by the rule of :func:`nearfar.watch.alarm.step`; faster."""
+    high, low = levels >= rule.raise_level, levels < rule.clear_level
+    total = np.concatenate([[0], np.cumsum(high)])
+    run = np.arange(len(levels)) - np.maximum.accumulate(np.where(low, -1, np.arange(len(levels))))
+    cleared = np.flatnonzero(run >= rule.clear_count)
+    ends = np.arange(1, len(levels) + 1)
+    candidates = np.flatnonzero(total[ends] - total[np.maximum(ends - rule.of, 0)] >= rule.count)
+    found, since = [], 0
+    for window in candidates.tolist():
+        if window < since or total[window + 1] - total[max(since, window + 1 - rule.of)] < rule.count:
+            continue
+        found.append(window)
+        later = np.searchsorted(cleared, window + rule.clear_count)
+        if later == len(cleared):
+            break
+        since = int(cleared[later]) + 1
+    return found
+
+
+def check(levels: np.ndarray, rule: AlarmRule) -> None:
+    """Compare :func:`raised_at` with the rule itself."""
+    state, expected = AlarmState(), []
+    for number, level in enumerate(levels.tolist()):
+        before = state.active
+        state, _ = step(state, WindowInput(level, -20.0), float(number), rule)
+        expected += [number] if state.active and not before else []
+    assert raised_at(levels, rule) == expected
+
+
+def fault_found(levels: dict, rule: AlarmRule, random: np.random.Generator) -> float:
+    """The share of faults that raise an alarm within ten minutes."""
+    around, faults = residuals(levels), levels["faults"][0]
+    rows = [level + np.quantile(around, correlated(TEN_MINUTES, random)) for level in faults]
+    return float(np.mean([bool(raised_at(row, rule)) for row in rows]))
+
+
+def rules(by_machine: dict[str, dict], months: int, seed: int) -> None:
+    """Print false alarms and faults found of rules."""
+    random = np.random.default_rng(seed)
+    machines = list(by_machine)
+    drifts = (0.0, 0.3)
+    simulated = {
+        (name, drift): [month(by_machine[name], drift, random) for _ in range(months)]
+        for name in machines
+        for drift in drifts
+    }
+    print("false alarms a month without drift / with a drift of 0.3, faults found within ten minutes")
+    for raise_level, count, of, clear_count in RULES:
+        rule = AlarmRule(raise_level=raise_level, count=count, of=of, clear_count=clear_count)
+        check(simulated[machines[0], 0.3][0][:20_000], rule)
+        cells = []
+        for name in machines:
+            alarms = [np.mean([len(raised_at(m, rule)) for m in simulated[name, drift]]) for drift in drifts]
+            found = fault_found(by_machine[name], rule, random)
+            cells.append(f"{name} {alarms[0]:.1f} / {alarms[1]:.1f}, {100 * found:.0f} %")
+        print(f"level {raise_level:g}, {count} of {of}, cleared by {clear_count}: " + "; ".join(cells), flush=True)
+
+
+RULES = [
+    (1.0, 1, 1, 5),
+    (1.0, 3, 5, 5),
+    *((level, 3, 5, 60) for level in (1.0, 1.5, 2.0)),
+    *((level, 15, 20, 60) for level in (1.0, 1.25, 1.5, 2.0)),
+    *((level, 25, 30, 60) for level in (1.0, 1.25, 1.5, 2.0)),
+    *((level, 40, 45, 60) for level in (1.0, 1.25, 1.5)),
+]
+"""Level, count, of, and successive windows that clear an alarm."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    of_rules = commands.add_parser("rules")
+    of_rules.add_argument("--machines", default="fan,gearbox,valve,pump")
+    of_rules.add_argument("--place", choices=list(PLACES), default="fixed")
+    of_rules.add_argument("--levels", type=Path, help="a JSON file, written if it does not exist")
+    of_rules.add_argument("--months", type=int, default=6)
+    of_rules.add_argument("--seed", type=int, default=40)
+    arguments = parser.parse_args()
+    if arguments.command == "rules":
+        if arguments.levels is None or not arguments.levels.exists():
+            found = {}
+            for number, machine in enumerate(arguments.machines.split(",")):
+                with tempfile.TemporaryDirectory() as folder:
+                    seed = arguments.seed + number
+                    found[machine] = machine_levels(machine, arguments.place, seed, Path(folder))
+            if arguments.levels is not None:
+                arguments.levels.write_text(json.dumps(found), encoding="utf-8")
+        else:
+            found = json.loads(arguments.levels.read_text(encoding="utf-8"))
+        rules(found, arguments.months, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

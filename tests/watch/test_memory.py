@@ -126,7 +126,7 @@ def test_old_summaries_go(memory: Memory) -> None:
 
 def test_a_window_counts_once(memory: Memory) -> None:
     add_windows(memory, [window(1, 0.0, 0.5)])
-    with pytest.raises(MemoryUnavailableError, match=r"(?i)unique"):
+    with pytest.raises(InputError, match="one watch at a time"):
         add_windows(memory, [window(2, 50.0, 0.5, score=None), window(1, 0.0, 0.5)])
     assert len(memory.trend("pump", 0.0, 100.0)) == 1  # nothing of a failed transaction is kept
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,8 @@ def watch(
     """Watch machines: score their sound as it comes, raise alarms, and keep both."""
     pages = ["report"] if demo or port is not None else []
     require_extras("nearfar watch", "watch", *pages, *(["simulate"] if demo else []))
+    from nearfar.files import exclusive
+
     if demo:
         others = {"CONFIG.toml": target, "--folder": folder, "--machine": machine, "--memory": memory}
         for flag, given in others.items():
@@ -68,7 +71,11 @@ def watch(
 
         sinks = {**config.sinks, "standard output": SinkTable(kind="lines")}
         config = config.model_copy(update={"sinks": sinks})
-    if _run(config, base) and fail_on_alarm:
+    place = config.memory_place(base)
+    alone = nullcontext() if "://" in place else exclusive(Path(place), Path(f"{place}.lock"))
+    with alone:
+        is_open = _run(config, base)
+    if is_open and fail_on_alarm:
         raise Exit(1)
 
 
@@ -141,9 +148,8 @@ def _run(
     from nearfar.watch.engine import Watch
     from nearfar.watch.memory import Memory
 
-    stop = threading.Event()
-    place = config.memory if "://" in config.memory else str(base / config.memory)
-    memory = Memory.open(place)
+    stop, earlier = threading.Event(), {}
+    memory = Memory.open(config.memory_place(base))
     delivery = server = None
     try:
         engine = Watch(config, base, memory, clock=clock)
@@ -162,10 +168,12 @@ def _run(
             engine.stop_soon()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stopped)
+            earlier[number] = signal.signal(number, stopped)
         engine.run(stop, on_windows=delivery.windows)
         return bool(memory.alarms(open_only=True, limit=1))
     finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
         if server is not None:
             server.close()
         if delivery is not None:

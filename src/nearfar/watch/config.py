@@ -111,6 +111,10 @@ class WatchConfig(Settings):
                 raise refusal("", name, "names of machines without slashes or a dot in front")
         return machines
 
+    def memory_place(self, base: Path) -> str:
+        """The memory: a path, relative to a folder, or an address."""
+        return self.memory if "://" in self.memory else str(base / self.memory)
+
     def rule(self, machine: str) -> AlarmRule:
         """The alarm rule of a machine."""
         return self.machines[machine].alarm or self.alarm

@@ -191,7 +191,8 @@ class Decisions:
             writer.keep_audio_until(row.alarm, own.number + math.ceil(keep.after_seconds / window.seconds))
             kept = list(recent)
         for entry in kept:
-            flac = encoded(entry.samples[list(context.channels)], entry.sample_rate_hz)
+            there = [channel for channel in context.channels if channel < len(entry.samples)] or [0]
+            flac = encoded(entry.samples[there], entry.sample_rate_hz)
             writer.add_audio(row.alarm, entry.number, entry.begin_s, entry.seconds, entry.level, flac)
         if kept:
             writer.limit_audio(keep.audio_bytes)

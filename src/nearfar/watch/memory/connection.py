@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from nearfar.errors import InputError, NearfarError
@@ -78,6 +78,13 @@ class Database:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except IntegrityError as error:
+            raise InputError(
+                self.where,
+                found=f"a window that is there already ({error.orig})",
+                expected="one watch at a time for each memory",
+                remedy="Stop the other one, or name another memory",
+            ) from error
         except (DBAPIError, sqlite3.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             if isinstance(cause, sqlite3.DatabaseError) and "not a database" in str(cause):
