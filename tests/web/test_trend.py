@@ -92,6 +92,14 @@ def test_the_threshold_is_level_one_across_the_chart() -> None:
     assert element.get("d") == f"M0 {HEIGHT * 0.6 / 2.1:.1f}H{WIDTH}"
 
 
+def test_a_level_that_raises_alarms_has_a_line_of_its_own() -> None:
+    assert paths(chart(points(0.2)), "raising") == []
+    found = chart(points(0.2), raise_level=2.0)
+    (element,) = [each for each in found.iter("path") if each.get("class") == "raising"]
+    assert element.get("d") == f"M0 {HEIGHT * 0.2 / 2.7:.1f}H{WIDTH}", "inside the chart, which reaches up to 2.2"
+    assert ", threshold 1, alarm level 2, " in str(found.get("aria-label"))
+
+
 def test_a_line_is_broken_where_windows_are_missing() -> None:
     gone = points(0.1, 0.2, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
     assert len(paths(chart(gone), "mean")) == 1

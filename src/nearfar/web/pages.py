@@ -148,6 +148,7 @@ def machine_content(site: Site, now: MachineNow, span: Span) -> dict[str, Any]:
             begin_s=begin_s,
             end_s=end_s,
             alarms=alarms,
+            raise_level=rule_of(site, name).raise_level,
             title=f"Levels of {name}, last {words}",
             zone=site.zone,
         ),

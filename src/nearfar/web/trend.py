@@ -54,6 +54,7 @@ def trend(
     begin_s: float,
     end_s: float,
     alarms: Sequence[AlarmRecord] = (),
+    raise_level: float = THRESHOLD,
     title: str,
     zone: tzinfo,
 ) -> str:
@@ -63,22 +64,26 @@ def trend(
         points: in the order of time.
         begin_s, end_s: what is shown, in seconds since 1970.
         alarms: of the machine; each leads to its page at ``/alarms/<number>``.
+        raise_level: that raises an alarm; a line of its own where it is not the threshold.
         title: for screen readers.
         zone: of the texts on the time axis.
     """
     shown = _compared(points, begin_s, end_s)
     bottom, top = value_range(shown)
+    top = max(top, 1.1 * raise_level)
     x, y = _scale(begin_s, end_s, 0.0, WIDTH), _scale(bottom, top, HEIGHT, 0.0)
     areas = _alarm_areas(alarms, begin_s, end_s, x)
     grid = "".join(f'<path class="grid" d="M0 {y(value):.1f}H{WIDTH}"/>' for value in value_ticks(bottom, top))
-    count = f"{len(alarms)} alarm{'' if len(alarms) == 1 else 's'}"
-    levels = (
-        [f"levels from {min(p.lowest for p in shown):.2f} to {max(p.highest for p in shown):.2f}"] if shown else []
-    )
-    described = ", ".join([title, *(levels or ["no windows"]), "threshold 1", count])
+    words, raising = [title, "no windows", "threshold 1"], ""
+    if shown:
+        words[1] = f"levels from {min(p.lowest for p in shown):.2f} to {max(p.highest for p in shown):.2f}"
+    if raise_level != THRESHOLD:
+        raising = f'<path class="raising" d="M0 {y(raise_level):.1f}H{WIDTH}"/>'
+        words.append(f"alarm level {raise_level:g}")
+    words.append(f"{len(alarms)} alarm{'' if len(alarms) == 1 else 's'}")
     return (
-        f'<svg class="trend" role="img" aria-label="{escape(described)}">'
-        f"{_curves(areas + grid + _lines(shown, x, y))}"
+        f'<svg class="trend" role="img" aria-label="{escape(", ".join(words))}">'
+        f"{_curves(areas + grid + _lines(shown, x, y) + raising)}"
         f"{_value_texts(bottom, top)}{_time_texts(begin_s, end_s, zone)}</svg>"
     )
 
