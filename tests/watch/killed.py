@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -86,7 +87,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                watch(detector, folder, lambda: os.write(writing, b"1"))
+                watch(detector, folder, partial(os.write, writing, b"1"))
             finally:
                 os._exit(0)
         os.close(writing)
