@@ -153,7 +153,7 @@ def _run(
     delivery = server = None
     try:
         engine = Watch(config, base, memory, clock=clock)
-        delivery = Delivery(memory, build_sinks(config.sinks, memory))
+        delivery = Delivery(memory, build_sinks(config.sinks, memory, base))
         if config.page is not None:
             from nearfar.web.server import Server
             from nearfar.web.site import make_site

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nearfar.errors import NearfarError
 from nearfar.watch.config import SinkTable
@@ -39,8 +40,8 @@ class NamedSink:
     takes_windows: bool
 
 
-def build_sinks(tables: Mapping[str, SinkTable], memory: Memory) -> list[NamedSink]:
-    """The sinks of a configuration.
+def build_sinks(tables: Mapping[str, SinkTable], memory: Memory, base: Path) -> list[NamedSink]:
+    """The sinks of a configuration; ``base`` is the folder that its paths are relative to.
 
     Raises:
         InputError: if one cannot be used.
@@ -48,7 +49,10 @@ def build_sinks(tables: Mapping[str, SinkTable], memory: Memory) -> list[NamedSi
     found = []
     for name, table in tables.items():
         kind: SinkKind = table.entry("kind")
-        found.append(NamedSink(name, kind.build(name, table.settings_of("kind"), memory), kind.takes_windows))
+        settings = table.settings_of("kind")
+        paths = {key: base / value for key, value in settings if isinstance(value, Path)}
+        sink = kind.build(name, settings.model_copy(update=paths), memory)
+        found.append(NamedSink(name, sink, kind.takes_windows))
     return found
 
 

@@ -46,8 +46,8 @@ class Server:
             log_level="warning",
             access_log=False,
             server_header=False,
-            ssl_certfile=page.certificate_file,
-            ssl_keyfile=page.key_file,
+            ssl_certfile=None if page.certificate_file is None else site.base / page.certificate_file,
+            ssl_keyfile=None if page.key_file is None else site.base / page.key_file,
             timeout_graceful_shutdown=2,
             lifespan="off",
         )

@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 
 from nearfar.errors import InputError
+from nearfar.watch.config import SinkTable
+from nearfar.watch.delivery import Delivery, build_sinks
 from nearfar.watch.events import AlarmTransition, Event, ScoredWindow
+from nearfar.watch.memory import Memory
 from nearfar.watch.sinks.mqtt import MqttSettings, MqttSink, slug
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
@@ -229,6 +232,37 @@ def test_nothing_is_lost_while_the_broker_is_gone(
     topics = {topic for topic, _, _ in found}
     retained = {"nearfar/watch/available", "nearfar/watch/fan_2/state", "nearfar/watch/pump_7/state"}
     assert retained < topics, "the broker came back without them"
+
+
+@pytest.mark.parametrize("gone_s", [3.0, pytest.param(60.0, marks=pytest.mark.slow)])
+def test_a_watch_delivers_all_once_the_broker_is_back(broker: Broker, tmp_path: Path, gone_s: float) -> None:
+    memory = Memory.open(tmp_path / "memory.sqlite")
+    memory.register(["pump"])
+    sinks = build_sinks({"broker": SinkTable(kind="mqtt", port=broker.port)}, memory, tmp_path)  # type: ignore[call-arg]
+    delivery = Delivery(memory, sinks)
+    try:
+        expected = [memory.add_note("pump", f"before {number}", by="ada").number for number in range(3)]
+        broker.stop()
+        until = time.monotonic() + gone_s
+        while time.monotonic() < until:
+            expected.append(memory.add_note("pump", "meanwhile", by="ada").number)
+            time.sleep(0.5)
+        broker.start()
+        subscriber = Subscriber(broker.port)
+        expected.append(memory.add_note("pump", "after", by="ada").number)
+        last = expected[-1]
+        found = []
+        while not found or found[-1] < last:  # retries pause for up to a minute
+            message = subscriber.received.get(timeout=100)
+            if message[0] == "nearfar/watch/pump/event":
+                found.append(json.loads(message[2])["number"])
+        subscriber.close()
+        missing = set(expected) - set(found) - set(expected[:3])
+        assert missing == set()
+        assert found == sorted(found)
+    finally:
+        delivery.close()
+        memory.close()
 
 
 def test_a_password_is_read_from_its_file(tmp_path: Path, free_port: int, memory: Any, flood: Event) -> None:
