@@ -46,7 +46,7 @@ class Terminal:
         (commands / "nearfar").chmod(0o755)
         self._folder, self._port = folder, port
         self._environment = {**os.environ, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
-        self._watch: subprocess.Popen[str] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
 
     def run(self, block: str) -> None:
         block = block.replace("8750", str(self._port)).replace(
@@ -55,10 +55,8 @@ class Terminal:
         if block.startswith("nearfar watch"):
             self.stop()
             command = ["bash", "-c", f"exec {block.strip()}"]
-            errors = (self._folder / "errors").open("w", encoding="utf-8")
-            self._watch = subprocess.Popen(
-                command, cwd=self._folder, env=self._environment, stderr=errors, text=True
-            )
+            with (self._folder / "errors").open("w", encoding="utf-8") as errors:
+                self._watch = subprocess.Popen(command, cwd=self._folder, env=self._environment, stderr=errors)
             self.wait(lambda: self.ask("health")["status"] == "ok")
             return
         script = ["bash", "-euo", "pipefail", "-c", block]
