@@ -170,10 +170,11 @@ def rules(by_machine: dict[str, dict], months: int, seed: int) -> None:
 RULES = [
     (1.0, 1, 1, 5),
     (1.0, 3, 5, 5),
+    *((level, 3, 5, 30) for level in (1.0, 1.5, 2.0)),
     *((level, 3, 5, 60) for level in (1.0, 1.5, 2.0)),
-    *((level, 15, 20, 60) for level in (1.0, 1.25, 1.5, 2.0)),
-    *((level, 25, 30, 60) for level in (1.0, 1.25, 1.5, 2.0)),
-    *((level, 40, 45, 60) for level in (1.0, 1.25, 1.5)),
+    *((level, 5, 6, 30) for level in (1.0, 1.5, 2.0)),
+    *((level, 15, 20, 60) for level in (1.0, 1.5, 2.0)),
+    *((level, 25, 30, 60) for level in (1.0, 1.5, 2.0)),
 ]
 """Level, count, of, and successive windows that clear an alarm."""
 

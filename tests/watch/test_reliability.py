@@ -159,7 +159,7 @@ def test_a_month_in_fast_time(play: Any, memory: Memory, tmp_path: Path, monkeyp
     clock = [begin_s]
     monkeypatch.setattr(engine_module, "THIN_S", 2.0)
     monkeypatch.setattr(engine_module, "DRIFT_EVERY_S", 6 * 3600.0)
-    rule = {"count": 3, "of": 5, "clear_count": 5, "clear_level": 0.7}
+    rule = {"raise_level": 1.0, "count": 3, "of": 5, "clear_count": 5, "clear_level": 0.7}
     watching = play(levels, memory, clock, begin_s, alarm=rule)
     sizes: list[int] = []
 
@@ -239,14 +239,14 @@ def test_operators_and_windows_at_the_same_time_make_only_allowed_transitions(pl
     random = np.random.default_rng(3)
     levels = np.repeat(random.choice([0.1, 3.0], 150), 10).astype(np.float32)
     clock = [1e9]
-    watching = play(levels, memory, clock, 1e9, alarm={"re_alarm_minutes": 2})
+    watching = play(levels, memory, clock, 1e9, alarm={"re_alarm_minutes": 2, "clear_count": 5})
     ended = threading.Event()
 
     def operate() -> None:
         while not ended.is_set():
             action = Acknowledge() if random.random() < 0.7 else Shelve(0.02)
             with suppress(InputError):  # it does not fit the status
-                memory.act("mill", action, AlarmRule(re_alarm_minutes=2), by="Ada", time_s=clock[0])
+                memory.act("mill", action, AlarmRule(re_alarm_minutes=2, clear_count=5), by="Ada", time_s=clock[0])
             time.sleep(0.005)
 
     operator = threading.Thread(target=operate)
