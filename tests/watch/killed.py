@@ -2,9 +2,9 @@
 
     python -m tests.watch.killed DETECTOR FOLDER TIMES SEED BEGIN_S
 
-A parent imports everything once, and forks a watch at a time: after a random while, mostly counted from when it
-has loaded its detector, it is killed with SIGKILL. New recordings appear meanwhile. At the end a watch runs
-undisturbed. Prints how often one was killed before it had ended, and how many windows were scored until then.
+A parent imports everything once, and forks a watch at a time: a random while after a random transaction, or before
+the first, it is killed with SIGKILL. New recordings appear meanwhile. At the end a watch runs undisturbed. Prints
+how often one was killed before it had ended, and how many windows were scored until then.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from tests.watch.sounds import machine_sound, write_sound
 
+from nearfar.watch import engine as engine_module
 from nearfar.watch.config import checked_config
 from nearfar.watch.delivery import Delivery, NamedSink
 from nearfar.watch.engine import Watch
@@ -55,13 +56,14 @@ def tables(detector: Path) -> dict[str, object]:
     return {"machines": {"mill": machine}, "alarm": rule, "keep": keep}
 
 
-def watch(detector: Path, folder: Path, ready: Callable[[], object] = lambda: None) -> None:
+def watch(detector: Path, folder: Path, progress: Callable[[], object] = lambda: None) -> None:
     """Watch until all recordings are scored."""
     memory = Memory.open(folder / "memory.sqlite")
+    engine_module.BATCH = 2  # many transactions
     engine = Watch(checked_config(tables(detector), "killed"), folder, memory)  # type: ignore[arg-type]
     delivery = Delivery(memory, [NamedSink("log", LogSink(folder / "delivered.txt"), False)])
-    ready()
-    engine.run(threading.Event())
+    progress()
+    engine.run(threading.Event(), on_windows=lambda windows: progress())
     delivery.close()
     memory.close()
 
@@ -91,9 +93,9 @@ def main() -> None:
             finally:
                 os._exit(0)
         os.close(writing)
-        if chance.random() < 0.9:
-            os.read(reading, 1)  # until it has loaded its detector
-        time.sleep(chance.uniform(0.0, 0.6))
+        for _ in range(chance.randint(0, 4)):  # until it has loaded its detector, and written so many transactions
+            os.read(reading, 1)
+        time.sleep(chance.choice([0.0, chance.uniform(0.0, 0.02), chance.uniform(0.0, 0.3)]))
         os.close(reading)
         ended, _ = os.waitpid(child, os.WNOHANG)
         if ended == 0:

@@ -137,7 +137,7 @@ def play(monkeypatch: pytest.MonkeyPatch, detector_folder: Path) -> Any:
         kind = SourceKind(build=lambda settings, base: source, description="played")
         monkeypatch.setitem(AUDIO_SOURCES, "played", kind)
         table = {"detector": str(detector_folder), "source": "played"}
-        given = checked_config({"machines": {"mill": table}, "keep": {"waiting_seconds": 20}, **more}, "test")
+        given = checked_config({"machines": {"mill": table}, "keep": {"waiting_seconds": 400}, **more}, "test")
         return Watch(given, Path(), memory, clock=lambda: clock[0])
 
     return build
