@@ -40,6 +40,7 @@ def test_fit_says_what_it_made(nearfar_command: Nearfar, small_factory: Path, tm
     assert "hummer" in finished.out
     assert f"nearfar score {out} FILES" in finished.out
     assert "hummer: 10 normal recordings in 10 independent groups, by single recordings" in finished.out
+    assert "no sessions are known" in finished.out
     assert (
         "hummer: 10 independent normal recordings or groups support no false-alarm rate below 0.0909"
         in finished.err

@@ -19,13 +19,12 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy import fft
-from scipy.ndimage import uniform_filter1d
 
 from nearfar.settings import NotNegative, PositiveFloat, PositiveInt, Settings, refusal
+from nearfar.threads import one_thread
 
 __all__ = ["Cancellation", "best_delay", "cancel"]
 
@@ -107,11 +106,16 @@ def cancel(
     if near.shape != far.shape or near.ndim != 1:
         raise ValueError(f"expected two channels of (samples,), got {near.shape} and {far.shape}")
     settings = Cancellation.model_validate((settings or Cancellation()).model_dump() | changes)
-    peak = float(max(np.abs(channel).max(initial=0.0) for channel in (near, far)))
+    peak = float(max(max(channel.max(initial=0.0), -channel.min(initial=0.0)) for channel in (near, far)))
     if peak == 0.0:
         return near.copy()
     if settings.delay_search_ms:
         far = delayed(far, best_delay(near, far, round(settings.delay_search_ms * sample_rate_hz / 1000)))
+    with one_thread():
+        return near - _predicted(near, far, settings, peak)
+
+
+def _predicted(near: Waveform, far: Waveform, settings: Cancellation, peak: float) -> Waveform:
     window, hop = settings.window_samples, settings.hop_samples
     near_spectra, far_spectra = (stft(channel, window, hop) for channel in (near, far))
     # The definition divides both channels by their common peak, which is the same as a larger epsilon.
@@ -120,19 +124,19 @@ def cancel(
         predicted = multi_tap(near_spectra, far_spectra, settings.taps)
     else:
         predicted = transfer(near_spectra, far_spectra, settings, epsilon) * far_spectra
-    return near - istft(predicted, len(near), window, hop)
+    return istft(predicted, len(near), window, hop)
 
 
 def transfer(near: Spectrum, far: Spectrum, settings: Cancellation, epsilon: float = EPSILON) -> Spectrum:
     """H by least squares, smoothed and limited according to the settings; (1 or frames, bins) complex64."""
-    cross: NDArray[Any] = near * far.conj()
+    cross: NDArray[Any]
     power: NDArray[Any]
     if settings.smooth_frames is None:
+        cross = torch.linalg.vecdot(torch.from_numpy(far), torch.from_numpy(near), dim=0).numpy()[None]
         parts = far.view(np.float32)  # real and imaginary parts side by side
         power = np.einsum("tf,tf->f", parts, parts).reshape(1, -1, 2).sum(axis=2)
-        cross = cross.sum(axis=0, keepdims=True)
     else:
-        power = far.real**2 + far.imag**2
+        cross, power = near * far.conj(), far.real**2 + far.imag**2
         cross, power = (_moving_sum(values, settings.smooth_frames, axis=0) for values in (cross, power))
     if settings.smooth_bins:
         cross, power = (_moving_sum(values, settings.smooth_bins, axis=1) for values in (cross, power))
@@ -166,6 +170,8 @@ def best_delay(near: Waveform, far: Waveform, most: int) -> int:
 
     0 for silence.
     """
+    from scipy import fft
+
     size = fft.next_fast_len(2 * len(near), real=True)
     cross = fft.irfft(fft.rfft(near, size) * fft.rfft(far, size).conj(), size)
     most = min(most, len(near) - 1)
@@ -189,13 +195,13 @@ def stft(waveform: Waveform, window: int, hop: int) -> Spectrum:
     count = 1 + -(-samples // hop)
     padded = np.zeros((*others, (count - 1) * hop + window), np.float32)
     padded[..., window // 2 : window // 2 + samples] = waveform
-    frames = sliding_window_view(padded, window, axis=-1)[..., ::hop, :] * hann(window)
-    return np.asarray(fft.rfft(frames, axis=-1, overwrite_x=True))
+    frames = torch.from_numpy(padded).unfold(-1, window, hop) * torch.from_numpy(hann(window))
+    return np.asarray(torch.fft.rfft(frames).numpy())
 
 
 def istft(spectra: Spectrum, samples: int, window: int, hop: int) -> Waveform:
     """The waveform whose :func:`stft` is nearest to (frames, bins) spectra: (samples,) float32."""
-    frames: Waveform = fft.irfft(spectra, window, axis=-1)
+    frames: Waveform = torch.fft.irfft(torch.from_numpy(spectra), window).numpy()
     frames *= hann(window)
     total = _overlapped(frames, hop).ravel()[window // 2 : window // 2 + samples]
     total *= _inverse_weight(len(frames), window, hop).ravel()[window // 2 : window // 2 + samples]
@@ -226,5 +232,7 @@ def hann(window: int) -> Waveform:
 
 def _moving_sum(values: NDArray[Any], reach: int, axis: int) -> NDArray[Any]:
     """Sums over every index and ``reach`` neighbours to either side; fewer at the ends."""
+    from scipy.ndimage import uniform_filter1d
+
     size = 2 * min(reach, values.shape[axis] - 1) + 1
     return np.asarray(uniform_filter1d(values, size, axis, mode="constant") * np.float32(size))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import nearfar
+from nearfar.files import as_text
 
 _PACKAGES = ("accelerate", "numpy", "peft", "safetensors", "scikit-learn", "scipy", "soundfile", "soxr")
 
@@ -28,7 +29,7 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "command": sys.argv,
+        "command": [as_text(argument) for argument in sys.argv],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,17 @@ MOST_LISTED = 10
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def printable(text: str, kept: str = "") -> str:
+    """A text without control characters, which a terminal would obey: each as ``\\x1b``, but for those ``kept``.
+
+    Names of files may hold any character.
+    """
+    return "".join(
+        character if character in kept or unicodedata.category(character) != "Cc" else f"\\x{ord(character):02x}"
+        for character in text
+    )
 
 
 class NearfarError(Exception):
@@ -31,7 +43,7 @@ class InputError(NearfarError):
     def __init__(self, where: Path | str, *, found: str, expected: str, remedy: str) -> None:
         self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
         end = "" if expected.endswith("?") else "."
-        super().__init__(f"{where}: found {found}; expected {expected}{end} {remedy}.")
+        super().__init__(f"{printable(str(where))}: found {found}; expected {expected}{end} {remedy}.")
 
 
 class MultipleInputError(InputError):

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -80,6 +81,19 @@ def write_text(path: Path, text: str) -> None:
         raise NearfarError(
             f"{path}: cannot write it ({error.strerror or error}). Free some space or choose another folder."
         ) from None
+
+
+def as_text(name: str | Path) -> str:
+    """A name or path with a UTF-8 form: bytes that are none, as some archives unpack them, become ``\\udcfc``.
+
+    The same is written where files of results hold names.
+    """
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def as_path(text: str) -> Path:
+    """The path that :func:`as_text` wrote as text."""
+    return Path(re.sub(r"\\udc([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), text))
 
 
 def write_json(path: Path, tree: Any) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from nearfar.errors import printable
 from nearfar.rendering import TextRow, TextTable
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def show(content: str | Text | TextTable) -> None:
     if isinstance(content, TextTable):
         console.print(_rich_table(content), markup=False)
     for line in content.notes if isinstance(content, TextTable) else [content]:
-        console.print(line, soft_wrap=True, markup=False)
+        text = printable(line, kept="\n") if isinstance(line, str) else line
+        console.print(text, soft_wrap=True, markup=False)
 
 
 def _rich_table(table: TextTable) -> Table:
@@ -41,7 +43,7 @@ def _rich_table(table: TextTable) -> Table:
         justify: JustifyMethod = "left" if column in table.text_columns else "right"
         rich_table.add_column(heading, justify=justify, overflow="fold", no_wrap=column < table.unwrapped)
     for row in table.rows:
-        rich_table.add_row(*row.cells, style=_STYLES[row.emphasis], end_section=row.ends_group)
+        rich_table.add_row(*map(printable, row.cells), style=_STYLES[row.emphasis], end_section=row.ends_group)
     return rich_table
 
 

@@ -43,7 +43,7 @@ def folder_numbers(detector: Path) -> Numbers:
         content = path.read_bytes()
         if path.name in ("detector.json", "model.json"):
             tree = json.loads(content)
-            for varies in ("made_with", "sha256", "training"):
+            for varies in ("made_with", "sha256", "files", "training"):
                 tree.pop(varies, None)
             content = json.dumps(tree).encode()
         elif path.name == "changes.json":

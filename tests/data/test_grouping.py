@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nearfar.data.clips import Clip, normal_clip
-from nearfar.data.grouping import GROUPINGS, find_groups
+from nearfar.data.grouping import GROUPINGS, caution_of, find_groups
 from nearfar.errors import InputError
 
 
@@ -114,3 +114,10 @@ def test_operating_conditions_without_a_name_do_not_hide_sessions() -> None:
         assert 12 <= len(set(labels.tolist())) <= 30
         same = labels[:, None] == labels[None]
         assert same[session[:, None] == session[None]].mean() > 0.7
+
+
+@pytest.mark.parametrize(("name", "words"), [("recording", "no sessions are known"), ("order", "do not show")])
+def test_what_groups_do_not_show_is_said_unless_names_give_them(name: str, words: str) -> None:
+    assert words in (caution_of(GROUPINGS[name].description) or "")
+    assert caution_of(GROUPINGS["folder"].description) is None
+    assert caution_of("the pattern (.*)_") is None

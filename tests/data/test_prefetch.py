@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearfar.data.prefetch import buffered, prefetched
+from nearfar.data.prefetch import prefetched
 
 
 @pytest.fixture
@@ -114,45 +114,3 @@ def test_an_endless_list_of_items_is_read_only_as_far_as_needed() -> None:
     results = prefetched(lambda item: item, endless(), threads=1, ahead=2)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     results.close()  # type: ignore[attr-defined]
-
-
-def test_a_buffer_keeps_the_order_and_reads_ahead_up_to_its_size() -> None:
-    read: list[int] = []
-
-    def items() -> Iterator[int]:
-        for item in range(1, 11):
-            read.append(item)
-            yield item
-
-    buffer = buffered(items(), size=lambda item: 10, most=25)
-    assert next(buffer) == 1
-    time.sleep(0.2)
-    assert len(read) <= 5  # one was taken, three fill the buffer, one waits
-    assert list(buffer) == list(range(2, 11))
-
-
-def test_an_error_of_the_iterator_comes_in_its_place() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise ValueError("broken")
-
-    buffer = buffered(items(), size=lambda item: 1, most=100)
-    assert next(buffer) == 1
-    with pytest.raises(ValueError, match="broken"):
-        next(buffer)
-
-
-def test_a_buffer_that_is_left_early_stops_reading() -> None:
-    read: list[int] = []
-
-    def items() -> Iterator[int]:
-        for item in range(1_000_000):
-            read.append(item)
-            yield item
-
-    buffer = buffered(items(), size=lambda item: 1, most=3)
-    next(buffer)
-    buffer.close()
-    count = len(read)
-    time.sleep(0.1)
-    assert len(read) == count

@@ -11,6 +11,7 @@ import pytest
 from nearfar.data import read_dataset, read_normals
 from nearfar.data.walk import found_recordings, walk
 from nearfar.errors import InputError
+from nearfar.files import as_path, as_text
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
 
@@ -256,15 +257,17 @@ def test_all_defects_of_names_are_listed(tmp_path: Path) -> None:
     assert [Path(error.where).parts[-3] for error in caught.value.errors] == ["fan", "fan", "valve"]
 
 
-def test_names_that_are_not_utf8_are_refused_for_data_sets(tmp_path: Path) -> None:
-    touch(tmp_path / "pump", "1.wav")
+def test_names_that_are_not_utf8_are_texts_in_clips_and_files_as_they_are(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/p\xfcmp"))
     try:
-        os.close(os.open(os.fsencode(tmp_path / "pump") + b"/M\xfchle.wav", os.O_CREAT))
+        touch(folder, os.fsdecode(b"M\xfchle.wav"))
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
-    with pytest.raises(InputError, match="a name that is not UTF-8") as caught:
-        read_normals(tmp_path / "pump")
-    assert caught.value.remedy.startswith("Rename it")
+    (clip,) = read_normals(folder).clips
+    assert (clip.machine, clip.name) == (r"p\udcfcmp", r"M\udcfchle.wav")
+    assert clip.path.is_file()
+    assert as_path(as_text(clip.path)) == clip.path
+    assert read_normals(folder, folder.name).machines == (r"p\udcfcmp",)
 
 
 def test_machines_are_named_by_the_path_as_given(tmp_path: Path) -> None:

@@ -418,6 +418,21 @@ def test_a_near_fault_in_another_direction_is_no_known_one(
     assert made.score(bearing[3]).like is not None
 
 
+def test_a_fault_may_be_farther_than_normal_but_not_much(
+    detector: nearfar.Detector, pump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few recordings of a fault even the nearest may be farther than the nearest of many normal ones."""
+    bearing = sorted((pump / "bearing").iterdir())
+    made = detector.with_fault("bearing", bearing[:1])
+    like = made.score(bearing[3]).like
+    ratio = like.distance / like.normal_distance
+    assert ratio <= faults.FARTHEST == 2.0
+    monkeypatch.setattr(faults, "FARTHEST", ratio * (1 + 1e-6))
+    assert made.score(bearing[3]).like == like
+    monkeypatch.setattr(faults, "FARTHEST", ratio * (1 - 1e-6))
+    assert made.score(bearing[3]).like is None
+
+
 @pytest.mark.parametrize("name", ["mahalanobis", "frozen-near", "ae-mse"])
 def test_faults_are_recognised_with_other_back_ends(name: str, pump: Path) -> None:
     changes = {

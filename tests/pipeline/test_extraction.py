@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from nearfar.models import TrainedEmbedder
 from nearfar.pipeline.extraction import Extracted, extract
 from nearfar.pipeline.extractor import build_extractor, extractor_of_model
 from nearfar.pipeline.windows import LEFT_OVER, Recording, window_starts
+from nearfar.threads import set_jobs
 
 
 def embed(
@@ -82,8 +83,13 @@ def test_no_more_windows_than_a_batch_go_through_the_network_at_once(
     monkeypatch.setattr(model.embedder, "embed", noting)
     done: list[int] = []
     embed(model, clips, advance=done.append)
-    assert sizes == [3, 3, 2]
+    assert sizes == [1] * 8  # each recording alone
     assert done == [1] * 8
+    sizes.clear()
+    samples = 0.1 * np.random.default_rng(0).standard_normal((2, 100_000), np.float32)
+    recipe = model.recipe.with_changes(**{"scoring.views": ["near"], "scoring.batch_size": 3})
+    extract(extractor_of_model(model, recipe), [Recording("several windows", samples)])
+    assert sizes == [3, 2]
 
 
 def test_true_lengths_reach_the_network(
@@ -102,6 +108,92 @@ def test_true_lengths_reach_the_network(
     with torch.no_grad():
         expected = model.embedder(padded, torch.tensor([9_000]))[0]
     np.testing.assert_allclose(masked[0], expected.numpy(), atol=1e-5, rtol=1e-4)
+
+
+# --- workers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_jobs() -> Iterator[Callable[[int], None]]:
+    yield set_jobs
+    set_jobs(None)
+
+
+def assert_equal(found: Extracted, expected: Extracted) -> None:
+    for view, values in expected.features.items():
+        assert torch.equal(found.features[view][0], values[0])
+    np.testing.assert_array_equal(found.recording, expected.recording)
+    np.testing.assert_array_equal(found.begins_s, expected.begins_s)
+    assert found.log_mels.keys() == expected.log_mels.keys()
+    assert all(torch.equal(found.log_mels[window], one) for window, one in expected.log_mels.items())
+    assert found.facts.keys() == expected.facts.keys()
+    for index, facts in expected.facts.items():
+        assert found.facts[index].seconds == facts.seconds
+        for channel, one in facts.channels.items():
+            np.testing.assert_array_equal(found.facts[index].channels[channel].bands_db, one.bands_db)
+    for index, marks in expected.landmarks.items():
+        np.testing.assert_array_equal(found.landmarks[index].codes, marks.codes)
+        np.testing.assert_array_equal(found.landmarks[index].positions, marks.positions)
+    assert {i: str(error) for i, error in found.errors.items()} == {
+        i: str(error) for i, error in expected.errors.items()
+    }
+
+
+def test_results_do_not_depend_on_the_number_of_workers(
+    clips: list[Clip], tmp_path: Path, with_jobs: Callable[[int], None]
+) -> None:
+    """Also of files that are read in blocks, and of files that cannot be used."""
+    random = np.random.default_rng(0)
+    for name in ("long", "broken"):
+        samples = 0.1 * random.standard_normal((70 * 16_000, 2))
+        if name == "broken":
+            samples[65 * 16_000] = np.nan
+        sf.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+    recordings = [Recording.of_clip(clip) for clip in clips]
+    for place, name in ((2, "long"), (4, "missing"), (6, "broken"), (7, "long")):
+        recordings.insert(place, Recording(name, tmp_path / f"{name}.wav"))
+    extractor = build_extractor(log_mel(**{"scoring.views": ["near", "cancelled"]}))
+    found = []
+    for count in (1, 2, 3):
+        with_jobs(count)
+        done: list[int] = []
+        found.append(
+            extract(
+                extractor,
+                recordings,
+                spectrograms_of=range(len(recordings)),
+                with_facts=True,
+                with_landmarks=True,
+                keep_errors=True,
+                advance=done.append,
+            )
+        )
+        assert len(done) == len(recordings)
+    assert set(found[0].errors) == {4, 6}
+    assert len(found[0].recording) == 8 * 2 + 2 * 140
+    assert_equal(found[1], found[0])
+    assert_equal(found[2], found[0])
+
+
+def test_an_embedding_does_not_depend_on_the_number_of_workers(
+    model: TrainedEmbedder, clips: list[Clip], with_jobs: Callable[[int], None]
+) -> None:
+    with_jobs(1)
+    expected = embed(model, clips)
+    for count in (2, 3):
+        with_jobs(count)
+        np.testing.assert_array_equal(embed(model, clips), expected)
+        np.testing.assert_array_equal(embed(model, clips[:1]), expected[:1])
+
+
+def test_the_first_error_of_several_workers_is_raised(
+    clips: list[Clip], tmp_path: Path, with_jobs: Callable[[int], None]
+) -> None:
+    with_jobs(2)
+    recordings = [Recording.of_clip(clip) for clip in clips]
+    recordings[3:5] = [Recording(name, tmp_path / f"{name}.wav") for name in ("first", "second")]
+    with pytest.raises(InputError, match=r"first\.wav"):
+        extract(build_extractor(log_mel()), recordings)
 
 
 # --- several windows --------------------------------------------------------------------------------------------

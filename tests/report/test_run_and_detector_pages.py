@@ -229,6 +229,28 @@ def detector(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+def test_a_detectors_page_lists_changes_groups_and_what_thresholds_promise(
+    detector: Path, small_factory: Path, tmp_path: Path
+) -> None:
+    text = report_detector(detector, tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "It was not changed since it was fitted." in text
+    assert "10 independent groups, by single recordings" in text
+    assert "by which rates hold" in text
+    files = sorted((small_factory / "hummer" / "test").glob("*normal*"))[:2]
+    first = Detector.load(detector).with_normals(files[:1], "hummer", note="after <the> repair")
+    changed = first.with_fault("broken tooth", files[1:], "hummer").undone()
+    changed.save(tmp_path / "changed")
+    text = report_detector(tmp_path / "changed", tmp_path / "b.html").read_text(encoding="utf-8")
+    table = text.split("<h3>Changes</h3>")[1].split("</table>")[0]
+    assert "1 normal" in table
+    assert "after &lt;the&gt; repair" in table
+    assert "1 known fault broken tooth" in table
+    assert table.count("<tr>") == 3
+    undone = changed.history[1].undone
+    assert undone is not None
+    assert undone.removesuffix("+00:00").replace("T", " ") in table
+
+
 def test_a_detectors_page_says_what_its_folder_says(detector: Path, small_factory: Path, tmp_path: Path) -> None:
     text = report_detector(detector, tmp_path / "a.html").read_text(encoding="utf-8")
     assert "A detector holds no audio" in text

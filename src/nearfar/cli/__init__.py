@@ -18,7 +18,7 @@ from typer import Exit, Option, Typer
 
 from nearfar import __version__
 from nearfar.cli import challenge, data, machine, operation, research, service, watch
-from nearfar.cli.messages import USAGE_ERROR, Command, print_error
+from nearfar.cli.messages import USAGE_ERROR, Command, PrintableFormatter, print_error
 
 app = Typer(
     name="nearfar",
@@ -74,7 +74,9 @@ def _main(
         bool, Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 def main() -> None:

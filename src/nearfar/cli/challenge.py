@@ -52,6 +52,7 @@ def run(
     note: options.Note = None,
     tensorboard: Annotated[bool, Option("--tensorboard", help="Also write TensorBoard files.")] = False,
     as_json: options.Json = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Run one system: train its model (or use a trained one), score the test clips, evaluate."""
     from nearfar.challenge.run import data_note, run_system
@@ -96,6 +97,7 @@ def reproduce(
     far: options.Far = None,
     note: options.Note = None,
     as_json: options.Json = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Train and score the report's four systems and the two baselines, and print its Table 1."""
     from nearfar.challenge.reproduce import reproduce as run_suite

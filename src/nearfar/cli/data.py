@@ -22,6 +22,7 @@ def data(
     ] = False,
     near: options.Near = None,
     far: options.Far = None,
+    jobs: options.Jobs = None,
 ) -> None:
     """Summarise a data folder per machine: clips, domains, lengths, channels, warnings."""
     from nearfar.data import read_dataset
@@ -74,6 +75,7 @@ def simulate(
     ] = "8,18",
     severity: Annotated[str, Option(help="Lowest and highest severity of the faults, 0 to 1.")] = "0.4,1",
     seed: Annotated[int, Option(help="Seed of all random numbers.")] = 0,
+    jobs: options.Jobs = None,
 ) -> None:
     """Simulate recordings of a factory with two microphones in the DCASE 2026 layout, with faults and noise."""
     from nearfar.data.simulate import FactoryPlan, machine_types, simulate_factory
@@ -95,6 +97,7 @@ def simulate(
 
 def demo(
     out: options.Out = Path("demo"),
+    jobs: options.Jobs = None,
 ) -> None:
     """Simulate a small factory; run the report's four systems with eat-tiny, and nearfar-best. A few minutes."""
     from nearfar.challenge.demo import BEST, demonstrate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +10,16 @@ from typer import Argument, Exit, Option
 
 from nearfar.cli import options
 from nearfar.cli.encoders import DefaultEncoder
-from nearfar.cli.messages import usage_error
+from nearfar.cli.messages import print_error, usage_error
 from nearfar.cli.options import changed
-from nearfar.errors import InputError
+from nearfar.errors import InputError, printable
 from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
+    from nearfar.data.grouping import caution_of
     from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
@@ -79,6 +79,7 @@ def fit(
     far: options.Far = None,
     settings: options.Set = None,
     replace: Annotated[bool, Option("--replace", help="Overwrite an existing detector.")] = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
@@ -107,7 +108,8 @@ def fit(
         if calibration.recordings and calibration.grouped_by is not None:
             groups = len(set(calibration.groups().tolist()))
             how = f"by {calibration.grouped_by} (--group-by chooses otherwise)"
-            show(f"{name}: {len(calibration.recordings)} normal recordings in {groups} independent groups, {how}")
+            recordings = f"{len(calibration.recordings)} normal recordings in {groups} independent groups, {how}"
+            show("; ".join(filter(None, (f"{name}: {recordings}", caution_of(calibration.grouped_by)))))
     for name, reason in detector.reasons.items():
         show(f"{name}: {reason}")
     show(f"The detector is in {out}. Score recordings: nearfar score {out} FILES")
@@ -135,6 +137,7 @@ def score(
         bool, Option("--fail-on-anomaly", help="Exit with 1 if a recording is anomalous.")
     ] = False,
     strict: Annotated[bool, Option("--strict", help="Stop at the first recording that cannot be scored.")] = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
@@ -159,14 +162,14 @@ def score(
         show(scores_table(scores, windows=windows))
     changed = [drift for drift in loaded.drift(scored(scores)) if drift.changed]
     for drift in changed:
-        print(f"nearfar: {drift.message}", file=sys.stderr)
+        print_error(drift.message)
     for entry in scores:
         if isinstance(entry, Failure):
-            print(f"nearfar: {entry.error}", file=sys.stderr)
+            print_error(str(entry.error))
             continue
         explained = any(drift.machine == entry.machine for drift in changed)
         if write is None and entry.anomalous and entry.departure is not None and not explained:
-            show(f"{entry.file}: {entry.departure.sentence}")
+            show(f"{printable(entry.file)}: {entry.departure.sentence}")
     _print_problems(scored(scores))
     _exit_code(scores, detector, fail_on_anomaly)
 
@@ -180,7 +183,7 @@ def _print_problems(scores: Sequence[Score]) -> None:
     for (machine, check), cases in found.items():
         first, message = cases[0]
         several = f" (and {len(cases) - 1} more of {machine})" if len(cases) > 1 else ""
-        print(f"nearfar: {first.file}{several}: {check}: {message}", file=sys.stderr)
+        print_error(f"{printable(first.file)}{several}: {check}: {message}")
 
 
 class _CsvWriter:
@@ -225,7 +228,7 @@ def _exit_code(scores: Sequence[Score | Failure], detector: Path, fail_on_anomal
 
     failed = sum(isinstance(entry, Failure) for entry in scores)
     if failed:
-        print(f"nearfar: {failed} of {len(scores)} recordings could not be scored", file=sys.stderr)
+        print_error(f"{failed} of {len(scores)} recordings could not be scored")
         raise Exit(USAGE_ERROR)
     judged = scored(scores)
     if not fail_on_anomaly:
@@ -307,10 +310,10 @@ def _show_thresholds(thresholds: Iterable[Threshold]) -> None:
     show(thresholds_table(thresholds))
     for entry in thresholds:
         if entry.remark is not None:
-            print(f"nearfar: {entry.machine}: {entry.remark}", file=sys.stderr)
+            print_error(f"{entry.machine}: {entry.remark}")
         if entry.rests_on is not None:
             message = f"the threshold would be much lower without {entry.rests_on}: listen to that recording"
-            print(f"nearfar: {entry.machine}: {message}", file=sys.stderr)
+            print_error(f"{entry.machine}: {message}")
 
 
 def report(
@@ -323,6 +326,7 @@ def report(
             help="Folder of recordings: of a run, if they have moved; of a detector, those it was fitted on.",
         ),
     ] = None,
+    jobs: options.Jobs = None,
 ) -> None:
     """Write a self-contained HTML page: results, charts, worst mistakes with spectrograms and audio, settings."""
     from nearfar.detector.store import is_detector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from nearfar.errors import MOST_LISTED, InputError, MultipleInputError, NearfarError
+from nearfar.errors import MOST_LISTED, InputError, MultipleInputError, NearfarError, printable
+
+NEWLINE = "\n"
 
 USAGE_ERROR = 2
 """Exit code of a usage or input error."""
@@ -71,8 +74,16 @@ def usage_error(subject: str, found: str, expected: str, remedy: str) -> InputEr
 
 
 def print_error(message: str) -> None:
-    """Print a message to standard error."""
-    print(f"nearfar: {message}", file=sys.stderr)
+    """Print a message to standard error, without control characters that names of files may hold."""
+    print(f"nearfar: {printable(message, kept=NEWLINE)}", file=sys.stderr)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats messages of the log without control characters that names of files may hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, on one or several lines."""
+        return printable(super().format(record), kept=NEWLINE)
 
 
 def in_flags(error: NearfarError, flags: Mapping[str, str], given: set[str]) -> str:

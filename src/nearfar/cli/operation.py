@@ -13,7 +13,7 @@ from typer import Argument, Option
 
 from nearfar.cli import options
 from nearfar.cli.machine import DetectorArgument
-from nearfar.cli.messages import usage_error
+from nearfar.cli.messages import print_error, usage_error
 from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def add(
     ] = None,
     encoder: EncoderPath = None,
     as_json: options.Json = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Add normal recordings or a known fault to a detector, and find its thresholds again by the same rules."""
     from nearfar.detector.detector import Detector
@@ -126,6 +127,7 @@ def test(
     ] = None,
     encoder: EncoderPath = None,
     as_json: options.Json = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Count false alarms and detections on labelled recordings, also as they would be after a change."""
     from nearfar.detector.additions import files_of
@@ -190,7 +192,7 @@ def _show_changes(changes: Sequence[Change], *, every: bool = False) -> None:
     for entry in () if every else changes:
         for threshold in entry.thresholds_after:
             if threshold.remark is not None:
-                print(f"nearfar: {entry.machine}: {threshold.remark}", file=sys.stderr)
+                print_error(f"{entry.machine}: {threshold.remark}")
 
 
 def _count(number: int, kind: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from typer import Option
 
 from nearfar.cli.messages import usage_error
+from nearfar.threads import set_jobs
 
 if TYPE_CHECKING:
     from nearfar.config.validation import RecipeTable
@@ -17,6 +18,7 @@ _DATA = "Folder with <machine>/{train,test}/*.wav, or <machine>/normal/*.wav; se
 _ENCODER = "Encoder weights: a folder, file or hub name, eat-tiny, or random:tiny."
 _NOTE = "A line for all tables of the results, such as 'simulated data'."
 _SET = "Change a recipe key: --set training.steps=100"
+_JOBS = "Workers and threads; default: NEARFAR_JOBS, or the cores that may be used."
 _CHANNEL = "Channel of the {} microphone in the files, from 0."
 
 Data = Annotated[Path, Option("--data", help=_DATA)]
@@ -27,6 +29,9 @@ Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help=_SET
 Encoder = Annotated[str | None, Option("--encoder", help=_ENCODER)]
 Near = Annotated[int | None, Option("--near", min=0, help=_CHANNEL.format("near"))]
 Far = Annotated[int | None, Option("--far", min=0, help=_CHANNEL.format("far"))]
+Jobs = Annotated[
+    int | None, Option("--jobs", min=1, help=_JOBS, callback=lambda value: set_jobs(value), expose_value=False)
+]
 
 Changed = TypeVar("Changed", bound="RecipeTable")
 Number = TypeVar("Number", int, float)

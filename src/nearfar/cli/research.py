@@ -27,6 +27,7 @@ def ablate(
     resamples: Annotated[int, Option(min=1, help="Bootstrap resamples.")] = 2_000,
     note: options.Note = None,
     as_json: options.Json = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Score every combination of a grid of recipe keys; features are computed once and shared."""
     from nearfar.ablation.grid import load_grid
@@ -76,6 +77,7 @@ def embed(
     ] = None,
     near: options.Near = None,
     far: options.Far = None,
+    jobs: options.Jobs = None,
 ) -> None:
     """Write one embedding per file, computed by an encoder without any training on the files."""
     from nearfar.detector.routing import recordings_in
@@ -116,6 +118,7 @@ def pretrain(
         Option("--licence", help="Licence of the recordings, for the model card; may be repeated."),
     ] = None,
     as_json: options.Json = False,
+    jobs: options.Jobs = None,
 ) -> None:
     """Pre-train an EAT encoder, or adapt one, on recordings without labels. Rerun the same command to resume."""
     from nearfar.pretraining.recipe import load_pretrain_recipe
@@ -145,6 +148,7 @@ def distil(
     ] = None,
     plan: Annotated[str, Option(help="eat-tiny, or a TOML file.")] = "eat-tiny",
     steps: Annotated[int | None, Option(min=1, help="Optimiser steps; overrides the plan.")] = None,
+    jobs: options.Jobs = None,
 ) -> None:
     """Distil a small EAT, such as eat-tiny, from YAMNet and recordings. Rerun the same command to resume."""
     from nearfar.distillation.plan import load_distillation

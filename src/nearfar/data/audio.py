@@ -151,10 +151,11 @@ def choose_channels(
             :func:`in_range`.
     """
     columns = channel_columns(recording, len(samples), channels, near, far)
-    for channel, column in zip(channels, columns, strict=True):
-        if (error := nonfinite_samples(recording, channel, samples[column], recorded_hz)) is not None:
+    selected = np.ascontiguousarray(samples[columns])
+    for channel, values in zip(channels, selected, strict=True):
+        if (error := nonfinite_samples(recording, channel, values, recorded_hz)) is not None:
             raise error
-    waveform = np.ascontiguousarray(in_range(samples[columns], recording))
+    waveform = in_range(selected, recording)
     for channel, values in zip(channels, waveform, strict=True):
         if is_silent(values):
             raise silent_channel(recording, channel)
@@ -185,9 +186,9 @@ def nonfinite_samples(
     recording: Path | str, channel: Channel, samples: Waveform, recorded_hz: int, before: int = 0
 ) -> InputError | None:
     """The error about NaN or infinite samples of a channel, if there are any; ``before`` samples were read."""
-    nonfinite = np.flatnonzero(~np.isfinite(samples))
-    if not nonfinite.size:
+    if np.isfinite(samples.min(initial=0.0)) and np.isfinite(samples.max(initial=0.0)):  # NaN is the minimum
         return None
+    nonfinite = np.flatnonzero(~np.isfinite(samples))
     return InputError(
         recording,
         found=f"{nonfinite.size} NaN or infinite samples in the {channel} channel, "
@@ -217,7 +218,7 @@ def in_range(samples: Waveform, recording: Path | str) -> Waveform:
     Raises:
         InputError: if samples are larger than :data:`LARGEST` and no such integers.
     """
-    largest = float(np.abs(samples).max(initial=0.0))
+    largest = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
     if 1 < largest <= 1 / STEP_16_BIT and np.array_equal(samples, np.rint(samples)):
         message = (
             "%s holds 16-bit integers as floating-point numbers; they are divided by 32768, as in all such files"
@@ -260,6 +261,8 @@ def zero_pad(waveform: Waveform, samples: int, path: Path, sample_rate_hz: int =
         InputError: if the waveform is longer; it states ``path`` and lengths in seconds.
     """
     length = waveform.shape[-1]
+    if length == samples:
+        return waveform
     if length > samples:
         enough = -(-length * 100 // sample_rate_hz) / 100  # rounded up to hundredths
         raise InputError(

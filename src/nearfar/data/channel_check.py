@@ -240,8 +240,10 @@ def _is_same(near: Waveform, far: Waveform) -> bool:
 
 def is_clipped(channel: Waveform) -> bool:
     for signed in (channel, -channel):
-        below = float(signed.max()) - signed
-        at_top = int((below < 0.5 * STEP_16_BIT).sum())
-        if signed.max() >= _LOUD and at_top >= _TOPS and 2 * at_top > int((below < _BELOW * STEP_16_BIT).sum()):
+        top = float(signed.max())
+        if top < _LOUD:
+            continue
+        at_top = np.count_nonzero(signed > top - 0.5 * STEP_16_BIT)
+        if at_top >= _TOPS and 2 * at_top > np.count_nonzero(signed > top - _BELOW * STEP_16_BIT):
             return True
     return False

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nearfar.errors import InputError
+from nearfar.files import as_text
 
 Split = Literal["train", "test"]
 Domain = Literal["source", "target"]
@@ -90,10 +91,21 @@ class Clip:
     attributes: Attributes = ()
     listed_as: str = ""
 
+    def __post_init__(self) -> None:
+        """Names of folders and files need not be UTF-8; those in files of results are."""
+        texts = {
+            "machine": as_text(self.machine),
+            "listed_as": as_text(self.listed_as),
+            "attributes": tuple((as_text(key), as_text(value)) for key, value in self.attributes),
+        }
+        for field, text in texts.items():
+            if text != getattr(self, field):
+                object.__setattr__(self, field, text)
+
     @property
     def name(self) -> str:
         """The name in score files, with its suffix; unique among the test clips of a machine."""
-        return self.listed_as or self.path.name
+        return self.listed_as or as_text(self.path.name)
 
     @property
     def attributes_as_spelt(self) -> str:

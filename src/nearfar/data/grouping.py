@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nearfar.data.clips import Clip
 from nearfar.errors import InputError
+from nearfar.files import as_text
 from nearfar.registry import Entry, Registry
 
 Features = NDArray[np.float64]
@@ -65,10 +66,12 @@ class Grouping(Entry):
             clip's group; None where it finds nothing.
         lasting: whether a name is of the session itself, so that recordings that are added later with the same
             name are of the same group; numbers of groups are not.
+        caution: what the groups do not show, in words.
     """
 
     find: Callable[[Sequence[Clip], Features | None], Labels | None]
     lasting: bool = False
+    caution: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,10 @@ class Groups:
     labels: tuple[str, ...]
     found_by: str
     remark: str | None = None
+
+    def __post_init__(self) -> None:
+        """Labels are parts of names, which need not be UTF-8; those in files of results are."""
+        object.__setattr__(self, "labels", tuple(map(as_text, self.labels)))
 
     @property
     def count(self) -> int:
@@ -130,6 +137,11 @@ def find_groups(clips: Sequence[Clip], by: str = AUTO, features: Features | None
             remedy="Correct calibration.group_by",
         )
     return Groups(tuple(found), f"the attribute {by}")
+
+
+def caution_of(found_by: str) -> str | None:
+    """What groups that were found in this way, as :class:`Groups` states it, do not show."""
+    return next((entry.caution for entry in GROUPINGS.values() if entry.description == found_by), None)
 
 
 def added_groups(
@@ -365,5 +377,13 @@ GROUPINGS["session"] = Grouping(find=_by_session, description="an attribute that
 GROUPINGS["time"] = Grouping(find=_by_time, description="pauses between the time stamps in file names")
 GROUPINGS["folder"] = Grouping(find=_by_folder, description="sub-folders", lasting=True)
 GROUPINGS["name"] = Grouping(find=_by_name, description="numbered sessions in file names", lasting=True)
-GROUPINGS["order"] = Grouping(find=_by_order, description="runs of successive recordings that are alike")
-GROUPINGS["recording"] = Grouping(find=lambda clips, features: None, description="single recordings")
+GROUPINGS["order"] = Grouping(
+    find=_by_order,
+    description="runs of successive recordings that are alike",
+    caution="sessions that do not show in the features are not among them",
+)
+GROUPINGS["recording"] = Grouping(
+    find=lambda clips, features: None,
+    description="single recordings",
+    caution="no sessions are known, so the rate holds for recordings made as these were, not for other days",
+)

@@ -38,8 +38,9 @@ from nearfar.data.folders import (
     unread,
     visible,
 )
-from nearfar.data.walk import unwritable_names, walk
+from nearfar.data.walk import walk
 from nearfar.errors import InputError, map_errors, raise_errors
+from nearfar.files import as_text
 
 Layout = Literal[Edition, "own"]
 LAYOUT = "<root>/<machine>/{train,test}/*.{wav,flac}"
@@ -87,6 +88,7 @@ class Dataset:
 
     def select(self, machine: str | None = None, split: Split | None = None) -> Dataset:
         """The same dataset with the clips of one machine, one split or both."""
+        machine = None if machine is None else as_text(machine)
         clips = (clip for clip in self.clips if machine in (None, clip.machine) and split in (None, clip.split))
         return self.with_clips(clips)
 
@@ -172,7 +174,6 @@ def _joined(root: Path, layout: Layout, found: Iterable[Found], warnings: list[s
     machines = list(found)
     clips = [clip for machine in machines for clip in machine.clips]
     warnings = warnings + [warning for machine in machines for warning in machine.warnings]
-    raise_errors(unwritable_names(clips))
     return Dataset(
         root, tuple(clips), tuple(warnings), layout, hidden + sum(machine.hidden for machine in machines)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,55 +31,3 @@ def prefetched(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def buffered(items: Iterator[Item], *, size: Callable[[Item], int], most: int) -> Iterator[Item]:
-    """The items of an iterator, which a background thread advances until the waiting items are ``most`` in size.
-
-    One item is always read ahead, whatever its size. An exception of the iterator is raised in its place.
-    """
-    waiting: deque[tuple[Item | None, BaseException | None]] = deque()
-    changed = threading.Condition()
-    total, stopped = 0, False
-
-    def has_room() -> bool:
-        return stopped or not waiting or total < most
-
-    def read() -> None:
-        nonlocal total
-        end: tuple[Item | None, BaseException | None] = (None, None)
-        try:
-            for item in items:
-                with changed:
-                    changed.wait_for(has_room)
-                    if stopped:
-                        return
-                    waiting.append((item, None))
-                    total += size(item)
-                    changed.notify_all()
-        except BaseException as error:  # raised again in the consumer's thread
-            end = (None, error)
-        with changed:
-            waiting.append(end)
-            changed.notify_all()
-
-    thread = threading.Thread(target=read, name="nearfar-reader", daemon=True)
-    thread.start()
-    try:
-        while True:
-            with changed:
-                changed.wait_for(lambda: bool(waiting))
-                item, error = waiting.popleft()
-                if item is not None:
-                    total -= size(item)
-                changed.notify_all()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-    finally:
-        with changed:
-            stopped = True
-            changed.notify_all()
-        thread.join()

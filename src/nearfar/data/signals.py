@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from nearfar.data.channel_check import is_clipped
 from nearfar.data.clips import CHANNELS
 from nearfar.data.delay import HIGH_HZ, LOW_HZ
+from nearfar.threads import one_thread
 
 Waveform = NDArray[np.float32]
 Spectra = NDArray[np.complex64]
@@ -27,6 +29,7 @@ _EDGE_S = 0.0003
 """Delays up to this are of no direction."""
 _MOST_BITS = 24
 """Of integer samples; finer steps cannot be told from floating-point samples."""
+_FIRST = 4096
 _BITS_OF = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24}
 
 
@@ -79,8 +82,15 @@ class SignalFacts:
     bits: int | None = None
 
 
-def bits_of(samples: NDArray[np.floating]) -> int | None:
-    """The smallest number of bits that hold all samples in [-1, 1), at least 2; None if 24 do not."""
+def bits_of(samples: NDArray[np.floating], most: int | None = None) -> int | None:
+    """The smallest number of bits that hold all samples in [-1, 1), at least 2; None if 24 do not.
+
+    Args:
+        samples: (channels, samples).
+        most: that hold all samples, where it is known. Mostly the first samples need as many.
+    """
+    if most is not None and samples.shape[1] > _FIRST and bits_of(samples[:, :_FIRST]) == most:
+        return most
     scaled = samples * samples.dtype.type(2 ** (_MOST_BITS - 1))
     if not np.abs(scaled).max(initial=0) <= 2 ** (_MOST_BITS - 1):  # also of NaN
         return None
@@ -99,12 +109,13 @@ def bits_of_format(subtype: str) -> int | None:
 
 def channel_facts(waveform: Waveform) -> ChannelFacts:
     """The facts of (samples,) float32 of one channel."""
-    return _channel_facts(waveform, _spectra(waveform))
+    return _channel_facts(waveform, _power(_spectra(waveform)))
 
 
 def pair_facts(near: Waveform, far: Waveform, sample_rate_hz: int) -> PairFacts:
     """The facts of two channels (samples,) float32, by Welch's method."""
-    return _pair_facts(_spectra(near), _spectra(far), sample_rate_hz)
+    spectra = _spectra(near), _spectra(far)
+    return _pair_facts(_power(spectra[0]), _power(spectra[1]), _cross(*spectra), sample_rate_hz)
 
 
 def signal_facts(
@@ -120,8 +131,12 @@ def signal_facts(
     """
     spectra = {name: _spectra(samples) for name, samples in channels.items()}
     seconds = next(iter(channels.values())).size / sample_rate_hz
-    found = {name: _channel_facts(samples, spectra[name]) for name, samples in channels.items()}
-    pair = _pair_facts(spectra["near"], spectra["far"], sample_rate_hz) if len(spectra) > 1 else None
+    power = {name: _power(values) for name, values in spectra.items()}
+    found = {name: _channel_facts(samples, power[name]) for name, samples in channels.items()}
+    pair = None
+    if len(spectra) > 1:
+        cross = _cross(spectra["near"], spectra["far"])
+        pair = _pair_facts(power["near"], power["far"], cross, sample_rate_hz)
     return SignalFacts(recorded_hz, seconds, found, pair, bits)
 
 
@@ -131,36 +146,56 @@ def _spectra(waveform: Waveform) -> Spectra:
     The power spectrum of Welch is the mean over segments of the squared magnitude; one-sided, of power 1 for a
     signal of mean square 1.
     """
-    from scipy.fft import rfft
+    import torch
 
     length = min(_FFT, len(waveform))
-    segments = np.lib.stride_tricks.sliding_window_view(waveform, length)[:: max(1, length - length // 2)]
+    window, scale = _window_and_scale(length)
+    with one_thread():
+        segments = torch.from_numpy(waveform).unfold(0, length, max(1, length - length // 2))
+        centred = segments - segments.mean(dim=1, keepdim=True)
+        found: Spectra = torch.fft.rfft(centred.mul_(torch.from_numpy(window))).numpy()
+    found *= scale
+    return found
+
+
+@lru_cache(maxsize=8)
+def _window_and_scale(length: int) -> tuple[Waveform, Waveform]:
+    """A Hann window (length,), and factors of the bins after which a spectrum has the power of its signal."""
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
     scale = np.full(length // 2 + 1, np.sqrt(2.0), np.float32)
     scale[0] = 1.0
     if length % 2 == 0:
         scale[-1] = 1.0
-    norm = np.float32(np.sqrt(np.square(window, dtype=np.float64).sum() * length))
-    centred = segments - segments.mean(axis=1, keepdims=True)
-    found: Spectra = rfft(centred * window, axis=1) * (scale / norm)
-    return found
+    return window, scale / np.float32(np.sqrt(np.square(window, dtype=np.float64).sum() * length))
 
 
 def _power(spectra: Spectra) -> NDArray[np.float64]:
-    power: NDArray[np.float64] = np.mean(spectra.real**2 + spectra.imag**2, axis=0, dtype=np.float64)
+    squares = np.square(spectra.view(np.float32)).mean(axis=0, dtype=np.float64)
+    power: NDArray[np.float64] = squares.reshape(-1, 2).sum(axis=1)
     return power
 
 
-def _channel_facts(waveform: Waveform, spectra: Spectra) -> ChannelFacts:
-    power = _power(spectra)
+def _cross(near: Spectra, far: Spectra) -> NDArray[np.complex128]:
+    """(bins,) mean of far times the conjugate of near."""
+    import torch
+
+    with one_thread():
+        total = torch.linalg.vecdot(torch.from_numpy(near), torch.from_numpy(far), dim=0)
+    return np.asarray(total.numpy() / len(near), np.complex128)
+
+
+def _channel_facts(waveform: Waveform, power: NDArray[np.float64]) -> ChannelFacts:
     edges = np.linspace(0, len(power), BANDS + 1).astype(int)[:-1]
     sums = np.add.reduceat(power, edges)
     return ChannelFacts(np.maximum(10 * np.log10(sums + 1e-30), FLOOR_DB), is_clipped(waveform))
 
 
-def _pair_facts(near: Spectra, far: Spectra, sample_rate_hz: int) -> PairFacts:
-    near_power, far_power = _power(near), _power(far)
-    cross: NDArray[np.complex128] = np.asarray(np.mean(np.conj(near) * far, axis=0, dtype=np.complex128))
+def _pair_facts(
+    near_power: NDArray[np.float64],
+    far_power: NDArray[np.float64],
+    cross: NDArray[np.complex128],
+    sample_rate_hz: int,
+) -> PairFacts:
     coherence = np.abs(cross) ** 2 / np.maximum(near_power * far_power, 1e-60)
     residual = float((near_power * np.clip(1 - coherence, 0, 1)).sum() / max(float(near_power.sum()), 1e-30))
     hz = np.arange(len(cross)) * sample_rate_hz / (2 * (len(cross) - 1))

@@ -13,8 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nearfar.data.clips import AUDIO_SUFFIXES, Clip
-from nearfar.errors import InputError
+from nearfar.data.clips import AUDIO_SUFFIXES
 
 FOREIGN_SUFFIXES = (".aac", ".aif", ".aiff", ".amr", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wma")
 """Recordings in formats that are not read."""
@@ -176,34 +175,6 @@ def log_left_out(warnings: Iterable[str], hidden: int, root: Path) -> None:
 def hidden_text(count: int) -> str:
     """A number of hidden and system entries in words."""
     return "1 hidden or system entry is" if count == 1 else f"{count} hidden or system entries are"
-
-
-def unwritable_names(clips: Iterable[Clip]) -> list[InputError]:
-    """Errors about clips whose names are not UTF-8, so that no file of results can hold them."""
-    return [_unwritable(clip.path) for clip in clips if not is_utf8(clip.machine + clip.name)]
-
-
-def unwritable_files(files: Iterable[Path]) -> list[InputError]:
-    """Errors about files whose paths are not UTF-8."""
-    return [_unwritable(path) for path in files if not is_utf8(str(path))]
-
-
-def _unwritable(path: Path) -> InputError:
-    return InputError(
-        path,
-        found="a name that is not UTF-8, as archives of other systems unpack it",
-        expected="names that files of results can hold",
-        remedy="Rename it; convmv converts the names of a whole folder",
-    )
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text has a UTF-8 form; the names of some files have none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _list(folder: Path, walked: Walked, suffixes: Sequence[str]) -> list[Path]:

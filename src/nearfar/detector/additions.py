@@ -26,6 +26,7 @@ from nearfar.detector.machine import FittedMachine, fit_machine, most_anomalous,
 from nearfar.detector.routing import choose_machine, recordings_in
 from nearfar.errors import InputError
 from nearfar.explain.localisation import fit_patches, with_clips
+from nearfar.files import as_path, as_text
 from nearfar.pipeline.extraction import Extracted
 from nearfar.pipeline.windows import Recording, read_samples
 from nearfar.thresholds import Calibration, Threshold, threshold_of, usable_threshold, usable_thresholds
@@ -301,7 +302,7 @@ def _decides(threshold: Threshold) -> tuple[object, ...]:
 
 
 def _clip_of_file(file: str, name: str) -> Clip:
-    return replace(normal_clip(Path(file), ""), listed_as=name)
+    return replace(normal_clip(as_path(file), ""), listed_as=name)
 
 
 def _present(fitted: FittedMachine, calibration: Calibration) -> tuple[list[Clip], NDArray[np.bool_]]:
@@ -394,7 +395,7 @@ def _distinct(
 def _known_groups(clips: Sequence[Clip], calibration: Calibration) -> list[str]:
     """The groups of the recordings that are there: those of their scores, and else each is one of its own."""
     of_name = {entry.file: entry.group for entry in calibration.recordings}
-    return [of_name.get(clip.name) or str(clip.path) for clip in clips]
+    return [of_name.get(clip.name) or as_text(clip.path) for clip in clips]
 
 
 def _held_added(

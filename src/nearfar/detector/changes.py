@@ -32,7 +32,7 @@ from nearfar.detector.history import MOST_UNDONE, Before, Change, ChangedFile, b
 from nearfar.detector.machine import FittedMachine, explained_recordings, most_anomalous, scored_features
 from nearfar.detector.routing import machine_names
 from nearfar.errors import InputError, raise_errors
-from nearfar.files import file_sha256
+from nearfar.files import as_text, file_sha256
 from nearfar.pipeline.extraction import Extracted, default_device, extract
 from nearfar.pipeline.windows import Recording
 from nearfar.progress import Progress, silent
@@ -261,7 +261,8 @@ class Changeable:
         rows = np.union1d(most, np.flatnonzero(scores > limits[extracted.recording]))
         windows = {view: values[torch.from_numpy(rows)] for view, values in features.items()}
         recordings = [
-            FaultRecording(fault=name, date=day, name=clip.name, file=str(clip.path.resolve())) for clip in clips
+            FaultRecording(fault=name, date=day, name=clip.name, file=as_text(clip.path.resolve()))
+            for clip in clips
         ]
         bank = with_recordings(fitted.faults, recordings, windows, extracted.recording[rows])
         calibration = self._fitted.calibrations[number]
@@ -357,7 +358,7 @@ class Changeable:
 
 
 def _files(clips: Sequence[Clip]) -> tuple[ChangedFile, ...]:
-    return tuple(ChangedFile(file=str(clip.path.resolve()), sha256=file_sha256(clip.path)) for clip in clips)
+    return tuple(ChangedFile(file=as_text(clip.path.resolve()), sha256=file_sha256(clip.path)) for clip in clips)
 
 
 def _now() -> datetime:

@@ -55,15 +55,16 @@ from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
 from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
 from nearfar.scoring import Workspace
+from nearfar.threads import parallel_map
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
 from nearfar.thresholds.file import write_thresholds
 
 logger = logging.getLogger(__name__)
 
 BATCH = 32
-"""Recordings that are scored together."""
+"""Recordings that are scored together where a CPU does not compute the networks."""
 BATCH_BYTES = 100_000_000
-"""Bytes of files that are scored together: 26 minutes of 16 kHz, 16 bits and two channels."""
+"""Bytes of files that are scored together there: 26 minutes of 16 kHz, 16 bits and two channels."""
 
 DEFAULT_RECIPE = "auto"
 """The default recipe of detectors and runs."""
@@ -326,9 +327,10 @@ class Detector(Changeable):
     ) -> Iterator[Score | Failure]:
         """Score many recordings: an iterator of their scores, in order; arguments as :meth:`score`.
 
-        Recordings are read in batches of :data:`BATCH` as the iterator advances. With ``keep_errors``, a recording
-        that cannot be used gives a :class:`Failure` in its place, and the others are scored all the same. Without
-        ``explain``, ``departure`` is None and ``contributions`` are empty, in half the time with ``auto``.
+        Recordings are read a few ahead as the iterator advances, by the workers of :mod:`nearfar.threads`. With
+        ``keep_errors``, a recording that cannot be used gives a :class:`Failure` in its place, and the others are
+        scored all the same. Without ``explain``, ``departure`` is None and ``contributions`` are empty,
+        in half the time with ``auto``.
 
         Raises:
             InputError: at once if an argument is wrong or there are no recordings; while iterating, without
@@ -359,7 +361,7 @@ class Detector(Changeable):
         options: tuple[bool, bool],
         progress: Progress,
     ) -> Iterator[Score | Failure]:
-        for batch in _batches(listed):
+        def score(batch: range) -> list[Score | Failure]:
             found: dict[int, Score | Failure] = {}
             by_machine: dict[int, list[int]] = {}
             for index in batch:
@@ -371,8 +373,14 @@ class Detector(Changeable):
             for number, indices in by_machine.items():
                 scores = self._scores_of(number, [listed[index] for index in indices], domain, device, *options)
                 found |= dict(zip(indices, scores, strict=True))
+            return [found[index] for index in batch]
+
+        # On a CPU each recording alone, so that its scores do not depend on the others, by workers.
+        alone = device.type == "cpu"
+        batches = [range(i, i + 1) for i in range(len(listed))] if alone else list(_batches(listed))
+        for batch, scores in zip(batches, (parallel_map if alone else map)(score, batches), strict=True):
             progress("scoring recordings", batch.stop, len(listed))
-            yield from (found[index] for index in batch)
+            yield from scores
 
     def _scores_of(
         self,

@@ -1,10 +1,12 @@
 """Known faults of a machine: a second bank, of their recordings, that anomalous recordings are compared with.
 
-An anomalous recording is like a known fault where its most anomalous window is nearer to a window of a recording
-of that fault than to any normal one, and departs from normal in the same direction. The distance is the one in
-which the back-end compares clips, without what it makes of it (densities of normals, means over neighbours):
-features are scaled by the normal ones, and the distance is the mean over parts and over the scored views. The
-direction is that from the mean of the nearest normal windows. Faults have no effect on scores and thresholds.
+An anomalous recording is like a known fault where its most anomalous window departs from normal in the
+direction of a window of a recording of that fault, and is at most twice as far from it as from the nearest
+normal one. It need not be nearer: of a fault there are mostly few recordings, some stronger and some weaker,
+and of normal running many, the nearest of which is near by chance. The distance is the one in which the back-
+end compares clips, without what it makes of it (densities of normals, means over neighbours): features are
+scaled by the normal ones, and the distance is the mean over parts and over the scored views. The direction is
+that from the mean of the nearest normal windows. Faults have no effect on scores and thresholds.
 docs/detector.md has measured rates of right and wrong names.
 """
 
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
 NORMALS = 4
 """Directions are from the mean of so many nearest normal windows."""
-SIMILAR = 0.5
+SIMILAR = 0.55
 """Least cosine of two directions that are the same."""
+FARTHEST = 2.0
+"""Largest distance to a fault, relative to that to the nearest normal window."""
 
 
 class FaultRecording(Settings):
@@ -50,8 +54,7 @@ class Like:
 
     Attributes:
         fault: its name, and ``date`` its date, as 2026-05-03.
-        distance: to a window of a recording of it, and ``normal_distance`` to the nearest normal window,
-            which is larger.
+        distance: to a window of a recording of it, and ``normal_distance`` to the nearest normal window.
         similarity: cosine of the directions in which the two depart from normal, at most 1.
         recording: the name of that recording, and ``file`` its path when it was added.
     """
@@ -118,7 +121,7 @@ def with_recordings(
 def likes(fitted: FittedMachine, features: Mapping[str, Tensor], windows: Sequence[int]) -> dict[int, Like]:
     """The known fault that each window resembles, of those that resemble one.
 
-    Of several windows of faults that are nearer than any normal one, the one in the most similar direction counts.
+    Of several windows of faults, the one in the most similar direction counts.
 
     Args:
         fitted: the machine, with its normal windows and known faults.
@@ -135,7 +138,7 @@ def likes(fitted: FittedMachine, features: Mapping[str, Tensor], windows: Sequen
     distances, to_normals = bank.distance(queries, known), bank.distance(queries, bank.normals)
     normal = to_normals.min(dim=1).values
     cosines = bank.directions(queries, to_normals) @ bank.directions(known, bank.distance(known, bank.normals)).T
-    best, which = cosines.masked_fill(distances >= normal[:, None], -torch.inf).max(dim=1)
+    best, which = cosines.masked_fill(distances > FARTHEST * normal[:, None], -torch.inf).max(dim=1)
     found = {}
     for row, window in enumerate(windows):
         if best[row] >= SIMILAR:
@@ -174,7 +177,8 @@ class _Scaled:
         found = []
         for row, column, normal in zip(rows, columns, self.normals, strict=True):
             centres = normal.mean(dim=0)
-            found.append(mean_distance(centred(row, centres), centred(column, centres), self._distance))
+            points, others = (centred(clips, centres).by_part() for clips in (row, column))
+            found.append(mean_distance(points, others, self._distance))
         return torch.stack(found).mean(dim=0)
 
     def directions(self, rows: Sequence[Tensor], to_normals: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from nearfar.data.clips import Clip
 from nearfar.data.copies import Landmarks
 from nearfar.data.signals import SignalFacts, facts_from_arrays, facts_to_arrays
+from nearfar.files import as_text
 from nearfar.pipeline.extraction import Extracted
 
 
@@ -135,7 +136,7 @@ def kept(
     outside = np.flatnonzero(held)
     rows = held[extracted.recording]
     held_out = HeldOut(
-        tuple(str(clips[index].path.resolve()) for index in outside.tolist()),
+        tuple(as_text(clips[index].path.resolve()) for index in outside.tolist()),
         {view: values[torch.from_numpy(rows)] for view, values in features.items()},
         (np.cumsum(held) - 1)[extracted.recording[rows]],
         signals(outside),

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from nearfar.detector.faults import FaultBank
 from nearfar.detector.kept import HeldOut, Signals, kept
 from nearfar.errors import InputError
 from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
+from nearfar.files import as_text
 from nearfar.pipeline.extraction import Extracted
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores, trains_on_normals
 from nearfar.pipeline.windows import Recording, read_samples
@@ -43,6 +45,9 @@ Unit = tuple[str, str]
 
 ALIKE = 1e-6
 """Features that differ by less than this fraction of the largest are the same."""
+
+_FITTING = Lock()
+"""Several workers need one scorer: the first one fits it."""
 
 SAME_CHANNEL_DB = -30.0
 """Far is a function of near where less of near than this is not explained by it."""
@@ -89,9 +94,14 @@ class FittedMachine:
     held: HeldOut | None = None
     faults: FaultBank | None = None
 
-    @cached_property
+    @property
     def scorer(self) -> MachineScorer:
         """Fitted on first use: a detector of many machines mostly scores recordings of one."""
+        with _FITTING:
+            return self._scorer
+
+    @cached_property
+    def _scorer(self) -> MachineScorer:
         target = torch.from_numpy(self.target[self.recording])
         return MachineScorer(
             self.features, target, self.plan, normal_scores=self.normal_scores or None, workspace=self.workspace
@@ -232,7 +242,7 @@ def fit_machine(
     fitted = FittedMachine(
         *unit,
         tuple(clip.name for clip in in_bank),
-        tuple(str(clip.path.resolve()) for clip in in_bank),
+        tuple(as_text(clip.path.resolve()) for clip in in_bank),
         target,
         bank_features,
         recording,

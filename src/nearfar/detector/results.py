@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nearfar.data.quality import Problem, problems
@@ -77,7 +78,7 @@ class Score:
         quality: how the recording differs from normal ones by the microphones or the recorder.
         contributions: of views, bands and quantities to the score, largest first; their shares add up to it.
             Empty where the fusion of views is no sum.
-        like: the known fault that an anomalous recording is nearer to than to normal.
+        like: the known fault that an anomalous recording resembles.
         threshold_from: what the threshold is from: ``normal recordings left out`` of the bank in turn, ``normal
             recordings held out`` of bank and training, ``normal recordings in training`` of the model, so that new
             ones may give more false alarms, or ``given by a person``.
@@ -120,6 +121,7 @@ class Score:
         return {"file": tree.pop("file"), "status": self.status, **tree}
 
 
+@torch.no_grad()
 def recording_scores(
     fitted: FittedMachine,
     calibration: Calibration,

@@ -10,6 +10,7 @@ from pathlib import Path
 from nearfar.data.walk import found_recordings
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError
+from nearfar.files import as_text
 from nearfar.pipeline.windows import Recording
 
 _SECTION = re.compile(r"(?:^|_)(?:section|id)_([0-9]{2})(?:_|$)")
@@ -47,7 +48,7 @@ def machine_names(machines: Sequence[FittedMachine]) -> tuple[str, ...]:
 def require_known(machines: Sequence[FittedMachine], machine: str | None) -> None:
     """Raise an InputError if there is no such machine, or machine and section."""
     names = machine_names(machines)
-    if machine is not None and machine not in {*names, *(entry.machine for entry in machines)}:
+    if machine is not None and as_text(machine) not in {*names, *(entry.machine for entry in machines)}:
         raise InputError(
             "machine",
             found=repr(machine),
@@ -66,6 +67,7 @@ def choose_machine(machines: Sequence[FittedMachine], recording: Recording, mach
     """
     names = machine_names(machines)
     require_known(machines, machine)
+    machine = None if machine is None else as_text(machine)
     if machine in names:
         return names.index(machine)
     fitted = {entry.machine for entry in machines}
@@ -86,8 +88,8 @@ def _by_folder(recording: Recording, machines: set[str]) -> str:
         as_given = Path(os.path.abspath(recording.source))  # noqa: PTH100 (links are not followed)
         for path in (as_given, recording.source.resolve()):
             for name in reversed(path.parent.parts):
-                if name in machines:
-                    return name
+                if as_text(name) in machines:
+                    return as_text(name)
     raise _undecided(recording, sorted(machines))
 
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.explain.dimensions import Dimensions, Quantity, undivided
@@ -113,11 +116,12 @@ def _grouped(view: str, dimensions: Dimensions, shares: Tensor, difference: Tens
     weights = shares.abs() + 1e-300  # of a group without contributions, the mean
     weighted = dimensions.sums(weights * difference) / dimensions.sums(weights)
     parts = []
-    for group, share, mean in zip(dimensions.groups, dimensions.sums(shares)[0], weighted[0], strict=True):
+    of_groups = dimensions.sums(shares)[0].tolist(), weighted[0].tolist()
+    for group, share, mean in zip(dimensions.groups, *of_groups, strict=True):
         quantity = group.quantity
-        found = float(mean) if quantity.more else None
+        found = mean if quantity.more else None
         decibels = None if found is None or quantity.to_db is None else quantity.to_db * found
-        entry = Contribution(view, group.low_hz, group.high_hz, quantity.name, float(share), decibels)
+        entry = Contribution(view, group.low_hz, group.high_hz, quantity.name, share, decibels)
         parts.append(Part(entry, quantity, found, reference))
     return parts
 
@@ -128,19 +132,19 @@ def cause(parts: Sequence[Part]) -> Cause | None:
     Returns:
         None where no contribution above 0 is of a band narrower than the whole spectrum.
     """
-    by_band = torch.zeros(BANDS, dtype=torch.float64)
-    for part in parts:
-        by_band += part.contribution.share * _bands_of(part.contribution)
+    shares = np.array([part.contribution.share for part in parts], dtype=np.float64)
+    fractions = np.array([_fractions(part.contribution.low_hz, part.contribution.high_hz) for part in parts])
+    by_band = shares @ fractions.reshape(-1, BANDS)
     peak = int(by_band.argmax())
-    if float(by_band[peak]) <= 0.0:
+    if by_band[peak] <= 0.0:
         return None
     bands = around(by_band >= FRACTION_OF_PEAK * by_band[peak], peak)
-    inside = [part for part in parts if float(_bands_of(part.contribution)[bands].sum()) >= 0.5]
-    positive = sum(max(part.contribution.share, 0.0) for part in parts)
+    inside = [part for part, within in zip(parts, fractions[:, bands].sum(axis=1), strict=True) if within >= 0.5]
+    positive = float(np.maximum(shares, 0.0).sum())
     return Cause(bands, min(float(by_band[bands].sum()) / positive, 1.0), _words(inside))
 
 
-def around(mask: Tensor, index: int) -> slice:
+def around(mask: Tensor | NDArray[np.bool_], index: int) -> slice:
     """The consecutive true values around an index, and the index itself."""
     first, last = index, index
     while first > 0 and mask[first - 1]:
@@ -150,15 +154,14 @@ def around(mask: Tensor, index: int) -> slice:
     return slice(first, last + 1)
 
 
-def _bands_of(contribution: Contribution) -> Tensor:
-    """The fraction of a contribution's band, on the mel scale, in each band of the map; 0 for the whole
-    spectrum."""
-    edges = torch.tensor([_mel(hz) for hz in band_edges_hz()], dtype=torch.float64)
-    low, high = _mel(contribution.low_hz), _mel(contribution.high_hz)
-    overlap = (edges[1:].clamp_max(high) - edges[:-1].clamp_min(low)).clamp_min(0.0)
-    whole = float(overlap.sum())
-    covers_all = bool((overlap > 0.5 * (edges[1:] - edges[:-1])).all())
-    return torch.zeros_like(overlap) if covers_all or whole <= 0.0 else overlap / whole
+@lru_cache(maxsize=1024)
+def _fractions(low_hz: float, high_hz: float) -> tuple[float, ...]:
+    """The fraction of a band, on the mel scale, in each band of the map; 0 for the whole spectrum."""
+    edges = np.array([_mel(hz) for hz in band_edges_hz()])
+    overlap = np.maximum(np.minimum(edges[1:], _mel(high_hz)) - np.maximum(edges[:-1], _mel(low_hz)), 0.0)
+    whole = overlap.sum()
+    covers_all = bool((overlap > 0.5 * np.diff(edges)).all())
+    return (0.0,) * BANDS if covers_all or whole <= 0.0 else tuple((overlap / whole).tolist())
 
 
 def _mel(hertz: float) -> float:

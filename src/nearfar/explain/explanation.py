@@ -28,6 +28,7 @@ from nearfar.explain.localisation import (
     time_edges_s,
 )
 from nearfar.frontends.kaldi import mel_centres_hz
+from nearfar.threads import one_thread
 
 SURPASSED = 0.95
 """Fraction of normal clips that a region must surpass in a statistic for the statistic to be mentioned."""
@@ -83,6 +84,7 @@ class Explanation:
     sentence: str
 
 
+@one_thread()
 def explain(
     log_mel: Tensor,
     bank: PatchBank,
@@ -126,7 +128,7 @@ def explain(
     return Explanation(
         map=grid.numpy(),
         time_edges_s=tuple(times),
-        band_edges_hz=tuple(bands),
+        band_edges_hz=bands,
         peak=peak,
         notable=notable,
         cells=cells,
@@ -187,13 +189,14 @@ def _nearest(features: Tensor, bank: PatchBank, cells: Cells) -> tuple[int, floa
     Returns:
         the index of the clip, the frequency of the difference in Hz, and the difference in dB.
     """
-    _, index = nearest_patches(features, bank)
-    bands = torch.arange(BANDS).expand_as(index)
+    inside = features[cells]
+    index = nearest_patches(inside, bank, cells[1])
+    bands = torch.arange(BANDS)[cells[1]].expand_as(index)
     bins = features.shape[2] // 2
-    difference = features[cells] - bank.patches[bands, index][cells]
+    difference = inside - bank.patches[bands, index]
     by_bin = DECIBELS * difference[..., :bins].mean(dim=0).flatten()
     largest = int(by_bin.abs().argmax())
-    clip = int(bank.owners[bands, index][cells].flatten().mode().values)
+    clip = int(bank.owners[bands, index].flatten().mode().values)
     return clip, float(mel_centres_hz()[cells[1].start * bins + largest]), float(by_bin[largest])
 
 

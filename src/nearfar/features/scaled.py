@@ -45,7 +45,7 @@ def _scaled_log_mel(
         kept = int((mel_centres_hz() < settings.highest_hz).sum())
         rows = []
         for log_mel, level in zip(log_mels, powers.log().float(), strict=True):
-            statistics = log_mel_statistics(log_mel[:, :kept], settings.lags, remove_level=True)
+            statistics = log_mel_statistics(log_mel[:, :kept].contiguous(), settings.lags, remove_level=True)
             table = log_mel.new_zeros(1 + len(statistics), MEL_BINS)
             table[0, 0] = level
             table[1:, :kept] = statistics

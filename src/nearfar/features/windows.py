@@ -55,10 +55,10 @@ class WindowBatch:
             (frames, 128) float32 of each window without its padding, and (windows,) float64 mean squares.
         """
         if self._scaled is None:
-            pairs = zip(self.waveform.double(), self.samples.tolist(), strict=True)
-            powers = torch.stack([window[:count].square().mean() for window, count in pairs])
+            pairs = zip(self.waveform, self.samples.tolist(), strict=True)
+            powers = torch.stack([window[:count].double().square_().mean() for window, count in pairs])
             powers = powers.clamp_min(SMALLEST_POWER)
-            self._scaled = self._computed((self.waveform / powers.sqrt()[:, None]).float()), powers
+            self._scaled = self._computed(self.waveform * powers.rsqrt().float()[:, None]), powers
         return self._scaled
 
     def _computed(self, waveform: Tensor) -> list[Tensor]:

@@ -7,6 +7,8 @@ end (Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transf
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,6 +49,7 @@ def mel_bank() -> Tensor:
     return triangles(_mel_edges(), 1127.0 * torch.log1p(bins_hz / 700.0)).float()
 
 
+@cache
 def mel_centres_hz() -> Tensor:
     """Centre frequency of each of the 128 filters in hertz, (128,) float64."""
     return 700.0 * torch.expm1(_mel_edges()[1:-1] / 1127.0)
@@ -57,6 +60,19 @@ def _mel_edges() -> Tensor:
     low, high = 1127.0 * torch.log1p(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64) / 700.0)
     edges: Tensor = low + (high - low) / (MEL_BINS + 1) * torch.arange(MEL_BINS + 2, dtype=torch.float64)
     return edges
+
+
+def _blocks(filters: int) -> list[tuple[slice, slice]]:
+    """Blocks of ``filters`` neighbouring filters, and the FFT bins that any of them covers, a few of all."""
+    bank, blocks = mel_bank(), []
+    for first in range(0, MEL_BINS, filters):
+        covered = torch.nonzero(bank[first : first + filters].sum(dim=0))[:, 0]
+        blocks.append((slice(first, first + filters), slice(int(covered[0]), int(covered[-1]) + 1)))
+    return blocks
+
+
+_BLOCKS = _blocks(32)
+"""Products of these blocks take a quarter of the multiplications of one product with all filters."""
 
 
 class KaldiFbank(Frontend):
@@ -99,17 +115,24 @@ class KaldiFbank(Frontend):
             raise ValueError(f"expected (batch, samples >= {FRAME_SAMPLES}), got {tuple(waveform.shape)}")
         # On a CPU, the frames of one clip fit the cache, those of a batch do not.
         together = 1 if waveform.device.type == "cpu" else max(1, len(waveform))
-        return torch.cat([self._log_mel(clips) for clips in torch.split(waveform, together)])
+        parts = [self._log_mel(clips) for clips in torch.split(waveform, together)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         waveform = waveform - waveform.mean(dim=1, keepdim=True)
-        frames = waveform.unfold(1, FRAME_SAMPLES, FRAME_SHIFT)
-        frames = frames - frames.mean(dim=2, keepdim=True)
-        # The window is zero at both ends, so a frame's first sample, which has no predecessor, is left out.
-        emphasised = (frames[..., 1:] - PREEMPHASIS * frames[..., :-1]) * self.window[1:]
-        spectrum = torch.fft.rfft(F.pad(emphasised, (1, FFT_SAMPLES - FRAME_SAMPLES)))[..., : FFT_SAMPLES // 2]
-        power = spectrum.real.square() + spectrum.imag.square()
-        log_mel: Tensor = (power @ self.mel).clamp_min(LOG_FLOOR).log()
+        means = waveform.unfold(1, FRAME_SAMPLES, FRAME_SHIFT).mean(dim=2, keepdim=True)
+        # x_t - 0.97 x_(t-1), of the whole clip at once. The window is zero at both ends of a frame, so that the
+        # first sample, which has no predecessor within the frame, is left out.
+        emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
+        window = self.window[1:]
+        frames = emphasised.unfold(1, FRAME_SAMPLES - 1, FRAME_SHIFT) * window
+        # The mean of a frame, which all of its samples lose before, becomes 0.03 of it.
+        frames = torch.addcmul(frames, means, window, value=PREEMPHASIS - 1.0)
+        spectrum = torch.fft.rfft(F.pad(frames, (1, FFT_SAMPLES - FRAME_SAMPLES)))
+        squares = torch.view_as_real(spectrum).square()
+        power = squares[..., 0] + squares[..., 1]
+        mel = torch.cat([power[..., bins] @ self.mel[bins, filters] for filters, bins in _BLOCKS], dim=-1)
+        log_mel: Tensor = mel.clamp_min(LOG_FLOOR).log()
         return log_mel
 
     def forward(self, waveform: Tensor) -> Tensor:

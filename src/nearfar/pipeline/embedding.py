@@ -14,15 +14,14 @@ from safetensors.numpy import save_file
 
 from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
-from nearfar.data.prefetch import prefetched
-from nearfar.data.walk import unwritable_files
 from nearfar.encoders import ENCODERS
-from nearfar.errors import InputError, NearfarError, one_of, raise_errors
+from nearfar.errors import InputError, NearfarError, one_of, printable
 from nearfar.features import EncoderParts, WindowBatch
 from nearfar.features.sources import TOKENS, TokenSettings
-from nearfar.files import whole_file
+from nearfar.files import as_text, whole_file
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pooling import POOLINGS
+from nearfar.threads import parallel_map
 
 _USUAL_MEAN, _USUAL_STD = -4.268, 4.569
 
@@ -46,7 +45,7 @@ def embed_files(
         files: recordings; one channel suffices for ``near``.
         encoder: as the family's loader takes it; see :func:`nearfar.load_encoder`.
         out: ``.npy`` gets the (files, D) float32 array, ``.safetensors`` the same as ``embeddings``, with the
-            file names, one per line, under ``files`` in its metadata.
+            file names, one per line and with control characters as ``\\x0a``, under ``files`` in its metadata.
         family: of encoders.
         channel: ``near`` or ``far``.
         pooling: a name in :data:`nearfar.pooling.POOLINGS` that needs no training, such as ``cls`` or ``mean``.
@@ -61,8 +60,6 @@ def embed_files(
         InputError: if an argument, a recording or the encoder cannot be used.
     """
     _require_choices(channel, pooling, out)
-    if out.suffix != ".npy":
-        raise_errors(unwritable_files(files))
     if not files:
         raise InputError("files", found="none", expected="one recording or more", remedy="Name them")
     entry = ENCODERS[family]
@@ -79,20 +76,21 @@ def embed_files(
     settings = TokenSettings(pooling=pooling)
     chosen: Channel = "near" if channel == "near" else "far"
 
-    def load(path: Path) -> tuple[NDArray[np.float32], int]:
-        waveform = read_waveform(path, (chosen,), near=near, far=far)[0]
-        return _padded(waveform, path, clip_seconds, longest), len(waveform)
-
-    rows = []
-    for waveform, samples in prefetched(load, files, threads=1, ahead=4):
-        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([samples]))
+    def embedded(path: Path) -> NDArray[np.float32]:
+        samples = read_waveform(path, (chosen,), near=near, far=far)[0]
+        waveform = _padded(samples, path, clip_seconds, longest)
+        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([len(samples)]))
         with torch.inference_mode():
             (features,) = TOKENS.extract(batch, parts, [settings])
-        rows.append(features.flatten().numpy())
+        return np.asarray(features.flatten().numpy())
+
+    rows: list[NDArray[np.float32]] = []
+    for row in parallel_map(embedded, files):
+        rows.append(row)
         if progress is not None:
             progress(len(rows), len(files))
     embeddings: NDArray[np.float32] = np.stack(rows)
-    _write(out, embeddings, {"files": "\n".join(map(str, files)), "pooling": pooling})
+    _write(out, embeddings, {"files": "\n".join(printable(as_text(file)) for file in files), "pooling": pooling})
     return embeddings.shape[0], embeddings.shape[1]
 
 

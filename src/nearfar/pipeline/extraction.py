@@ -2,6 +2,9 @@
 
 Every file is decoded once, whatever the number of views, and every spectrogram is computed once, but for the
 spectrograms of most windows of long recordings, which are computed again where they are needed.
+
+On a CPU, workers read recordings and compute their features, each recording alone: the features do not depend on
+the others, nor on the number of workers. On other devices workers read, and networks compute batches of windows.
 """
 
 from __future__ import annotations
@@ -16,21 +19,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.data.copies import Landmarks
-from nearfar.data.prefetch import buffered
-from nearfar.data.signals import SignalFacts
+from nearfar.data.copies import Landmarks, joined_landmarks
+from nearfar.data.signals import SignalFacts, merged_facts
 from nearfar.errors import InputError
 from nearfar.features import WindowBatch
 from nearfar.frontends.kaldi import PATCH_FRAMES, frame_count
 from nearfar.pipeline.extractor import Extractor
-from nearfar.pipeline.windows import Recording, Window, WindowReader
+from nearfar.pipeline.windows import Piece, Recording, Window, WindowReader
 from nearfar.settings import Settings
+from nearfar.threads import one_thread
 
 Advance = Callable[[int], None]
 """Called with the number of recordings just finished."""
-
-READ_AHEAD_SAMPLES = 8_000_000
-"""Samples, of all views, that are read ahead of the networks: 32 MB."""
 
 SPECTROGRAMS = 12
 """Spectrograms of a recording that are kept, spread evenly over its windows."""
@@ -87,12 +87,100 @@ class Extracted:
 
 @dataclass(slots=True)
 class _Collected:
+    """What was found so far; facts and landmarks by recording and block."""
+
     features: dict[str, list[list[Tensor]]]
     windows: list[tuple[int, int, int]] = field(default_factory=list)
     log_mels: dict[int, Tensor] = field(default_factory=dict)
-    facts: dict[int, SignalFacts] = field(default_factory=dict)
-    landmarks: dict[int, Landmarks] = field(default_factory=dict)
+    facts: dict[int, list[SignalFacts]] = field(default_factory=dict)
+    landmarks: dict[int, list[tuple[int, Landmarks]]] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
     errors: dict[int, InputError] = field(default_factory=dict)
+
+    def add_piece(self, piece: Piece) -> None:
+        """Add all of a piece but its windows."""
+        if piece.facts is not None:
+            self.facts.setdefault(piece.recording, []).append(piece.facts)
+        if piece.landmarks is not None:
+            self.landmarks.setdefault(piece.recording, []).append((piece.begin, piece.landmarks))
+        if piece.finished:
+            self.seconds[piece.recording] = piece.seconds
+        if piece.error is not None:
+            self.errors[piece.recording] = piece.error
+
+    def add_batch(self, batch: _Batch) -> None:
+        """Add windows and their features."""
+        self.log_mels |= {len(self.windows) + index: log_mel for index, log_mel in batch.log_mels.items()}
+        self.windows += batch.windows
+        for view, values in batch.features.items():
+            for rows, new in zip(self.features[view], values, strict=True):
+                rows.append(new)
+
+    def of_recordings(self) -> tuple[dict[int, SignalFacts], dict[int, Landmarks]]:
+        """Facts and landmarks of the usable recordings, of long ones joined."""
+        usable = [index for index in self.seconds if index not in self.errors]
+        facts, marks = {}, {}
+        for index in usable:
+            if found := self.facts.get(index):
+                facts[index] = found[0] if len(found) == 1 else merged_facts(found, self.seconds[index])
+            if found_marks := self.landmarks.get(index):
+                is_one = len(found_marks) == 1
+                marks[index] = found_marks[0][1] if is_one else joined_landmarks(found_marks)
+        return facts, marks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    """Windows by recording, first sample and number of samples; their features; log-mel spectrograms of some."""
+
+    windows: list[tuple[int, int, int]]
+    features: dict[str, list[Tensor]]
+    log_mels: dict[int, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Features:
+    """Computes the features of windows."""
+
+    extractor: Extractor
+    views: Sequence[str]
+    wanted: Sequence[Settings]
+    device: torch.device
+    spectrograms_of: Collection[int]
+
+    def of_piece(self, piece: Piece) -> tuple[Piece, list[_Batch]]:
+        """The features of a piece's windows, as many together as the recipe says, and the piece without them."""
+        size = self.extractor.recipe.scoring.batch_size
+        windows = piece.windows
+        batches = [self(windows[first : first + size]) for first in range(0, len(windows), size)]
+        return replace(piece, windows=[]), batches
+
+    def __call__(self, windows: Sequence[Window]) -> _Batch:
+        """The features of one or more windows."""
+        lengths = torch.tensor([window.samples for window in windows], device=self.device)
+        features, log_mels = {}, {}
+        with one_thread():  # networks as well: sums on several threads may differ in the last bit
+            for index, view in enumerate(self.views):
+                waveform = torch.from_numpy(np.stack([window.views[index] for window in windows])).to(self.device)
+                batch = WindowBatch(waveform, lengths)
+                features[view] = [values.cpu() for values in self.extractor(batch, self.wanted)]
+                if index == 0:
+                    log_mels = self._log_mels(batch, windows)
+        return _Batch([(window.recording, window.begin, window.samples) for window in windows], features, log_mels)
+
+    def _log_mels(self, batch: WindowBatch, windows: Sequence[Window]) -> dict[int, Tensor]:
+        kept = [
+            index
+            for index, window in enumerate(windows)
+            if window.recording in self.spectrograms_of
+            and window.number % -(-window.of // SPECTROGRAMS) == 0
+            and frame_count(window.samples) >= PATCH_FRAMES
+        ]
+        if not kept:
+            return {}
+        with torch.inference_mode():
+            # Copies, as the spectrograms of a batch may be one tensor.
+            return {index: batch.log_mels()[index].cpu().clone() for index in kept}
 
 
 def default_device() -> torch.device:
@@ -113,7 +201,7 @@ def extract(
     keep_errors: bool = False,
     advance: Advance | None = None,
 ) -> Extracted:
-    """Features of every window of every recording, reading ahead in the background.
+    """Features of every window of every recording.
 
     Args:
         extractor: computes features; its recipe is resolved.
@@ -136,16 +224,15 @@ def extract(
     extractor.to(device)
     collected = _Collected({view: [[] for _ in wanted] for view in views})
     reader = WindowReader(extractor, views, with_facts or with_landmarks, with_landmarks, keep_errors)
-    for windows in _batches(reader, recordings, collected, advance):
-        lengths = torch.tensor([window.samples for window in windows], device=device)
-        for index, view in enumerate(views):
-            waveform = torch.from_numpy(np.stack([window.views[index] for window in windows])).to(device)
-            batch = WindowBatch(waveform, lengths)
-            for values, rows in zip(extractor(batch, wanted), collected.features[view], strict=True):
-                rows.append(values.cpu())
-            if index == 0 and spectrograms_of:
-                _collect_log_mels(batch, windows, spectrograms_of, collected)
-        collected.windows += [(window.recording, window.begin, window.samples) for window in windows]
+    compute = _Features(extractor, views, wanted, device, spectrograms_of)
+    for piece, batches in _computed(reader, recordings, compute):
+        for batch in batches:
+            collected.add_batch(batch)
+        if piece is None:
+            continue
+        collected.add_piece(piece)
+        if piece.finished and advance is not None:
+            advance(1)
     recording, begins, samples = np.array(collected.windows, dtype=np.int64).reshape(-1, 3).T
     rate = recipe.audio.sample_rate_hz
     features = {
@@ -156,7 +243,7 @@ def extract(
     again = partial(
         _log_mel_again, reader, [r if i in spectrograms_of else None for i, r in enumerate(recordings)]
     )
-    more = collected.log_mels, collected.facts, collected.landmarks, collected.errors, again
+    more = collected.log_mels, *collected.of_recordings(), collected.errors, again
     return _without_failures(Extracted(features, recording, begins / rate, ends, *more), len(recordings))
 
 
@@ -192,37 +279,22 @@ def _log_mel_again(
         return batch.log_mels()[0]
 
 
-def _collect_log_mels(
-    batch: WindowBatch, windows: Sequence[Window], spectrograms_of: Collection[int], collected: _Collected
-) -> None:
-    for index, window in enumerate(windows):
-        is_kept = window.number % -(-window.of // SPECTROGRAMS) == 0
-        if is_kept and window.recording in spectrograms_of and frame_count(window.samples) >= PATCH_FRAMES:
-            with torch.inference_mode():
-                # A copy, as the spectrograms of a batch may be one tensor.
-                collected.log_mels[len(collected.windows) + index] = batch.log_mels()[index].cpu().clone()
-
-
-def _batches(
-    reader: WindowReader, recordings: Sequence[Recording], collected: _Collected, advance: Advance | None
-) -> Iterator[list[Window]]:
-    """Windows in order, as many together as the recipe says."""
+def _computed(
+    reader: WindowReader, recordings: Sequence[Recording], compute: _Features
+) -> Iterator[tuple[Piece | None, list[_Batch]]]:
+    """The pieces of all recordings, without their windows, and the features of windows in order."""
+    if compute.device.type == "cpu":
+        yield from reader.pieces(recordings, compute.of_piece)
+        return
     size = reader.extractor.recipe.scoring.batch_size
-    batch: list[Window] = []
-    pieces = buffered(reader.pieces(recordings), size=lambda piece: piece.size, most=READ_AHEAD_SAMPLES)
-    for piece in pieces:
-        for window in piece.windows:
-            batch.append(window)
-            if len(batch) == size:
-                yield batch
-                batch = []
-        if piece.error is not None:
-            collected.errors[piece.recording] = piece.error
-        if piece.facts is not None:
-            collected.facts[piece.recording] = piece.facts
-        if piece.landmarks is not None:
-            collected.landmarks[piece.recording] = piece.landmarks
-        if piece.finished and advance is not None:
-            advance(1)
-    if batch:
-        yield batch
+    waiting: list[Window] = []
+    for piece in reader.pieces(recordings, lambda piece: piece):
+        waiting += piece.windows
+        full = len(waiting) - len(waiting) % size
+        yield (
+            replace(piece, windows=[]),
+            [compute(waiting[begin : begin + size]) for begin in range(0, full, size)],
+        )
+        waiting = waiting[full:]
+    if waiting:
+        yield None, [compute(waiting)]

@@ -13,7 +13,6 @@ from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe, ThresholdTable
 from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
 from nearfar.data.layouts import Dataset, machine_lengths, read_dataset, require_training_clips
-from nearfar.data.prefetch import prefetched
 from nearfar.data.walk import log_left_out
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
@@ -21,6 +20,7 @@ from nearfar.pipeline.extractor import require_head
 from nearfar.pipeline.windows import too_short
 from nearfar.progress import Progress, silent
 from nearfar.scoring import FUSIONS
+from nearfar.threads import parallel_map
 from nearfar.views import channels_of
 
 logger = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
     shared = not recipe.backend.per_machine  # one model of all machines, or one for each that is tested
     clips = [clip for clip in dataset.clips if shared or clip.machine in tested]
     errors = []
-    for done, error in enumerate(prefetched(check, clips, threads=2, ahead=8), start=1):
+    for done, error in enumerate(parallel_map(check, clips), start=1):
         if error is not None:
             errors.append(error)
         progress("checking clips", done, len(clips))

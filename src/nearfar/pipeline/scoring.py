@@ -19,6 +19,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
 from nearfar.progress import Progress, silent
 from nearfar.scoring import FUSIONS, MachineScorer, ViewScores, Workspace
+from nearfar.threads import parallel_map
 from nearfar.thresholds import Calibration, NormalScore, Threshold, threshold_of
 
 FOLDS = 25
@@ -221,12 +222,16 @@ def left_out_scores(
         return (scorer or MachineScorer(features, target, plan)).normal
     folds = min(count, FOLDS)
     fold = torch.from_numpy((np.random.default_rng(recipe.seed).permutation(count) % folds)[group])
+
+    def scores_of(left_out: int) -> ViewScores:
+        inside = fold != left_out
+        others = MachineScorer({view: values[inside] for view, values in features.items()}, target[inside], plan)
+        return others.score({view: values[~inside] for view, values in features.items()})
+
     fused = np.empty(len(group))
     views = {view: np.empty(len(group)) for view in features}
-    for left_out in range(folds):
-        inside, outside = fold != left_out, (fold == left_out).numpy()
-        others = MachineScorer({view: values[inside] for view, values in features.items()}, target[inside], plan)
-        scored = others.score({view: values[~inside] for view, values in features.items()})
+    for left_out, scored in enumerate(parallel_map(scores_of, range(folds))):
+        outside = (fold == left_out).numpy()
         fused[outside] = scored.fused
         for view, values in scored.views.items():
             views[view][outside] = values

@@ -6,11 +6,12 @@ as they are of a clip, so that a window's features do not depend on the length o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,16 @@ from nearfar.config import Recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, read_file, zero_pad
 from nearfar.data.blocks import read_blocks
 from nearfar.data.clips import CHANNELS, Channel, Clip
-from nearfar.data.copies import Landmarks, joined_landmarks, landmarks
-from nearfar.data.signals import SignalFacts, bits_of, bits_of_format, merged_facts, signal_facts
+from nearfar.data.copies import Landmarks, landmarks
+from nearfar.data.signals import SignalFacts, bits_of, bits_of_format, signal_facts
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import FRAME_SAMPLES
 from nearfar.pipeline.extractor import Extractor
+from nearfar.threads import parallel_map
 from nearfar.views import channels_of, make_views
 from nearfar.views.base import check_views
+
+Result = TypeVar("Result")
 
 Channels = dict[Channel, NDArray[np.float32]]
 """The samples (samples,) of the channels of a recording."""
@@ -68,19 +72,21 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Successive windows of one recording; with the last ones, or with an error, the recording is ``finished``."""
+    """Successive windows of one recording, which is ``finished`` with the last ones or an error.
+
+    Attributes:
+        begin: the first sample of the block that it was made of, whose ``facts`` and ``landmarks`` these are.
+        seconds: the length of the recording.
+    """
 
     recording: int
     windows: list[Window]
     finished: bool = False
+    begin: int = 0
+    seconds: float = 0.0
     facts: SignalFacts | None = None
     landmarks: Landmarks | None = None
     error: InputError | None = None
-
-    @property
-    def size(self) -> int:
-        """Samples of all views."""
-        return sum(window.views.size for window in self.windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +107,38 @@ class WindowReader:
     with_landmarks: bool = False
     keep_errors: bool = False
 
-    def pieces(self, recordings: Sequence[Recording]) -> Iterator[Piece]:
-        """The windows of all recordings, in order.
+    def pieces(self, recordings: Sequence[Recording], work: Callable[[Piece], Result]) -> Iterator[Result]:
+        """``work`` on every piece of all recordings, in order.
+
+        Workers read and work: a recording of up to :data:`WHOLE_SECONDS` is one piece. Longer files are read here,
+        one after the other, and each block is a piece.
 
         Raises:
             InputError: if a recording cannot be used and errors are not kept.
         """
-        for index, recording in enumerate(recordings):
+
+        def whole(index: int) -> Result | AudioHeader:
             try:
-                yield from self._of_recording(index, recording)
+                found = self._whole(index, recordings[index])
             except InputError as error:
-                if not self.keep_errors:
-                    raise
-                yield Piece(index, [], finished=True, error=error)
+                found = self._failed(index, error)
+            return found if isinstance(found, AudioHeader) else work(found)
+
+        for index, found in enumerate(parallel_map(whole, range(len(recordings)))):
+            if not isinstance(found, AudioHeader):
+                yield found
+                continue
+            try:
+                yield from parallel_map(
+                    lambda make: work(make()), self._blocks_of(index, recordings[index], found)
+                )
+            except InputError as error:
+                yield work(self._failed(index, error))
+
+    def _failed(self, index: int, error: InputError) -> Piece:
+        if not self.keep_errors:
+            raise error
+        return Piece(index, [], finished=True, error=error)
 
     def window(self, recording: Recording, begin: int, view: str) -> NDArray[np.float32]:
         """(samples,) of one view of the window that begins at a sample of a file that is read in blocks."""
@@ -128,51 +153,66 @@ class WindowReader:
                 return np.ascontiguousarray(made[0])
         raise InputError(recording.name, found="no such window", expected="the same file", remedy="Score it again")
 
-    def _of_recording(self, index: int, recording: Recording) -> Iterator[Piece]:
+    def _whole(self, index: int, recording: Recording) -> Piece | AudioHeader:
+        """The only piece of a recording; of a longer file the header alone."""
         recipe, padded = self.extractor.recipe, self.extractor.padded_samples
-        rate, channels = recipe.audio.sample_rate_hz, channels_of(self.views)
-        recorded_hz, samples = recording.sample_rate_hz, recording.source
+        rate, recorded_hz, samples = recipe.audio.sample_rate_hz, recording.sample_rate_hz, recording.source
+        most = None
         if isinstance(samples, Path):
             header, whole = read_file(samples, max(WHOLE_SECONDS, 2 * padded / rate))
             if whole is None:
-                yield from self._of_long_file(index, recording, samples, header)
-                return
-            recorded_hz, samples = header.sample_rate_hz, whole
+                return header
+            recorded_hz, samples, most = header.sample_rate_hz, whole, bits_of_format(header.subtype)
+        channels = channels_of(self.views)
         read = _chosen(recording.name, samples, recorded_hz, recipe, channels, both=self.with_facts)
-        begins = window_starts(next(iter(read.values())).size, padded, self._hop)
-        windows = self._windows(index, recording, read, 0, list(enumerate(begins)), len(begins))
-        marks = landmarks(read[channels[0]]) if self.with_landmarks else None
-        bits = bits_of(samples) if self.with_facts else None
-        yield Piece(index, windows, True, self._facts(read, recorded_hz, bits), marks)
+        count = next(iter(read.values())).size
+        begins = window_starts(count, padded, self._hop)
+        numbered = list(enumerate(begins))
+        bits = partial(bits_of, samples, most)
+        return self._piece(index, recording, read, 0, numbered, len(begins), recorded_hz, bits, count / rate)
 
-    def _of_long_file(self, index: int, recording: Recording, path: Path, header: AudioHeader) -> Iterator[Piece]:
+    def _blocks_of(self, index: int, recording: Recording, header: AudioHeader) -> Iterator[Callable[[], Piece]]:
+        """What makes the pieces of a long file, from its blocks, which are read here."""
         recipe, padded = self.extractor.recipe, self.extractor.padded_samples
-        rate, channels = recipe.audio.sample_rate_hz, channels_of(self.views)
-        begins = window_starts(header.frames_at(rate), padded, self._hop)
-        waiting, facts, marks_of = list(enumerate(begins)), [], []
-        start, block = 0, Channels()
-        for start, block in _blocks(path, recipe, channels):
+        begins = window_starts(header.frames_at(recipe.audio.sample_rate_hz), padded, self._hop)
+        waiting = list(enumerate(begins))
+        start, block, of = 0, Channels(), len(begins)
+        assert isinstance(recording.source, Path)
+        for start, block in _blocks(recording.source, recipe, channels_of(self.views)):
             end = start + next(iter(block.values())).size
             ready = [entry for entry in waiting if entry[1] + padded <= end]
             waiting = waiting[len(ready) :]
-            yield Piece(index, self._windows(index, recording, block, start, ready, len(begins)))
-            exact = bits_of(next(iter(block.values()))) if header.sample_rate_hz == rate else None
-            bits = exact or bits_of_format(header.subtype)
-            if (of_block := self._facts(block, header.sample_rate_hz, bits)) is not None:
-                facts.append(of_block)
-            if self.with_landmarks:
-                marks_of.append((start, landmarks(block[channels[0]])))
-        joined = joined_landmarks(marks_of) if marks_of else None
-        rest = self._windows(index, recording, block, start, waiting, len(begins))  # resampling may end early
-        yield Piece(index, rest, True, merged_facts(facts, header.seconds) if facts else None, joined)
+            bits = partial(self._bits_of_block, block, header)
+            yield partial(self._piece, index, recording, block, start, ready, of, header.sample_rate_hz, bits)
+        rest = partial(self._windows, index, recording, block, start, waiting, of)  # resampling may end early
+        yield lambda: Piece(index, rest(), finished=True, seconds=header.seconds)
 
-    def _facts(
-        self, read: Mapping[Channel, NDArray[np.float32]], recorded_hz: int, bits: int | None
-    ) -> SignalFacts | None:
-        if not self.with_facts:
-            return None
+    def _piece(
+        self,
+        index: int,
+        recording: Recording,
+        read: Channels,
+        start: int,
+        numbered: Sequence[tuple[int, int]],
+        of: int,
+        recorded_hz: int,
+        bits: Callable[[], int | None],
+        seconds: float | None = None,
+    ) -> Piece:
+        """The piece of samples that begin at ``start``; the only one where ``seconds`` of the whole are given."""
+        windows = self._windows(index, recording, read, start, numbered, of)
+        marks = landmarks(read[channels_of(self.views)[0]]) if self.with_landmarks else None
+        facts = self._facts(read, recorded_hz, bits) if self.with_facts else None
+        return Piece(index, windows, seconds is not None, start, seconds or 0.0, facts, marks)
+
+    def _facts(self, read: Channels, recorded_hz: int, bits: Callable[[], int | None]) -> SignalFacts:
         channels = {str(name): samples for name, samples in read.items()}
-        return signal_facts(channels, self.extractor.recipe.audio.sample_rate_hz, recorded_hz, bits)
+        return signal_facts(channels, self.extractor.recipe.audio.sample_rate_hz, recorded_hz, bits())
+
+    def _bits_of_block(self, block: Channels, header: AudioHeader) -> int | None:
+        is_exact = header.sample_rate_hz == self.extractor.recipe.audio.sample_rate_hz
+        exact = bits_of(next(iter(block.values()))) if is_exact else None
+        return exact or bits_of_format(header.subtype)
 
     @property
     def _hop(self) -> int:

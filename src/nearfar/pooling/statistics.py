@@ -96,12 +96,20 @@ def log_mel_statistics(log_mel: Tensor, lags: Sequence[int], *, remove_level: bo
     """
     mean = log_mel.mean(dim=0)
     rows = [_without_level(log_mel, mean) if remove_level else mean]
-    for lag in lags:
-        differences = log_mel[lag:] - log_mel[:-lag]
-        rows.append(differences.std(dim=0, correction=0) if len(differences) else torch.zeros_like(mean))
+    rows += [_deviation(log_mel[lag:] - log_mel[:-lag]) for lag in lags]
     if not lags:
-        rows.append(log_mel.std(dim=0, correction=0))
+        rows.append(_deviation(log_mel - log_mel[:1]))  # exactly 0 of a constant band
     return torch.stack(rows)
+
+
+def _deviation(rows: Tensor) -> Tensor:
+    """The population deviation of every column, 0 of none: (rows, columns) to (columns,).
+
+    ``torch.std`` takes 20 times as long over the first axis.
+    """
+    if not len(rows):
+        return rows.new_zeros(rows.shape[1])
+    return (rows - rows.mean(dim=0)).square_().mean(dim=0).sqrt()
 
 
 def _without_level(log_mel: Tensor, mean: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from nearfar.charts import exceedance, histogram
 from nearfar.data import Clip, Dataset, read_normals
 from nearfar.detector.departure import contributions_of
 from nearfar.detector.encoder import loaded_extractor
+from nearfar.detector.history import Change
 from nearfar.detector.machine import FittedMachine
 from nearfar.detector.routing import machine_names
-from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_thresholds
+from nearfar.detector.store import Card, read_banks, read_calibrations, read_card, read_history, read_thresholds
 from nearfar.errors import InputError
 from nearfar.extras import require_extras
 from nearfar.pipeline.extraction import extract
@@ -106,7 +108,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
             *_reasons(machines),
             *(f"Channels of {warning}" for warning in warnings),
         ),
-        summary=(_thresholds_table(machines),),
+        summary=(_thresholds_table(machines), _changes_table(read_history(folder, card)[0])),
         machines=tuple(_section(machine, card, folder) for machine in track(machines, progress)),
         tables=(
             PageTable("Specification", ("property", "value"), rows, ends_in_text=True),
@@ -170,12 +172,61 @@ def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:
             entry.found_from,
             entry.rule,
             str(entry.recordings),
-            entry.remark or "–",
+            "–" if entry.groups is None else str(entry.groups),
+            _remarks(entry),
         )
         rows.append(row)
-    columns = ("machine", "domain", "threshold", "false alarms", "from", "rule", "normal scores", "remark")
-    caption = "A recording with a higher score is classified as anomalous. False alarms: the requested rate."
+    columns = (
+        "machine",
+        "domain",
+        "threshold",
+        "false alarms",
+        "from",
+        "rule",
+        "normal scores",
+        "groups",
+        "remark",
+    )
+    caption = (
+        "A recording with a higher score is classified as anomalous. False alarms: the fraction of new normal "
+        "recordings, made as these were, that the threshold promises: at most, on average over detectors; about, "
+        "without a bound; in training, only of recordings that the model has seen. Groups: independent recordings "
+        "or sessions, by which rates hold."
+    )
     return PageTable("Thresholds", columns, tuple(rows), caption, ends_in_text=True)
+
+
+def _remarks(threshold: Threshold) -> str:
+    rests_on = threshold.rests_on
+    much = None if rests_on is None else f"would be much lower without {rests_on}: listen to that recording"
+    return "; ".join(filter(None, (threshold.remark, much))) or "–"
+
+
+def _changes_table(changes: Sequence[Change]) -> PageTable:
+    """What was added since the detector was fitted, and what was undone."""
+    rows = []
+    for entry in changes:
+        kind = "normal" if entry.fault is None else f"known fault {entry.fault}"
+        unit = entry.machine if entry.section == "00" else f"{entry.machine}/{entry.section}"
+        before, after = (
+            ", ".join("–" if one.value is None else f"{one.value:.4g}" for one in thresholds)
+            for thresholds in (entry.thresholds_before, entry.thresholds_after)
+        )
+        row = (
+            entry.date.removesuffix("+00:00").replace("T", " "),
+            unit,
+            f"{len(entry.files)} {kind}",
+            before if before == after else f"{before} → {after}",
+            f"{entry.alarms_before} → {entry.alarms_after}",
+            "–" if entry.undone is None else entry.undone.removesuffix("+00:00").replace("T", " "),
+            entry.note or "–",
+        )
+        rows.append(row)
+    columns = ("date (UTC)", "machine", "added", "threshold", "of these above it", "undone", "note")
+    caption = (
+        "nearfar undo DETECTOR takes the last change back." if rows else "It was not changed since it was fitted."
+    )
+    return PageTable("Changes", columns, tuple(rows), caption, ends_in_text=True)
 
 
 def _section(machine: DetectorMachine, card: Card, folder: Path) -> MachineSection:
@@ -201,11 +252,18 @@ def _section(machine: DetectorMachine, card: Card, folder: Path) -> MachineSecti
     rows = [(f"{domain}, normal", *machine.scores_and_percentage(domain)) for domain in calibration.domains]
     return MachineSection(
         machine.name,
-        f"{counts}; scores for thresholds: {calibration.method}",
+        f"{counts}; {_groups_text(calibration)}scores for thresholds: {calibration.method}",
         tuple(charts),
         score_table(rows, machine.named_thresholds()),
         tuple(_examples(machine, card, folder)),
     )
+
+
+def _groups_text(calibration: Calibration) -> str:
+    count = len(set(calibration.groups().tolist()))
+    if not count or calibration.grouped_by is None:  # of an earlier version
+        return ""
+    return f"{count} independent groups, by {calibration.grouped_by}; "
 
 
 def _false_alarms(machine: DetectorMachine) -> PageChart:

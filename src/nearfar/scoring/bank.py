@@ -99,8 +99,9 @@ def _memmix_replacements(pairs: Tensor, in_bank: Tensor, first: int) -> Tensor:
 
 def _distances(scaling: Scaling, queries: Tensor, normals: Tensor) -> Tensor:
     """Mean distance over parts of scaled features: (queries, normals) float64."""
-    centres = [part.mean(dim=0) for part in normals.unbind(dim=1)]
-    return mean_distance(centred(queries, centres), centred(normals, centres), scaling.distance)
+    centres = normals.mean(dim=0)
+    points, entries = (centred(clips, centres).by_part() for clips in (queries, normals))
+    return mean_distance(points, entries, scaling.distance)
 
 
 def memmix_pairs(scaling: Scaling, scaled: Tensor, target: Tensor, sources: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ are computed from that bank.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -76,10 +76,26 @@ class DensityBank:
             distances = distances.mul_(terms) if self.normalisation == "ratio" else distances.sub_(terms)
         if present is not None or not self._all_present:
             distances = distances.masked_fill_(~(self._active if present is None else present), torch.inf)
-        if self._neighbours == 1:
-            return distances.amin(dim=1), distances
-        scores = _mean_of_smallest(distances, self._neighbours)
-        return scores.masked_fill_(scores.isnan(), torch.inf), distances
+        return _lowest(distances, self._neighbours), distances
+
+    @staticmethod
+    def score_parts(banks: Sequence[DensityBank], distances: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`score` of several banks that differ in nothing but their entries' features, in one pass.
+
+        Args:
+            banks: one for every part.
+            distances: (parts, clips, entries) float64; overwritten.
+
+        Returns:
+            (parts, clips) float64 scores, and the rescaled distances (parts, clips, entries).
+        """
+        first = banks[0]
+        if first.normalisation != "none":
+            terms = torch.stack([bank._terms for bank in banks]).unsqueeze(1)
+            distances = distances.mul_(terms) if first.normalisation == "ratio" else distances.sub_(terms)
+        if not first._all_present:
+            distances = distances.masked_fill_(~first._active, torch.inf)
+        return _lowest(distances, first._neighbours), distances
 
     def _terms_without(self, present: Tensor) -> Tensor:
         lists, means = self._lists, self._means
@@ -96,6 +112,14 @@ class DensityBank:
         if self.normalisation == "difference":
             return density
         return slope(means["nearest"].nan_to_num(nan=0.0), density, present)[..., None] * density
+
+
+def _lowest(distances: Tensor, neighbours: int) -> Tensor:
+    """The mean of the smallest distances over the last axis; infinite where none is finite."""
+    if neighbours == 1:
+        return distances.amin(dim=-1)
+    scores = _mean_of_smallest(distances, neighbours)
+    return scores.masked_fill_(scores.isnan(), torch.inf)
 
 
 def slope(d: Tensor, b: Tensor, keep: Tensor) -> Tensor:
@@ -192,6 +216,6 @@ class NeighbourLists:
 
 def _mean_of_smallest(distances: Tensor, count: int) -> Tensor:
     """Mean of the ``count`` smallest finite values of every row, or of all if there are fewer; NaN if none."""
-    smallest = distances.topk(min(count, distances.shape[1]), dim=1, largest=False).values
+    smallest = distances.topk(min(count, distances.shape[-1]), dim=-1, largest=False).values
     finite = torch.isfinite(smallest)
-    return smallest.masked_fill(~finite, 0.0).sum(dim=1) / finite.sum(dim=1)
+    return smallest.masked_fill(~finite, 0.0).sum(dim=-1) / finite.sum(dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +52,10 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CentredPoints:
-    """A part of clips relative to a centre: ``values`` (clips, dim), and ``half`` of their squared norms."""
+    """A part of clips relative to a centre: ``values`` (clips, dim), and ``half`` of their squared norms.
+
+    Of all parts together, both have one more axis in front.
+    """
 
     values: Tensor
     half: Tensor
@@ -60,12 +63,15 @@ class CentredPoints:
     def __getitem__(self, clips: Tensor) -> CentredPoints:
         return CentredPoints(self.values[clips], self.half[clips])
 
+    def by_part(self) -> list[CentredPoints]:
+        """Each part of all of them, without a copy."""
+        return [CentredPoints(*part) for part in zip(self.values, self.half, strict=True)]
 
-def centred(scaled: Tensor, centres: Iterable[Tensor]) -> list[CentredPoints]:
-    """Scaled features, (clips, parts, dim), by part and relative to the centre of each part, (dim,)."""
-    parts = zip(scaled.unbind(dim=1), centres, strict=True)
-    values = [(part - centre).contiguous() for part, centre in parts]
-    return [CentredPoints(part, part.square().sum(dim=1) / 2) for part in values]
+
+def centred(scaled: Tensor, centres: Tensor) -> CentredPoints:
+    """Scaled features, (clips, parts, dim), relative to the centres (parts, dim), of all parts together."""
+    values = scaled.transpose(0, 1).clone(memory_format=torch.contiguous_format).sub_(centres[:, None])
+    return CentredPoints(values, torch.stack([part.square().sum(dim=1) / 2 for part in values]))
 
 
 def mean_distance(
@@ -79,7 +85,7 @@ def mean_distance(
 
 
 def pairwise_distance(queries: CentredPoints, normals: CentredPoints, distance: Distance) -> Tensor:
-    """Distances, (queries, normals) float64: ``1 - cos``, or the Euclidean distance of standardised features.
+    """Distances, (..., queries, normals) float64: ``1 - cos``, or that of standardised features, Euclidean.
 
     Unit vectors u and v have ``1 - cos = |u - v|² / 2``, which does not change if a common centre is subtracted
     from both. Relative to the centre of the bank, one single-precision matrix product is then exact to about 1e-6
@@ -87,10 +93,11 @@ def pairwise_distance(queries: CentredPoints, normals: CentredPoints, distance: 
     of nearly the same direction, such as those of encoders that are not fine-tuned.) Smaller distances are set to
     0, so that the distance between identical clips is 0.
     """
-    half: Tensor = torch.addmm(normals.half[None], queries.values, normals.values.T, alpha=-1.0)
-    half += queries.half[:, None]
+    product = torch.baddbmm if queries.values.dim() == 3 else torch.addmm
+    half = product(normals.half.unsqueeze(-2), queries.values, normals.values.mT, alpha=-1.0)
+    half += queries.half.unsqueeze(-1)
     resolution = 1e-6 if half.dtype == torch.float32 else 1e-14
-    half.masked_fill_(half < resolution * queries.half[:, None], 0.0)
+    half.masked_fill_(half < resolution * queries.half.unsqueeze(-1), 0.0)
     return half.double() if distance == "cosine" else (2.0 * half.clamp_min_(0.0)).sqrt()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from nearfar.scoring.backends import BACKENDS, Indices, Scorer, Scores, Workspace
-from nearfar.scoring.contributions import ExplainingScorer, ViewContributions
+from nearfar.scoring.contributions import Contributions, ViewContributions
 from nearfar.scoring.fusion import FUSIONS
 from nearfar.scoring.weighting import Weights
 from nearfar.settings import Settings
+from nearfar.threads import one_thread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +58,7 @@ class MachineScorer:
         ValueError: as the back-end's ``fit``.
     """
 
+    @one_thread()
     def __init__(
         self,
         features: Mapping[str, Tensor],
@@ -74,6 +76,7 @@ class MachineScorer:
         }
 
     @cached_property
+    @one_thread()
     def normal(self) -> ViewScores:
         """Leave-one-out scores of the normal clips, computed on first use; empty for a single clip."""
         views = dict(self._given or {}) or {
@@ -82,6 +85,7 @@ class MachineScorer:
         }
         return ViewScores(self._fused(views, views), views)
 
+    @one_thread()
     def score(self, features: Mapping[str, Tensor]) -> ViewScores:
         """Score clips from their features, (clips, parts, dim) of every scored view."""
         nearest: Indices | None = None
@@ -94,6 +98,7 @@ class MachineScorer:
         normals = self.normal.views if self._fusion.uses_normals else {}
         return ViewScores(self._fused(views, normals), views, nearest)
 
+    @one_thread()
     def contributions(self, features: Mapping[str, Tensor]) -> dict[str, ViewContributions] | None:
         """The parts of the fused scores of :meth:`score`, by view; None where the fusion is no sum over views.
 
@@ -110,8 +115,9 @@ class MachineScorer:
         out = {}
         for view, scorer in self.scorers.items():
             weight, constant = terms[view]
-            if isinstance(scorer, ExplainingScorer):
-                found = scorer.contributions(features[view])
+            explain: Callable[[Tensor], Contributions] | None = getattr(scorer, "contributions", None)
+            if explain is not None:
+                found = explain(features[view])
                 out[view] = ViewContributions(weight * found.shares, found.difference, constant, found.reference)
             else:
                 whole = torch.from_numpy(weight * scorer.score(features[view])).reshape(-1, 1, 1)

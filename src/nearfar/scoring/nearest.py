@@ -23,7 +23,15 @@ from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_feat
 from nearfar.scoring.bank import NormalBank, make_bank
 from nearfar.scoring.contributions import Contributions, divided
 from nearfar.scoring.density import DensityBank, NeighbourLists
-from nearfar.scoring.distances import EPSILON, CentredPoints, Scaling, centred, chunks, mean_distance
+from nearfar.scoring.distances import (
+    EPSILON,
+    CentredPoints,
+    Scaling,
+    centred,
+    chunks,
+    mean_distance,
+    pairwise_distance,
+)
 from nearfar.scoring.settings import NearestSettings
 
 
@@ -40,7 +48,8 @@ class _Domain:
         self.members, self.clips, self._active = members, clips, bank.active[members]
         entries = bank.entries if len(members) == len(bank.entries) else bank.entries[members]
         self._centres = bank.entries[members[self._active]].mean(dim=0)
-        self._points, self._of_clips = centred(entries, self._centres), centred(scaled[clips], self._centres)
+        self._together = centred(entries, self._centres)
+        self._points = self._together.by_part()
         of_target = settings.domains != "pooled" and bool(bank.target[members[0]])
         count = settings.target_density_neighbours if of_target else settings.density_neighbours
         parts, rescaling = len(self._points), (settings.normalisation, count, settings.neighbours)
@@ -49,6 +58,7 @@ class _Domain:
             DensityBank(partial(self._among, parts=group), self._active, *rescaling) for group in self._groups
         ]
         if settings.domains == "standardised":
+            self._of_clips = centred(scaled[clips], self._centres).by_part()
             self._lists = [
                 NeighbourLists(
                     partial(self._unrelated, parts=group), len(clips), len(members), settings.neighbours
@@ -63,7 +73,10 @@ class _Domain:
         ``scaled`` are features (clips, parts, dim), and ``present`` is a mask of the entries to compare each clip
         with, (clips, entries of the whole bank) bool.
         """
-        mask, queries = None if present is None else present[:, self.members], centred(scaled, self._centres)
+        if present is None:
+            scores, rescaled = self._rescaled(centred(scaled, self._centres))
+            return scores.mean(dim=0), self.members[rescaled.sum(dim=0).argmin(dim=1)]
+        mask, queries = present[:, self.members], centred(scaled, self._centres).by_part()
         total, overall = torch.zeros(len(scaled), dtype=torch.float64), None
         for bank, parts in zip(self._banks, self._groups, strict=True):
             scores, rescaled = bank.score(self._mean_distance(queries, parts), mask)
@@ -71,6 +84,13 @@ class _Domain:
             overall = rescaled if overall is None else overall.add_(rescaled)
         assert overall is not None, "features have one part or more"
         return total / len(self._banks), self.members[overall.argmin(dim=1)]
+
+    def _rescaled(self, queries: CentredPoints) -> tuple[Tensor, Tensor]:
+        """Scores (banks, clips) and rescaled distances (banks, clips, entries) of all banks in one pass."""
+        distances = pairwise_distance(queries, self._together, self._settings.distance)
+        if len(self._banks) < len(distances):  # one bank of all parts
+            distances = distances.mean(dim=0, keepdim=True)
+        return DensityBank.score_parts(self._banks, distances)
 
     def contributions(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
         """The parts of :meth:`score`.
@@ -81,23 +101,20 @@ class _Domain:
             the first.
         """
         queries = centred(scaled, self._centres)
-        shares = torch.empty(scaled.shape, dtype=torch.float64)
-        entries: list[Tensor] = [self.members[:0]] * len(queries)
-        for bank, group in zip(self._banks, self._groups, strict=True):
-            parts = range(len(queries))[group]
-            _, rescaled = bank.score(self._mean_distance(queries, group), None)
-            nearest = rescaled.topk(min(self._settings.neighbours, rescaled.shape[1]), dim=1, largest=False)
-            there = torch.isfinite(nearest.values)
-            value = nearest.values.masked_fill(~there, 0.0) / there.sum(dim=1, keepdim=True) / len(self._banks)
-            chosen = torch.where(there, nearest.indices, nearest.indices[:, :1])
-            offsets = [queries[p].values[:, None] - self._points[p].values[chosen] for p in parts]
-            squares = torch.stack([offset.double().square() for offset in offsets], dim=2)
-            distance = squares.sum(dim=3)
-            by_part = divided(value, distance if self._settings.distance == "cosine" else distance.sqrt())
-            shares[:, group] = divided(by_part, squares).sum(dim=1)
-            for part in parts:
-                entries[part] = self.members[chosen]
-        return shares, torch.stack(entries, dim=1)
+        _, rescaled = self._rescaled(queries)
+        nearest = rescaled.topk(min(self._settings.neighbours, rescaled.shape[2]), dim=2, largest=False)
+        there = torch.isfinite(nearest.values)
+        value = nearest.values.masked_fill(~there, 0.0) / there.sum(dim=2, keepdim=True) / len(self._banks)
+        chosen = torch.where(there, nearest.indices, nearest.indices[:, :, :1])  # (banks, clips, neighbours)
+        parts = torch.arange(len(self._points))[:, None, None]
+        of_parts = chosen.expand(len(parts), -1, -1)  # parts that share a bank have the same neighbours
+        squares = (queries.values[:, :, None] - self._together.values[parts, of_parts]).double().square_()
+        distance = squares.sum(dim=3)
+        weights = distance if self._settings.distance == "cosine" else distance.sqrt()
+        # Each bank's value among its parts, and each part's among its dimensions.
+        by_bank = weights.reshape(len(chosen), -1, *weights.shape[1:]).movedim(1, -1)
+        by_part = divided(value, by_bank).movedim(-1, 1).reshape(weights.shape)
+        return divided(by_part, squares).sum(dim=2).transpose(0, 1), self.members[of_parts].transpose(0, 1)
 
     def median(self) -> Tensor:
         """The median leave-one-out score of the domain's normal clips, (1,); NaN if there is none."""
@@ -201,7 +218,7 @@ class NearestNeighbours:
                 cosine, zero).
         """
         features = as_features(features, like=self.features)
-        found = [self._lowest(features[part], None, self._scales) for part in self._chunks(len(features))]
+        found = [self._lowest(features[part], None, self._scales) for part in self._chunks_of_all(len(features))]
         scores, nearest = (torch.cat(values).numpy() for values in zip(*found, strict=True))
         return scores, nearest
 
@@ -265,15 +282,18 @@ class NearestNeighbours:
             ValueError: as :meth:`score_and_nearest`.
         """
         features = as_features(features, like=self.features)
-        found = [self._contributions(features[part]) for part in self._chunks(len(features))]
+        found = [self._contributions(features[part]) for part in self._chunks_of_all(len(features))]
         shares, differences = zip(*found, strict=True) if found else ([features.double()], [features.double()])
         return Contributions(torch.cat(list(shares)), torch.cat(list(differences)))
 
     def _contributions(self, features: Tensor) -> tuple[Tensor, Tensor]:
         scaled = self._scaling(features)
-        each = torch.stack([domain.score(scaled, None)[0] for domain in self._domains])
         scales = torch.ones(len(self._domains), 1).double() if self._scales is None else self._scales
-        which = (each / scales).argmin(dim=0)
+        which = torch.zeros(len(features), dtype=torch.int64)
+        if len(self._domains) > 1:
+            which = (torch.stack([domain.score(scaled, None)[0] for domain in self._domains]) / scales).argmin(
+                dim=0
+            )
         shares, differences = torch.empty_like(features.double()), torch.empty_like(features.double())
         for number in sorted(set(which.tolist())):
             rows = torch.nonzero(which == number)[:, 0]
@@ -282,6 +302,10 @@ class NearestNeighbours:
             normals = self.features[self.bank.parents[entries[rows], 0], torch.arange(features.shape[1])[:, None]]
             differences[rows] = features[rows].double() - normals.double().mean(dim=2)
         return shares, differences
+
+    def _chunks_of_all(self, clips: int) -> Iterator[Tensor]:
+        """The same where the distances of all parts are computed together."""
+        yield from chunks(clips, max(self.features.shape[1] * len(self.bank.active), self.features[0].numel()))
 
     def _chunks(self, clips: int) -> Iterator[Tensor]:
         """Indices of clips in chunks, bounded by the size of their distances to the bank and of their features."""

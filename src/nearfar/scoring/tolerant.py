@@ -2,10 +2,10 @@
 
 It compares level and log-mel statistics (``features.source = "scaled-log-mel"``) with those of normal clips:
 
-* in bands of 16 mel bins, each with its own nearest clip, by standardised distances with variance-minimising
-  rescaling (:class:`nearfar.scoring.VarMin`), smoothed over neighbouring bins;
-* at several speeds: a clip's statistics are resampled along frequency, and the lowest score counts, for normal
-  clips as well;
+* in two ways, whose scores are averaged: as they are, and smoothed over frequency and decorrelated; see
+  :mod:`nearfar.scoring.banded`. The first finds changes of fine structure, the second small changes of broad
+  bands, which normal noise does not make;
+* at several speeds: the speed with the lowest score counts, for normal clips as well;
 * in units of the normal clips: minus the median of their leave-one-out scores at one speed, divided by their
   spread, plus 4, so that scores of several views can be averaged;
 * with the level: a clip louder than normal clips has a higher score, if the level of normal clips varies little.
@@ -21,23 +21,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nearfar.frontends.kaldi import MEL_BINS, mel_centres_hz
-from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_features
+from nearfar.frontends.kaldi import MEL_BINS
+from nearfar.scoring.backends import Domains, Features, Indices, Scores, as_features, as_target
+from nearfar.scoring.banded import BandedNeighbours, Units, speeds
 from nearfar.scoring.contributions import Contributions, divided
-from nearfar.scoring.nearest import NearestNeighbours
-from nearfar.scoring.settings import NearestSettings
 from nearfar.settings import NotNegative, Rate, Settings
 
-BANDS = 8
-SPEED_STEP = 0.02
-NEAREST = NearestSettings(distance="standardised", normalisation="varmin", density_neighbours=16)
+WAYS = ((0.0, False), (1.0, True))
+"""Ways of comparison, whose scores are averaged: the factor of ``mel_smoothing``, and whether to decorrelate."""
 DECIBELS = 10.0 / np.log(10.0)
 """Decibels per unit of the natural logarithm of a power."""
 
 SPREAD_CLIPS = 100
 """Median and spread are those of at most about twice as many normal clips, evenly spaced."""
-SMALLEST_SPREAD = 0.01
-"""Of leave-one-out scores; two independent clips are about 1.4 apart."""
 TYPICAL = 4.0
 """The score of a typical normal clip, so that scores are positive, as gamma thresholds need them."""
 LEVEL_CLIPS = 10
@@ -51,13 +47,14 @@ class TolerantSettings(Settings):
 
     Attributes:
         speed_tolerance: largest change of speed, as a fraction, in steps of 2 %; 0 compares at one speed.
-        mel_smoothing: standard deviation, in mel bins, of the smoothing over frequency; 0 is none.
+        mel_smoothing: standard deviation, in mel bins, of the smoothing over frequency of the statistics that are
+            decorrelated; 0 is none.
         level_tolerance_db: the level has no effect up to this much above that of normal clips.
         level_spread_db: the level has no effect at all if the middle 90 % of normal clips differ by more.
     """
 
     speed_tolerance: Rate = 0.06
-    mel_smoothing: NotNegative = 0.85
+    mel_smoothing: NotNegative = 1.5
     level_tolerance_db: NotNegative = 3.0
     level_spread_db: NotNegative = 5.0
 
@@ -71,9 +68,14 @@ class TolerantNeighbours:
 
     Attributes:
         levels: (normals,) float64 of normal clips, in dB.
+        level_range_db: the levels between which the middle 90 % of normal clips lie.
+        variation: (128,) float64, the deviation of each mel bin's mean, relative to the whole spectrum, over the
+            normal clips of the source domain; of all where those are fewer than two. 0 for unused bins.
     """
 
     levels: NDArray[np.float64]
+    level_range_db: tuple[float, float]
+    variation: NDArray[np.float64]
 
     def __init__(self, settings: TolerantSettings | None = None, **changes: Any) -> None:
         given = (settings or TolerantSettings()).model_dump()
@@ -92,17 +94,28 @@ class TolerantNeighbours:
         features = as_features(normals)
         if features.shape[1] < 2 or features.shape[2] != MEL_BINS:
             raise ValueError(f"expected features of (clips, 1 + statistics, {MEL_BINS}), got {features.shape}")
-        self._features, used = features, (features[:, 1:] != 0).any(dim=0).any(dim=0)
-        self._smoothing = smoothing = smoothing_matrix(used, self.settings.mel_smoothing)
-        self._matrices = [smoothing @ speed_matrix(used, s) for s in speeds(self.settings.speed_tolerance)]
-        self._nearest = NearestNeighbours(NEAREST).fit(banded(features, smoothing), domains)
+        self._features, tolerance = features, speeds(self.settings.speed_tolerance)
+        self._comparisons = [
+            BandedNeighbours(
+                features, domains, tolerance, factor * self.settings.mel_smoothing, decorrelate=decorrelate
+            )
+            for factor, decorrelate in WAYS
+        ]
         self.levels = level_db(features)
-        self._median, self._spread = TYPICAL, 1.0  # a single clip has no spread: scores are plain distances
+        self.level_range_db = tuple(np.percentile(self.levels, [5, 95]).tolist())
+        self._loudest = float(np.percentile(self.levels, 98)) + self.settings.level_tolerance_db
+        source = features[~as_target(domains, len(features))]
+        alike = source if len(source) > 1 else features
+        self.variation = alike[:, 1].double().std(dim=0, correction=0).numpy()
+        self._units = Units(TYPICAL)  # a single clip has no spread: scores are plain distances
         if len(features) > 1:
             clips = torch.arange(0, len(features), max(1, len(features) // SPREAD_CLIPS))
-            left_out = self._nearest.score_without(banded(features[clips], smoothing), clips)
-            low, self._median, high = (float(value) for value in np.percentile(left_out, [25, 50, 75]))
-            self._spread = max((high - low) / 1.349, SMALLEST_SPREAD)  # that of a normal distribution is 1
+            each = []
+            for comparison in self._comparisons:
+                left_out = comparison.score_without(features[clips], clips, at_all_speeds=False)[0]
+                comparison.units = Units.of(left_out)
+                each.append(comparison.units(left_out))
+            self._units = Units.of(np.mean(each, axis=0))
         return self
 
     def score(self, features: Features) -> Scores:
@@ -122,8 +135,8 @@ class TolerantNeighbours:
             ValueError: if the features have other sizes than the normal clips', or one is not finite.
         """
         features = as_features(features, like=self._features)
-        found = [self._nearest.score_and_nearest(banded(features, matrix)) for matrix in self._matrices]
-        scores, nearest = (np.stack(values) for values in zip(*found, strict=True))
+        (first, nearest), *others = [comparison.score_and_nearest(features) for comparison in self._comparisons]
+        scores = np.mean([first, *(scores for scores, _ in others)], axis=0)
         lowest = scores.argmin(axis=0)[None]
         scores = np.take_along_axis(scores, lowest, axis=0)[0]
         return self._in_units(scores, level_db(features)), np.take_along_axis(nearest, lowest, axis=0)[0]
@@ -131,7 +144,7 @@ class TolerantNeighbours:
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by nearest clips without it, (normals,) float64.
 
-        Scaling, median, spread and the range of levels stay those of all clips.
+        Scaling, decorrelation, median, spread and the range of levels stay those of all clips.
 
         Raises:
             ValueError: if there is only one normal clip.
@@ -139,39 +152,30 @@ class TolerantNeighbours:
         if len(self._features) < 2:
             raise ValueError("leave-one-out scores need two normal clips or more")
         clips = torch.arange(len(self._features))
-        found = [self._nearest.score_without(banded(self._features, matrix), clips) for matrix in self._matrices]
-        return self._in_units(np.min(found, axis=0), self.levels)
-
-    def compared(self, features: Tensor) -> Tensor:
-        """Features as clips are compared at one speed, without the level: (clips, bands, dim)."""
-        return banded(features, self._smoothing)
+        each = [comparison.score_without(self._features, clips) for comparison in self._comparisons]
+        return self._in_units(np.mean(each, axis=0).min(axis=0), self.levels)
 
     def contributions(self, features: Features) -> Contributions:
         """The parts of the scores of clips, (clips, 1 + statistics, 128) float32.
 
-        Those of the nearest clips at the speed with the lowest score, in proportion, and the level's.
+        Those of the nearest clips at the speed with the lowest score, in proportion, and the level's. Differences
+        are from the nearest clips of the statistics as they are.
         """
         features = as_features(features, like=self._features)
-        scores = np.stack([self._nearest.score(banded(features, matrix)) for matrix in self._matrices])
+        scores = np.mean([comparison.score_and_nearest(features)[0] for comparison in self._comparisons], axis=0)
         which, units = scores.argmin(axis=0), self._in_units(scores.min(axis=0), np.full(len(features), -np.inf))
         shares, difference = (torch.zeros(features.shape, dtype=torch.float64) for _ in range(2))
         for number in sorted(set(which.tolist())):
             rows = torch.from_numpy(np.flatnonzero(which == number))
-            found = self._nearest.contributions(banded(features[rows], self._matrices[number]))
-            weights = found.shares.abs() if bool((found.shares < 0).any()) else found.shares
+            found = [comparison.contributions(features[rows], number) for comparison in self._comparisons]
+            weights = torch.stack([each.shares for each in found]).sum(dim=0)
             own = divided(torch.from_numpy(units)[rows], weights.flatten(1)).reshape(weights.shape)
-            shares[rows, 1:], difference[rows, 1:] = unbanded(own), unbanded(found.difference)
+            shares[rows, 1:], difference[rows, 1:] = own, found[0].difference
         levels = level_db(features)
         if self.uses_level:
             shares[:, 0, 0] = torch.from_numpy(LEVEL_SLOPE * np.maximum(levels - self._loudest, 0.0))
         difference[:, 0, 0] = torch.from_numpy((levels - np.median(self.levels)) / DECIBELS)
         return Contributions(shares, difference)
-
-    @property
-    def level_range_db(self) -> tuple[float, float]:
-        """The levels in dB between which the middle 90 % of normal clips lie."""
-        low, high = np.percentile(self.levels, [5, 95])
-        return float(low), float(high)
 
     @property
     def uses_level(self) -> bool:
@@ -190,12 +194,8 @@ class TolerantNeighbours:
             return f"level not used, as {spread}, more than {self.settings.level_spread_db:g} dB"
         return f"level used above {self._loudest:.1f} dB of full scale, as {spread}"
 
-    @property
-    def _loudest(self) -> float:
-        return float(np.percentile(self.levels, 98)) + self.settings.level_tolerance_db
-
     def _in_units(self, scores: Scores, levels: NDArray[np.float64]) -> Scores:
-        units: Scores = TYPICAL + (scores - self._median) / self._spread
+        units = TYPICAL + self._units(scores)
         if self.uses_level:
             units += LEVEL_SLOPE * np.maximum(levels - self._loudest, 0.0)
         return units
@@ -205,48 +205,3 @@ def level_db(features: Tensor) -> NDArray[np.float64]:
     """(clips,) levels in dB relative to full scale, from (clips, 1 + statistics, 128) features."""
     levels: NDArray[np.float64] = DECIBELS * features[:, 0, 0].double().numpy()
     return levels
-
-
-def banded(features: Tensor, matrix: Tensor) -> Tensor:
-    """(clips, 1 + statistics, 128) features to (clips, bands, statistics * bins of a band), by (128, 128)."""
-    statistics = features[:, 1:] @ matrix.T
-    return statistics.reshape(*statistics.shape[:2], BANDS, -1).transpose(1, 2).flatten(2)
-
-
-def unbanded(values: Tensor) -> Tensor:
-    """The inverse of the arrangement of :func:`banded`: (clips, bands, dim) to (clips, statistics, 128)."""
-    bins = MEL_BINS // BANDS
-    return values.reshape(len(values), BANDS, -1, bins).transpose(1, 2).flatten(2)
-
-
-def speeds(tolerance: float) -> list[float]:
-    """Factors of speed from 1 - ``tolerance`` to 1 + ``tolerance``, about 2 % apart."""
-    count = int(np.ceil(round(tolerance / SPEED_STEP, 9)))
-    return [1.0] if count == 0 else [1.0 + tolerance * step / count for step in range(-count, count + 1)]
-
-
-def speed_matrix(used: Tensor, speed: float) -> Tensor:
-    """Matrix (128, 128) float32 that takes the value of bin f from frequency ``speed`` f, by linear interpolation.
-
-    ``used`` is (128,) bool; the rows and columns of other bins are zero.
-    """
-    matrix = np.zeros((MEL_BINS, MEL_BINS), dtype=np.float32)
-    bins = np.flatnonzero(used.numpy())
-    if bins.size:
-        hz = mel_centres_hz().numpy()[bins]
-        positions = np.interp(np.log1p(speed * hz / 700.0), np.log1p(hz / 700.0), np.arange(len(bins)))
-        lower = np.minimum(positions.astype(np.int64), max(len(bins) - 2, 0))
-        upper, share = np.minimum(lower + 1, len(bins) - 1), positions - lower
-        np.add.at(matrix, (bins, bins[lower]), 1.0 - share)
-        np.add.at(matrix, (bins, bins[upper]), share)
-    return torch.from_numpy(matrix)
-
-
-def smoothing_matrix(used: Tensor, deviation: float) -> Tensor:
-    """Matrix (128, 128) float32 of Gaussian means over the ``used`` bins, (128,) bool, about each of them."""
-    both = (used[:, None] & used[None]).double()
-    if deviation == 0:
-        return (torch.eye(MEL_BINS) * both).float()
-    bins = torch.arange(MEL_BINS, dtype=torch.float64)
-    weights = both * torch.exp(-0.5 * ((bins[:, None] - bins[None]) / deviation) ** 2)
-    return (weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)).float()
