@@ -281,4 +281,4 @@ def test_the_rule_of_k_of_n_is_checked() -> None:
     with pytest.raises(ValueError, match="at most of = 5"):
         AlarmRule(count=6)
     with pytest.raises(ValueError, match="at most raise_level"):
-        AlarmRule(clear_level=1.5)
+        AlarmRule(clear_level=2.5)

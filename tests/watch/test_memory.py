@@ -225,8 +225,13 @@ def test_streams_are_kept(memory: Memory) -> None:
     found = memory.stream("pump", "abc")
     assert found == StreamRow("pump", "abc", "1.wav", 10, 20, 6.0, 320, True)
     assert memory.stream("fan", "abc") is None
-    memory.forget_streams("pump", ["abc"])
-    assert memory.streams("pump") == []
+    assert memory.is_known("pump", "1.wav", 10, 20)
+    for other in (("fan", "1.wav", 10, 20), ("pump", "2.wav", 10, 20), ("pump", "1.wav", 11, 20)):
+        assert not memory.is_known(*other)
+    memory.thin(6.0 + 1829 * DAY_S, Ages(7, 92, 1830))
+    assert memory.stream("pump", "abc") is not None
+    memory.thin(7.0 + 1830 * DAY_S, Ages(7, 92, 1830))
+    assert memory.stream("pump", "abc") is None
 
 
 def test_operators_and_the_watch_write_one_after_the_other(memory: Memory) -> None:

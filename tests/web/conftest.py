@@ -63,7 +63,8 @@ class Filler:
     """Writes windows into a memory as a watch does."""
 
     def __init__(self, memory: Memory, recorded: Recorded) -> None:
-        self.memory, self._recorded, self._rule = memory, recorded, AlarmRule()
+        self.memory, self._recorded = memory, recorded
+        self._rule = AlarmRule(raise_level=1.0, clear_count=5)
         samples, rate = soundfile.read(recorded.fault)
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, rate, format="FLAC")

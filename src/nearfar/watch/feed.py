@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nearfar.errors import InputError, NearfarError
 from nearfar.watch.cutting import Cutter, CutWindow
 from nearfar.watch.health import Finding
-from nearfar.watch.memory import Memory, StreamRow
+from nearfar.watch.memory import Memory
 from nearfar.watch.sources.base import AudioBlock, AudioSource, Taken
 
 logger = logging.getLogger(__name__)
@@ -236,14 +236,10 @@ class _TakenBefore:
 
     def find(self, stream: str) -> Taken | None:
         found = self._memory.stream(self._machine, stream)
-        return None if found is None else _taken(found)
+        return None if found is None else Taken(found.next, found.finished)
 
-    def files(self) -> list[Taken]:
-        return [_taken(row) for row in self._memory.streams(self._machine)]
-
-
-def _taken(row: StreamRow) -> Taken:
-    return Taken(row.stream, row.name, row.size, row.changed_ns, row.next, row.finished)
+    def is_known(self, name: str, size: int, changed_ns: int) -> bool:
+        return self._memory.is_known(self._machine, name, size, changed_ns)
 
 
 def most_waiting(late_s: float, hop_s: float) -> int:

@@ -62,7 +62,8 @@ def demo_config(folder: Path, port: int, started_s: float) -> WatchConfig:
         name: {"detector": str(folder / "detectors" / name), "source": "simulated", **settings, **clock}
         for name, settings in MACHINES.items()
     }
-    tree = {"name": "demonstration", "machines": machines, "page": {"port": port}}
+    alarm = {"raise_level": 1.0, "clear_count": 5}  # its windows are ten minutes apart
+    tree = {"name": "demonstration", "machines": machines, "page": {"port": port}, "alarm": alarm}
     return checked_config({**tree, "memory": str(folder / "watch.sqlite")}, "the demonstration")
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import Select, func, insert, select, update
 
 from nearfar.errors import InputError
 from nearfar.watch.alarm import OPEN, Action, AlarmRule, Status, step
@@ -285,9 +285,11 @@ class Memory:
         rows = self._all(select(STREAMS).where(STREAMS.c.machine == machine, STREAMS.c.stream == stream))
         return StreamRow(**rows[0]) if rows else None
 
-    def streams(self, machine: str) -> list[StreamRow]:
-        """All recordings and continuous sounds of a machine that were taken."""
-        return [StreamRow(**row) for row in self._all(select(STREAMS).where(STREAMS.c.machine == machine))]
+    def is_known(self, machine: str, name: str, size: int, changed_ns: int) -> bool:
+        """Whether a file of that name, size and time was taken from a machine's source whole."""
+        table = STREAMS.c
+        own = (table.machine == machine, table.name == name, table.size == size, table.changed_ns == changed_ns)
+        return bool(self._all(select(table.stream).where(*own, table.finished).limit(1)))
 
     def delivered(self, sink: str) -> int | None:
         """The number of the last event that a sink has delivered; None of a new sink."""
@@ -305,13 +307,6 @@ class Memory:
         """Replace old windows by summaries; see :mod:`nearfar.watch.memory.thinning`."""
         with self._database.writing() as connection:
             thin(connection, now_s, ages)
-
-    def forget_streams(self, machine: str, streams: Iterable[str]) -> None:
-        """Forget recordings that are gone."""
-        with self._database.writing() as connection:
-            for stream in streams:
-                own = (STREAMS.c.machine == machine, STREAMS.c.stream == stream)
-                connection.execute(delete(STREAMS).where(*own))
 
     def _all(self, query: Select[Any]) -> list[Any]:
         with self._database.reading() as connection:

@@ -64,6 +64,7 @@ STREAMS = Table(
     Column("taken_s", _Time, nullable=False),
     Column("next", BigInteger, nullable=False),
     Column("finished", Boolean, nullable=False),
+    Index("streams_by_name", "machine", "name"),
 )
 """Recordings and continuous sound, by the SHA-256 of a file or the start of a stream, and how far each is scored:
 ``next`` is the first sample of the next window."""

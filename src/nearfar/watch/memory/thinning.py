@@ -1,6 +1,7 @@
 """Thinning of old windows: summaries of ten minutes, then of an hour, and nothing after that.
 
-Alarms, their transitions, notes and versions of detectors are kept for ever.
+Alarms, their transitions, notes and versions of detectors are kept for ever; which recordings were taken, as
+long as summaries of an hour.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 from sqlalchemy.sql import Select
 
-from nearfar.watch.memory.schema import SLOT_S, SUMMARIES, WINDOWS
+from nearfar.watch.memory.schema import SLOT_S, STREAMS, SUMMARIES, WINDOWS
 
 DAY_S = 86_400.0
 SLOTS_OF_AN_HOUR = 6
@@ -62,8 +63,9 @@ def thin(connection: Connection, now_s: float, ages: Ages) -> None:
     _summarise(connection, of_summaries.where(old).group_by(table.machine, hour), SLOTS_OF_AN_HOUR)
     connection.execute(delete(SUMMARIES).where(old))
 
-    gone = _slot(now_s - ages.hours_days * DAY_S)
-    connection.execute(delete(SUMMARIES).where(table.slots == SLOTS_OF_AN_HOUR, table.slot < gone))
+    gone_s = now_s - ages.hours_days * DAY_S
+    connection.execute(delete(SUMMARIES).where(table.slots == SLOTS_OF_AN_HOUR, table.slot < _slot(gone_s)))
+    connection.execute(delete(STREAMS).where(STREAMS.c.finished, STREAMS.c.taken_s < gone_s))
 
 
 def _slot(time_s: float) -> int:

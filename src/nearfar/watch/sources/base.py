@@ -53,20 +53,13 @@ class AudioBlock:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A stream that was taken before, and how far it is scored.
+    """How far a stream that was taken before is scored.
 
     Attributes:
-        stream: SHA-256 of the recording, or the name of the sound.
-        name: of the file when it was taken.
-        size, changed_ns: of the file.
         next: the first sample of the next window.
         finished: whether there is none.
     """
 
-    stream: str
-    name: str
-    size: int
-    changed_ns: int
     next: int
     finished: bool
 
@@ -78,8 +71,8 @@ class TakenRecordings(Protocol):
         """A stream; None if it was not taken."""
         ...
 
-    def files(self) -> list[Taken]:
-        """All recordings that were taken."""
+    def is_known(self, name: str, size: int, changed_ns: int) -> bool:
+        """Whether a file of that name, size and time was taken whole."""
         ...
 
 

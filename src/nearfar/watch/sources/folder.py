@@ -62,13 +62,17 @@ class FolderSource:
 
     def blocks(self, taken: TakenRecordings, stop: threading.Event) -> Iterator[AudioBlock]:
         """See :meth:`nearfar.watch.sources.base.AudioSource.blocks`."""
-        known = {(entry.name, entry.size, entry.changed_ns) for entry in taken.files() if entry.finished}
+        known: set[_File] = set()
         while not stop.is_set():
-            waiting = False
-            for file in self._files():
+            waiting, files = False, self._files()
+            known &= set(files)
+            for file in files:
                 if stop.is_set():
                     return
-                if (self._name(file), file.size, file.changed_ns) in known or file in self._given_up:
+                if file in known or file in self._given_up:
+                    continue
+                if taken.is_known(self._name(file), file.size, file.changed_ns):
+                    known.add(file)
                     continue
                 if not self._is_settled(file, self._settings.settle_seconds):
                     waiting = True
@@ -82,7 +86,7 @@ class FolderSource:
                     self._given_up[file] = error
                     yield _failed(self._name(file), file, error)
                     continue
-                known.add((self._name(file), file.size, file.changed_ns))
+                known.add(file)
             if self._settings.once and not waiting:
                 return
             self._wait(stop, self._settings.settle_seconds if waiting else None)
