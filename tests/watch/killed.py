@@ -51,7 +51,7 @@ class LogSink:
 def tables(detector: Path) -> dict[str, object]:
     """The configuration."""
     machine = {"detector": str(detector), "folder": "rec", "settle_seconds": 0.001, "once": True}
-    rule = {"count": 2, "of": 3, "clear_count": 2, "clear_level": 0.9}
+    rule = {"raise_level": 1.0, "count": 2, "of": 3, "clear_count": 2, "clear_level": 0.9}
     keep = {"before_seconds": 1, "after_seconds": 1}
     return {"machines": {"mill": machine}, "alarm": rule, "keep": keep}
 

@@ -278,7 +278,7 @@ def check_invariants(state: AlarmState, rule: AlarmRule) -> None:
 
 
 def test_the_rule_of_k_of_n_is_checked() -> None:
-    with pytest.raises(ValueError, match="at most of = 5"):
-        AlarmRule(count=6)
+    with pytest.raises(ValueError, match="at most of = 20"):
+        AlarmRule(count=21)
     with pytest.raises(ValueError, match="at most raise_level"):
-        AlarmRule(clear_level=2.5)
+        AlarmRule(clear_level=3.5)

@@ -32,7 +32,7 @@ def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Memory]:
     opened.close()
 
 
-RULE = AlarmRule(count=1, of=1, clear_count=1)
+RULE = AlarmRule(raise_level=1.0, count=1, of=1, clear_count=1)
 DAY_S = 86_400.0
 
 

@@ -48,6 +48,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 200
+RULE = {"raise_level": 1.0, "count": 3, "of": 5, "clear_count": 5, "re_alarm_minutes": 2}
 
 
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
@@ -227,7 +228,7 @@ def test_a_full_disk_loses_nothing(
         threading.Timer(1.0, lambda: limit.update(pages=10**9)).start()  # somebody frees space
 
     monkeypatch.setattr(engine_module.logger, "warning", warned)
-    play(levels, memory, clock, 1e9).run(threading.Event())
+    play(levels, memory, clock, 1e9, alarm=RULE).run(threading.Event())
     assert any("full" in text for text in refused)
     assert memory.machine("mill").windows == 1500
     assert len(memory.alarms(limit=10**6)) == 1  # nobody acknowledged it: raised again, and the same alarm
@@ -239,14 +240,14 @@ def test_operators_and_windows_at_the_same_time_make_only_allowed_transitions(pl
     random = np.random.default_rng(3)
     levels = np.repeat(random.choice([0.1, 3.0], 150), 10).astype(np.float32)
     clock = [1e9]
-    watching = play(levels, memory, clock, 1e9, alarm={"re_alarm_minutes": 2, "clear_count": 5})
+    watching = play(levels, memory, clock, 1e9, alarm=RULE)
     ended = threading.Event()
 
     def operate() -> None:
         while not ended.is_set():
             action = Acknowledge() if random.random() < 0.7 else Shelve(0.02)
             with suppress(InputError):  # it does not fit the status
-                memory.act("mill", action, AlarmRule(re_alarm_minutes=2, clear_count=5), by="Ada", time_s=clock[0])
+                memory.act("mill", action, AlarmRule.model_validate(RULE), by="Ada", time_s=clock[0])
             time.sleep(0.005)
 
     operator = threading.Thread(target=operate)

@@ -64,7 +64,7 @@ class Filler:
 
     def __init__(self, memory: Memory, recorded: Recorded) -> None:
         self.memory, self._recorded = memory, recorded
-        self._rule = AlarmRule(raise_level=1.0, clear_count=5)
+        self._rule = AlarmRule(raise_level=1.0, count=3, of=5, clear_count=5)
         samples, rate = soundfile.read(recorded.fault)
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, rate, format="FLAC")

@@ -72,13 +72,13 @@ class AlarmCause(StrEnum):
 class AlarmRule(Settings):
     """When an alarm is raised and cleared; ``[alarm]`` of a configuration, or of one machine in it."""
 
-    raise_level: PositiveFloat = 2.0
+    raise_level: PositiveFloat = 3.0
     """The level that windows must reach. Thresholds are for single recordings; a month has many sessions."""
-    count: PositiveInt = 3
-    of: PositiveInt = 5
+    count: PositiveInt = 15
+    of: PositiveInt = 20
     """The alarm is raised when ``count`` of the last ``of`` windows reached the level (on-delay)."""
     clear_level: float = 0.7
-    clear_count: PositiveInt = 30
+    clear_count: PositiveInt = 60
     """It is cleared after so many successive windows below ``clear_level`` (off-delay)."""
     latching: bool = False
     """Whether an alarm that has cleared stays until it is acknowledged and reset."""

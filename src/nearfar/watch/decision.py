@@ -177,8 +177,7 @@ class Decisions:
         window, recent, keep = scored.window, context.recent, self._keep
         own = KeptWindow(row.windows, window.begin_s, window.seconds, level, window.samples, window.sample_rate_hz)
         recent.append(own)
-        # The windows that raise an alarm are kept, however short that time is.
-        before = max(context.rule.of - 1, math.ceil(keep.before_seconds / window.seconds))
+        before = math.ceil(keep.before_seconds / window.seconds)
         while len(recent) > before + 1:
             recent.popleft()
         if row.alarm is None:

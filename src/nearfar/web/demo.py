@@ -62,7 +62,7 @@ def demo_config(folder: Path, port: int, started_s: float) -> WatchConfig:
         name: {"detector": str(folder / "detectors" / name), "source": "simulated", **settings, **clock}
         for name, settings in MACHINES.items()
     }
-    alarm = {"raise_level": 1.0, "clear_count": 5}  # its windows are ten minutes apart
+    alarm = {"raise_level": 1.0, "count": 3, "of": 5, "clear_count": 5}  # windows are ten minutes apart
     tree = {"name": "demonstration", "machines": machines, "page": {"port": port}, "alarm": alarm}
     return checked_config({**tree, "memory": str(folder / "watch.sqlite")}, "the demonstration")
 
