@@ -16,7 +16,7 @@ import tomli_w
 
 from nearfar.config import Recipe
 from nearfar.config.recipe import own_tables
-from nearfar.encoders import ADAPTATIONS, ENCODERS
+from nearfar.encoders import ADAPTATIONS, ENCODERS, SPEEDUPS
 from nearfar.features import SOURCES
 from nearfar.losses import LOSSES
 from nearfar.pooling import POOLINGS, TRAINED_POOLINGS
@@ -32,6 +32,7 @@ NOT_SET = "–"
 TABLES: dict[str, Registry[Any]] = {
     "encoders.ENCODERS": ENCODERS,
     "encoders.ADAPTATIONS": ADAPTATIONS,
+    "encoders.SPEEDUPS": SPEEDUPS,
     "pooling.TRAINED_POOLINGS": TRAINED_POOLINGS,
     "losses.LOSSES": LOSSES,
     "views.VIEWS": VIEWS,

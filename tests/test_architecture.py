@@ -245,9 +245,9 @@ PUBLIC = {
         "AudioHeader", "Clip", "Dataset", "read_dataset", "read_header", "read_normals", "read_waveform",
     ],
     "nearfar.encoders": [
-        "ADAPTATIONS", "EAT", "ENCODERS", "Adaptation", "BaseEncoder", "EATConfig", "Encoder", "EncoderFamily",
-        "LoraSettings", "Tokens", "build_encoder", "encoder_hash", "load_encoder", "parameter_count",
-        "save_encoder", "stochastic_depth", "token_keep",
+        "ADAPTATIONS", "EAT", "ENCODERS", "SPEEDUPS", "Adaptation", "BaseEncoder", "EATConfig", "Encoder",
+        "EncoderFamily", "LoraSettings", "Speedup", "Tokens", "build_encoder", "encoder_hash", "load_encoder",
+        "parameter_count", "save_encoder", "stochastic_depth", "token_keep",
     ],
     "nearfar.frontends": ["Frontend", "KaldiFbank", "SlaneyLogMel", "slaney_log_mel"],
     "nearfar.losses": ["LOSSES", "AdaCosLoss", "AdaCosSettings", "ArcFaceLoss", "ArcFaceSettings", "Loss"],

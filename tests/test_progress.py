@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nearfar.errors import InputError
-from nearfar.progress import record_writer
+from nearfar.progress import Pace, duration, record_writer
 from nearfar.scoring.autoencoder.training import EpochRecord
+from nearfar.terminal import _line_progress
 from nearfar.training.finetune import StepRecord
 
 
@@ -63,3 +66,56 @@ def test_without_a_folder_there_is_no_writer_and_no_import(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with record_writer(None) as write:
         assert write is None
+
+
+# --- how long steps will take -----------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_time_left_follows_from_the_steps_of_this_call_alone() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    assert pace.seconds_left("training", 501, 1_001) is None  # resumed after 500 steps
+    clock.now = 9.0
+    assert pace.seconds_left("training", 504, 1_001) is None  # too early to say
+    clock.now = 20.0
+    assert pace.seconds_left("training", 511, 1_001) == pytest.approx(2.0 * 490)
+    assert pace.seconds_left("scoring", 1, 10) is None
+    clock.now = 30.0
+    assert pace.seconds_left("scoring", 10, 10) == 0.0
+    assert pace.seconds_left("training", 1, 1_001) is None  # another training of the same name
+    clock.now = 50.0
+    assert pace.seconds_left("training", 6, 1_001) == pytest.approx(4.0 * 995)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(7.4, "7 s"), (99.0, "99 s"), (720.0, "12 min"), (12_600.0, "3.5 h")]
+)
+def test_durations_are_in_the_unit_that_suits_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_a_task_of_hours_is_announced_once_and_lines_state_what_is_left() -> None:
+    clock, written = Clock(), io.StringIO()
+    advance = _line_progress(Console(file=written, width=200), Pace(clock))
+    for step in range(1, 5):
+        clock.now = 60.0 * step
+        advance("training", step, 400)
+    clock.now = 60.0 * 40
+    advance("training", 40, 400)
+    clock.now = 60.0 * 390
+    advance("training", 390, 400)
+    assert written.getvalue().splitlines() == [
+        "training: 1/400",
+        "training will take about 6.6 h, measured from its first steps",
+        "training: 40/400, about 6.0 h left",
+        "training: 390/400, about 10 min left",
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nearfar.config.recipe import own_tables
-from nearfar.encoders import ADAPTATIONS, ENCODERS
+from nearfar.encoders import ADAPTATIONS, ENCODERS, SPEEDUPS
 from nearfar.errors import InputError, did_you_mean, one_of
 from nearfar.features import SOURCES
 from nearfar.losses import LOSSES
@@ -22,6 +22,7 @@ TABLES = {
     "loss": (LOSSES, ["arcface", "adacos"]),
     "encoder family": (ENCODERS, ["eat"]),
     "adaptation": (ADAPTATIONS, ["full", "lora", "none"]),
+    "speed-up": (SPEEDUPS, ["int8", "merged-tokens", "own-length"]),
     "view": (VIEWS, ["near", "far", "cancelled", "residual"]),
     "source of features": (SOURCES, ["embedding", "tokens", "log-mel", "scaled-log-mel", "slaney"]),
     "scoring back-end": (BACKENDS, ["nearest-neighbours", "mahalanobis", "autoencoder", "tolerant-neighbours"]),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.config import Recipe, load_recipe
-from nearfar.encoders import ENCODERS, Encoder, EncoderFamily, Tokens
+from nearfar.encoders import ENCODERS, SPEEDUPS, Encoder, EncoderFamily, Speedup, Tokens
 from nearfar.errors import InputError
 from nearfar.features import SOURCES, Source
 from nearfar.frontends import KaldiFbank
@@ -126,6 +126,26 @@ def load_patches(name: str, revision: str | None) -> PatchEncoder:
 def save_patches(encoder: PatchEncoder, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(encoder.state_dict(), folder / "patches.safetensors")
+
+
+class RoundingSettings(Settings):
+    """``bits``: of a rounded number."""
+
+    bits: PositiveInt = 4
+
+
+class NarrowPatches(Encoder):
+    """A speed-up of encoders: input rounded to few bits, for hardware that would be faster with them."""
+
+    def __init__(self, encoder: Encoder, bits: int) -> None:
+        super().__init__()
+        self.encoder, self.steps = encoder, 2**bits
+        self.config, self.embed_dim, self.depth = encoder.config, encoder.embed_dim, encoder.depth
+        self.bands, self.patch_frames = encoder.bands, encoder.patch_frames
+        self.longest_samples = encoder.longest_samples
+
+    def encode(self, spectrogram: Tensor, layers: Any = None, **masks: Any) -> list[Tokens]:
+        return self.encoder.encode((spectrogram * self.steps).round() / self.steps, layers, **masks)
 
 
 class SubtractionSettings(Settings):
@@ -238,6 +258,17 @@ TOYS = {
         "tiny-near",
         {"encoder.family": "toy", "encoder.weights": "random:6"},
         {"encoder.family": "eat", "encoder.weights": "random:tiny"},
+    ),
+    "speed-up": Toy(
+        SPEEDUPS,
+        Speedup(
+            apply=lambda encoder, chosen: NarrowPatches(encoder, chosen.bits),
+            settings=RoundingSettings,
+            description="patches of {bits} bits",
+        ),
+        "frozen-eat",
+        FROZEN | {"inference.speedups": ["toy"], "inference.bits": 6},
+        {"inference.speedups": ["int8"]},
     ),
     "view of waveforms": Toy(
         VIEWS,

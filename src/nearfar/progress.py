@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -31,6 +32,42 @@ def advancing(progress: Progress, task: str, total: int) -> Callable[[int], None
         progress(task, done, total)
 
     return advance
+
+
+MEASURED_SECONDS = 10.0
+"""Time after which the steps of a task say how long the others will take."""
+
+
+class Pace:
+    """How long steps will take, from the time that those before them took in this call.
+
+    Args:
+        clock: seconds, increasing.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: dict[str, tuple[float, int]] = {}
+
+    def seconds_left(self, task: str, done: int, total: int) -> float | None:
+        """Seconds until the task ends; None until :data:`MEASURED_SECONDS` after its first call.
+
+        The first call may come after work of an earlier run, which does not count.
+        """
+        now = self._clock()
+        began, before = self._began.setdefault(task, (now, done))
+        if done < before:  # the task begins again, for instance on other data
+            self._began[task] = began, before = now, done
+        if done == before or now - began < MEASURED_SECONDS:
+            return None
+        return (now - began) / (done - before) * (total - done)
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

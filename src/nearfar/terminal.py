@@ -13,14 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from nearfar.errors import printable
+from nearfar.progress import Pace, duration
 from nearfar.rendering import TextRow, TextTable
 
 if TYPE_CHECKING:
+    from nearfar.benchmark import Benchmark
     from nearfar.data.summary import MachineSummary
     from nearfar.detector.counts import MachineCounts, Rate
     from nearfar.detector.history import Change
     from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Threshold
+
+LONG_SECONDS = 3600.0
+"""The time of a task that is worth a warning."""
 
 _STYLES = {"": None, "strong": "bold", "alarm": "bold red", "faint": "dim"}
 
@@ -49,10 +54,13 @@ def _rich_table(table: TextTable) -> Table:
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``(task, done, total)`` that shows a progress bar per task, or plain lines without a terminal."""
+    """A function ``(task, done, total)`` that shows a progress bar per task, or plain lines without a terminal.
+
+    Both state the time that is left, measured from the steps so far, and warn once of a task of hours.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _line_progress(console)
+        yield _line_progress(console, Pace())
         return
     columns = (
         rich_progress.TextColumn("{task.description}"),
@@ -62,26 +70,45 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         rich_progress.TimeRemainingColumn(),
     )
     tasks: dict[str, rich_progress.TaskID] = {}
+    warn = _warning_of_hours(console, Pace())
     with rich_progress.Progress(*columns, console=console) as bars:
 
         def advance(task: str, done: int, total: int) -> None:
             if task not in tasks:
                 tasks[task] = bars.add_task(task, total=total)
             bars.update(tasks[task], completed=done, total=total)
+            warn(task, done, total)
 
         yield advance
 
 
-def _line_progress(console: Console) -> Callable[[str, int, int], None]:
+def _line_progress(console: Console, pace: Pace) -> Callable[[str, int, int], None]:
     printed: dict[str, int] = {}
+    warn = _warning_of_hours(console, pace)
 
     def advance(task: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(total, 1)
+        tenth, left = 10 * done // max(total, 1), warn(task, done, total)
         if printed.get(task) != tenth:
             printed[task] = tenth
-            console.print(f"{task}: {done}/{total}", soft_wrap=True, highlight=False, markup=False)
+            words = f", about {duration(left)} left" if left else ""
+            console.print(f"{task}: {done}/{total}{words}", soft_wrap=True, highlight=False, markup=False)
 
     return advance
+
+
+def _warning_of_hours(console: Console, pace: Pace) -> Callable[[str, int, int], float | None]:
+    """A function that prints a line, once for each task that will take hours, and returns the seconds left."""
+    warned: set[str] = set()
+
+    def warn(task: str, done: int, total: int) -> float | None:
+        left = pace.seconds_left(task, done, total)
+        if left is not None and left > LONG_SECONDS and task not in warned:
+            warned.add(task)
+            text = f"{task} will take about {duration(left)}, measured from its first steps"
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
+        return left
+
+    return warn
 
 
 def data_table(machines: Iterable[MachineSummary]) -> TextTable:
@@ -220,6 +247,19 @@ def _rate_cells(rate: Rate) -> tuple[str, str, str]:
     if rate.value is None or rate.low is None or rate.high is None:
         return count, "", ""
     return count, f"{100 * rate.value:.1f} %", f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %"
+
+
+def benchmark_table(found: Benchmark) -> TextTable:
+    """A row per step: rate, and of its matrix products the rate and the share of a plain product's."""
+    rows = []
+    for row in found.rows:
+        gflops = "" if row.gflops is None else f"{row.gflops:.0f}"
+        share = "" if row.of_product is None else f"{row.of_product:.2f}"
+        rows.append(TextRow((row.step, row.precision, f"{row.per_second:.3g}", gflops, share)))
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    notes = (f"{found.device}: {found.processor}, {found.threads} threads; {versions}; {found.encoder}",)
+    headings = ("step", "precision", "per second", "GFLOP/s", "of a plain product")
+    return TextTable(headings, tuple(rows), notes=notes, text_columns=(0, 1))
 
 
 def changes_table(changes: Iterable[Change]) -> TextTable:

@@ -138,6 +138,18 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
+def libraries_on_one_thread() -> Iterator[None]:
+    """Within it, the matrix products of numpy, scipy and scikit-learn run on one thread.
+
+    The setting is of the whole process, for its time. It takes a few milliseconds.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with one_thread(), threadpool_limits(1):
+        yield
+
+
+@contextmanager
 def several_threads() -> Iterator[None]:
     """Within it, torch computes on as many threads as there are :func:`jobs`: for large matrix products."""
     with _torch_threads(jobs()):

@@ -12,6 +12,7 @@ import soundfile as sf
 from nearfar.challenge.run import run_system
 from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError, MultipleInputError
+from nearfar.pipeline.preparation import prepare_run
 
 
 @pytest.fixture
@@ -95,3 +96,23 @@ def test_a_lone_defect_is_an_error_of_its_own(data: Path, tmp_path: Path) -> Non
     (error,) = refusal(load_recipe("ae-mse"), data, tmp_path / "out")
     assert error.where == path
     assert error.expected.startswith("1 s (16000 samples) like ")
+
+
+def test_much_padding_is_announced_with_the_time_that_it_takes(
+    small_factory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = load_recipe("frozen-eat").with_changes(**{"encoder.weights": "random:tiny"})
+
+    def warning(**changes: object) -> str:
+        caplog.clear()
+        prepare_run(small_factory, recipe.with_changes(**changes))
+        return caplog.text
+
+    text = warning(**{"audio.clip_seconds": 3.7})
+    assert "1 s are padded to 3.7 s" in text
+    assert "about 3.7 times as long" in text
+    assert "padded" not in warning(**{"audio.clip_seconds": 1.9})
+    assert "padded" not in warning(**{"audio.clip_seconds": "longest"})
+    assert "padded" not in warning(**{"audio.clip_seconds": 3.8, "inference.speedups": ["own-length"]})
+    assert "padded" in warning(**{"audio.clip_seconds": 3.9, "inference.speedups": ["int8"]})
+    assert "padded" not in warning(**{"audio.clip_seconds": 4.1, "features.source": "log-mel"})

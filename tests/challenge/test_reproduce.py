@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.command import Nearfar
 
 from nearfar.challenge.reproduce import SUITES, Reproduction, reproduce, suite_recipes
 from nearfar.config import Recipe, load_recipe
+from nearfar.data import read_dataset
+from nearfar.encoders import EAT, Tokens
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import read_scores
 from nearfar.pipeline import training as training_module
@@ -112,6 +115,32 @@ def test_interrupted_training_was_resumed(interrupted) -> None:
     for lora in models:
         steps = [json.loads(line)["step"] for line in (lora / "log.jsonl").read_text().splitlines()]
         assert steps == [0, 1]
+
+
+@pytest.mark.parametrize("order", [("tiny-fusion", "tiny-near"), ("tiny-near", "tiny-fusion")])
+def test_systems_that_share_a_model_embed_every_channel_of_a_clip_once(
+    order: tuple[str, str],
+    small_factory: Path,
+    recipes: list[Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embedded = []
+    encode = EAT.encode
+
+    def counted(self: EAT, spectrogram: torch.Tensor, *args: object, **masks: object) -> list[Tokens]:
+        if not torch.is_grad_enabled():  # else a training step
+            embedded.append(len(spectrogram))
+        return encode(self, spectrogram, *args, **masks)
+
+    monkeypatch.setattr(EAT, "encode", counted)
+    by_name = {recipe.name: recipe for recipe in recipes}
+    chosen = [by_name[name] for name in order]
+    clips = len(read_dataset(small_factory).clips)
+    for expected in (2 * clips, 0):  # near and far of every clip; nothing in a repeated call
+        embedded.clear()
+        reproduce(chosen, small_factory, tmp_path)
+        assert sum(embedded) == expected
 
 
 def test_seeds_added_later_train_only_their_own_models(

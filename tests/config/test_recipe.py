@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from nearfar.config import (
     CalibrationTable,
     FeaturesTable,
+    Inference,
     Recipe,
     Scoring,
     ThresholdTable,
@@ -313,6 +314,7 @@ OF_SCORING = {
     f"{table}.{key}"
     for table, kind in (
         ("features", FeaturesTable),
+        ("inference", Inference),
         ("scoring", Scoring),
         ("threshold", ThresholdTable),
         ("calibration", CalibrationTable),
@@ -347,6 +349,7 @@ OTHER = {
     "lora.targets": ["mlp.fc1"],
     "augmentation.far_noise_snr_db": [0.0, 10.0],
     "features.source": "tokens",
+    "inference.speedups": ["int8"],
     "features.layers": [1, 2],
     "features.pooling": "rdp",
     "features.lags": [1],

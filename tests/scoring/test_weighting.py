@@ -54,14 +54,14 @@ def test_weights_follow_the_median_difference_of_levels_and_the_mean_change_of_t
     less_alike = scorers(np.exp(0.4), near=[-20.0, -30.0], cancelled=[-22.5, -32.5])  # the mean of 0.4 and 0
     found = view_weights(less_alike)
     assert found.by_view == pytest.approx({"near": 0.7, "cancelled": 0.3})
-    assert "makes their spectra 22 % less alike" in found.reason
+    assert "makes their spectra differ by 22 % more" in found.reason
     assert removed_and_change(less_alike["near"], less_alike["cancelled"]) == pytest.approx((2.5, 0.2))
 
 
 def test_strong_noise_is_removed_and_a_machine_in_far_is_kept() -> None:
     noise = view_weights(scorers(np.exp(-0.4), near=[-20.0] * 3, cancelled=[-24.0] * 3))
     assert noise.by_view == pytest.approx({"near": 0.0, "cancelled": 1.0})
-    assert noise.reason.endswith("18 % more alike: strong background noise")
+    assert noise.reason.endswith("by 18 % less: strong background noise")
     for far_too in (scorers(np.exp(0.4), near=[-20.0] * 3, cancelled=[-25.0] * 3),
                     scorers(near=[-20.0] * 3, cancelled=[-30.0] * 3)):  # fmt: skip
         found = view_weights(far_too)

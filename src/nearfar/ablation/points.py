@@ -121,7 +121,8 @@ class Preparation:
     def _extractor(self, recipe: Recipe) -> Extractor:
         """An extractor with the default settings of the feature source, which serves all other settings."""
         model = recipe.model_identity() or [recipe.encoder.identity(), recipe.fbank.identity(), recipe.seed]
-        key = digest([recipe.features.source, recipe.audio.identity(), recipe.encoder.mask_padding, model])
+        inference = [recipe.encoder.mask_padding, recipe.inference.identity()]
+        key = digest([recipe.features.source, recipe.audio.identity(), inference, model])
         if key not in self._extractors:
             plain = recipe.model_copy(update={"features": type(recipe.features)(source=recipe.features.source)})
             folder = self._models / recipe.model_key() if recipe.trains else None

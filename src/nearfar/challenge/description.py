@@ -12,6 +12,7 @@ from typing import Any
 
 from nearfar.config import Recipe
 from nearfar.data.download.catalogue import ARCHIVES
+from nearfar.encoders import SPEEDUPS
 from nearfar.encoders.hub import PUBLISHED, SHORT_NAMES
 from nearfar.encoders.weights import SHIPPED
 from nearfar.pipeline.preparation import RUN
@@ -107,6 +108,8 @@ def _method(recipe: Recipe) -> str:
         parts.append(recipe.head.entry("loss").described(recipe.head.settings_of("loss")))
         if recipe.training.pseudo_labels:
             parts.append("pseudo-labels by clustering")
+    speedups = recipe.inference
+    parts += [SPEEDUPS[name].described(speedups.settings_of("speedups", name)) for name in speedups.speedups]
     return ", ".join([*parts, backend])
 
 

@@ -49,7 +49,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         challenge.table,
     ),
     "Data and weights": (data.data, data.simulate, data.demo),
-    "Research": (research.ablate, research.embed, research.pretrain, research.distil),
+    "Research": (research.ablate, research.embed, research.pretrain, research.distil, research.benchmark),
 }
 """The commands, as ``--help`` groups them."""
 

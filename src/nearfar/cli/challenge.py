@@ -13,7 +13,7 @@ from typer import Argument, Exit, Option
 from nearfar.cli import options
 from nearfar.cli.encoders import NOTE, DefaultEncoder, noted
 from nearfar.cli.messages import usage_error
-from nearfar.cli.options import changed, numbers
+from nearfar.cli.options import changed, numbers, sped_up
 from nearfar.errors import InputError
 from nearfar.rendering import json_text
 from nearfar.terminal import progress_bars, show
@@ -45,6 +45,7 @@ def run(
         Path | None, Option(help="Model folder, to share a model between systems; default OUT/model.")
     ] = None,
     encoder: options.Encoder = None,
+    fast: options.Fast = False,
     seed: Annotated[int | None, Option(help="Seed of the run.")] = None,
     settings: options.Set = None,
     near: options.Near = None,
@@ -59,7 +60,7 @@ def run(
     from nearfar.config import load_recipe
     from nearfar.evaluation.tables import results_table
 
-    recipe = changed(load_recipe(system), encoder, seed, settings, near, far)
+    recipe = sped_up(changed(load_recipe(system), encoder, seed, settings, near, far), fast)
     recipe = DefaultEncoder(encoder, settings, system)(recipe, out, model or out / "model")
     note = noted(note or data_note(data), recipe)
     with progress_bars() as progress:

@@ -11,7 +11,7 @@ from typer import Argument, Exit, Option
 from nearfar.cli import options
 from nearfar.cli.encoders import DefaultEncoder
 from nearfar.cli.messages import print_error, usage_error
-from nearfar.cli.options import changed
+from nearfar.cli.options import changed, sped_up
 from nearfar.errors import InputError, printable
 from nearfar.terminal import progress_bars, show
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
-    from nearfar.data.grouping import caution_of
     from nearfar.detector.results import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
@@ -54,6 +53,7 @@ def fit(
         Option(help="A recipe or a TOML file; default auto."),
     ] = None,
     encoder: options.Encoder = None,
+    fast: options.Fast = False,
     machine: Annotated[
         str | None, Option(help="Fit only this machine; of plain files, the name to give the machine.")
     ] = None,
@@ -83,6 +83,7 @@ def fit(
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
+    from nearfar.data.grouping import caution_of
     from nearfar.data.walk import log_left_out
     from nearfar.detector.detector import Detector, starting_recipe
     from nearfar.detector.store import require_free
@@ -90,7 +91,7 @@ def fit(
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
     log_left_out(dataset.warnings, dataset.hidden, folder)
-    chosen = changed(starting_recipe(recipe), encoder, None, settings, near, far)
+    chosen = sped_up(changed(starting_recipe(recipe), encoder, None, settings, near, far), fast)
     folders = (model, model.parent) if model else (_model_folder(chosen, out),)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, *filter(None, folders))
     given = {

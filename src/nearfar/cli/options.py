@@ -12,10 +12,12 @@ from nearfar.cli.messages import usage_error
 from nearfar.threads import set_jobs
 
 if TYPE_CHECKING:
+    from nearfar.config import Recipe
     from nearfar.config.validation import RecipeTable
 
 _DATA = "Folder with <machine>/{train,test}/*.wav, or <machine>/normal/*.wav; see docs/layouts.md."
 _ENCODER = "Encoder weights: a folder, file or hub name, eat-tiny, or random:tiny."
+_FAST = "Speed-ups of the encoder, which change scores a little; see docs/results/fast-mode.md."
 _NOTE = "A line for all tables of the results, such as 'simulated data'."
 _SET = "Change a recipe key: --set training.steps=100"
 _JOBS = "Workers and threads; default: NEARFAR_JOBS, or the cores that may be used."
@@ -26,6 +28,7 @@ Out = Annotated[Path, Option("--out", help="Output folder; created if needed.")]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Note = Annotated[str | None, Option("--note", help=_NOTE)]
 Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help=_SET)]
+Fast = Annotated[bool, Option("--fast", help=_FAST)]
 Encoder = Annotated[str | None, Option("--encoder", help=_ENCODER)]
 Near = Annotated[int | None, Option("--near", min=0, help=_CHANNEL.format("near"))]
 Far = Annotated[int | None, Option("--far", min=0, help=_CHANNEL.format("far"))]
@@ -59,6 +62,20 @@ def changed(
     given = {"encoder.weights": encoder, "seed": seed, "audio.near_channel": near, "audio.far_channel": far}
     changes |= {key: value for key, value in given.items() if value is not None}
     return recipe.with_changes(**changes) if changes else recipe
+
+
+def sped_up(recipe: Recipe, fast: bool) -> Recipe:
+    """The recipe with the speed-ups of ``--fast``, if that was given; an InputError if it uses no encoder.
+
+    Windows have their own length unless the model is trained on their padding, which then carries information.
+    """
+    from nearfar.encoders.speedups import FAST, FAST_WITH_PADDING
+
+    if fast and not recipe.uses_encoder:
+        remedy = "Omit --fast, or choose a recipe with an encoder, such as frozen-eat"
+        raise usage_error("--fast", f"the recipe {recipe.name}", "one that uses an encoder", remedy)
+    speedups = FAST_WITH_PADDING if recipe.trains and not recipe.encoder.mask_padding else FAST
+    return recipe.with_changes(**{"inference.speedups": list(speedups)}) if fast else recipe
 
 
 def _toml_value(text: str) -> Any:

@@ -12,8 +12,9 @@ from typer import Argument, Option
 
 from nearfar.cli import options
 from nearfar.cli.encoders import DefaultEncoder, default_encoder, noted
+from nearfar.cli.messages import usage_error
 from nearfar.cli.options import changed, channel_numbers
-from nearfar.terminal import progress_bars, show
+from nearfar.terminal import benchmark_table, progress_bars, show
 
 
 def ablate(
@@ -162,3 +163,34 @@ def distil(
         yamnet = load_yamnet(teacher)
         distilled(chosen, data, yamnet, out, partial(progress, "distilling"), machines or ())
     show(f"The encoder is in {out}. Use it with: --encoder {out}")
+
+
+def benchmark(
+    device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
+    encoder: Annotated[str, Option(help="Encoder weights; rates do not depend on their values.")] = "random:base",
+    batch: Annotated[int | None, Option(min=1, help="Clips together; default 1 on a CPU and 16 on a GPU.")] = None,
+    seconds: Annotated[float, Option(min=0.0, help="Time of each measurement.")] = 3.0,
+    compiled: Annotated[bool, Option("--compile", help="Also measure the encoder by torch.compile.")] = False,
+    as_json: options.Json = False,
+    jobs: options.Jobs = None,
+) -> None:
+    """Measure the rates of spectrograms, embeddings, training and scoring on a CPU or GPU."""
+    import torch
+
+    from nearfar.benchmark import benchmark as measure
+
+    known = ("cpu", "cuda")
+    if device.partition(":")[0] not in known:
+        raise usage_error("--device", device, "cpu or cuda", "Correct it")
+    found = measure(
+        torch.device(device),
+        encoder=encoder,
+        seconds=seconds,
+        batch=batch,
+        compiled=compiled,
+        progress=lambda step: print(step, file=sys.stderr),
+    )
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        show(benchmark_table(found))

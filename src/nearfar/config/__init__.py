@@ -11,6 +11,7 @@ from nearfar.config.tables import (
     FbankNormalisation,
     FeaturesTable,
     Head,
+    Inference,
     Scoring,
     ThresholdTable,
     Training,
@@ -18,6 +19,6 @@ from nearfar.config.tables import (
 
 __all__ = [
     "FAR_CHANNEL", "NEAR_CHANNEL", "Audio", "Augmentation", "CalibrationTable", "EncoderTable",
-    "FbankNormalisation", "FeaturesTable", "Head", "Recipe", "Scoring", "ThresholdTable", "Training",
+    "FbankNormalisation", "FeaturesTable", "Head", "Inference", "Recipe", "Scoring", "ThresholdTable", "Training",
     "list_recipes", "load_recipe",
 ]  # fmt: skip

@@ -39,6 +39,7 @@ class Recipe(RecipeTable):
     audio: tables.Audio = tables.Audio()
     fbank: tables.FbankNormalisation = tables.FbankNormalisation()
     encoder: tables.EncoderTable = tables.EncoderTable()
+    inference: tables.Inference = tables.Inference()
     head: tables.Head = tables.Head()
     training: tables.Training = tables.Training()
     augmentation: tables.Augmentation = tables.Augmentation()
@@ -174,6 +175,11 @@ class Recipe(RecipeTable):
         channels = [numbers[channel] for channel in channels_of([view])]
         return {"view": view, "channels": channels, "settings": settings, "clip_seconds": audio.clip_seconds}
 
+    def inference_identity(self) -> dict[str, Any]:
+        """The keys that decide features, given the weights; empty for an encoder as published, or without one."""
+        chosen = self.inference.identity() if self.uses_encoder else {}
+        return {"inference": chosen} if chosen else {}
+
     def scoring_identity(self) -> dict[str, Any]:
         """The keys that decide the scores, given the features."""
         views = {name: self.view_settings()[name].identity() for name in self.scoring.views}
@@ -192,6 +198,7 @@ class Recipe(RecipeTable):
             "fbank": alike.fbank.identity() if alike.uses_encoder else None,
             "encoder": alike.encoder.identity() if alike.uses_encoder else None,
             "scoring": alike.scoring_identity(),
+            **alike.inference_identity(),
         }
 
 

@@ -11,14 +11,24 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from nearfar.encoders import ADAPTATIONS, ENCODERS
+from nearfar.encoders import ADAPTATIONS, ENCODERS, SPEEDUPS
 from nearfar.errors import one_of
 from nearfar.features import SOURCES
 from nearfar.losses import LOSSES
 from nearfar.pooling import TRAINED_POOLINGS
 from nearfar.registry import Registry
 from nearfar.scoring import BACKENDS, FUSIONS
-from nearfar.settings import ChoiceTable, Fraction, Names, NotNegative, PositiveFloat, PositiveInt, Rate, Settings
+from nearfar.settings import (
+    ChoiceTable,
+    Fraction,
+    Names,
+    NotNegative,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    Settings,
+    each_once,
+)
 from nearfar.thresholds import RULES
 from nearfar.views import VIEWS
 
@@ -67,6 +77,18 @@ class EncoderTable(ChoiceTable):
     """Whether attention and pooling skip token columns that hold only padding; off as published."""
     drop_path: Rate = 0.1
     """Stochastic depth of the last block while fine-tuning; it grows linearly from 0 at the first block."""
+
+
+class Inference(ChoiceTable):
+    """The computation of features by a trained or frozen encoder; training does not depend on it."""
+
+    choices: ClassVar[Mapping[str, Registry[Any]]] = {"speedups": SPEEDUPS}
+    speedups: Annotated[tuple[str, ...], AfterValidator(each_once)] = ()
+    """Speed-ups of the encoder, which change features a little; none is the encoder as published."""
+
+    def identity(self) -> dict[str, Any]:
+        """The chosen speed-ups with their settings, in any order; empty without one."""
+        return {name: self.settings_of("speedups", name).identity() for name in sorted(self.speedups)}
 
 
 class Head(ChoiceTable):

@@ -22,6 +22,7 @@ from nearfar.data.clips import Clip
 from nearfar.errors import InputError
 from nearfar.files import as_text
 from nearfar.registry import Entry, Registry
+from nearfar.threads import libraries_on_one_thread
 
 Features = NDArray[np.float64]
 Labels = list[str]
@@ -266,11 +267,18 @@ def _by_order(clips: Sequence[Clip], features: Features | None) -> Labels | None
     not hide sessions. The number of runs is the smallest at which successive recordings of a run are as far apart
     as any two of it.
     """
+    if features is None or len(clips) < 4 * _FEWEST:
+        return None
+    import sklearn.cluster  # noqa: F401 - its libraries are there then
+
+    with libraries_on_one_thread():
+        return _runs_in_order(clips, features)
+
+
+def _runs_in_order(clips: Sequence[Clip], features: Features) -> Labels | None:
     from sklearn.cluster import AgglomerativeClustering
 
     count = len(clips)
-    if features is None or count < 4 * _FEWEST:
-        return None
     order = sorted(range(count), key=lambda index: natural_order(clips[index].path))
     values = _without_conditions(features, [(clip.domain, clip.attributes) for clip in clips])[order]
     spread = values.std(axis=0)

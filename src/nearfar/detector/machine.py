@@ -36,6 +36,7 @@ from nearfar.pipeline.extraction import Extracted
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores, trains_on_normals
 from nearfar.pipeline.windows import Recording, read_samples
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
+from nearfar.threads import one_thread
 from nearfar.thresholds import FEWEST_GROUPS, Calibration, NormalScore
 from nearfar.views import combined_features
 
@@ -197,6 +198,7 @@ def require_two_channels(unit: Unit, clips: Sequence[Clip], normal: Profile, rec
         )
 
 
+@one_thread()
 def fit_machine(
     unit: Unit,
     clips: Sequence[Clip],

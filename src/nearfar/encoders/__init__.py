@@ -16,6 +16,7 @@ from nearfar.encoders.base import (
     token_keep,
 )
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
+from nearfar.encoders.speedups import SPEEDUPS, Speedup
 from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
 from nearfar.frontends import KaldiFbank
 
@@ -23,12 +24,14 @@ __all__ = [
     "ADAPTATIONS",
     "EAT",
     "ENCODERS",
+    "SPEEDUPS",
     "Adaptation",
     "BaseEncoder",
     "EATConfig",
     "Encoder",
     "EncoderFamily",
     "LoraSettings",
+    "Speedup",
     "Tokens",
     "build_encoder",
     "encoder_hash",

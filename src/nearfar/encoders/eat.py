@@ -102,11 +102,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, key_keep: Tensor | None) -> Tensor:
         """x: (B, N, D); key_keep: (B, 1, 1, N) bool, True = attend, or None. Returns (B, N, D)."""
+        return self.forward_with_keys(x, key_keep)[0]
+
+    def forward_with_keys(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same, and the keys (B, heads, N, D / heads); a mask of numbers is added before the softmax."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=key_keep)
-        return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim)))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))), k
 
 
 class Mlp(nn.Module):

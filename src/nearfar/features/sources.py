@@ -47,12 +47,15 @@ class EncoderParts:
         head: the trained network with its pooling and projection, see :class:`nearfar.models.embedder.Embedder`,
             or None if nothing was trained.
         mask_padding: whether token columns that hold only padding are masked in attention and pooling.
+        fast: the encoder with the speed-ups of the recipe, which computes the features; None is ``encoder``.
+            ``head`` has it as well.
     """
 
     frontend: Frontend | None = None
     encoder: Encoder | None = None
     head: Any = None
     mask_padding: bool = False
+    fast: Encoder | None = None
 
     @property
     def depth(self) -> int:
@@ -142,7 +145,7 @@ class TokenSettings(ChoiceTable):
 
 
 def _tokens(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[TokenSettings]) -> list[Tensor]:
-    encoder, frontend, keep = parts.encoder, parts.frontend, None
+    encoder, frontend, keep = parts.fast or parts.encoder, parts.frontend, None
     assert encoder is not None
     assert frontend is not None
     spectrogram = batch.spectrogram(frontend)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nearfar.data.copies import Landmarks, joined_landmarks
 from nearfar.data.signals import SignalFacts, merged_facts
+from nearfar.devices import moved
 from nearfar.errors import InputError
 from nearfar.features import WindowBatch
 from nearfar.frontends.kaldi import PATCH_FRAMES, frame_count
@@ -161,7 +162,9 @@ class _Features:
         features, log_mels = {}, {}
         with one_thread():  # networks as well: sums on several threads may differ in the last bit
             for index, view in enumerate(self.views):
-                waveform = torch.from_numpy(np.stack([window.views[index] for window in windows])).to(self.device)
+                waveform = moved(
+                    torch.from_numpy(np.stack([window.views[index] for window in windows])), self.device
+                )
                 batch = WindowBatch(waveform, lengths)
                 features[view] = [values.cpu() for values in self.extractor(batch, self.wanted)]
                 if index == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nearfar.config import Recipe
 from nearfar.encoders import ENCODERS, encoder_hash, parameter_count
+from nearfar.encoders.speedups import faster
 from nearfar.errors import InputError
 from nearfar.explain.dimensions import Dimensions, undivided
 from nearfar.features import EncoderParts, Source, WindowBatch
@@ -60,7 +61,7 @@ class Extractor:
 
     def to(self, device: torch.device) -> None:
         """Move the networks to a device."""
-        for module in (self.parts.frontend, self.parts.encoder, self.parts.head):
+        for module in (self.parts.frontend, self.parts.encoder, self.parts.fast, self.parts.head):
             if module is not None:
                 module.to(device)
 
@@ -119,14 +120,36 @@ def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extract
         constants = (*constants, family)
     identity = hashlib.sha256(repr(constants).encode()).hexdigest()
     parts = EncoderParts(frontend, encoder, None, mask)
-    return _checked(Extractor(recipe, parts, identity, parameter_count(encoder)))
+    return _checked(_fast(Extractor(recipe, parts, identity, parameter_count(encoder))))
 
 
 def extractor_of_model(model: TrainedEmbedder, recipe: Recipe) -> Extractor:
     """The extractor of a trained model, with the features that ``recipe`` asks for."""
     embedder = model.embedder
     parts = EncoderParts(embedder.frontend, embedder.encoder, embedder, recipe.encoder.mask_padding)
-    return _checked(Extractor(recipe, parts, model.weights_hash, parameter_count(embedder)))
+    return _checked(_fast(Extractor(recipe, parts, model.weights_hash, parameter_count(embedder))))
+
+
+def _fast(extractor: Extractor) -> Extractor:
+    """The extractor with the speed-ups of its recipe, which are part of its ``weights_hash``.
+
+    Padding that is masked is not computed, with or without speed-ups.
+    """
+    parts, recipe, loaded = extractor.parts, extractor.recipe, extractor.parts.encoder
+    assert loaded is not None
+    chosen = {name: recipe.inference.settings_of("speedups", name) for name in recipe.inference.speedups}
+    encoder, mask_padding = faster(loaded, chosen, mask_padding=parts.mask_padding)
+    if encoder is loaded:
+        return extractor
+    head = None if parts.head is None else parts.head.with_encoder(encoder, mask_padding=mask_padding)
+    identity = extractor.weights_hash
+    if chosen:
+        identity = hashlib.sha256(repr((identity, recipe.inference.identity())).encode()).hexdigest()
+    return replace(
+        extractor,
+        parts=replace(parts, fast=encoder, head=head, mask_padding=mask_padding),
+        weights_hash=identity,
+    )
 
 
 def require_head(recipe: Recipe) -> None:

@@ -14,6 +14,7 @@ from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
 from nearfar.data.layouts import Dataset, machine_lengths, read_dataset, require_training_clips
 from nearfar.data.walk import log_left_out
+from nearfar.encoders import SPEEDUPS
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pipeline.extractor import require_head
@@ -24,6 +25,9 @@ from nearfar.threads import parallel_map
 from nearfar.views import channels_of
 
 logger = logging.getLogger(__name__)
+
+MOST_PADDING = 0.5
+"""The share of padding in the input of an encoder that is worth a warning."""
 
 SHORTEST_FRACTION = 0.5
 """Where a detector's recordings differ in length, windows are as long as the shortest, unless that is less than
@@ -78,6 +82,7 @@ def resolve_run(dataset: Dataset, recipe: Recipe) -> Recipe:
     recipe, headers = resolve(recipe, dataset, RUN)
     lengths, _ = machine_lengths(dataset, headers)
     longest = max(lengths.values())
+    _log_padding(recipe, [lengths[clip.machine] for clip in dataset.clips if clip.machine in lengths])
     if recipe.audio.clip_seconds == "longest":
         return recipe.with_changes(**{"audio.clip_seconds": longest})
     if longest > recipe.audio.clip_seconds:
@@ -115,6 +120,7 @@ def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
         recipe = recipe.with_changes(**{"audio.clip_seconds": (longest if whole else shortest) / SAMPLE_RATE_HZ})
     seconds = recipe.audio.clip_seconds
     assert not isinstance(seconds, str)
+    _log_padding(recipe, [count / SAMPLE_RATE_HZ for count in samples])
     if recipe.trains and longest > round(seconds * SAMPLE_RATE_HZ):
         raise InputError(
             dataset.clips[samples.index(longest)].path,
@@ -246,6 +252,32 @@ def _log_left_out(dataset: Dataset) -> None:
 def _log_once(root: Path, warnings: tuple[str, ...], hidden: int) -> None:
     """Cached: logged once and not for every system."""
     log_left_out(warnings, hidden, root)
+
+
+def _log_padding(recipe: Recipe, lengths: Sequence[float]) -> None:
+    """Warn where an encoder would compute more padding than sound; ``lengths`` of the recordings in seconds."""
+    seconds = recipe.audio.clip_seconds
+    speedups = [SPEEDUPS[name] for name in recipe.inference.speedups]
+    own_length = recipe.encoder.mask_padding or any(speedup.own_length for speedup in speedups)
+    if isinstance(seconds, str) or not recipe.uses_encoder or own_length:
+        return
+    sound = sum(min(length, seconds) for length in lengths) / len(lengths)
+    if sound < (1 - MOST_PADDING) * seconds:
+        also = "" if recipe.trains else " or --fast"
+        _log_padded_share(round(sound, 2), seconds, also)
+
+
+@cache
+def _log_padded_share(sound: float, seconds: float, also: str) -> None:
+    """Cached: logged once and not for every system."""
+    logger.warning(
+        "recordings of about %g s are padded to %g s (audio.clip_seconds): the encoder takes about %.1f times as "
+        "long as without padding. audio.clip_seconds = 'longest'%s avoids it, and changes scores",
+        sound,
+        seconds,
+        seconds / sound,
+        also,
+    )
 
 
 def _without_far(recipe: Recipe, root: Path) -> Recipe:

@@ -106,10 +106,11 @@ def view_weights(scorers: Mapping[str, Any]) -> Weights:
     removed, change = removed_and_change(scorers[NEAR], scorers[CANCELLED])
     weight = cancelled_weight(removed, change)
     percent = 100.0 * (1.0 - 10.0 ** (-max(removed, 0.0) / 10.0))
-    effect = f"makes their spectra {100 * abs(np.expm1(change)):.0f} % {'less' if change > 0 else 'more'} alike"
+    by = f"{100 * abs(np.expm1(change)):.0f} % {'more' if change > 0 else 'less'}"
     reason = (
         f"near {1 - weight:.2f}, cancelled {weight:.2f}, as cancellation removes {removed:.1f} dB "
-        f"({percent:.0f} %) of near in normal recordings and {effect}{_meaning(removed, change)}"
+        f"({percent:.0f} %) of near in normal recordings and makes their spectra differ by {by}"
+        f"{_meaning(removed, change)}"
     )
     return Weights({NEAR: 1.0 - weight, CANCELLED: weight}, reason)
 

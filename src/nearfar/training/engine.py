@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.data.prefetch import prefetched
+from nearfar.devices import moved
 from nearfar.errors import InputError, TrainingError
 from nearfar.extras import require_extras
 from nearfar.files import write_text
@@ -143,7 +144,7 @@ class Task(Generic[RowsT, RecordT]):
     def tensors(self, part: RowsT) -> dict[str, Tensor]:
         """The tensors of a part, by the name of their field, on the accelerator's device."""
         device = self.accelerator.device
-        return {name: value.to(device) for name, value in vars(part).items() if isinstance(value, Tensor)}
+        return {name: moved(value, device) for name, value in vars(part).items() if isinstance(value, Tensor)}
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""

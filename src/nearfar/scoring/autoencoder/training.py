@@ -22,8 +22,10 @@ from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.errors import TrainingError
 from nearfar.frontends.slaney import MEL_BINS
 from nearfar.progress import StepProgress
+from nearfar.scoring.autoencoder.gradients import LossGradients
 from nearfar.scoring.autoencoder.network import STACKED_FRAMES, VECTOR_DIM, Autoencoder, TrainedAutoencoder
 from nearfar.scoring.autoencoder.settings import AutoencoderSettings
+from nearfar.threads import one_thread
 
 CHECKPOINT_EVERY = 10
 """Epochs between checkpoints."""
@@ -102,6 +104,7 @@ def hold_out(vectors: int, fraction: float, generator: torch.Generator) -> tuple
     return order[held_out:], order[:held_out]
 
 
+@one_thread()
 def train_autoencoder(
     vectors: Vectors,
     settings: AutoencoderSettings,
@@ -113,6 +116,9 @@ def train_autoencoder(
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[TrainedAutoencoder, tuple[EpochRecord, ...]]:
     """Train for a fixed number of epochs; returns the autoencoder, on the CPU, and the records of all epochs.
+
+    On a CPU one thread is used: the products of a batch are too small for several, and one seed has one result
+    whatever the number of cores.
 
     Args:
         vectors: vectors of one machine.
@@ -179,19 +185,15 @@ def _record(epoch: int, history: Tensor) -> EpochRecord:
 
 
 def _train_epoch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, vectors: Vectors, order: Tensor, batch_size: int
+    network: Autoencoder, optimizer: torch.optim.Optimizer, vectors: Vectors, order: Tensor, batch_size: int
 ) -> float:
     network.train()
-    losses = []
+    losses, gradients_of = [], LossGradients(network)
     for index in torch.split(order, batch_size):
         if len(index) == 1:  # batch norm has no variance of a single sample
             continue
-        batch = vectors.rows(index)
-        loss = F.mse_loss(network(batch), batch)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(gradients_of(vectors.rows(index)))
         optimizer.step()
-        losses.append(loss.detach())
     return float(torch.stack(losses).mean())
 
 
