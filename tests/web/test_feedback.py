@@ -53,6 +53,7 @@ def test_normal_sound_is_added_after_a_preview_and_undone(
     assert "Nothing is changed yet" in preview
     assert "1 window of this alarm, as normal; 4 more repeat known sound" in preview
     assert "1 of 1 now" in preview
+    assert "times as high: faults that raise alarms now may raise none then" in preview
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
     assert site.memory.notes() == []
 
@@ -79,6 +80,7 @@ def test_a_fault_is_named_from_then_on(
     assert "This is a fault, called broken seal?" in preview
     assert "Levels and thresholds stay." in preview
     assert "stays" in preview
+    assert "times as high" not in preview
     page = send(teachable, "/feedback/apply", alarm=2, fault="broken seal")
     assert "named as this fault" in page
     assert "This sound was called broken seal." in page

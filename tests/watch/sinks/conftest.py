@@ -50,7 +50,8 @@ class FakeMemory:
 
     def audio(self, alarm: int) -> list[AudioPart]:
         assert alarm == 3
-        return [AudioPart(1_800_000_000.0, 10.0, b"fLaC first"), AudioPart(1_800_000_010.0, 10.0, b"fLaC second")]
+        first = AudioPart(window=41, level=0.9, begin_s=1_800_000_000.0, seconds=10.0, flac=b"fLaC first")
+        return [first, replace(first, window=42, begin_s=1_800_000_010.0, flac=b"fLaC second")]
 
     def raise_alarm(self) -> None:
         state = AlarmState(status=Status.UNACKNOWLEDGED, active=True)

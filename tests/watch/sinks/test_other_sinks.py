@@ -12,9 +12,11 @@ from urllib.request import urlopen
 import pytest
 
 from nearfar.errors import InputError
-from nearfar.watch.config import SinkTable
+from nearfar.settings import Settings
+from nearfar.watch.config import SinkTable, checked_config
+from nearfar.watch.delivery import build_sinks
 from nearfar.watch.events import AlarmTransition, Event, ScoredWindow, WindowsMissed
-from nearfar.watch.sinks import SINKS
+from nearfar.watch.sinks import SINKS, SinkKind
 from nearfar.watch.sinks.lines import LineSettings, LineSink
 from nearfar.watch.sinks.messages import MessageSettings, MessageSink
 from nearfar.watch.sinks.prometheus import PrometheusSettings, PrometheusSink
@@ -181,3 +183,31 @@ def test_keys_of_a_kind_are_keys_of_its_table(kind: str, tmp_path: Path) -> None
     assert type(table.settings_of("kind")) is SINKS[kind].settings
     with pytest.raises(ValueError, match="prot"):
         SinkTable(kind=kind, prot=3, **required)
+
+
+def test_a_new_kind_is_one_entry(
+    memory: Any, events: list[Event], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BellSettings(Settings):
+        bell: Path
+        times: int = 2
+
+    class Bell:
+        def __init__(self, name: str, settings: BellSettings, memory: Any) -> None:
+            self.settings = settings
+
+        def send(self, event: Event) -> None:
+            with self.settings.bell.open("a", encoding="utf-8") as file:
+                file.write(f"{event.kind} " * self.settings.times)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setitem(SINKS, "bell", SinkKind(build=Bell, settings=BellSettings, description="a bell"))
+    tree = {
+        "machines": {"pump": {"detector": "d", "folder": "f"}},
+        "sinks": {"hall": {"kind": "bell", "bell": "rung"}},
+    }
+    (named,) = build_sinks(checked_config(tree, "test").sinks, memory, tmp_path)
+    assert (named.name, named.takes_windows) == ("hall", False)
+    named.sink.send(events[0])
+    assert (tmp_path / "rung").read_text(encoding="utf-8") == "alarm alarm "
