@@ -195,14 +195,15 @@ def test_a_month_in_fast_time(play: Any, memory: Memory, tmp_path: Path, monkeyp
 def test_a_clock_that_is_set_back_loses_no_window_and_ends_no_shelving_early(play: Any, memory: Memory) -> None:
     levels = np.full(200, 0.2, np.float32)
     clock, begin_s = [1e9], 1e9
-    watching = play(levels[:100], memory, clock, begin_s)
+    keep = {"waiting_seconds": 20}  # the clock of the source is at most two windows ahead
+    watching = play(levels[:100], memory, clock, begin_s, keep=keep)
     memory.act("mill", Shelve(1.0), AlarmRule(), by="Ada", time_s=begin_s)
     watching.run(threading.Event())
     assert memory.machine("mill").windows == 100
     left_s = memory.machine("mill").state.shelved_left_s
     assert left_s == pytest.approx(3600 - 1000, abs=20)
     clock[0] = begin_s - 7200.0  # two hours back
-    play(levels, memory, clock, clock[0]).run(threading.Event())
+    play(levels, memory, clock, clock[0], keep=keep).run(threading.Event())
     now = memory.machine("mill")
     assert now.windows == 300
     assert now.state.shelved_left_s == pytest.approx(3600 - 1000 - 2000, abs=40)
