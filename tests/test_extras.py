@@ -16,8 +16,8 @@ from nearfar.encoders import load_encoder
 from nearfar.encoders.adaptation import LoraSettings, add_adapters, load_adapters
 from nearfar.encoders.hub import is_cached
 from nearfar.errors import InputError
+from nearfar.executors import launch
 from nearfar.extras import EXTRAS, missing_modules, require_extras
-from nearfar.training import engine
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {"all", "dev"}
@@ -103,6 +103,8 @@ COMMANDS = [
     (("watch", "DATA", "--folder", "DATA", "--port", "0"), {"report", "watch"}),
     (("watch", "--demo"), {"report", "simulate", "watch"}),
     (("doctor",), {"watch"}),
+    (("fit", "DATA", "--out", "OUT", "--ray", "auto"), {"ray"}),
+    (("fit", "DATA", "--out", "OUT", "--dask", "tcp://127.0.0.1:9"), {"dask"}),
 ]
 """Commands and the extras that they need."""
 
@@ -185,16 +187,16 @@ def test_no_encoder_is_cached_without_the_client_of_the_hub(monkeypatch: pytest.
 
 def test_one_process_is_the_main_one_without_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     without("train", monkeypatch)
-    for name in engine.PROCESS_COUNTS:
+    for name in launch.PROCESS_COUNTS:
         monkeypatch.delenv(name, raising=False)
-    assert engine.is_main_process()
+    assert launch.is_main_process()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert engine.is_main_process()
+    assert launch.is_main_process()
 
 
-@pytest.mark.parametrize("name", engine.PROCESS_COUNTS)
+@pytest.mark.parametrize("name", launch.PROCESS_COUNTS)
 def test_several_processes_need_accelerate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without("train", monkeypatch)
     monkeypatch.setenv(name, "2")
     with pytest.raises(InputError, match=r"nearfar\[train\]"):
-        engine.is_main_process()
+        launch.is_main_process()

@@ -81,6 +81,8 @@ def test_a_detector_needs_no_extra(bare: Layer, small_factory: Path, tmp_path: P
 
 
 COMMANDS = {
+    "dask": ({"dask"}, "fit FACTORY --out OUT --dask tcp://127.0.0.1:9"),
+    "ray": ({"ray"}, "fit FACTORY --out OUT --ray 127.0.0.1:9"),
     "report": ({"report"}, "run nearfar-best --data FACTORY --out OUT"),
     "simulate": (
         {"simulate"},
@@ -93,6 +95,9 @@ COMMANDS = {
     "train": ({"train"}, "fit FACTORY --recipe tiny-lora-near --out OUT --set training.steps=2"),
 }
 """By extra: the extras that a command needs, and the command."""
+
+CLUSTERS = {"dask": "found no scheduler at", "ray": "found no cluster at"}
+"""Extras whose commands need a cluster, and what they say without one; tests/executors has clusters."""
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
@@ -111,5 +116,8 @@ def test_a_command_works_with_its_extra_and_names_it_without(
     expected = {module for name in extras for module in EXTRAS[name]}
     assert expected <= modules_of(layer, tmp_path)
     finished = layer.run("python", "-m", "nearfar", *arguments, cwd=tmp_path)
+    if extra in CLUSTERS:
+        assert CLUSTERS[extra] in finished.stderr
+        return
     assert finished.returncode == 0, finished.stderr
     assert any((tmp_path / "out").rglob("*"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 MOST_LISTED = 10
 """Largest number of errors listed in a message; the rest are counted."""
@@ -45,6 +46,11 @@ class InputError(NearfarError):
         end = "" if expected.endswith("?") else "."
         super().__init__(f"{printable(str(where))}: found {found}; expected {expected}{end} {remedy}.")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From its parts, so that errors of other processes arrive as they were."""
+        parts = {"found": self.found, "expected": self.expected, "remedy": self.remedy}
+        return partial(type(self), self.where, **parts), ()
+
 
 class MultipleInputError(InputError):
     """Several errors about one input, such as the recordings of a folder; the attributes are of the first.
@@ -62,6 +68,10 @@ class MultipleInputError(InputError):
         if len(errors) > MOST_LISTED:
             lines.append(f"and {len(errors) - MOST_LISTED} more")
         self.args = ("\n".join(lines),)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As that of a single error."""
+        return type(self), (self.errors, self.summary)
 
 
 def raise_errors(errors: Sequence[InputError], summary: Sequence[str] = ()) -> None:

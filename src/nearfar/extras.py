@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from nearfar.errors import InputError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
+    "dask": ("distributed",),
+    "ray": ("ray",),
     "report": ("jinja2", "matplotlib", "yaml"),
     "simulate": ("pyroomacoustics",),
     "tracking": ("tensorboard",),

@@ -129,7 +129,7 @@ def test_a_click_shorter_than_a_frame_is_padded_to_one(
 
 def test_progress_is_called_file_by_file(files: list[Path], encoder: str, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    embed_files(files, encoder, tmp_path / "out.npy", progress=lambda done, total: calls.append((done, total)))
+    embed_files(files, encoder, tmp_path / "out.npy", progress=lambda _, done, total: calls.append((done, total)))
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineScores
+from nearfar.executors import Executor
 from nearfar.features import WindowBatch
 from nearfar.files import write_text
-from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.cache import FeatureCache, Request
 from nearfar.pipeline.extractor import Extractor, build_extractor, require_head
 from nearfar.pipeline.preparation import check_recordings, resolve_run
 from nearfar.pipeline.scoring import Groups, score_machines
 from nearfar.pipeline.training import train_or_reuse
-from nearfar.progress import Progress, advancing, silent
+from nearfar.progress import Progress, silent
 from nearfar.settings import Settings
 
 COMPUTATION = 2
@@ -148,13 +150,21 @@ def passes_of(points: Iterable[ReadyPoint]) -> list[Pass]:
     return [Pass(extractor, view, tuple(pieces)) for extractor, view, pieces in found.values()]
 
 
-def extract_all(passes: Sequence[Pass], groups: Groups, cache: FeatureCache, progress: Progress = silent) -> None:
+def extract_all(
+    passes: Sequence[Pass],
+    groups: Groups,
+    cache: FeatureCache,
+    executor: Executor,
+    progress: Progress = silent,
+) -> None:
     """Compute and store the features of every pass and clip that are not stored yet."""
-    advance = advancing(progress, "extracting features", len(passes) * clip_count(groups))
-    for each in passes:
-        for train, test in groups.values():
-            for clips in (train, test):
-                cache.fill(each.extractor, clips, (each.view,), each.pieces, advance)
+    requests = [
+        Request(each.extractor, clips, (each.view,), each.pieces)
+        for each in passes
+        for pair in groups.values()
+        for clips in pair
+    ]
+    cache.fill_all(requests, executor, progress)
 
 
 def clip_count(groups: Groups) -> int:
@@ -169,44 +179,80 @@ def score_points(
     cache: FeatureCache,
     folder: Path,
     models: Path,
+    executor: Executor,
     progress: Progress = silent,
 ) -> tuple[list[ScoredPoint], list[Skipped]]:
     """Score every point, one file each in ``folder``; points with the same scoring are scored once.
 
-    Trained back-ends are saved in ``models``, in a folder for each model key.
+    Trained back-ends are saved in ``models``, in a folder for each model key; points with the same model are one
+    task.
     """
     recordings = clips_key(clip for train, test in groups.values() for clip in (*train, *test))
+    keys = [_key(point, recordings) for point in points]
+    by_model: dict[str, dict[str, ReadyPoint]] = {}
+    for key, point in zip(keys, points, strict=True):
+        recipe = point.extractor.recipe
+        own = recipe.model_key() if recipe.backend.trains else key
+        by_model.setdefault(own, {}).setdefault(key, point)
+    work = _PointWork(dataset, groups, cache, folder, models)
+    found = executor.map(
+        work.score,
+        [*by_model.values()],
+        task="scoring combinations",
+        progress=progress,
+        sizes=[len(group) for group in by_model.values()],
+    )
+    by_key = {key: result for group in found for key, result in group.items()}
     scored, skipped = [], []
-    by_key: dict[str, ScoredPoint] = {}
-    for done, point in enumerate(points, start=1):
-        key = _key(point, recordings)
-        if key not in by_key:
-            try:
-                by_key[key] = _score(point, key, dataset, groups, cache, folder / f"{key}.json", models)
-            except ValueError as error:  # the distance is not defined for these features
-                skipped.append(Skipped(point.values, str(error)))
-        if key in by_key:
-            scored.append(replace(by_key[key], values=point.values))
-        progress("scoring combinations", done, len(points))
+    for key, point in zip(keys, points, strict=True):
+        result = by_key[key]
+        if isinstance(result, str):
+            skipped.append(Skipped(point.values, result))
+        else:
+            scored.append(replace(result, values=point.values))
     return scored, skipped
 
 
-def _score(
-    point: ReadyPoint, key: str, dataset: Dataset, groups: Groups, cache: FeatureCache, file: Path, models: Path
-) -> ScoredPoint:
-    if (stored := _read(file, groups)) is not None:
-        return ScoredPoint(point.values, stored, key, fresh=False)
-    recipe, extractor = point.extractor.recipe, point.extractor
-    model = models / recipe.model_key()
-    scored, _, _ = score_machines(
-        recipe, dataset, groups, lambda clips: cache.get(extractor, clips), model, leave_one_out=False
-    )
-    entries = tuple(entry.test for entry in scored)
-    machines = [
-        {"machine": entry.machine, "section": entry.section, "scores": entry.scores.tolist()} for entry in entries
-    ]
-    write_text(file, json.dumps({"recipe": recipe.model_dump(mode="json"), "machines": machines}) + "\n")
-    return ScoredPoint(point.values, entries, key, fresh=True)
+@dataclass(frozen=True)
+class _PointWork:
+    """What is the same for all points of :func:`score_points`."""
+
+    dataset: Dataset
+    groups: Groups
+    cache: FeatureCache
+    folder: Path
+    models: Path
+
+    def score(self, points: Mapping[str, ReadyPoint], progress: Progress) -> dict[str, ScoredPoint | str]:
+        """The scores of points by their key, or why they have none."""
+        found: dict[str, ScoredPoint | str] = {}
+        for key, point in points.items():
+            try:
+                found[key] = self._score(point, key)
+            except ValueError as error:  # the distance is not defined for these features
+                found[key] = str(error)
+        return found
+
+    def _score(self, point: ReadyPoint, key: str) -> ScoredPoint:
+        file = self.folder / f"{key}.json"
+        if (stored := _read(file, self.groups)) is not None:
+            return ScoredPoint(point.values, stored, key, fresh=False)
+        recipe, extractor = point.extractor.recipe, point.extractor
+        scored, _, _ = score_machines(
+            recipe,
+            self.dataset,
+            self.groups,
+            partial(self.cache.get, extractor),
+            self.models / recipe.model_key(),
+            leave_one_out=False,
+        )
+        entries = tuple(entry.test for entry in scored)
+        machines = [
+            {"machine": entry.machine, "section": entry.section, "scores": entry.scores.tolist()}
+            for entry in entries
+        ]
+        write_text(file, json.dumps({"recipe": recipe.model_dump(mode="json"), "machines": machines}) + "\n")
+        return ScoredPoint(point.values, entries, key, fresh=True)
 
 
 def _read(file: Path, groups: Groups) -> tuple[MachineScores, ...] | None:

@@ -30,6 +30,7 @@ from nearfar.errors import InputError
 from nearfar.evaluation.results import complete_labels
 from nearfar.evaluation.scorefiles import MachineClips, MachineScores, read_scores
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.executors import Executor, default_executor
 from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.pipeline.cache import FeatureCache
@@ -70,7 +71,8 @@ def ablate(
     note: str | None = None,
     progress: Progress = silent,
     announce: Callable[[str], None] = lambda _: None,
-) -> AblationRun:
+    executor: Executor | None = None,
+) -> AblationRun | None:
     """Score every combination of a grid and write the tables into ``out``.
 
     Machines whose test clips hide their labels are left out.
@@ -84,12 +86,18 @@ def ablate(
         note: a line for the tables; by default :func:`nearfar.challenge.run.data_note`.
         progress: called during long steps.
         announce: called before the extraction with a line on the size of the features to store.
+        executor: where features are computed and combinations scored; by default this process, or all those of a
+            distributed launch.
+
+    Returns:
+        the tables, or None on the helper processes of a distributed launch.
 
     Raises:
         InputError: if the base cannot be used with this data, no test clip has a label, the features would exceed
             the limit, the reference does not score the same clips, or an extra that a combination needs is not
             installed.
     """
+    where = executor or default_executor()
     points, invalid = grid.points()
     recipes = [*grid.recipes(), *(point.recipe for point in points)]
     require_extras(grid.file, "report", *(extra for recipe in recipes for extra in needed_extras(recipe)))
@@ -102,10 +110,13 @@ def ablate(
     cache = FeatureCache(out / "statistics")
     passes = passes_of(ready)
     announce(_storage(passes, groups, cache_gigabytes, out / "statistics"))
-    extract_all(passes, groups, cache, progress)
-    scored, undefined = score_points(ready, dataset, groups, cache, out / "points", out / "models", progress)
+    extract_all(passes, groups, cache, where, progress)
+    folders = out / "points", out / "models"
+    scored, undefined = score_points(ready, dataset, groups, cache, *folders, where, progress)
     _require_base(undefined)
-    name, reference = _reference(grid, scored, data, out / "reference", progress)
+    name, reference = _reference(grid, scored, data, out / "reference", where, progress)
+    if not where.is_main:
+        return None
     compared = [entry for entry in reference if entry.key in groups]
     rows = [(point.values, point.scores) for point in scored[1:]]
     table = ablation(rows, name, compared, truth, resamples=resamples)
@@ -160,18 +171,17 @@ def _storage(passes: Sequence[Pass], groups: Groups, gigabytes: float, folder: P
 
 
 def _reference(
-    grid: Grid, scored: Sequence[ScoredPoint], data: Path, folder: Path, progress: Progress
+    grid: Grid, scored: Sequence[ScoredPoint], data: Path, folder: Path, executor: Executor, progress: Progress
 ) -> tuple[str, Sequence[MachineScores]]:
-    """Name and scores of the system that combinations are compared with."""
+    """Name and scores of the system that combinations are compared with; no scores in helper processes."""
     if grid.against == "base":
         return grid.base.name, scored[0].scores
     if isinstance(grid.against, str) and (run_folder := Path(grid.against)).is_dir():
         scores = run_folder / "scores"
         return run_folder.name, read_scores(scores if scores.is_dir() else run_folder)
     for recipe in grid.recipes()[1:]:
-        run = run_system(recipe, data, folder / recipe.name, progress=progress)
-        assert run is not None, "a grid is one process"
-        return recipe.name, run.scores
+        run = run_system(recipe, data, folder / recipe.name, progress=progress, executor=executor)
+        return recipe.name, () if run is None else run.scores
     for point in scored:
         if point.values == grid.against:
             return " ".join(point.values.values()), point.scores

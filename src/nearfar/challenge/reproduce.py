@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nearfar.challenge.run import SystemRun, data_note, run_system
@@ -11,11 +12,11 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.errors import InputError, did_you_mean, one_of
 from nearfar.evaluation.results import Results
 from nearfar.evaluation.tables import ResultsTable, results_table, write_table
+from nearfar.executors import Executor, LocalExecutor, default_executor
 from nearfar.extras import require_extras
 from nearfar.files import write_json
 from nearfar.pipeline.training import needed_extras
 from nearfar.progress import Progress, silent
-from nearfar.training.engine import is_main_process
 
 SUITES: dict[str, tuple[str, ...]] = {
     "report": ("ae-mse", "ae-mahala", "eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
@@ -62,6 +63,7 @@ def reproduce(
     note: str | None = None,
     remarks: Mapping[str, str] | None = None,
     progress: Progress = silent,
+    executor: Executor | None = None,
 ) -> Reproduction | None:
     """Run systems that share models, for every seed, and write the table into ``out``.
 
@@ -78,6 +80,8 @@ def reproduce(
         note: a line for all tables; by default :func:`nearfar.challenge.run.data_note`.
         remarks: by recipe name, a further line for the tables of that system.
         progress: called during long steps.
+        executor: as of :func:`nearfar.challenge.run.run_system`. On a cluster, systems that share no model, and
+            seeds, are whole tasks.
 
     Returns:
         the table and the runs, or None on the helper processes of a distributed launch.
@@ -90,25 +94,11 @@ def reproduce(
         given = ", ".join(map(str, seeds))
         raise InputError("seeds", found=given, expected="each seed once", remedy="Remove the repeats")
     note, remarks = note or data_note(data), remarks or {}
-    runs: dict[str, list[SystemRun]] = {recipe.name: [] for recipe in recipes}
-    several = seeds is not None and len(seeds) > 1
-    for seed in seeds or (None,):
-        parent = out / f"seed_{seed}" if several else out
-        for recipe in recipes:
-            seeded = recipe if seed is None else recipe.with_changes(seed=seed)
-            model = out / "models" / f"{seeded.model_kind()}_{seeded.model_key()}"  # the seed is in the key
-            name = f"{recipe.name}, seed {seed}" if several else recipe.name
-
-            def named(task: str, done: int, total: int, name: str = name) -> None:
-                progress(f"{name}: {task}", done, total)
-
-            line = " ".join(filter(None, (note, remarks.get(recipe.name)))) or None
-            run = run_system(seeded, data, parent / recipe.name, model_folder=model, note=line, progress=named)
-            if run is not None:  # None on helper processes, which the next model needs as well
-                runs[recipe.name].append(run)
-    if not is_main_process():
+    where = executor or default_executor()
+    runs = _runs(recipes, data, out, seeds, note, remarks, progress, where)
+    if not where.is_main:
         return None
-    finished = {name: tuple(of_seeds) for name, of_seeds in runs.items()}
+    finished = {recipe.name: tuple(run for run in runs if run.recipe.name == recipe.name) for recipe in recipes}
     timing = {
         name: [
             {
@@ -131,3 +121,72 @@ def reproduce(
     table = results_table(results, notes=notes)
     write_table(table, out, "table")
     return Reproduction(table, finished)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A run of one system and seed: recipe, run and model folders, name, and a line for the tables."""
+
+    recipe: Recipe
+    folder: Path
+    model: Path
+    name: str
+    line: str | None
+
+
+def _runs(
+    recipes: Sequence[Recipe],
+    data: Path,
+    out: Path,
+    seeds: Sequence[int] | None,
+    note: str | None,
+    remarks: Mapping[str, str],
+    progress: Progress,
+    executor: Executor,
+) -> list[SystemRun]:
+    """The runs of all seeds and systems; none in helper processes of a launch."""
+    several = seeds is not None and len(seeds) > 1
+    by_model: dict[Path, list[_Planned]] = {}
+    for seed in seeds or (None,):
+        parent = out / f"seed_{seed}" if several else out
+        for recipe in recipes:
+            seeded = recipe if seed is None else recipe.with_changes(seed=seed)
+            model = out / "models" / f"{seeded.model_kind()}_{seeded.model_key()}"  # the seed is in the key
+            name = f"{recipe.name}, seed {seed}" if several else recipe.name
+            line = " ".join(filter(None, (note, remarks.get(recipe.name)))) or None
+            planned = _Planned(seeded, parent / recipe.name, model, name, line)
+            by_model.setdefault(model, []).append(planned)
+    if executor.is_cluster and len(by_model) > 1:
+        work = partial(_run_group, data=data, executor=LocalExecutor())
+        groups = executor.map(work, [*by_model.values()], task="runs", progress=progress)
+    else:
+        groups = [
+            _run_group([planned], progress, data=data, executor=executor)
+            for group in by_model.values()
+            for planned in group
+        ]
+    return [run for group in groups for run in group]
+
+
+def _run_group(
+    group: Sequence[_Planned], progress: Progress, *, data: Path, executor: Executor
+) -> list[SystemRun]:
+    """The runs of systems that share a model, one after the other."""
+    runs = []
+    for planned in group:
+
+        def named(task: str, done: int, total: int, name: str = planned.name) -> None:
+            progress(f"{name}: {task}", done, total)
+
+        run = run_system(
+            planned.recipe,
+            data,
+            planned.folder,
+            model_folder=planned.model,
+            note=planned.line,
+            progress=named,
+            executor=executor,
+        )
+        if run is not None:  # None in helper processes, which the next model needs as well
+            runs.append(run)
+    return runs

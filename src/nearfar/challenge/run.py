@@ -35,18 +35,18 @@ from nearfar.evaluation.scorefiles import (
 )
 from nearfar.evaluation.tables import results_table, write_table
 from nearfar.evaluation.truth import GroundTruth
+from nearfar.executors import Executor, default_executor
 from nearfar.extras import require_extras
 from nearfar.files import exclusive, write_json, write_text
 from nearfar.models import read_card
-from nearfar.pipeline.cache import FeatureCache
+from nearfar.pipeline.cache import FeatureCache, Request
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.preparation import check_recordings, prepare_run
-from nearfar.pipeline.scoring import ScoredMachine, score_machines, tested_groups
+from nearfar.pipeline.scoring import ScoredMachine, clip_lists, score_machines, tested_groups
 from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
-from nearfar.progress import Progress, advancing, silent
+from nearfar.progress import Progress, silent
 from nearfar.thresholds import usable_thresholds
 from nearfar.thresholds.file import write_thresholds
-from nearfar.training.engine import is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def run_system(
     note: str | None = None,
     progress: Progress = silent,
     tensorboard: bool = False,
+    executor: Executor | None = None,
 ) -> SystemRun | None:
     """Train or reuse the model, score, evaluate, and write everything into ``out``.
 
@@ -106,6 +107,8 @@ def run_system(
         note: a line for the tables, for instance that the data is simulated; by default :func:`data_note`.
         progress: called during long steps.
         tensorboard: also write the training curve for TensorBoard, into ``model/tensorboard``.
+        executor: where features are computed and machines are scored; by default this process, or all those of a
+            distributed launch, which train together as well.
 
     Returns:
         the scores and results, or None on the helper processes of a distributed launch.
@@ -114,14 +117,15 @@ def run_system(
         InputError: if an extra that the run needs is not installed, or the recipe or the data cannot be used.
     """
     require_extras(f"recipe {recipe.name}", "report", *needed_extras(recipe), *["tracking"] * tensorboard)
-    folder = model_folder or out / "model"
+    folder, where = model_folder or out / "model", executor or default_executor()
     prepared = prepare_run(data, recipe)
     tested_groups(prepared[0])  # raises before anything is written
     with ExitStack() as locks:
-        if is_main_process():
+        if where.is_main:
             for written in (out, folder):
                 locks.enter_context(exclusive(written))
-        return _run(*prepared, out, folder, note or data_note(data), progress, tensorboard)
+        where.wait()
+        return _run(*prepared, out, folder, note or data_note(data), progress, tensorboard, where)
 
 
 def _run(
@@ -132,32 +136,37 @@ def _run(
     note: str | None,
     progress: Progress,
     tensorboard: bool,
+    executor: Executor,
 ) -> SystemRun | None:
-    """The run of a prepared recipe, by the only process that writes into its folders."""
+    """The run of a prepared recipe, by the only process, or launch of processes, that writes into its folders."""
     groups = tested_groups(dataset)
     trained = is_trained(recipe, dataset, folder)  # raises before anything is overwritten
+    executor.wait()  # all processes look at the folder before one of them writes into it
     if trained and tensorboard:
         logger.warning("tensorboard: nothing is left to train, so no curve is written")
     if not trained:
-        check_recordings(recipe, dataset, progress if is_main_process() else silent)
+        check_recordings(recipe, dataset, progress if executor.is_main else silent)
     recipe_file, text = out / "recipe.toml", recipe.to_toml()
     is_repeat = trained and recipe_file.is_file() and recipe_file.read_text(encoding="utf-8") == text
     versions = environment()
-    if is_main_process():
+    if executor.is_main:
         write_text(recipe_file, text)
         if not is_repeat:
             write_json(out / "environment.json", versions)
         write_json(out / "data.json", [summary.to_json() for summary in summarise(dataset)])
-    if not train_or_reuse(recipe, dataset, folder, progress=progress, tensorboard=tensorboard):
-        return None
+    train_or_reuse(recipe, dataset, folder, progress=progress, tensorboard=tensorboard)
     began = time.perf_counter()
-    extractor, stored = build_extractor(recipe, folder), FeatureCache(folder / FEATURES, with_facts=True)
-    total = sum(len(train) + len(test) for train, test in groups.values())
-    advance = advancing(progress, "extracting features", total)
-    features = partial(stored.get, extractor, advance=advance)
+    extractor = build_extractor(recipe, folder)
+    stored = FeatureCache(folder / FEATURES, with_facts=True, is_shared=not executor.is_local)
+    lists = clip_lists(recipe, dataset, groups)
+    stored.fill_all([Request.of_recipe(extractor, clips) for clips in lists], executor, progress)
+    features = partial(stored.get, extractor)
     scored, parameters, fit_seconds = score_machines(
-        recipe, dataset, groups, features, folder, progress=progress, tensorboard=tensorboard
+        recipe, dataset, groups, features, folder, progress=progress, tensorboard=tensorboard, executor=executor
     )
+    if not executor.is_main:
+        return None
+    stored.read_facts(extractor, lists)
     scores = tuple(entry.test for entry in scored)
     seconds = max(time.perf_counter() - began - (0.0 if trained else fit_seconds), 0.0)
     timing = _timing_of(out) if is_repeat and holds_scores(out / "scores", scores) else None

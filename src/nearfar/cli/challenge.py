@@ -19,11 +19,15 @@ from nearfar.rendering import json_text
 from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nearfar.challenge.submission_check import PackageReport
+    from nearfar.config import Recipe
     from nearfar.evaluation.results import DecisionResults
     from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
     from nearfar.evaluation.tables import ResultsTable
     from nearfar.evaluation.truth import GroundTruth
+    from nearfar.executors import Executor
 
 TruthOption = Annotated[
     Path | None,
@@ -47,6 +51,10 @@ def run(
     encoder: options.Encoder = None,
     fast: options.Fast = False,
     seed: Annotated[int | None, Option(help="Seed of the run.")] = None,
+    seeds: Annotated[
+        str | None,
+        Option(help="Several seeds, a run each in OUT/seed_N: 0,1,2 or 0-4; prints mean and deviation."),
+    ] = None,
     settings: options.Set = None,
     near: options.Near = None,
     far: options.Far = None,
@@ -54,18 +62,36 @@ def run(
     tensorboard: Annotated[bool, Option("--tensorboard", help="Also write TensorBoard files.")] = False,
     as_json: options.Json = False,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Run one system: train its model (or use a trained one), score the test clips, evaluate."""
     from nearfar.challenge.run import data_note, run_system
     from nearfar.config import load_recipe
     from nearfar.evaluation.tables import results_table
+    from nearfar.executors import default_executor
 
+    if seeds is not None:
+        for flag, value in (("--seed", seed), ("--model", model), ("--tensorboard", tensorboard or None)):
+            if value is not None:
+                raise usage_error("--seeds", f"{flag} as well", "runs of several seeds", f"Omit {flag}")
     recipe = sped_up(changed(load_recipe(system), encoder, seed, settings, near, far), fast)
-    recipe = DefaultEncoder(encoder, settings, system)(recipe, out, model or out / "model")
-    note = noted(note or data_note(data), recipe)
+    started = (out, model or out / "model", *sorted(out.glob(f"seed_*/{recipe.name}")))
+    recipe = DefaultEncoder(encoder, settings, system)(recipe, *started)
+    note, executor = noted(note or data_note(data), recipe), default_executor(ray=ray, dask=dask)
+    if seeds is not None:
+        _run_seeds(recipe, data, out, options.whole_numbers("--seeds", seeds), note, executor, as_json)
+        return
     with progress_bars() as progress:
         finished = run_system(
-            recipe, data, out, model_folder=model, note=note, progress=progress, tensorboard=tensorboard
+            recipe,
+            data,
+            out,
+            model_folder=model,
+            note=note,
+            progress=progress,
+            tensorboard=tensorboard,
+            executor=executor,
         )
     if finished is None:
         return
@@ -74,6 +100,24 @@ def run(
     notes, results = [note] if note else [], finished.results
     table = None if results is None else results_table({finished.recipe.name: [results]}, notes=notes)
     print_table(table, as_json, out)
+
+
+def _run_seeds(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    seeds: Sequence[int],
+    note: str | None,
+    executor: Executor,
+    as_json: bool,
+) -> None:
+    """Run one system with several seeds, and print its table of means and deviations."""
+    from nearfar.challenge.reproduce import reproduce as run_suite
+
+    with progress_bars() as progress:
+        finished = run_suite([recipe], data, out, seeds=seeds, note=note, progress=progress, executor=executor)
+    if finished is not None:
+        print_table(finished.table, as_json, out)
 
 
 def reproduce(
@@ -89,7 +133,7 @@ def reproduce(
     seeds: Annotated[
         str | None,
         Option(
-            help="Seeds of all systems, comma-separated; several give mean ± deviation. "
+            help="Seeds of all systems, 0,1,2 or 0-4; several give mean ± deviation. "
             "Default: every recipe's own seed."
         ),
     ] = None,
@@ -99,10 +143,13 @@ def reproduce(
     note: options.Note = None,
     as_json: options.Json = False,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Train and score the report's four systems and the two baselines, and print its Table 1."""
     from nearfar.challenge.reproduce import reproduce as run_suite
     from nearfar.challenge.reproduce import suite_recipes
+    from nearfar.executors import default_executor
 
     chosen = suite_recipes(suite, None if systems is None else systems.split(","))
     with_default = DefaultEncoder(encoder, settings)
@@ -113,10 +160,11 @@ def reproduce(
             recipes,
             data,
             out,
-            seeds=None if seeds is None else numbers("--seeds", seeds, int, "whole numbers, as in 0,1,2"),
+            seeds=None if seeds is None else options.whole_numbers("--seeds", seeds),
             note=note,
             remarks={recipe.name: NOTE for recipe in recipes if noted(None, recipe)},
             progress=progress,
+            executor=default_executor(ray=ray, dask=dask),
         )
     if finished is not None:
         print_table(finished.table, as_json, out)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
@@ -80,6 +81,8 @@ def fit(
     settings: options.Set = None,
     replace: Annotated[bool, Option("--replace", help="Overwrite an existing detector.")] = False,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Fit a detector on recordings of machines running normally, and find its thresholds."""
     from nearfar.data import read_normals
@@ -87,6 +90,7 @@ def fit(
     from nearfar.data.walk import log_left_out
     from nearfar.detector.detector import Detector, starting_recipe
     from nearfar.detector.store import require_free
+    from nearfar.executors import default_executor
 
     require_free(out, replace=replace)
     dataset = read_normals(folder, machine)
@@ -101,9 +105,23 @@ def fit(
         "calibration.group_by": group_by,
     }
     chosen = chosen.with_changes(**{key: value for key, value in given.items() if value is not None})
+    executor = default_executor(ray=ray, dask=dask)
+    # On a cluster, machines that are fitted are kept beside the detector until it is complete.
+    parts = out.with_name(f"{out.name}-parts") if executor.is_cluster else None
     with progress_bars() as progress:
-        detector = Detector.fit(dataset, chosen, model=model or _model_folder(chosen, out), progress=progress)
+        detector = Detector.fit(
+            dataset,
+            chosen,
+            model=model or _model_folder(chosen, out),
+            progress=progress,
+            executor=executor,
+            parts=parts,
+        )
+        if not executor.is_main:
+            return
         detector.save(out, replace=replace)
+    if parts is not None:
+        shutil.rmtree(parts, ignore_errors=True)
     _show_thresholds(detector.thresholds)
     for name, calibration in zip(detector.machines, detector.calibrations, strict=True):
         if calibration.recordings and calibration.grouped_by is not None:
@@ -139,21 +157,34 @@ def score(
     ] = False,
     strict: Annotated[bool, Option("--strict", help="Stop at the first recording that cannot be scored.")] = False,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
     from nearfar.detector.results import Failure, scored
     from nearfar.detector.routing import recordings_in
+    from nearfar.detector.shares import score_files
+    from nearfar.executors import default_executor
     from nearfar.terminal import scores_table
 
     if as_json and as_csv:
         raise usage_error("nearfar score", "--json and --csv", "one of them", "Omit one")
     listed = recordings_in(files)
+    executor = default_executor(ray=ray, dask=dask)
     loaded = Detector.load(detector, encoder=encoder)
-    write = _JsonWriter() if as_json else _CsvWriter(loaded.recipe.scoring.views, windows) if as_csv else None
     scores: list[Score | Failure] = []
     with progress_bars() as progress:
-        for entry in loaded.score_many(listed, machine, domain=domain, keep_errors=not strict, progress=progress):
+        asked: dict[str, Any] = {"domain": domain, "keep_errors": not strict, "progress": progress}
+        found: Iterable[Score | Failure] = (
+            loaded.score_many(listed, machine, **asked)
+            if executor.is_local
+            else score_files(detector, listed, executor, machine=machine, encoder=encoder, **asked)
+        )
+        if not executor.is_main:
+            return
+        write = _JsonWriter() if as_json else _CsvWriter(loaded.recipe.scoring.views, windows) if as_csv else None
+        for entry in found:
             scores.append(entry)
             if write is not None:
                 write.add(entry)

@@ -21,6 +21,7 @@ _FAST = "Speed-ups of the encoder, which change scores a little; see docs/result
 _NOTE = "A line for all tables of the results, such as 'simulated data'."
 _SET = "Change a recipe key: --set training.steps=100"
 _JOBS = "Workers and threads; default: NEARFAR_JOBS, or the cores that may be used."
+_CLUSTER = "Run tasks on a {} cluster that shares folders with this machine: its address, such as {}."
 _CHANNEL = "Channel of the {} microphone in the files, from 0."
 
 Data = Annotated[Path, Option("--data", help=_DATA)]
@@ -35,6 +36,8 @@ Far = Annotated[int | None, Option("--far", min=0, help=_CHANNEL.format("far"))]
 Jobs = Annotated[
     int | None, Option("--jobs", min=1, help=_JOBS, callback=lambda value: set_jobs(value), expose_value=False)
 ]
+Ray = Annotated[str | None, Option("--ray", metavar="ADDRESS", help=_CLUSTER.format("Ray", "auto"))]
+Dask = Annotated[str | None, Option("--dask", metavar="ADDRESS", help=_CLUSTER.format("Dask", "tcp://host:8786"))]
 
 Changed = TypeVar("Changed", bound="RecipeTable")
 Number = TypeVar("Number", int, float)
@@ -94,6 +97,24 @@ def numbers(option: str, text: str, kind: Callable[[str], Number], expected: str
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
         raise usage_error(option, text, expected, "Correct it") from None
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers, each once: ``0,1,2``, or ``0-4`` for all from 0 to 4.
+
+    Raises:
+        InputError: if they are not, or one is repeated.
+    """
+    expected = "whole numbers, each once, as in 0,1,2 or 0-4"
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last.isdecimal() if dash else True) or int(last or first) < int(first):
+            raise usage_error(option, text, expected, "Correct it")
+        found += range(int(first), int(last or first) + 1)
+    if len(set(found)) < len(found):
+        raise usage_error(option, text, expected, "Remove the repeats")
+    return tuple(found)
 
 
 def number_pair(option: str, text: str) -> tuple[float, float]:

@@ -29,12 +29,15 @@ def ablate(
     note: options.Note = None,
     as_json: options.Json = False,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Score every combination of a grid of recipe keys; features are computed once and shared."""
     from nearfar.ablation.grid import load_grid
     from nearfar.ablation.run import ablate as ablate_grid
     from nearfar.ablation.tables import MOST_ROWS_IN_TERMINAL, left_out_to_text, reasons, to_json, to_text
     from nearfar.challenge.run import data_note
+    from nearfar.executors import default_executor
     from nearfar.report.ablation_page import write_ablation_page
 
     chosen = DefaultEncoder(encoder).grid(load_grid(grid).with_encoder(encoder))
@@ -49,7 +52,10 @@ def ablate(
             note=note,
             progress=progress,
             announce=partial(print, file=sys.stderr),
+            executor=default_executor(ray=ray, dask=dask),
         )
+    if run is None:
+        return
     title = f"{Path(grid).stem} on {data.resolve().name}"
     write_ablation_page(run.table, out / "ablation.html", title=title, skipped=run.skipped, notes=run.notes)
     for reason, count in reasons(run.skipped).items():
@@ -79,11 +85,15 @@ def embed(
     near: options.Near = None,
     far: options.Far = None,
     jobs: options.Jobs = None,
+    ray: options.Ray = None,
+    dask: options.Dask = None,
 ) -> None:
     """Write one embedding per file, computed by an encoder without any training on the files."""
     from nearfar.detector.routing import recordings_in
+    from nearfar.executors import default_executor
     from nearfar.pipeline.embedding import embed_files
 
+    executor = default_executor(ray=ray, dask=dask)
     near, far = channel_numbers(near, far)
     listed = recordings_in(files)
     with progress_bars() as progress:
@@ -96,9 +106,11 @@ def embed(
             clip_seconds=seconds,
             near=near,
             far=far,
-            progress=lambda done, total: progress("embedding files", done, total),
+            progress=progress,
+            executor=executor,
         )
-    show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")
+    if executor.is_main:
+        show(f"{out}: {shape[0]} embeddings of {shape[1]} numbers.")
 
 
 def pretrain(

@@ -21,8 +21,6 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
-from nearfar.data.copies import joined_groups
-from nearfar.data.grouping import find_groups
 from nearfar.data.layouts import Dataset, read_normals
 from nearfar.data.quality import Profile
 from nearfar.data.walk import log_left_out
@@ -30,31 +28,30 @@ from nearfar.detector import store
 from nearfar.detector.changes import Changeable
 from nearfar.detector.drift import Drift, find_drift
 from nearfar.detector.encoder import loaded_extractor, requirements, with_absolute_encoder
+from nearfar.detector.fitting import Fitting
 from nearfar.detector.history import Before, Change, write_history
 from nearfar.detector.holdout import held_out, with_method
 from nearfar.detector.machine import (
     FittedMachine,
     Unit,
-    distinct_recordings,
-    explained_recordings,
-    fit_machine,
     scored_features,
 )
 from nearfar.detector.results import Failure, Score, recording_scores
 from nearfar.detector.routing import choose_machine, machine_names, require_known
 from nearfar.encoders import ENCODERS
 from nearfar.environment import environment
-from nearfar.errors import InputError, NearfarError
+from nearfar.errors import InputError
+from nearfar.executors import Executor, default_executor
+from nearfar.executors.launch import is_launch
 from nearfar.extras import require_extras
 from nearfar.files import exclusive, file_size
 from nearfar.models import read_card
-from nearfar.pipeline.extraction import Extracted, default_device, extract
+from nearfar.pipeline.extraction import default_device, extract
 from nearfar.pipeline.extractor import Extractor, build_extractor
 from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_detector
 from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
 from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
-from nearfar.scoring import Workspace
 from nearfar.threads import parallel_map
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
 from nearfar.thresholds.file import write_thresholds
@@ -178,6 +175,8 @@ class Detector(Changeable):
         model: Path | str | None = None,
         device: Device = None,
         progress: Progress = silent,
+        executor: Executor | None = None,
+        parts: Path | str | None = None,
     ) -> Detector:
         """Fit a detector on normal recordings.
 
@@ -190,6 +189,9 @@ class Detector(Changeable):
                 An unfinished training is resumed there. By default a temporary folder.
             device: where networks run, such as ``"cuda:1"``; by default the first GPU, if there is one.
             progress: called during long steps.
+            executor: where machines are fitted, each a task; by default this process, or all those of a launch.
+            parts: a folder that keeps every machine that is fitted, so that a later call with the same recordings
+                fits only the others; executors on other hosts need a shared one.
 
         Raises:
             InputError: if the recordings or the recipe cannot be used, or training lacks the extra ``train``.
@@ -202,12 +204,20 @@ class Detector(Changeable):
             require_extras(f"recipe {chosen.name}", *needed_extras(chosen))
         resolved = prepare_detector(dataset, chosen)
         folder = Path(model) if model is not None and (resolved.trains or resolved.backend.trains) else None
-        with nullcontext() if folder is None else exclusive(folder):
-            return cls._fit(dataset, resolved, folder, device, progress)
+        where, kept = executor or default_executor(), None if parts is None else Path(parts)
+        with exclusive(folder) if folder is not None and where.is_main else nullcontext():
+            return cls._fit(dataset, resolved, folder, device, progress, where, kept)
 
     @classmethod
     def _fit(
-        cls, dataset: Dataset, resolved: Recipe, model: Path | None, device: Device, progress: Progress
+        cls,
+        dataset: Dataset,
+        resolved: Recipe,
+        model: Path | None,
+        device: Device,
+        progress: Progress,
+        executor: Executor,
+        parts: Path | None,
     ) -> Detector:
         clips = {unit: list(train) for unit, (train, _) in dataset.groups().items()}
         resolved = with_method(resolved, dataset, clips, model)
@@ -217,19 +227,19 @@ class Detector(Changeable):
         if not (resolved.trains or resolved.backend.trains):
             resolved = with_absolute_encoder(resolved)
         elif folder is None:
+            if is_launch():
+                expected = "a folder that all processes of the launch share"
+                raise InputError("model", found="none", expected=expected, remedy="Name one (model)")
             temporary = _TemporaryFolder()
             folder = temporary.folder
         if resolved.trains:
             assert folder is not None
-            _train(resolved, _without(dataset, clips, held), folder, progress)
+            _train(resolved, _without(dataset, clips, held), folder, progress, executor)
         extractor = build_extractor(resolved, folder)
         target = default_device() if device is None else torch.device(device)
-        fitted = [
-            _fitted_machine(
-                unit, clips[unit], held[unit], extracted, resolved, _workspace(resolved, unit, folder, progress)
-            )
-            for unit, extracted in _extracted(extractor, clips, target, progress)
-        ]
+        total = sum(map(len, clips.values()))
+        work = Fitting(resolved, extractor, folder, target, total, parts)
+        fitted = work.fit_all(clips, held, executor, progress)
         classes, encoder = requirements(extractor, folder)
         calibrations = tuple(scores for _, scores in fitted)
         threshold = resolved.threshold
@@ -338,7 +348,7 @@ class Detector(Changeable):
         """
         if domain not in (None, "source", "target"):
             raise InputError("domain", found=repr(domain), expected="'source' or 'target'", remedy="Correct it")
-        listed = _listed(recordings, sample_rate_hz)
+        listed = listed_recordings(recordings, sample_rate_hz)
         machines = self._fitted.machines
         require_known(machines, machine)
         chosen: list[int | InputError] = []
@@ -377,7 +387,7 @@ class Detector(Changeable):
 
         # On a CPU each recording alone, so that its scores do not depend on the others, by workers.
         alone = device.type == "cpu"
-        batches = [range(i, i + 1) for i in range(len(listed))] if alone else list(_batches(listed))
+        batches = [range(i, i + 1) for i in range(len(listed))] if alone else list(batches_of(listed))
         for batch, scores in zip(batches, (parallel_map if alone else map)(score, batches), strict=True):
             progress("scoring recordings", batch.stop, len(listed))
             yield from scores
@@ -571,29 +581,6 @@ def starting_recipe(name: str | None) -> Recipe:
     return load_recipe(name or DEFAULT_RECIPE)
 
 
-def _fitted_machine(
-    unit: Unit,
-    clips: Sequence[Clip],
-    held: NDArray[np.bool_],
-    extracted: Extracted,
-    recipe: Recipe,
-    workspace: Workspace | None,
-) -> tuple[FittedMachine, Calibration]:
-    """One machine and section, without recordings that repeat others and with the groups of the rest."""
-    keep, shared, repeats = distinct_recordings(clips, extracted, recipe)
-    for second, first in repeats:
-        logger.warning("%s: %s holds the same sound as %s and is left out", unit[0], second, first)
-    clips, held = [clips[index] for index in keep], held[keep]
-    if repeats:
-        extracted = extracted.of(keep)
-    features = scored_features(extracted, recipe)
-    first_view = next(iter(features.values())).flatten(1).double().numpy()
-    windows = np.unique(extracted.recording, return_index=True)[1]  # the first window of each recording
-    groups = find_groups(clips, recipe.calibration.group_by, first_view[windows])
-    groups = replace(groups, labels=joined_groups(groups.labels, shared))
-    return fit_machine(unit, clips, held, groups, extracted, features, recipe, workspace, repeats)
-
-
 def _without(
     dataset: Dataset, clips: Mapping[Unit, Sequence[Clip]], held: Mapping[Unit, NDArray[np.bool_]]
 ) -> Dataset:
@@ -603,19 +590,12 @@ def _without(
     )
 
 
-def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress) -> None:
-    if not is_trained(recipe, dataset, model):
+def _train(recipe: Recipe, dataset: Dataset, model: Path, progress: Progress, executor: Executor) -> None:
+    trained = is_trained(recipe, dataset, model)
+    executor.wait()  # all processes of a launch look at the folder before one of them writes into it
+    if not trained:
         check_recordings(recipe, dataset, progress)
-    if not train_or_reuse(recipe, dataset, model, progress=progress):
-        raise NearfarError(
-            "A detector is fitted by one process. Train on several with nearfar run, and pass its model folder."
-        )
-
-
-def _workspace(recipe: Recipe, unit: Unit, folder: Path | None, progress: Progress) -> Workspace | None:
-    if folder is None or not recipe.backend.trains:
-        return None
-    return Workspace(folder, "_".join(unit) if unit[1] != "00" else unit[0], None, progress=progress)
+    train_or_reuse(recipe, dataset, model, progress=progress)
 
 
 def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> tuple[ChannelWarning, ...]:
@@ -627,34 +607,7 @@ def _checked_channels(recipe: Recipe, dataset: Dataset, progress: Progress) -> t
     return tuple(found)
 
 
-def _extracted(
-    extractor: Extractor, clips: Mapping[Unit, Sequence[Clip]], device: torch.device, progress: Progress
-) -> Iterator[tuple[Unit, Extracted]]:
-    """The windows of every machine and section's recordings, one after the other."""
-    total, done = sum(map(len, clips.values())), 0
-
-    def advance(recordings: int) -> None:
-        nonlocal done
-        done += recordings
-        progress("reading recordings", done, total)
-
-    for unit, entries in clips.items():
-        recordings = [Recording.of_clip(clip) for clip in entries]
-        explained = explained_recordings(len(entries))
-        yield (
-            unit,
-            extract(
-                extractor,
-                recordings,
-                device=device,
-                spectrograms_of=explained,
-                with_landmarks=True,
-                advance=advance,
-            ),
-        )
-
-
-def _batches(listed: Sequence[Recording]) -> Iterator[range]:
+def batches_of(listed: Sequence[Recording]) -> Iterator[range]:
     """Successive recordings: at most :data:`BATCH`, and of long ones fewer."""
     first, size = 0, 0
     for index, recording in enumerate(listed):
@@ -667,7 +620,7 @@ def _batches(listed: Sequence[Recording]) -> Iterator[range]:
     yield range(first, len(listed))
 
 
-def _listed(recordings: Iterable[Source], sample_rate_hz: int) -> list[Recording]:
+def listed_recordings(recordings: Iterable[Source], sample_rate_hz: int) -> list[Recording]:
     """Recordings of files and arrays; arrays are numbered."""
     if isinstance(recordings, str | Path):
         recordings = [recordings]

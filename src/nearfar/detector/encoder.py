@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from nearfar.config import Recipe
 from nearfar.detector import store
-from nearfar.encoders import encoder_hash
+from nearfar.encoders import encoder_hash, parameter_count
 from nearfar.errors import InputError
+from nearfar.features import EncoderParts
 from nearfar.models import load_model, read_card, start_weights
 from nearfar.pipeline.extractor import Extractor, build_extractor, extractor_of_model
+
+_FROZEN: WeakValueDictionary[str, EncoderParts] = WeakValueDictionary()
+"""Frozen encoders of detectors in memory, by the hash of their weights: many detectors share one."""
 
 
 def with_absolute_encoder(recipe: Recipe) -> Recipe:
@@ -45,10 +50,13 @@ def loaded_extractor(card: store.Card, folder: Path, encoder: str | None) -> Ext
         return _same_weights(extractor_of_model(model, recipe), card, path)
     if card.encoder is None:
         return _same_weights(build_extractor(recipe), card, encoder)
+    if (parts := _FROZEN.get(card.weights_hash)) is not None and parts.encoder is not None:
+        return Extractor(recipe, parts, card.weights_hash, parameter_count(parts.encoder))
     saved = folder / store.ENCODER
     path = encoder or (str(saved) if saved.is_dir() else card.encoder.weights)
-    extractor = build_extractor(recipe.with_changes(**{"encoder.weights": path}))
-    return _same_weights(extractor, card, path)
+    extractor = _same_weights(build_extractor(recipe.with_changes(**{"encoder.weights": path})), card, path)
+    _FROZEN[extractor.weights_hash] = extractor.parts
+    return extractor
 
 
 def _same_weights(extractor: Extractor, card: store.Card, path: str | None) -> Extractor:

@@ -44,6 +44,7 @@ from nearfar.files import (
     read_json,
     require_signature,
     reset_permissions,
+    whole_file,
     without_signature,
     write_json,
     write_signed_json,
@@ -224,6 +225,10 @@ def _left(target: Path, what: str) -> list[Path]:
 
 def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[BankCard, ...], str]:
     """Write the tensors of all banks; returns their cards and the file's SHA-256."""
+    return _write_banks(folder / BANKS, banks)
+
+
+def _write_banks(file: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[BankCard, ...], str]:
     tensors: dict[str, Tensor] = {}
     cards = []
     for number, bank in enumerate(banks):
@@ -245,8 +250,8 @@ def write_banks(folder: Path, banks: Sequence[FittedMachine]) -> tuple[tuple[Ban
         for name, part in parts.items():
             found = {} if part is None else part.tensors()
             tensors |= {f"{key}/{name}/{inner}": values for inner, values in found.items()}
-    save_file({name: values.contiguous() for name, values in tensors.items()}, folder / BANKS)
-    return tuple(cards), file_sha256(folder / BANKS)
+    save_file({name: values.contiguous() for name, values in tensors.items()}, file)
+    return tuple(cards), file_sha256(file)
 
 
 def read_banks(folder: Path, card: Card) -> tuple[FittedMachine, ...]:
@@ -260,16 +265,16 @@ def read_banks(folder: Path, card: Card) -> tuple[FittedMachine, ...]:
         if (found := file_sha256(path)) != card.files[BANKS]:
             raise ValueError(f"SHA-256 {found[:12]}, not {card.files[BANKS][:12]}")
         tensors = load_file(path)
-        return tuple(_restored(entry, tensors, card.recipe, folder) for entry in card.banks)
+        return tuple(_restored(entry, tensors, card.recipe, folder / MODEL) for entry in card.banks)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise _damaged(path, error) from None
 
 
-def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder: Path) -> FittedMachine:
+def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, model: Path | None) -> FittedMachine:
     own = below(tensors, card.key)
     patches, normal_scores, features = (below(own, name) for name in ("patches", "alone", "features"))
     signals, held, faults = (below(own, name) for name in ("signals", "held", "faults"))
-    workspace = Workspace(folder / MODEL, card.machine, None) if recipe.backend.trains else None
+    workspace = Workspace(model, card.machine, None) if model is not None and recipe.backend.trains else None
     return FittedMachine(
         card.machine,
         card.section,
@@ -289,6 +294,41 @@ def _restored(card: BankCard, tensors: dict[str, Tensor], recipe: Recipe, folder
         HeldOut.from_tensors(card.held, held) if held else None,
         FaultBank(card.faults, below(faults, "features"), faults["recording"].numpy()) if faults else None,
     )
+
+
+def write_part(file: Path, bank: FittedMachine, calibration: Calibration) -> None:
+    """Write one machine as ``<file>.safetensors`` and, last, ``<file>.json``, each whole or not at all.
+
+    Raises:
+        NearfarError: if it cannot be written.
+    """
+    try:
+        with whole_file(file.with_name(f"{file.name}.safetensors")) as tensors:
+            (card,), sha256 = _write_banks(tensors, [bank])
+    except (OSError, SafetensorError) as error:
+        raise NearfarError(f"{file}: cannot write it ({error}). Free some space and rerun the command.") from None
+    tree = {"bank": card.model_dump(mode="json"), "calibration": calibration.model_dump(mode="json")}
+    write_json(file.with_name(f"{file.name}.json"), {**tree, "tensors": sha256})
+
+
+def read_part(file: Path, recipe: Recipe, model: Path | None) -> tuple[FittedMachine, Calibration] | None:
+    """What :func:`write_part` wrote; None if there is nothing or it is damaged.
+
+    Args:
+        file: the path without a suffix.
+        recipe: of the detector, resolved.
+        model: the folder of the models of back-ends that train.
+    """
+    tensors = file.with_name(f"{file.name}.safetensors")
+    try:
+        tree = json.loads(file.with_name(f"{file.name}.json").read_bytes())
+        if file_sha256(tensors) != tree["tensors"]:
+            return None
+        card, calibration = BankCard.model_validate_json(json.dumps(tree["bank"])), tree["calibration"]
+        bank = _restored(card, load_file(tensors), recipe, model)
+        return bank, Calibration.model_validate_json(json.dumps(calibration))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_card(folder: Path, card: Card) -> None:

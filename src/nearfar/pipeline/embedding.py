@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
@@ -14,14 +16,17 @@ from safetensors.numpy import save_file
 
 from nearfar.data.audio import read_waveform, zero_pad
 from nearfar.data.clips import Channel
-from nearfar.encoders import ENCODERS
+from nearfar.encoders import ENCODERS, Encoder
 from nearfar.errors import InputError, NearfarError, one_of, printable
+from nearfar.executors import Executor, default_executor
 from nearfar.features import EncoderParts, WindowBatch
 from nearfar.features.sources import TOKENS, TokenSettings
 from nearfar.files import as_text, whole_file
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from nearfar.pipeline.extraction import default_device
 from nearfar.pooling import POOLINGS
-from nearfar.threads import parallel_map
+from nearfar.progress import Progress, advancing, silent
+from nearfar.threads import one_thread, parallel_map
 
 _USUAL_MEAN, _USUAL_STD = -4.268, 4.569
 
@@ -37,7 +42,8 @@ def embed_files(
     clip_seconds: float | None = None,
     near: int = 0,
     far: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
+    executor: Executor | None = None,
 ) -> tuple[int, int]:
     """Embed recordings and write the embeddings.
 
@@ -51,7 +57,8 @@ def embed_files(
         pooling: a name in :data:`nearfar.pooling.POOLINGS` that needs no training, such as ``cls`` or ``mean``.
         clip_seconds: zero-pad every clip to this length; None keeps each clip's own.
         near, far: the files' channels, from 0, that are the near and the far microphone.
-        progress: called with finished and all files.
+        progress: called during the work.
+        executor: where files are embedded, each a task; by default this process, or all those of a launch.
 
     Returns:
         the shape (files, D).
@@ -62,9 +69,9 @@ def embed_files(
     _require_choices(channel, pooling, out)
     if not files:
         raise InputError("files", found="none", expected="one recording or more", remedy="Name them")
-    entry = ENCODERS[family]
-    model = entry.load(encoder, None).eval().requires_grad_(False)
-    longest = None if model.longest_samples is None else model.longest_samples / SAMPLE_RATE_HZ
+    _loaded.cache_clear()  # the weights may have changed since
+    work = _Embedding(encoder, family, channel, pooling, clip_seconds, near, far)
+    longest = work.longest_seconds
     if clip_seconds is not None and not (clip_seconds > 0 and (longest is None or clip_seconds <= longest)):
         raise InputError(
             "clip_seconds",
@@ -72,26 +79,60 @@ def embed_files(
             expected=f"more than 0 and at most {longest:g}, where the encoder's table of positions ends",
             remedy="Choose another length, or omit it",
         )
-    parts = EncoderParts(entry.frontend(_USUAL_MEAN, _USUAL_STD), model)
-    settings = TokenSettings(pooling=pooling)
-    chosen: Channel = "near" if channel == "near" else "far"
-
-    def embedded(path: Path) -> NDArray[np.float32]:
-        samples = read_waveform(path, (chosen,), near=near, far=far)[0]
-        waveform = _padded(samples, path, clip_seconds, longest)
-        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([len(samples)]))
-        with torch.inference_mode():
-            (features,) = TOKENS.extract(batch, parts, [settings])
-        return np.asarray(features.flatten().numpy())
-
-    rows: list[NDArray[np.float32]] = []
-    for row in parallel_map(embedded, files):
-        rows.append(row)
-        if progress is not None:
-            progress(len(rows), len(files))
+    where = executor or default_executor()
+    if where.is_local:
+        advance = advancing(progress, "embedding files", len(files))
+        rows = []
+        for row in parallel_map(work.embed, files):
+            rows.append(row)
+            advance(1)
+    else:
+        rows = where.map(work.embed, files, task="embedding files", progress=progress)
     embeddings: NDArray[np.float32] = np.stack(rows)
-    _write(out, embeddings, {"files": "\n".join(printable(as_text(file)) for file in files), "pooling": pooling})
+    if where.is_main:
+        names = "\n".join(printable(as_text(file)) for file in files)
+        _write(out, embeddings, {"files": names, "pooling": pooling})
     return embeddings.shape[0], embeddings.shape[1]
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """What is the same for all files of :func:`embed_files`."""
+
+    encoder: str
+    family: str
+    channel: str
+    pooling: str
+    clip_seconds: float | None
+    near: int
+    far: int
+
+    @property
+    def longest_seconds(self) -> float | None:
+        """The longest clip that the encoder takes; None without a limit."""
+        samples = _loaded(self.encoder, self.family).longest_samples
+        return None if samples is None else samples / SAMPLE_RATE_HZ
+
+    def embed(self, path: Path, progress: Progress = silent) -> NDArray[np.float32]:
+        """(D,) float32 of one file."""
+        model, device = _loaded(self.encoder, self.family), default_device()
+        frontend = ENCODERS[self.family].frontend(_USUAL_MEAN, _USUAL_STD)
+        parts = EncoderParts(frontend.to(device), model.to(device))
+        read: Channel = "near" if self.channel == "near" else "far"
+        waveform = read_waveform(path, (read,), near=self.near, far=self.far)[0]
+        padded = torch.from_numpy(_padded(waveform, path, self.clip_seconds, self.longest_seconds))
+        batch = WindowBatch(padded[None].to(device), torch.tensor([len(waveform)], device=device))
+        with torch.inference_mode(), one_thread():
+            (features,) = TOKENS.extract(batch, parts, [TokenSettings(pooling=self.pooling)])
+        row: NDArray[np.float32] = features.flatten().cpu().numpy()
+        return row
+
+
+@lru_cache(maxsize=1)
+def _loaded(encoder: str, family: str) -> Encoder:
+    """The encoder of this process."""
+    model: Encoder = ENCODERS[family].load(encoder, None).eval().requires_grad_(False)
+    return model
 
 
 def _padded(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nearfar.config import Recipe
+from nearfar.config.validation import digest
 from nearfar.encoders import ENCODERS, encoder_hash, parameter_count
 from nearfar.encoders.speedups import faster
 from nearfar.errors import InputError
@@ -30,12 +31,20 @@ class Extractor:
         parts: what features are computed with.
         weights_hash: equal where the same waveform gives the same features, apart from the recipe's keys.
         parameters: number of trained scalars.
+        folder: of the trained model; None where the recipe trains nothing, or the model is in memory only.
     """
 
     recipe: Recipe
     parts: EncoderParts
     weights_hash: str
     parameters: int
+    folder: Path | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By the recipe and the model's folder: a worker process loads its own networks, and each only once."""
+        if self.folder is None and self.recipe.trains:
+            return Extractor, (self.recipe, self.parts, self.weights_hash, self.parameters)
+        return _loaded_again, (self.recipe, self.folder, self.weights_hash)
 
     @property
     def source(self) -> Source:
@@ -108,7 +117,7 @@ def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extract
                 expected="a trained model's folder",
                 remedy="Train it first with nearfar run, or set training.adaptation to 'none'",
             )
-        return extractor_of_model(load_model(model_folder), recipe)
+        return replace(extractor_of_model(load_model(model_folder), recipe), folder=model_folder)
     require_head(recipe)
     if not recipe.uses_encoder:
         return Extractor(recipe, EncoderParts(), recipe.features.source, 0)
@@ -121,6 +130,36 @@ def build_extractor(recipe: Recipe, model_folder: Path | None = None) -> Extract
     identity = hashlib.sha256(repr(constants).encode()).hexdigest()
     parts = EncoderParts(frontend, encoder, None, mask)
     return _checked(_fast(Extractor(recipe, parts, identity, parameter_count(encoder))))
+
+
+_LOADED: dict[str, Extractor] = {}
+"""The last extractors that this worker process loaded, by what their networks depend on."""
+
+_MOST_LOADED = 2
+
+
+def _loaded_again(recipe: Recipe, folder: Path | None, weights_hash: str) -> Extractor:
+    """The extractor of a recipe in a worker process; other recipes on the same networks share them.
+
+    Raises:
+        InputError: as :func:`build_extractor`, or if the networks have other weights than in the main process.
+    """
+    networks = [str(folder), recipe.features.source, recipe.seed, recipe.audio.model_dump(mode="json")]
+    key = digest([*networks, recipe.encoder.model_dump(mode="json"), recipe.fbank.model_dump(mode="json")])
+    if key not in _LOADED:
+        while len(_LOADED) >= _MOST_LOADED:
+            del _LOADED[next(iter(_LOADED))]
+        _LOADED[key] = build_extractor(recipe, folder)
+    found = replace(_LOADED[key], recipe=recipe)
+    if found.weights_hash != weights_hash:
+        del _LOADED[key]
+        raise InputError(
+            folder or recipe.encoder.weights,
+            found=f"a model with hash {found.weights_hash[:12]} in a worker",
+            expected=f"{weights_hash[:12]}, as in the main process",
+            remedy="Give all workers the same files, and the same version of nearfar",
+        )
+    return found
 
 
 def extractor_of_model(model: TrainedEmbedder, recipe: Recipe) -> Extractor:

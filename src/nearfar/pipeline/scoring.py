@@ -17,6 +17,7 @@ from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineDecisions, MachineScores
+from nearfar.executors import Executor, LocalExecutor
 from nearfar.progress import Progress, silent
 from nearfar.scoring import FUSIONS, MachineScorer, ViewScores, Workspace
 from nearfar.threads import parallel_map
@@ -137,60 +138,119 @@ def score_machines(
     progress: Progress = silent,
     tensorboard: bool = False,
     leave_one_out: bool = True,
+    executor: Executor | None = None,
 ) -> tuple[list[ScoredMachine], int, float]:
     """Score the test clips of every machine and section, and the training clips by leave-one-out.
 
     ``features`` gives features of clips by scored view; ``folder`` is where back-ends that train save their
-    models.
+    models. Each machine is a task of the executor, by default in this process.
 
     Returns:
         the scores, and the number of trained scalars and the seconds of training of the back-ends.
     """
-    plan, backend = recipe.scoring_plan(), recipe.backend
-    out: list[ScoredMachine] = []
-    parameters, seconds = 0, 0.0
-    shared: dict[str, tuple[MachineScorer, ViewScores]] = {}  # of one machine: sections follow each other
-    for number, ((machine, section), (train, test)) in enumerate(groups.items(), start=1):
-        space = None
-        if folder is not None and backend.trains:
-            space = workspace(recipe, dataset, machine, folder, progress=progress, tensorboard=tensorboard)
-        fitted_on = dataset.train(machine) if backend.per_machine else train
-        if not backend.per_machine or machine not in shared:
-            values, target = features(fitted_on), target_mask(fitted_on)
-            scorer = MachineScorer(values, target, plan, workspace=space)
-            left_out = ViewScores(np.empty(0), {})
-            if leave_one_out:
-                left_out = left_out_scores(values, target, np.arange(len(target)), recipe, scorer)
-            shared = {machine: (scorer, left_out)}
-            for one in scorer.scorers.values():
-                parameters += getattr(one, "parameters", 0)
-                seconds += getattr(one, "seconds", 0.0)
-        scorer, left_out = shared[machine]
-        scored = scorer.score(features(test))
-        rows = np.array([clip.section == section for clip in fitted_on]) if backend.per_machine else None
-        normal = _rows(scorer.normal, rows) if leave_one_out else ViewScores(np.empty(0), {})
-        left_out = _rows(left_out, rows)
-        names = tuple(clip.name for clip in test)
-        out.append(
-            ScoredMachine(
-                MachineScores(machine, section, names, scored.fused),
-                scored.views,
-                normal.fused,
-                normal.views,
-                Calibration(
-                    machine=machine,
-                    section=section,
-                    method="leave-one-out",
-                    guaranteed=is_guaranteed(recipe),
-                    recordings=normal_scores(train, left_out) if left_out.fused.size else (),
-                    in_training=trains_on_normals(recipe),
-                ),
-                _nearest_domains(fitted_on, scored.nearest, len(test)),
-                scorer.reason,
+    work = _MachineWork(recipe, features, folder, tensorboard, leave_one_out)
+    by_machine: dict[str, Groups] = {}
+    for key, pair in groups.items():
+        by_machine.setdefault(key[0], {})[key] = pair
+    items = []
+    for machine, sections in by_machine.items():
+        # The fewest clips that a worker needs, and no headers.
+        own = dataset.train(machine) + tuple(clip for _, test in sections.values() for clip in test)
+        items.append((Dataset(dataset.root, own, layout=dataset.layout), sections))
+    results = (executor or LocalExecutor()).map(
+        work.score,
+        items,
+        task="scoring machines",
+        progress=progress,
+        sizes=[len(sections) for sections in by_machine.values()],
+        uses_all_cores=not recipe.backend.trains,
+    )
+    scored = [entry for entries, _, _ in results for entry in entries]
+    return scored, sum(count for _, count, _ in results), sum(seconds for _, _, seconds in results)
+
+
+def clip_lists(recipe: Recipe, dataset: Dataset, groups: Groups) -> list[tuple[Clip, ...]]:
+    """The lists of clips whose features :func:`score_machines` asks for, each once and in its order."""
+    lists: dict[tuple[Path, ...], tuple[Clip, ...]] = {}
+    for (machine, _), (train, test) in groups.items():
+        for clips in (dataset.train(machine) if recipe.backend.per_machine else train, test):
+            lists[tuple(clip.path for clip in clips)] = clips
+    return list(lists.values())
+
+
+@dataclass(frozen=True)
+class _MachineWork:
+    """What is the same for all machines of :func:`score_machines`."""
+
+    recipe: Recipe
+    features: Features
+    folder: Path | None
+    tensorboard: bool
+    leave_one_out: bool
+
+    def score(self, item: tuple[Dataset, Groups], progress: Progress) -> tuple[list[ScoredMachine], int, float]:
+        """The scores of one machine's sections, and the trained scalars and seconds of its back-ends."""
+        dataset, sections = item
+        backend = self.recipe.backend
+        out: list[ScoredMachine] = []
+        parameters, seconds = 0, 0.0
+        shared: tuple[MachineScorer, ViewScores] | None = None
+        for (machine, section), (train, test) in sections.items():
+            fitted_on = dataset.train(machine) if backend.per_machine else train
+            if shared is None or not backend.per_machine:
+                shared = self._fitted(dataset, machine, fitted_on, progress)
+                for one in shared[0].scorers.values():
+                    parameters += getattr(one, "parameters", 0)
+                    seconds += getattr(one, "seconds", 0.0)
+            rows = np.array([clip.section == section for clip in fitted_on]) if backend.per_machine else None
+            out.append(self._scored((machine, section), fitted_on, train, test, *shared, rows))
+        return out, parameters, seconds
+
+    def _fitted(
+        self, dataset: Dataset, machine: str, clips: Sequence[Clip], progress: Progress
+    ) -> tuple[MachineScorer, ViewScores]:
+        """The fitted scorer, and the normal clips' scores for thresholds; none without ``leave_one_out``."""
+        recipe, space = self.recipe, None
+        if self.folder is not None and recipe.backend.trains:
+            space = workspace(
+                recipe, dataset, machine, self.folder, progress=progress, tensorboard=self.tensorboard
             )
+        values, target = self.features(clips), target_mask(clips)
+        scorer = MachineScorer(values, target, recipe.scoring_plan(), workspace=space)
+        if not self.leave_one_out:
+            return scorer, ViewScores(np.empty(0), {})
+        return scorer, left_out_scores(values, target, np.arange(len(target)), recipe, scorer)
+
+    def _scored(
+        self,
+        unit: tuple[str, str],
+        fitted_on: Sequence[Clip],
+        train: Sequence[Clip],
+        test: Sequence[Clip],
+        scorer: MachineScorer,
+        left_out: ViewScores,
+        rows: NDArray[np.bool_] | None,
+    ) -> ScoredMachine:
+        """One section's scores; ``rows`` are its clips among those that the scorer is fitted on, None for all."""
+        scored = scorer.score(self.features(test))
+        normal = _rows(scorer.normal, rows) if self.leave_one_out else ViewScores(np.empty(0), {})
+        left_out = _rows(left_out, rows)
+        return ScoredMachine(
+            MachineScores(*unit, tuple(clip.name for clip in test), scored.fused),
+            scored.views,
+            normal.fused,
+            normal.views,
+            Calibration(
+                machine=unit[0],
+                section=unit[1],
+                method="leave-one-out",
+                guaranteed=is_guaranteed(self.recipe),
+                recordings=normal_scores(train, left_out) if left_out.fused.size else (),
+                in_training=trains_on_normals(self.recipe),
+            ),
+            _nearest_domains(fitted_on, scored.nearest, len(test)),
+            scorer.reason,
         )
-        progress("scoring machines", number, len(groups))
-    return out, parameters, seconds
 
 
 def left_out_scores(

@@ -16,13 +16,13 @@ from nearfar.data.fingerprint import clips_key
 from nearfar.data.layouts import Dataset
 from nearfar.encoders import encoder_hash
 from nearfar.errors import InputError
+from nearfar.executors import is_main_process
 from nearfar.models import load_start, read_card
 from nearfar.pipeline.extraction import extract
 from nearfar.pipeline.extractor import build_extractor
 from nearfar.pipeline.scoring import TENSORBOARD, workspace
 from nearfar.pipeline.windows import Recording
 from nearfar.progress import Progress, record_writer, silent
-from nearfar.training.engine import is_main_process
 from nearfar.training.finetune import finetune
 from nearfar.training.labels import label_samples
 from nearfar.training.pseudo_labels import cluster_attributes
@@ -76,17 +76,15 @@ def training_clips(dataset: Dataset) -> list[Clip]:
 
 def train_or_reuse(
     recipe: Recipe, dataset: Dataset, folder: Path, *, progress: Progress = silent, tensorboard: bool = False
-) -> bool:
+) -> None:
     """Make sure that ``folder`` holds the recipe's encoder, fine-tuned on all training clips of the dataset.
 
     A complete model of the same recipe and clips is reused, an unfinished training resumes from its checkpoint.
-    Back-ends that train do so when they are fitted.
-
-    Returns:
-        whether this is the main process of a distributed launch; the others should stop.
+    Back-ends that train do so when they are fitted. All processes of a distributed launch train together; the
+    model is complete when any of them returns.
     """
     if not recipe.trains or is_trained(recipe, dataset, folder):
-        return is_main_process()
+        return
     clips = training_clips(dataset)
     labelled_clips = clips
     if recipe.training.pseudo_labels:
@@ -101,7 +99,7 @@ def train_or_reuse(
         )
     task = f"training {recipe.training.adaptation} model"
     with record_writer(folder / TENSORBOARD if tensorboard and is_main_process() else None) as on_step:
-        return finetune(
+        finetune(
             recipe,
             labelled,
             folder,

@@ -26,6 +26,7 @@ from nearfar.encoders.eat import EAT
 from nearfar.encoders.weights import WEIGHTS_FILE, seeded_start
 from nearfar.environment import environment
 from nearfar.errors import InputError, TrainingError
+from nearfar.executors import is_main_process
 from nearfar.extras import require_extras
 from nearfar.files import file_sha256, write_json, write_text
 from nearfar.frontends.kaldi import KaldiFbank
@@ -246,9 +247,9 @@ def pretrain_encoder(
     identity = Identity(recipe.model_key(), recordings_key(recordings), encoder_hash(encoder))
     if (finished := _finished(out, identity)) is not None:
         logger.warning("%s already holds this encoder; nothing is trained", out)
-        return finished if engine.is_main_process() else None
+        return finished if is_main_process() else None
     crops, student = Crops(recordings, recipe, encoder.config), build_student(recipe, encoder)
-    if engine.is_main_process():
+    if is_main_process():
         write_text(out / "recipe.toml", recipe.to_toml())
         write_json(out / "environment.json", environment())
     trained = pretrain(recipe, student, crops, out, identity=identity, progress=partial(progress, "pre-training"))

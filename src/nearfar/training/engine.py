@@ -24,6 +24,7 @@ from nearfar.checkpoint import Identity, load_checkpoint, save_checkpoint
 from nearfar.data.prefetch import prefetched
 from nearfar.devices import moved
 from nearfar.errors import InputError, TrainingError
+from nearfar.executors.launch import lost_processes, process_state
 from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.progress import StepProgress
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 LOG_FILE = "log.jsonl"
-PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Environment variables with the number of processes: of accelerate and torchrun, and of three kinds of MPI."""
-
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -223,31 +221,6 @@ def denormals_as_zero() -> Iterator[None]:
 # --- processes --------------------------------------------------------------------------------------------------
 
 
-def is_main_process() -> bool:
-    """Whether this is the only process, or the first of a distributed launch.
-
-    Raises:
-        InputError: if there are several and accelerate, which connects them, is not installed.
-    """
-    if not _is_one_of_several():
-        return True  # without accelerate, which takes seconds to import and which scoring does not need
-    require_extras("processes", "train")
-    from accelerate import PartialState
-
-    return bool(PartialState(cpu=_without_gpu()).is_main_process)
-
-
-def _is_one_of_several() -> bool:
-    connected = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return connected or any(int(os.environ.get(name, "1")) > 1 for name in PROCESS_COUNTS)
-
-
-def _without_gpu() -> bool:
-    # Without cpu=True accelerate does not connect processes on a machine without a GPU, and would train on Apple's
-    # GPU, which the rest of nearfar does not use.
-    return not torch.cuda.is_available()
-
-
 def make_accelerator(settings: LoopSettings) -> Accelerator:
     """accelerate's Accelerator with the precision of the settings.
 
@@ -262,11 +235,12 @@ def make_accelerator(settings: LoopSettings) -> Accelerator:
         settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
     precision = "bf16" if bf16 else "no"
+    process_state()
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         # accelerate by itself refuses to change the precision within a process.
         AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=_without_gpu(),
+        cpu=not torch.cuda.is_available(),
         mixed_precision=precision,
         # Buffers are constants, or the same on all processes; broadcasting them at every step would be waste.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -306,6 +280,7 @@ def logged_total(folder: Path, key: str) -> float:
 # --- loop -------------------------------------------------------------------------------------------------------
 
 
+@lost_processes()
 def train(
     task: Task[RowsT, RecordT],
     settings: LoopSettings,

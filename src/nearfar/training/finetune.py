@@ -45,7 +45,7 @@ def finetune(
     data_key: str,
     progress: StepProgress | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
-) -> bool:
+) -> None:
     """Train the network of a recipe into a model folder, from the start or from its last checkpoint.
 
     Args:
@@ -55,9 +55,6 @@ def finetune(
         data_key: hash of the training data; a checkpoint of other data is refused.
         progress: called after each step, on the main process.
         on_step: called with each step's record, on the main process.
-
-    Returns:
-        True on the main process of a distributed launch; the other processes should stop.
 
     Raises:
         TrainingError: if the loss or its gradient is not finite, with the step and the files of the batch.
@@ -96,7 +93,6 @@ def finetune(
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     # No process returns before the model is written.
     accelerator.wait_for_everyone()
-    return bool(accelerator.is_main_process)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import read_dataset
 from nearfar.errors import InputError, NearfarError
+from nearfar.executors import LocalExecutor
 from nearfar.pipeline import scoring
 from nearfar.pipeline.cache import FeatureCache
 from nearfar.pipeline.extractor import build_extractor
@@ -269,13 +270,14 @@ def test_a_singular_covariance_is_named(
         run_system(quick("ae-mahala"), small_factory, tmp_path, model_folder=trained / "model")
 
 
-def test_helper_processes_of_a_distributed_launch_train_and_write_nothing(
-    small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_helper_processes_of_a_distributed_launch_write_models_and_no_results(
+    small_factory: Path, tmp_path: Path
 ) -> None:
-    for where in ("nearfar.pipeline.training", "nearfar.challenge.run"):
-        monkeypatch.setattr(f"{where}.is_main_process", lambda: False)
-    assert run_system(quick(), small_factory, tmp_path / "run") is None
-    assert not (tmp_path / "run").exists()
+    class Helper(LocalExecutor):
+        is_main = False
+
+    assert run_system(quick(), small_factory, tmp_path, executor=Helper()) is None
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_full_disk_is_named_and_what_is_whole_is_kept(

@@ -1,0 +1,90 @@
+"""Machines that were fitted are kept, so that a fit that was interrupted goes on, and errors are collected."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nearfar.detector import Detector
+from nearfar.detector import fitting as module
+from nearfar.detector.shares import score_files
+from nearfar.errors import InputError
+from nearfar.executors import LocalExecutor
+
+
+def saved(detector: Detector, folder: Path) -> dict[str, bytes]:
+    detector.save(folder)
+    names = ("banks.safetensors", "calibration.json", "thresholds.json")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_fit_goes_on_where_it_was_interrupted(
+    fitted: Detector, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    whole = module.fit_machine
+
+    def watched(unit, *arguments, **options):
+        calls.append(unit[0])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(unit, *arguments, **options)
+
+    monkeypatch.setattr(module, "fit_machine", watched)
+    with pytest.raises(KeyboardInterrupt):
+        Detector.fit(small_factory, parts=tmp_path / "parts")
+    again = Detector.fit(small_factory, parts=tmp_path / "parts")
+    assert calls == ["hummer", "whiner", "whiner"]
+    assert saved(again, tmp_path / "again") == saved(fitted, tmp_path / "fitted")
+
+
+@pytest.mark.parametrize("damage", ["tensors", "card", "another recipe"])
+def test_only_what_is_whole_and_of_the_same_recipe_is_used(
+    damage: str, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tmp_path / "parts"
+    recipe = "nearfar-best"
+    Detector.fit(
+        small_factory, "frozen-near" if damage == "another recipe" else recipe, machine="hummer", parts=parts
+    )
+    for path in parts.iterdir():
+        if path.suffix == {"tensors": ".safetensors", "card": ".json"}.get(damage):
+            path.write_bytes(path.read_bytes()[:-9])
+    calls: list[str] = []
+    whole = module.fit_machine
+    monkeypatch.setattr(module, "fit_machine", lambda unit, *rest: calls.append(unit[0]) or whole(unit, *rest))
+    Detector.fit(small_factory, recipe, machine="hummer", parts=parts)
+    assert calls == ["hummer"]
+
+
+def test_machines_that_can_be_fitted_are_kept_when_others_cannot(small_factory: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_factory, data)
+    files = sorted((data / "hummer" / "train").iterdir())
+    for path in files[1:]:
+        shutil.copy(files[0], path)
+    with pytest.raises(InputError, match=r"hummer/train: found 10 normal recordings of hummer with the same"):
+        Detector.fit(data, parts=tmp_path / "parts")
+    assert len([*(tmp_path / "parts").glob("*.json")]) == 1, "the other machine is kept"
+
+
+def test_scores_of_tasks_are_those_of_one_call(
+    fitted: Detector, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearfar.detector.detector.BATCH", 3)
+    monkeypatch.setattr("nearfar.detector.shares.TASK", 2)
+    fitted.save(tmp_path / "detector")
+    files = sorted(small_factory.glob("*/test/*.wav"))
+    missing = tmp_path / "hummer" / "missing.wav"
+    listed = [*files[:5], missing, *files[5:]]
+    calls: list[tuple[str, int, int]] = []
+    found = score_files(
+        tmp_path / "detector", listed, LocalExecutor(), keep_errors=True, progress=lambda *call: calls.append(call)
+    )
+    expected = [*fitted.score_many(listed, keep_errors=True)]
+    assert [entry.to_json() for entry in found] == [entry.to_json() for entry in expected]
+    assert [done for _, done, _ in calls] == [6, 12, 17]
+    with pytest.raises(InputError, match=r"missing\.wav"):
+        score_files(tmp_path / "detector", listed, LocalExecutor())
