@@ -21,7 +21,7 @@ from nearfar.errors import NearfarError
 from nearfar.watch.config import MachineTable, WatchConfig
 from nearfar.watch.decision import channel_levels_db
 from nearfar.watch.detectors import LoadedDetectors, WatchedMachine
-from nearfar.watch.sources.base import AudioBlock, Taken
+from nearfar.watch.sources.base import AudioBlock, AudioSource, Taken
 
 LEAST_FREE_BYTES = 1_000_000_000
 """Less free space is a warning, where the configuration says nothing about sound that is kept."""
@@ -200,13 +200,13 @@ class _Nothing:
     def find(self, stream: str) -> Taken | None:
         return None
 
-    def files(self) -> list[Taken]:
-        return []
+    def is_known(self, name: str, size: int, changed_ns: int) -> bool:
+        return False
 
 
 def _sound(table: MachineTable, base: Path) -> tuple[NDArray[np.float32], int] | None:
     """Some seconds of sound of a source and its sample rate in hertz; None if there is none within some time."""
-    source = table.entry("source").build(table.settings_of("source"), base)
+    source: AudioSource = table.entry("source").build(table.settings_of("source"), base)
     stop = threading.Event()
     timer = threading.Timer(WAIT_S, stop.set)
     timer.start()
