@@ -77,7 +77,7 @@ class WatchedMachine:
         return list(self.detector.score_many(recordings, self.name, keep_errors=True, explain=explain))
 
 
-class LoadedDetectors:
+class WatchedDetectors:
     """The detectors of a watch, by folder."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nearfar.errors import NearfarError
 from nearfar.watch.config import MachineTable, WatchConfig
 from nearfar.watch.decision import channel_levels_db
-from nearfar.watch.detectors import LoadedDetectors, WatchedMachine
+from nearfar.watch.detectors import WatchedDetectors, WatchedMachine
 from nearfar.watch.sources.base import AudioBlock, AudioSource, Taken
 
 LEAST_FREE_BYTES = 1_000_000_000
@@ -71,7 +71,7 @@ def examine(config: WatchConfig | None, base: Path) -> Iterator[Check]:
     yield check_devices()
     if config is None:
         return
-    detectors = LoadedDetectors()
+    detectors = WatchedDetectors()
     for name, table in config.machines.items():
         try:
             watched = detectors.machine(base / table.detector, table.machine)

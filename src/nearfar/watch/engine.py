@@ -15,7 +15,7 @@ from nearfar.errors import NearfarError
 from nearfar.watch.config import MachineTable, WatchConfig
 from nearfar.watch.cutting import CutWindow
 from nearfar.watch.decision import Decisions, EndedStream, MachineContext, Scored, add_missed
-from nearfar.watch.detectors import LoadedDetectors, WatchedMachine
+from nearfar.watch.detectors import WatchedDetectors, WatchedMachine
 from nearfar.watch.events import DriftChange, ScoredWindow
 from nearfar.watch.feed import MISSING_WINDOWS, Cutting, Feed, StreamEnd, most_waiting
 from nearfar.watch.health import Finding
@@ -71,7 +71,7 @@ class Watch:
         self._on_windows: Windows = _nothing
         self._clock = clock
         self._decisions = Decisions(config.keep, config.flood)
-        self._detectors = LoadedDetectors()
+        self._detectors = WatchedDetectors()
         self._wake = threading.Event()
         self._contexts: dict[str, MachineContext] = {}
         self._feeds: dict[str, Feed] = {}

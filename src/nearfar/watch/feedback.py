@@ -21,7 +21,7 @@ from nearfar.detector.history import Change
 from nearfar.detector.saving import save_changed
 from nearfar.errors import InputError
 from nearfar.files import whole_file
-from nearfar.watch.detectors import LoadedDetectors, WatchedMachine
+from nearfar.watch.detectors import WatchedDetectors, WatchedMachine
 from nearfar.watch.events import NoteAdded
 from nearfar.watch.memory import Memory
 from nearfar.watch.records import AudioPart
@@ -125,7 +125,7 @@ class Feedback:
         return NoteAdded(time_s=self._clock(), machine=self._machine, alarm=alarm, by=by, text=text)
 
     def _watched(self) -> WatchedMachine:
-        return LoadedDetectors().machine(self._folder, self._name)
+        return WatchedDetectors().machine(self._folder, self._name)
 
     def _changed(
         self, watched: WatchedMachine, alarm: int, fault: str | None, folder: Path, note: str | None
