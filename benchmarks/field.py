@@ -36,12 +36,12 @@ Waveform = NDArray[np.float64]
 Change = Callable[[Waveform, np.random.Generator], Waveform]
 
 
-def session_effect(seed: int) -> Change:
+def session_effect(seed: int, filter_db: float = 1.0, gain_db: float = 2.0) -> Change:
     """A filter, gains and a speed that all recordings of one session share; waveforms are (samples, channels)."""
     random = np.random.default_rng(seed)
     bands = np.concatenate([[0], np.geomspace(100, 8000, 12)]) / 8000
-    filters = [firwin2(129, bands, 10 ** (random.normal(0, 1, size=13) / 20)) for _ in range(2)]
-    gains, speed = 10 ** (random.normal(0, 2, size=2) / 20), 1 + 0.01 * random.normal()
+    filters = [firwin2(129, bands, 10 ** (random.normal(0, filter_db, size=13) / 20)) for _ in range(2)]
+    gains, speed = 10 ** (random.normal(0, gain_db, size=2) / 20), 1 + 0.01 * random.normal()
 
     def change(waveform: Waveform, _: np.random.Generator) -> Waveform:
         made = [oaconvolve(waveform[:, c], filters[c], mode="same") * gains[c] for c in range(2)]

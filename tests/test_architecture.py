@@ -143,10 +143,10 @@ def test_the_report_of_imports_shows_heavy_ones(imported: dict[str, set[str]]) -
 WITHIN = {"pydantic_core": "pydantic"}
 """Modules by the declared package whose version fixes theirs."""
 
-USED_WITHIN = {"tensorboard": "torch.utils.tensorboard"}
+USED_WITHIN = {"python_multipart": "fastapi", "tensorboard": "torch.utils.tensorboard"}
 """Modules of extras that nearfar does not import itself, by the module that does."""
 
-WHOLE: dict[str, str] = {}
+WHOLE = {"watch": "watch", "web": "watch"}
 """Packages of nearfar that need an extra as a whole, with that extra: their modules may import it early, and the
 rest of nearfar imports them late."""
 

@@ -23,6 +23,7 @@ from tests.command import Finished, Nearfar
 from nearfar import checkpoint, cli
 from nearfar.encoders import save_encoder
 from nearfar.encoders.eat import build_encoder
+from nearfar.tensorfiles import read_tensors
 
 RATE = 16_000
 STEPS = 3
@@ -441,5 +442,7 @@ def test_features_that_break_off_while_they_are_written(
     assert f"{earlier / 'model' / 'embeddings'}/" in message
     assert "cannot write the features" in message
     after = contents(earlier)
-    assert before.keys() == after.keys(), "nothing half-written is left"
+    added = after.keys() - before.keys()  # facts of the signals are small enough, and are used again
+    assert all(name.endswith(".facts.safetensors") and read_tensors(earlier / name) for name in added)
+    assert before.keys() <= after.keys()
     assert {key for key in before if before[key] != after[key]} <= {"environment.json", "data.json"}

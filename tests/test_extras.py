@@ -99,6 +99,10 @@ COMMANDS = [
     (("embed", "DATA", "--encoder", "owner/name", "--out", "OUT.npy"), {"train"}),
     (("pretrain", "--data", "DATA", "--out", "OUT", "--encoder", "eat-tiny"), {"train"}),
     (("download", "eat-base"), {"train"}),
+    (("watch", "DATA", "--folder", "DATA"), {"watch"}),
+    (("watch", "DATA", "--folder", "DATA", "--port", "0"), {"report", "watch"}),
+    (("watch", "--demo"), {"report", "simulate", "watch"}),
+    (("doctor",), {"watch"}),
     (("fit", "DATA", "--out", "OUT", "--ray", "auto"), {"ray"}),
     (("fit", "DATA", "--out", "OUT", "--dask", "tcp://127.0.0.1:9"), {"dask"}),
 ]

@@ -17,6 +17,19 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "simulate": ("pyroomacoustics",),
     "tracking": ("tensorboard",),
     "train": ("accelerate", "huggingface_hub", "peft"),
+    "watch": (
+        *(
+            "apprise",
+            "av",
+            "fastapi",
+            "paho",
+            "prometheus_client",
+            "python_multipart",
+            "sounddevice",
+            "sqlalchemy",
+        ),
+        *("uvicorn", "watchfiles"),
+    ),
 }
 """The modules that each extra installs, which nothing else of nearfar needs; as in ``pyproject.toml``."""
 

@@ -142,6 +142,8 @@ def checked(kind: type[SettingsT], values: Any, table: str = "") -> SettingsT:
         if first["type"] == "nearfar":
             raise _key_error(dotted(table, first["ctx"]["key"]), first["ctx"]) from None
         key = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "missing":
+            raise _key_error(dotted(table, key), {"missing": True, "expected": "a value"}) from None
         reasons = [reason(each) for each in (first, *others) if each["loc"][:1] == first["loc"][:1]]
         found = values.get(key, first["input"])
         raise refusal(dotted(table, key), found, " or ".join(dict.fromkeys(reasons))) from None
@@ -180,6 +182,7 @@ def unknown_key(key: str, keys: set[str], table: str = "") -> PydanticCustomErro
 
 def _key_error(key: str, context: Mapping[str, Any]) -> PydanticCustomError:
     words = "the unknown key {key}" if context.get("unknown") else "{key} = {found}"
+    words = "no {key}" if context.get("missing") else words
     return PydanticCustomError("nearfar", f"found {words}; expected {{expected}}", {**context, "key": key})
 
 

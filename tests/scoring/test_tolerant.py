@@ -53,7 +53,9 @@ def decorrelated(features: Tensor, normals: Tensor) -> Tensor:
         values = normals[:, band].double().numpy()
         varies = values.std(axis=0) > 1e-6
         scaler = StandardScaler().fit(values[:, varies])
-        shrunk = ShrunkCovariance(shrinkage=0.5, assume_centered=True).fit(scaler.transform(values[:, varies]))
+        shrinkage = 1 - 0.5 * min(1, len(normals) / normals.shape[2])  # of few clips more
+        estimate = ShrunkCovariance(shrinkage=shrinkage, assume_centered=True)
+        shrunk = estimate.fit(scaler.transform(values[:, varies]))
         root = np.real(sqrtm(shrunk.precision_))
         scaled = scaler.transform(features[:, band].double().numpy()[:, varies]) @ root
         out[:, band, torch.from_numpy(varies)] = torch.from_numpy(scaled).float()

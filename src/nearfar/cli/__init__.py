@@ -17,7 +17,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from nearfar import __version__
-from nearfar.cli import challenge, data, machine, operation, research
+from nearfar.cli import challenge, data, machine, operation, research, service, watch
 from nearfar.cli.messages import USAGE_ERROR, Command, PrintableFormatter, print_error
 
 app = Typer(
@@ -38,6 +38,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         operation.undo,
         machine.report,
     ),
+    "Day and night": (watch.watch, service.doctor, service.token),
     "Challenge": (
         challenge.run,
         challenge.reproduce,

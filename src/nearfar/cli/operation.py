@@ -14,7 +14,6 @@ from typer import Argument, Option
 from nearfar.cli import options
 from nearfar.cli.machine import DetectorArgument
 from nearfar.cli.messages import print_error, usage_error
-from nearfar.errors import InputError
 from nearfar.terminal import progress_bars, show
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def add(
 ) -> None:
     """Add normal recordings or a known fault to a detector, and find its thresholds again by the same rules."""
     from nearfar.detector.detector import Detector
+    from nearfar.detector.saving import save_changed
 
     if normal == (fault is not None):
         found = "both --normal and --fault" if normal else "neither --normal nor --fault"
@@ -69,7 +69,7 @@ def add(
             )
         else:
             after = before.with_fault(fault, files, machine, date=date, note=note, progress=progress)
-    _save(before, after, detector)
+    save_changed(before, after, detector)
     changes = after.history[len(before.history) :]
     if as_json:
         _print_json(changes)
@@ -86,6 +86,7 @@ def undo(
 ) -> None:
     """Undo the last change of a detector, or list all of them."""
     from nearfar.detector.detector import Detector
+    from nearfar.detector.saving import save_changed
     from nearfar.detector.store import read_card, read_history
 
     if listing:
@@ -97,7 +98,7 @@ def undo(
         return
     before = Detector.load(detector, encoder=encoder)
     after = before.undone()
-    _save(before, after, detector)
+    save_changed(before, after, detector)
     (change,) = (new for old, new in zip(before.history, after.history, strict=True) if old != new)
     if as_json:
         _print_json([change])
@@ -155,22 +156,6 @@ def test(
         print(json.dumps(tree, indent=1, ensure_ascii=False))
         return
     _show_counts(states)
-
-
-def _save(before: Detector, after: Detector, folder: Path) -> None:
-    """Replace a detector, unless another program has changed it since it was read."""
-    from nearfar.detector.store import read_calibrations, read_card, read_history, read_thresholds
-
-    card = read_card(folder)
-    now = read_history(folder, card)[0], read_thresholds(folder, read_calibrations(folder, card))
-    if now != (before.history, before.thresholds):
-        raise InputError(
-            folder,
-            found="a detector that another program has changed meanwhile",
-            expected="the one that was read",
-            remedy="Run the same command again",
-        )
-    after.save(folder, replace=True)
 
 
 def _named_fault(text: str) -> tuple[str, Path]:

@@ -19,7 +19,7 @@ from nearfar.settings import Settings, dotted, keys_of, reason
 
 _REMEDY = "See the reference of recipe keys in docs/reference.md and correct it"
 
-RecipeT = TypeVar("RecipeT", bound="RecipeTable")
+RecipeT = TypeVar("RecipeT", bound=Settings)
 
 
 class RecipeTable(Settings):
@@ -73,6 +73,8 @@ def validated(
             key = dotted(key, context["key"])
             if context.get("unknown"):
                 raise _refused(name_or_path, f"the unknown key {key}", context["expected"]) from None
+            if context.get("missing"):
+                raise _refused(name_or_path, f"no {key}", context["expected"]) from None
             found, expected = context["found"], context["expected"]
             for name, (value, expects) in context["related"].items():
                 other = dotted(key.rpartition(".")[0], name)

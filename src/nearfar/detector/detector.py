@@ -22,6 +22,7 @@ from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import Dataset, read_normals
+from nearfar.data.quality import Profile
 from nearfar.data.walk import log_left_out
 from nearfar.detector import store
 from nearfar.detector.changes import Changeable
@@ -147,6 +148,11 @@ class Detector(Changeable):
     def calibrations(self) -> tuple[Calibration, ...]:
         """The scores of normal recordings that thresholds are found from, by machine and section."""
         return self._fitted.calibrations
+
+    @property
+    def profiles(self) -> tuple[Profile | None, ...]:
+        """The levels of normal recordings by machine and section; None in detectors of earlier versions."""
+        return tuple(entry.profile for entry in self._fitted.machines)
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -299,6 +305,7 @@ class Detector(Changeable):
         sample_rate_hz: int = SAMPLE_RATE_HZ,
         device: Device = None,
         keep_errors: Literal[False] = False,
+        explain: bool = True,
         progress: Progress = silent,
     ) -> Iterator[Score]: ...
 
@@ -312,6 +319,7 @@ class Detector(Changeable):
         sample_rate_hz: int = SAMPLE_RATE_HZ,
         device: Device = None,
         keep_errors: bool,
+        explain: bool = True,
         progress: Progress = silent,
     ) -> Iterator[Score | Failure]: ...
 
@@ -324,13 +332,15 @@ class Detector(Changeable):
         sample_rate_hz: int = SAMPLE_RATE_HZ,
         device: Device = None,
         keep_errors: bool = False,
+        explain: bool = True,
         progress: Progress = silent,
     ) -> Iterator[Score | Failure]:
         """Score many recordings: an iterator of their scores, in order; arguments as :meth:`score`.
 
         Recordings are read a few ahead as the iterator advances, by the workers of :mod:`nearfar.threads`. With
         ``keep_errors``, a recording that cannot be used gives a :class:`Failure` in its place, and the others are
-        scored all the same.
+        scored all the same. Without ``explain``, ``departure`` is None and ``contributions`` are empty,
+        in half the time with ``auto``.
 
         Raises:
             InputError: at once if an argument is wrong or there are no recordings; while iterating, without
@@ -350,7 +360,7 @@ class Detector(Changeable):
                     raise
                 chosen.append(error)
         target = self._device if device is None else torch.device(device)
-        return self._scores(listed, chosen, domain, target, keep_errors, progress)
+        return self._scores(listed, chosen, domain, target, (keep_errors, explain), progress)
 
     def _scores(
         self,
@@ -358,7 +368,7 @@ class Detector(Changeable):
         chosen: Sequence[int | InputError],
         domain: str | None,
         device: torch.device,
-        keep_errors: bool,
+        options: tuple[bool, bool],
         progress: Progress,
     ) -> Iterator[Score | Failure]:
         def score(batch: range) -> list[Score | Failure]:
@@ -371,7 +381,7 @@ class Detector(Changeable):
                 else:
                     by_machine.setdefault(machine, []).append(index)
             for number, indices in by_machine.items():
-                scores = self._scores_of(number, [listed[index] for index in indices], domain, device, keep_errors)
+                scores = self._scores_of(number, [listed[index] for index in indices], domain, device, *options)
                 found |= dict(zip(indices, scores, strict=True))
             return [found[index] for index in batch]
 
@@ -389,6 +399,7 @@ class Detector(Changeable):
         domain: str | None,
         device: torch.device,
         keep_errors: bool,
+        explain: bool,
     ) -> list[Score | Failure]:
         """Scores of recordings of one machine, and failures in their places."""
         fitted = self._fitted
@@ -396,7 +407,7 @@ class Detector(Changeable):
             fitted.extractor,
             recordings,
             device=device,
-            spectrograms_of=range(len(recordings)),
+            spectrograms_of=range(len(recordings) if explain else 0),
             with_facts=True,
             keep_errors=keep_errors,
         )
@@ -416,7 +427,7 @@ class Detector(Changeable):
                 [recordings[index].name for index in usable],
                 self.machines[number],
                 fitted.extractor.padded_samples / self.recipe.audio.sample_rate_hz,
-                fitted.extractor.dimensions,
+                fitted.extractor.dimensions if explain else None,
                 domain,
             )
             out |= dict(zip(usable, scores, strict=True))

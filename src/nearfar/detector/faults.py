@@ -56,7 +56,7 @@ class Like:
         fault: its name, and ``date`` its date, as 2026-05-03.
         distance: to a window of a recording of it, and ``normal_distance`` to the nearest normal window.
         similarity: cosine of the directions in which the two depart from normal, at most 1.
-        recording: the name of that recording.
+        recording: the name of that recording, and ``file`` its path when it was added.
     """
 
     fault: str
@@ -65,6 +65,7 @@ class Like:
     normal_distance: float
     similarity: float
     recording: str
+    file: str
 
     @property
     def words(self) -> str:
@@ -144,7 +145,7 @@ def likes(fitted: FittedMachine, features: Mapping[str, Tensor], windows: Sequen
             index = int(which[row])
             entry = faults.recordings[int(faults.recording[index])]
             numbers = float(distances[row, index]), float(normal[row]), float(best[row])
-            found[window] = Like(entry.fault, entry.date, *numbers, entry.name)
+            found[window] = Like(entry.fault, entry.date, *numbers, entry.name, entry.file)
     return found
 
 

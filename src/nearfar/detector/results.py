@@ -131,16 +131,21 @@ def recording_scores(
     names: Sequence[str],
     machine: str,
     window_s: float,
-    describe: Describe,
+    describe: Describe | None,
     domain: str | None = None,
 ) -> list[Score]:
-    """The score of each recording from its windows, compared with the normal recordings of one machine."""
+    """The score of each recording from its windows, compared with the normal recordings of one machine.
+
+    Without ``describe``, scores are not explained.
+    """
     scored = fitted.score(features)
     every = list(thresholds)
     worst = most_anomalous(extracted.recording, scored.fused)
     _, parts, dim = next(iter(extracted.features.values()))[0].shape
     values = scored.fused[worst].tolist()
-    made_of = contributions_of(fitted.scorer, features, worst.tolist(), values, describe((parts, dim)))
+    made_of = None
+    if describe is not None:
+        made_of = contributions_of(fitted.scorer, features, worst.tolist(), values, describe((parts, dim)))
     like = likes(fitted, features, worst.tolist())
     out = []
     for index, window in enumerate(worst):
@@ -168,7 +173,9 @@ def recording_scores(
                 nearest_begin_s=begin,
                 nearest_file=path,
                 views={view: float(values[window]) for view, values in scored.views.items()},
-                departure=departure(
+                departure=None
+                if made_of is None
+                else departure(
                     extracted.log_mels.get(int(window)),
                     fitted.patches,
                     made_of[index],
@@ -180,7 +187,7 @@ def recording_scores(
                     for i in np.flatnonzero(extracted.recording == index)
                 ),
                 quality=quality,
-                contributions=listed(made_of[index]),
+                contributions=() if made_of is None else listed(made_of[index]),
                 like=like.get(int(window)) if anomalous else None,
                 threshold_from=None if value is None or threshold is None else threshold.found_from,
             )

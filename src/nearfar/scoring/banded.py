@@ -6,7 +6,8 @@ Every band of 16 bins has its own nearest normal clip, by standardised distances
 Statistics of one band vary together, with the noise of the room above all, so that a change that all normal clips
 show is as far as one that none of them shows. Decorrelated statistics take this into account: with C the
 correlation matrix of a band's standardised statistics z over the normal clips, they are ``R z`` with R the
-symmetric root of the inverse of ``(1 - s) C + s I`` (s is the shrinkage of scikit-learn's ``ShrunkCovariance``).
+symmetric root of the inverse of ``(1 - s) C + s I`` (s is the shrinkage of scikit-learn's ``ShrunkCovariance``,
+larger where there are fewer clips than dimensions).
 Distances between them are Mahalanobis distances, but for the standardisation that follows.
 """
 
@@ -27,7 +28,10 @@ from nearfar.scoring.settings import NearestSettings
 BANDS = 8
 SPEED_STEP = 0.02
 SHRINKAGE = 0.5
-"""Few clips do not show correlations well; with a half no direction is stretched more than by the root of 2."""
+"""Of at least as many clips as a band has dimensions; with a half no direction is stretched more than by sqrt(2).
+
+Fewer clips do not show correlations: the weight of theirs, 1 - s, is then proportional to their number.
+"""
 NEAREST = NearestSettings(distance="standardised", normalisation="varmin", density_neighbours=16)
 SMALLEST_SPREAD = 0.01
 """Of leave-one-out scores; two independent clips are about 1.4 apart."""
@@ -122,7 +126,8 @@ class Decorrelation:
         self._mean, self._factor = wide.mean(dim=0), torch.where(deviation > 1e-6, 1 / deviation, 0.0)
         scaled = ((wide - self._mean) * self._factor).transpose(0, 1)
         correlation = scaled.mT @ scaled / len(normals)
-        shrunken = (1 - SHRINKAGE) * correlation + SHRINKAGE * torch.eye(normals.shape[2], dtype=torch.float64)
+        shown = (1 - SHRINKAGE) * min(1.0, len(normals) / normals.shape[2])
+        shrunken = shown * correlation + (1 - shown) * torch.eye(normals.shape[2], dtype=torch.float64)
         self._roots = symmetric_root(torch.linalg.inv(shrunken))
 
     def __call__(self, features: Tensor) -> Tensor:

@@ -182,11 +182,12 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
     """Every clip of a machine, training clips first."""
     counts: dict[Domain, int] = {"source": plan.train_source, "target": plan.train_target}
     for domain, count in counts.items():
-        for index, condition in enumerate(_conditions(plan, machine, "train", domain, count)):
+        for index in range(count):
+            condition = draw_condition(plan, machine, "train", domain, index)
             yield ClipPlan(machine, "train", domain, "normal", index, condition, None)
     count = plan.test_per_group
     for domain in counts:
-        conditions = list(_conditions(plan, machine, "test", domain, count))
+        conditions = [draw_condition(plan, machine, "test", domain, index) for index in range(count)]
         faults: dict[Label, Sequence[Fault | None]] = {
             "normal": [None] * count,
             "anomaly": _faults(plan, machine, domain, count),
@@ -197,20 +198,19 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
                 yield ClipPlan(machine, "test", domain, label, index, conditions[position], fault)
 
 
-def _conditions(plan: FactoryPlan, machine: str, split: Split, domain: Domain, count: int) -> Iterator[Condition]:
-    """Draw conditions; operating points and noises alternate, so that all are equally frequent."""
+def draw_condition(plan: FactoryPlan, machine: str, split: Split, domain: Domain, index: int) -> Condition:
+    """The condition of one clip; operating points and noises alternate, so that all are equally frequent."""
     operations, noises = MACHINES[machine].operations(domain), NOISES_OF_DOMAIN[domain]
-    for index in range(count):
-        rng = stream(plan.seed, machine, "condition", split, domain, index)
-        yield Condition(
-            operation=operations[index % len(operations)],
-            snr_db=float(rng.uniform(*plan.snr_db)),
-            level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
-            noise=noises[index // len(operations) % len(noises)],
-            path=int(rng.integers(PATHS)),
-            noise_from=float(rng.random()),
-            noise_to=float(rng.random()),
-        )
+    rng = stream(plan.seed, machine, "condition", split, domain, index)
+    return Condition(
+        operation=operations[index % len(operations)],
+        snr_db=float(rng.uniform(*plan.snr_db)),
+        level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
+        noise=noises[index // len(operations) % len(noises)],
+        path=int(rng.integers(PATHS)),
+        noise_from=float(rng.random()),
+        noise_to=float(rng.random()),
+    )
 
 
 def _faults(plan: FactoryPlan, machine: str, domain: Domain, count: int) -> list[Fault]:

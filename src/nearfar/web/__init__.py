@@ -1,0 +1,1 @@
+"""The HTTP interface of ``nearfar watch``: pages for people and an API for programs."""
