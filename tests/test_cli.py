@@ -375,7 +375,7 @@ def all_commands() -> dict[str, Any]:
 
 def test_help_groups_the_commands_with_the_common_ones_first(nearfar_command: Nearfar) -> None:
     out = nearfar_command("--help").out
-    headings = ("Your machine", "Challenge", "Data and weights", "Research")
+    headings = ("Your machine", "Monitoring", "Challenge", "Data and weights", "Research")
     order = [out.index(f" {heading} ") for heading in headings]
     assert order == sorted(order)
     first = out[order[0] : order[1]]

@@ -38,7 +38,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         operation.undo,
         machine.report,
     ),
-    "Day and night": (watch.watch, service.doctor, service.token),
+    "Monitoring": (watch.watch, service.doctor, service.token),
     "Challenge": (
         challenge.run,
         challenge.reproduce,

@@ -112,7 +112,7 @@ def require_tokens(host: str, tokens: Sequence[Token]) -> None:
             "page.host",
             found=f"{host} without tokens",
             expected="tokens, as other computers reach this address, or 127.0.0.1",
-            remedy="Make one with nearfar token --role operate and add it to the configuration",
+            remedy="Make one with nearfar token, and add it to the configuration",
         )
 
 
