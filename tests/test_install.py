@@ -93,6 +93,7 @@ COMMANDS = {
         "run ae-mse --data FACTORY --out OUT --tensorboard --set autoencoder.epochs=1",
     ),
     "train": ({"train"}, "fit FACTORY --recipe tiny-lora-near --out OUT --set training.steps=2"),
+    "watch": ({"watch"}, "watch DETECTOR --machine hummer --folder RECORDINGS --once --memory OUT/watch.sqlite"),
 }
 """By extra: the extras that a command needs, and the command."""
 
@@ -106,7 +107,14 @@ def test_a_command_works_with_its_extra_and_names_it_without(
 ) -> None:
     extras, command = COMMANDS[extra]
     names = ",".join(sorted(extras))
-    arguments = [{"FACTORY": str(small_factory), "OUT": "out"}.get(word, word) for word in command.split()]
+    places = {
+        "FACTORY": str(small_factory),
+        "RECORDINGS": str(small_factory / "hummer" / "test"),
+        "DETECTOR": "detector",
+        "OUT": "out",
+        "OUT/watch.sqlite": "out/watch.sqlite",
+    }
+    arguments = [places.get(word, word) for word in command.split()]
     refused = bare.run("nearfar", *arguments, cwd=tmp_path)
     assert refused.returncode == 2
     assert refused.stderr.endswith(f"Run pip install 'nearfar[{names}]'.\n")
@@ -115,6 +123,9 @@ def test_a_command_works_with_its_extra_and_names_it_without(
     layer.install(f"nearfar[{names}] @ {wheel.as_uri()}")
     expected = {module for name in extras for module in EXTRAS[name]}
     assert expected <= modules_of(layer, tmp_path)
+    if "DETECTOR" in command:
+        fitted = layer.run("python", "-m", "nearfar", "fit", str(small_factory), "--out", "detector", cwd=tmp_path)
+        assert fitted.returncode == 0, fitted.stderr
     finished = layer.run("python", "-m", "nearfar", *arguments, cwd=tmp_path)
     if extra in CLUSTERS:
         assert CLUSTERS[extra] in finished.stderr
