@@ -66,11 +66,10 @@ def watch(
 
         page = PagesTable(port=port) if config.page is None else config.page.model_copy(update={"port": port})
         config = config.model_copy(update={"page": page})
-    if as_json:
-        from nearfar.watch.config import SinkTable
+    from nearfar.watch.config import SinkTable
 
-        sinks = {**config.sinks, "standard output": SinkTable(kind="lines")}
-        config = config.model_copy(update={"sinks": sinks})
+    shown = {"standard output": SinkTable(kind="lines")} if as_json else {"terminal": SinkTable(kind="text")}
+    config = config.model_copy(update={"sinks": {**config.sinks, **shown}})
     place = config.memory_place(base)
     alone = nullcontext() if "://" in place else exclusive(Path(place), Path(f"{place}.lock"))
     with alone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from nearfar.watch.sinks import SINKS, SinkKind
 from nearfar.watch.sinks.lines import LineSettings, LineSink
 from nearfar.watch.sinks.messages import MessageSettings, MessageSink
 from nearfar.watch.sinks.prometheus import PrometheusSettings, PrometheusSink
+from nearfar.watch.sinks.text import TextSettings, TextSink
 
 
 @pytest.fixture
@@ -211,3 +213,13 @@ def test_a_new_kind_is_one_entry(
     assert (named.name, named.takes_windows) == ("hall", False)
     named.sink.send(events[0])
     assert (tmp_path / "rung").read_text(encoding="utf-8") == "alarm alarm "
+
+
+def test_text_is_a_line_with_time_title_and_sentence(memory: Any, raised: AlarmTransition) -> None:
+    stream = io.StringIO()
+    sink = TextSink("terminal", TextSettings(), memory, stream)
+    sink.send(raised)
+    sink.close()
+    (line,) = stream.getvalue().splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d pump 7: alarm raised\. ", line)
+    assert line.endswith(raised.reason)

@@ -13,6 +13,7 @@ from nearfar.watch.sinks.lines import LineSettings, LineSink
 from nearfar.watch.sinks.messages import MessageSettings, MessageSink
 from nearfar.watch.sinks.mqtt import MqttSettings, MqttSink
 from nearfar.watch.sinks.prometheus import PrometheusSettings, PrometheusSink
+from nearfar.watch.sinks.text import TextSettings, TextSink
 from nearfar.watch.sinks.webhook import WebhookSettings, WebhookSink
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ SINKS["mqtt"] = SinkKind(build=MqttSink, settings=MqttSettings, takes_windows=Tr
 SINKS["prometheus"] = SinkKind(
     build=PrometheusSink, settings=PrometheusSettings, takes_windows=True, description="metrics for Prometheus"
 )
+SINKS["text"] = SinkKind(build=TextSink, settings=TextSettings, description="lines of text")
 SINKS["webhook"] = SinkKind(
     build=WebhookSink, settings=WebhookSettings, takes_windows=True, description="a webhook"
 )
