@@ -8,6 +8,7 @@ import queue
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -77,8 +78,11 @@ class Subscriber:
         self._client.on_message = lambda client, data, message: self.received.put(
             (message.topic, message.retain, message.payload.decode())
         )
+        subscribed = threading.Event()
+        self._client.on_subscribe = lambda *_: subscribed.set()
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
+        assert subscribed.wait(20), "no subscription"
 
     def wait_for(self, topic: str, condition: Callable[[str], bool] = lambda text: True) -> Received:
         """The next message on that topic which fulfils the condition."""
