@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; to a GPU it is copied from pinned memory, while the processor goes on."""
+    """A tensor on a device; to a GPU it is copied from pinned memory, asynchronously."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Commands for who runs a watch: check the computer and its microphones, and make tokens of the pages."""
+"""Commands for operating a watch: check the computer and its microphones, and make access tokens."""
 
 from __future__ import annotations
 

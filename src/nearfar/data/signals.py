@@ -28,7 +28,7 @@ _FFT = 1024
 _EDGE_S = 0.0003
 """Delays up to this are of no direction."""
 _MOST_BITS = 24
-"""Of integer samples; finer steps cannot be told from floating-point samples."""
+"""Of integer samples; finer steps cannot be distinguished from floating-point samples."""
 _FIRST = 4096
 _BITS_OF = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24}
 
