@@ -219,18 +219,36 @@ def parallel_map(
             yield result
         return
     most = WAITING_PER_WORKER * count if ahead is None else ahead
-    with ThreadPoolExecutor(count, "nearfar-worker", initializer=_begin_worker) as pool:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > most:
-                    yield pending.popleft().result()
-            while pending:
+    pool = ThreadPoolExecutor(count, "nearfar-worker", initializer=_begin_worker)
+    yield from in_order(pool, function, items, most)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """``map(function, items)``, computed in a pool, which is shut down at the end.
+
+    Args:
+        pool: of this call alone.
+        function: called in a thread of the pool.
+        items: advanced in the calling thread.
+        ahead: the number of results, and of items in work, that may wait for the consumer.
+
+    Raises:
+        Exception: of ``function``, in place of its result; what was not computed yet is dropped.
+    """
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
                 yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # The threads are not joined: the garbage collector may close this generator while any thread is starting
+        # or ending, which then holds the lock that joining waits for.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _begin_worker() -> None:

@@ -11,8 +11,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
@@ -320,8 +320,12 @@ def train(
         wrapped, stepper = accelerator.prepare(task.module, optimizer)
     loop = _Loop(task, settings, accelerator, wrapped, stepper, parameters)
     is_main = accelerator.is_main_process
-    with torch.random.fork_rng(devices=[]), open_step_log(folder / LOG_FILE, start, is_main) as log:
-        for step in loop.run(start):
+    with (
+        torch.random.fork_rng(devices=[]),
+        open_step_log(folder / LOG_FILE, start, is_main) as log,
+        closing(loop.run(start)) as steps,  # now, not when an exception that refers to it is collected
+    ):
+        for step in steps:
             record, finished = task.record(step), step.step + 1
             print(json.dumps(asdict(record)), file=log, flush=True)  # type: ignore[call-overload]
             if on_step is not None:
@@ -345,7 +349,7 @@ class _Loop(Generic[RowsT]):
     optimizer: torch.optim.Optimizer
     parameters: dict[str, nn.Parameter]
 
-    def run(self, start: int) -> Iterator[Step]:
+    def run(self, start: int) -> Generator[Step]:
         """Train from step ``start`` to the last, yielding each step."""
         settings, task = self.settings, self.task
         size = settings.batch_size // self.accelerator.num_processes
