@@ -15,11 +15,11 @@ from nearfar.config import tables
 from nearfar.config.renamed import modernised
 from nearfar.config.validation import RecipeTable, digest, packaged_names, read_toml, validated
 from nearfar.data.clips import Channel
-from nearfar.encoders import ADAPTATIONS
+from nearfar.encoders import ADAPTATIONS, ENCODERS
 from nearfar.errors import InputError
 from nearfar.registry import Entry
 from nearfar.scoring import BACKENDS, Backend, ScoringPlan
-from nearfar.settings import Settings, checked, unknown_key
+from nearfar.settings import Settings, checked, refusal, unknown_key
 from nearfar.views import VIEWS, channels_of, required_waveforms
 
 RECIPES = "recipes"
@@ -67,6 +67,19 @@ class Recipe(RecipeTable):
         for entry in (ADAPTATIONS[self.training.adaptation], self.backend, *views):
             if entry.table is not None and entry.table not in extras:
                 extras[entry.table] = entry.settings()
+        return self
+
+    @model_validator(mode="after")
+    def _signals_fit(self) -> Self:
+        """Views have as many signals as what reads them: the encoder, or a source of features without one."""
+        wanted = ENCODERS[self.encoder.family].signals if self.uses_encoder else 1
+        trained = required_waveforms(self.training.views) if self.trains else ()
+        for key, names in (("scoring.views", self.waveform_views), ("training.views", trained)):
+            if wrong := [name for name in names if VIEWS[name].signals != wanted]:
+                fitting = [name for name, view in VIEWS.items() if view.waveform and view.signals == wanted]
+                reader = f"encoder.family = {self.encoder.family!r}" if self.uses_encoder else "these features"
+                expected = f"{' or '.join(fitting)}, as {reader} needs views of {wanted} signal" + "s" * (wanted > 1)
+                raise refusal(key, wrong, expected)
         return self
 
     def __repr__(self) -> str:

@@ -16,9 +16,10 @@ from nearfar.encoders.base import (
     token_keep,
 )
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
+from nearfar.encoders.noise_aware import NoiseAwareEAT, load_noise_aware, save_noise_aware
 from nearfar.encoders.speedups import SPEEDUPS, Speedup
 from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
-from nearfar.frontends import KaldiFbank
+from nearfar.frontends import EachSignal, KaldiFbank
 
 __all__ = [
     "ADAPTATIONS",
@@ -31,6 +32,7 @@ __all__ = [
     "Encoder",
     "EncoderFamily",
     "LoraSettings",
+    "NoiseAwareEAT",
     "Speedup",
     "Tokens",
     "build_encoder",
@@ -47,4 +49,11 @@ ENCODERS["eat"] = EncoderFamily(
     save=save_encoder,
     frontend=KaldiFbank,
     description="EAT",
+)
+ENCODERS["eat-noise-aware"] = EncoderFamily(
+    load=load_noise_aware,
+    save=save_noise_aware,
+    frontend=lambda mean, std: EachSignal(KaldiFbank(mean, std)),
+    signals=2,
+    description="EAT with noise-aware layers",
 )

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         """Tokens of the blocks ``layers``, in their order.
 
         Args:
-            spectrogram: (batch, 1, frames, mel bins) float, the output of the family's front end.
+            spectrogram: (batch, signals, frames, mel bins) float, the output of the family's front end.
             layers: blocks, counted from 1 to ``depth``; None is the last one.
             token_keep: (batch, columns * bands) bool, False where a token holds only padding and must not be
                 attended to, or None for all.
@@ -119,11 +119,13 @@ class EncoderFamily(Entry):
             evaluation mode, float32, on the CPU. Raises :class:`InputError` if there is no such encoder.
         save: write an encoder to a folder from which ``load`` reads it back bit for bit.
         frontend: from the mean and deviation of the training spectrograms to the front end of the encoder.
+        signals: number of signals of the views that the encoder reads.
     """
 
     load: Callable[[str, str | None], Encoder]
     save: Callable[[Any, Path], None]
     frontend: Callable[[float, float], Frontend]
+    signals: int = 1
 
 
 ENCODERS: Registry[EncoderFamily] = Registry("encoder family")

@@ -23,7 +23,8 @@ class WindowBatch:
     """One view of several windows.
 
     Args:
-        waveform: (windows, padded samples) float32 at 16 kHz, zero-padded at the end.
+        waveform: (windows, padded samples) float32 at 16 kHz, zero-padded at the end, or (windows, signals, padded
+            samples), of which log-mel spectrograms describe the first.
         samples: (windows,) int64, lengths before padding.
     """
 
@@ -45,7 +46,7 @@ class WindowBatch:
             pairs = zip(*self._scaled, strict=True)
             self._log_mels = [(one + power.log().float()).clamp_min(LOWEST) for one, power in pairs]
         if self._log_mels is None:
-            self._log_mels = self._computed(self.waveform)
+            self._log_mels = self._computed(self._first_signal)
         return self._log_mels
 
     def scaled_log_mels(self) -> tuple[list[Tensor], Tensor]:
@@ -55,11 +56,16 @@ class WindowBatch:
             (frames, 128) float32 of each window without its padding, and (windows,) float64 mean squares.
         """
         if self._scaled is None:
-            pairs = zip(self.waveform, self.samples.tolist(), strict=True)
+            first = self._first_signal
+            pairs = zip(first, self.samples.tolist(), strict=True)
             powers = torch.stack([window[:count].double().square_().mean() for window, count in pairs])
             powers = powers.clamp_min(SMALLEST_POWER)
-            self._scaled = self._computed(self.waveform * powers.rsqrt().float()[:, None]), powers
+            self._scaled = self._computed(first * powers.rsqrt().float()[:, None]), powers
         return self._scaled
+
+    @property
+    def _first_signal(self) -> Tensor:
+        return self.waveform if self.waveform.dim() == 2 else self.waveform[:, 0]
 
     def _computed(self, waveform: Tensor) -> list[Tensor]:
         fbank = _fbank(waveform.device)
@@ -71,7 +77,7 @@ class WindowBatch:
     def spectrogram(self, frontend: nn.Module) -> Tensor:
         """The output of a front end for the padded windows, computed once for each front end."""
         if frontend not in self._spectrograms:
-            padded = self.waveform.shape[1]
+            padded = self.waveform.shape[-1]
             if isinstance(frontend, KaldiFbank) and bool((self.samples == padded).all()):
                 spectrogram = frontend.normalised(torch.stack(self.log_mels()), padded)
             else:

@@ -18,6 +18,29 @@ class Frontend(nn.Module):
         raise NotImplementedError
 
 
+class EachSignal(Frontend):
+    """A front end for several signals at once: (batch, signals, samples) to (batch, signals, frames, mel bins).
+
+    Args:
+        frontend: applied to each signal alone.
+    """
+
+    def __init__(self, frontend: Frontend) -> None:
+        super().__init__()
+        self.frontend = frontend
+
+    def frame_count(self, samples: int) -> int:
+        """As :meth:`Frontend.frame_count`."""
+        return self.frontend.frame_count(samples)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """See the class; raises a ValueError if the waveform has no axis of signals."""
+        if waveform.dim() != 3:
+            raise ValueError(f"expected waveforms of (batch, signals, samples), got {tuple(waveform.shape)}")
+        spectrograms: Tensor = self.frontend(waveform.flatten(0, 1))
+        return spectrograms.view(*waveform.shape[:2], *spectrograms.shape[2:])
+
+
 def triangles(edges: Tensor, bins: Tensor) -> Tensor:
     """Overlapping triangular filters of unit height, (filters, bins), from (filters + 2,) edges and centres."""
     left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]

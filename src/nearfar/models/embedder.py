@@ -52,7 +52,8 @@ class Embedder(nn.Module):
         """Embed a batch.
 
         Args:
-            waveform: (batch, padded samples) float32 at 16 kHz, zero-padded behind the clip.
+            waveform: (batch, padded samples) float32 at 16 kHz, zero-padded behind the clip; (batch, signals,
+                padded samples) where views have several signals.
             samples: (batch,) int64, the clips' lengths before padding.
             branch_keep: stochastic depth, see :func:`nearfar.encoders.stochastic_depth`, or None.
             spec_mask: (batch, 1, frames, mel bins) bool, cells of the normalised spectrogram to set to zero, or

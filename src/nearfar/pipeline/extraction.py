@@ -275,10 +275,11 @@ def _log_mel_again(
         return None
     rate = reader.extractor.recipe.audio.sample_rate_hz
     waveform = reader.window(recording, round(begin_s * rate), reader.views[0])
-    if frame_count(len(waveform)) < PATCH_FRAMES:
+    samples = waveform.shape[-1]
+    if frame_count(samples) < PATCH_FRAMES:
         return None
     with torch.inference_mode():
-        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+        batch = WindowBatch(torch.from_numpy(waveform)[None], torch.tensor([samples]))
         return batch.log_mels()[0]
 
 

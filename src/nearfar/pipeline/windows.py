@@ -59,7 +59,7 @@ class Recording:
 class Window:
     """One window: its recording, its first sample, its samples without padding, and its number among all.
 
-    ``views`` are (views, padded samples) float32.
+    ``views`` are (views, padded samples) float32, or (views, signals, padded samples).
     """
 
     recording: int
@@ -141,7 +141,7 @@ class WindowReader:
         return Piece(index, [], finished=True, error=error)
 
     def window(self, recording: Recording, begin: int, view: str) -> NDArray[np.float32]:
-        """(samples,) of one view of the window that begins at a sample of a file that is read in blocks."""
+        """(samples,) or (signals, samples) of one view of the window that begins at a sample of a file that is read in blocks."""
         recipe, padded = self.extractor.recipe, self.extractor.padded_samples
         assert isinstance(recording.source, Path)
         for start, block in _blocks(recording.source, recipe, channels_of([view])):
@@ -239,7 +239,7 @@ class WindowReader:
             cut = {name: samples[begin - start : begin - start + padded] for name, samples in used.items()}
             made = make_views(cut, self.views, settings, rate)
             padded_views = zero_pad(made, padded, Path(recording.name))
-            out.append(Window(index, begin, made.shape[1], number, of, padded_views))
+            out.append(Window(index, begin, made.shape[-1], number, of, padded_views))
         return out
 
 

@@ -164,7 +164,7 @@ def _cut(recorded: Recorded, begin: int, end: int) -> Recorded:
 
 
 def _view(recorded: Recorded, view: str, recipe: Recipe, clip: Clip) -> NDArray[np.float32] | None:
-    """(samples,) of a view; None if it cannot be made of the channels."""
+    """(samples,) of the first signal of a view; None if it cannot be made of the channels."""
     if not all(len(recorded.get(channel, ())) for channel in channels_of((view,))):
         return None
     settings = recipe.view_settings()
@@ -173,7 +173,7 @@ def _view(recorded: Recorded, view: str, recipe: Recipe, clip: Clip) -> NDArray[
     except InputError:
         return None
     made: NDArray[np.float32] = make_views(recorded, (view,), settings, recipe.audio.sample_rate_hz)[0]
-    return made
+    return made if made.ndim == 1 else made[0]
 
 
 def _log_mel(waveform: NDArray[np.float32] | None) -> torch.Tensor | None:

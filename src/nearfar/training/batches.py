@@ -33,7 +33,7 @@ class Batch:
     """Rows of one optimiser step.
 
     Attributes:
-        waveform: (rows, padded samples) float32 at 16 kHz.
+        waveform: (rows, padded samples) float32 at 16 kHz, or (rows, signals, padded samples).
         samples: (rows,) int64, lengths before padding.
         labels: (rows,) int64, the first labels.
         other_labels: (rows,) int64, the second labels of mixed samples, or None without mixup.
@@ -71,7 +71,7 @@ class WaveformCache:
         self._lock = Lock()
 
     def read(self, clip: Clip, view: str) -> NDArray[np.float32]:
-        """(samples,) float32 of one view."""
+        """(samples,) float32 of one view, or (signals, samples)."""
         waveforms, was_full = self._waveforms.get(clip), self._full
         if waveforms is None:
             waveforms = read_views(
@@ -189,7 +189,7 @@ class Batches:
         sample = self.labelled.samples[index]
         waveform = self._cache.read(sample.clip, sample.view)
         if self.augmentation.time_shift:
-            waveform = np.roll(waveform, int(random.integers(len(waveform))))
+            waveform = np.roll(waveform, int(random.integers(waveform.shape[-1])), axis=-1)
         probability = self.augmentation.far_noise_probability
         # Probability 0 draws no number, so that a disabled augmentation leaves other draws unchanged.
         if sample.view != "far" and probability > 0 and random.random() < probability:
@@ -197,7 +197,7 @@ class Batches:
         if self.augmentation.gain_db > 0:
             decibels = random.uniform(-self.augmentation.gain_db, self.augmentation.gain_db)
             waveform = waveform * np.float32(10.0 ** (decibels / 20.0))
-        return zero_pad(waveform, self.padded_samples, sample.clip.path), len(waveform)
+        return zero_pad(waveform, self.padded_samples, sample.clip.path), waveform.shape[-1]
 
     def _with_far_noise(
         self, waveform: NDArray[np.float32], clip: Clip, random: np.random.Generator
@@ -208,7 +208,7 @@ class Batches:
         if others[chosen] == clip:
             chosen = (chosen + 1) % len(others)
         noise = self._cache.read(others[chosen], "far")
-        noise = np.resize(np.roll(noise, int(random.integers(len(noise)))), waveform.shape)
+        noise = np.resize(np.roll(noise, int(random.integers(len(noise)))), waveform.shape[-1])
         snr_db = random.uniform(*self.augmentation.far_noise_snr_db)
         gain = rms(waveform) / rms(noise) * 10.0 ** (-snr_db / 20.0)
         return waveform + np.float32(gain) * noise

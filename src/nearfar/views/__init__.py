@@ -13,12 +13,13 @@ from nearfar.views.base import (
     read_views,
     required_waveforms,
 )
-from nearfar.views.far_channel import CANCELLED, FAR, NEAR, RESIDUAL
+from nearfar.views.far_channel import CANCELLED, FAR, NEAR, PAIR, RESIDUAL
 
 VIEWS["near"] = NEAR
 VIEWS["far"] = FAR
 VIEWS["cancelled"] = CANCELLED
 VIEWS["residual"] = RESIDUAL
+VIEWS["pair"] = PAIR
 
 __all__ = [
     "VIEWS", "View", "channels_of", "combined_features", "make_views", "read_views", "required_waveforms",

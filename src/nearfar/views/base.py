@@ -28,7 +28,8 @@ class View(Entry):
     Attributes:
         channels: the recorded channels that ``waveform`` needs.
         waveform: from recorded channels, each (samples,) float32, the settings and the sample rate in hertz to
-            (samples,) float32.
+            (samples,) float32, or (signals, samples) if there are several signals.
+        signals: number of signals of a view of waveforms.
         check: from the channels, the settings and the recording's name; raises an InputError if the view cannot
             be made from them.
         views: names of the views that ``combine`` needs.
@@ -37,6 +38,7 @@ class View(Entry):
 
     channels: tuple[Channel, ...] = ()
     waveform: Callable[[Mapping[Channel, Waveform], Any, int], Waveform] | None = None
+    signals: int = 1
     check: Callable[[Mapping[Channel, Waveform], Any, str], None] | None = None
     views: tuple[str, ...] = ()
     combine: Callable[[Mapping[str, Tensor], Any], Tensor] | None = None
@@ -68,7 +70,10 @@ def make_views(
     settings: ViewSettings | None = None,
     sample_rate_hz: int = 16_000,
 ) -> Waveform:
-    """Views, (views, samples) float32, of the channels of one recording, each (samples,)."""
+    """Views of the channels of one recording, each (samples,): (views, samples) float32.
+
+    Views of several signals are (views, signals, samples); the number of signals is the same for all views.
+    """
     rows = []
     for name in views:
         view = VIEWS[name]
@@ -95,7 +100,7 @@ def read_views(
     near: int = 0,
     far: int = 1,
 ) -> Waveform:
-    """Read a recording and make views of it: (views, samples) float32.
+    """Read a recording and make views of it, as :func:`make_views`.
 
     Args:
         path: a WAV or FLAC file.

@@ -15,6 +15,14 @@ from nearfar.views.base import View, Waveform
 NEAR = View(description="near", channels=("near",), waveform=lambda recorded, _, __: recorded["near"])
 FAR = View(description="far", channels=("far",), waveform=lambda recorded, _, __: recorded["far"])
 
+PAIR = View(
+    description="near and far as one input",
+    channels=CHANNELS,
+    waveform=lambda recorded, _, __: np.stack([recorded["near"], recorded["far"]]),
+    signals=2,
+)
+"""(2, samples): near and far, for encoders that read both, such as ``eat-noise-aware``."""
+
 
 def require_two_signals(recorded: Mapping[Channel, Waveform], settings: Settings, recording: str) -> None:
     """Raise an InputError if both channels have the same signal: cancellation would return silence."""

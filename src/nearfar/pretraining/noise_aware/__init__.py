@@ -1,0 +1,1 @@
+"""Pre-training of noise-aware layers on simulated rooms, see :mod:`nearfar.encoders.noise_aware`."""

@@ -1,0 +1,130 @@
+"""Random rooms: impulse responses from a machine and from noises in the corners to both microphones.
+
+Rooms are shoeboxes, computed by the image source method (Allen and Berkley, 1979) of pyroomacoustics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+
+from nearfar.data.audio import SAMPLE_RATE_HZ
+from nearfar.pretraining.noise_aware.recipe import Rooms
+from nearfar.training.batches import rms
+
+_ROOM = 200
+"""Purpose of the random stream of rooms."""
+
+SABINE_S_PER_M = 0.161
+MOST_ABSORBED = 0.99
+
+Responses = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Room:
+    """Impulse responses at 16 kHz.
+
+    Attributes:
+        machine: (2, taps), from the machine to the near and the far microphone.
+        noises: (noises, 2, taps).
+        wanted: (taps,), the first part of the machine's response at the near microphone.
+    """
+
+    machine: Responses
+    noises: Responses
+    wanted: Responses
+
+
+@lru_cache(maxsize=2_000)
+def build_room(rooms: Rooms, seed: int, number: int) -> Room:
+    """Room ``number``, a function of settings, seed and number."""
+    rng = np.random.default_rng((seed, _ROOM, number))
+    size = rng.uniform(*rooms.side_m, 3)
+    shortest = SABINE_S_PER_M * size.prod() / (_surface(size) * MOST_ABSORBED)
+    reverberation_s = rng.uniform(max(shortest, rooms.reverberation_s[0]), max(shortest, rooms.reverberation_s[1]))
+    margin = max(min(rooms.far_m[1] + 0.1, 0.4 * size.min()), rooms.near_m + 0.1)
+    machine = rng.uniform(margin, size - margin)
+    near = machine + rooms.near_m * _direction(rng)
+    far = np.clip(machine + rng.uniform(*rooms.far_m) * _direction(rng), 0.05, size - 0.05)
+    corners = np.array(list(product(*((rooms.corner_m, side - rooms.corner_m) for side in size))))
+    noises = corners[rng.permutation(len(corners))[: rooms.noises]]
+    responses = _responses(size, reverberation_s, np.stack([machine, *noises]), (near, far), rooms)
+    wanted = responses[0, 0].copy()
+    wanted[int(np.abs(wanted).argmax()) + round(rooms.clean_s * SAMPLE_RATE_HZ) :] = 0.0
+    return Room(responses[0], responses[1:], wanted)
+
+
+def render(
+    room: Room, machine: NDArray[np.float32], noises: NDArray[np.float32], snr_db: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A machine in noise at both microphones, and the wanted signal.
+
+    Args:
+        machine: (samples,), the dry sound.
+        noises: (noises, samples), one for each noise source, of any level.
+        snr_db: of the machine to the sum of the noises, at the near microphone.
+
+    Returns:
+        (2, samples) near and far, and (samples,).
+    """
+    samples = len(machine)
+    at_microphones = _convolved(np.broadcast_to(machine, (2, samples)), room.machine)
+    sources = np.stack([noise / rms(noise) for noise in noises]).astype(np.float64)
+    noise_images = np.stack([_convolved(sources, room.noises[:, channel]).sum(axis=0) for channel in range(2)])
+    gain = rms(at_microphones[0]) / rms(noise_images[0]) * 10 ** (-snr_db / 20)
+    wanted = _convolved(machine[None], room.wanted[None])[0]
+    return at_microphones + gain * noise_images, wanted
+
+
+def _convolved(signals: NDArray[np.floating], responses: Responses) -> NDArray[np.float64]:
+    """Row by row, (rows, samples), cut to the samples of the signals."""
+    whole = fftconvolve(signals.astype(np.float64), responses, axes=1)
+    return np.asarray(whole[:, : signals.shape[1]])
+
+
+def _surface(size: NDArray[np.float64]) -> float:
+    length, width, height = size
+    return float(2 * (length * width + length * height + width * height))
+
+
+def _direction(rng: np.random.Generator) -> NDArray[np.float64]:
+    vector = rng.standard_normal(3)
+    return np.asarray(vector / np.linalg.norm(vector))
+
+
+def _responses(
+    size: NDArray[np.float64],
+    reverberation_s: float,
+    sources: NDArray[np.float64],
+    microphones: tuple[NDArray[np.float64], NDArray[np.float64]],
+    rooms: Rooms,
+) -> Responses:
+    """(sources, 2, taps), cut at the reverberation time."""
+    import pyroomacoustics as pra
+
+    absorbed = min(SABINE_S_PER_M * size.prod() / (_surface(size) * reverberation_s), MOST_ABSORBED)
+    box = pra.ShoeBox(
+        size, fs=SAMPLE_RATE_HZ, materials=pra.Material(absorbed), max_order=rooms.most_reflections
+    )
+    for source in sources:
+        box.add_source(source)
+    box.add_microphone_array(np.stack(microphones, axis=1))
+    threads = pra.constants.get("num_threads")
+    pra.constants.set("num_threads", 1)  # more would sum the echoes in an order that depends on the computer
+    try:
+        box.compute_rir()
+    finally:
+        pra.constants.set("num_threads", threads)
+    taps = max(int(reverberation_s * SAMPLE_RATE_HZ), round(rooms.clean_s * SAMPLE_RATE_HZ))
+    responses = np.zeros((len(sources), 2, taps))
+    for microphone, row in enumerate(box.rir):
+        for source, response in enumerate(row):
+            cut = np.asarray(response, dtype=np.float64)[:taps]
+            responses[source, microphone, : len(cut)] = cut
+    return responses
