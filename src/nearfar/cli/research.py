@@ -118,9 +118,21 @@ def pretrain(
         list[Path], Option("--data", help="Folder of WAV, FLAC or Ogg files at any depth; may be repeated.")
     ],
     out: options.Out,
+    objective: Annotated[
+        str,
+        Option(help="masked (EAT's own), or noise-aware (layers that use the far channel, on simulated rooms)."),
+    ] = "masked",
     recipe: Annotated[
-        str, Option(help="ssl-tiny, ssl-base, adapt (continue from EAT-base), or a TOML file.")
-    ] = "ssl-tiny",
+        str | None,
+        Option(
+            help="ssl-tiny, ssl-base, adapt (continue from EAT-base), noise-aware-tiny, noise-aware, or a TOML file; "
+            "default: that of the objective."
+        ),
+    ] = None,
+    noise: Annotated[
+        list[Path] | None,
+        Option("--noise", help="Folder of recordings of noise for noise-aware; may be repeated; default: --data."),
+    ] = None,
     encoder: Annotated[
         str | None, Option("--encoder", help="Starting encoder: random:SIZE, a folder, file or hub name.")
     ] = None,
@@ -134,13 +146,20 @@ def pretrain(
     jobs: options.Jobs = None,
 ) -> None:
     """Pre-train an EAT encoder, or adapt one, on recordings without labels. Rerun the same command to resume."""
-    from nearfar.pretraining.recipe import load_pretrain_recipe
-    from nearfar.pretraining.run import pretrain_encoder
+    from nearfar.pretraining.objectives import OBJECTIVES
 
-    chosen = changed(load_pretrain_recipe(recipe), encoder, seed, settings)
+    wanted = OBJECTIVES[objective]
+    if noise and not wanted.reads_noise:
+        reading = " or ".join(name for name, entry in OBJECTIVES.items() if entry.reads_noise)
+        raise usage_error(
+            "--noise", f"--objective {objective}", reading, "Omit --noise, or name such an objective"
+        )
+    recipe = recipe or wanted.recipe
+    chosen = changed(wanted.load(recipe), encoder, seed, settings)
     chosen = DefaultEncoder(encoder, settings, recipe)(chosen, out)
+    noises = {"noises": noise or ()} if wanted.reads_noise else {}
     with progress_bars() as progress:
-        facts = pretrain_encoder(chosen, data, out, licences=licence or (), progress=progress)
+        facts = wanted.pretrain(chosen, data, out, licences=licence or (), progress=progress, **noises)
     if facts is None:
         return
     if as_json:

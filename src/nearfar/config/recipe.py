@@ -78,7 +78,9 @@ class Recipe(RecipeTable):
             if wrong := [name for name in names if VIEWS[name].signals != wanted]:
                 fitting = [name for name, view in VIEWS.items() if view.waveform and view.signals == wanted]
                 reader = f"encoder.family = {self.encoder.family!r}" if self.uses_encoder else "these features"
-                expected = f"{' or '.join(fitting)}, as {reader} needs views of {wanted} signal" + "s" * (wanted > 1)
+                expected = f"{' or '.join(fitting)}, as {reader} needs views of {wanted} signal" + "s" * (
+                    wanted > 1
+                )
                 raise refusal(key, wrong, expected)
         return self
 

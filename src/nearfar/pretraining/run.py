@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity
-from nearfar.data.recordings import AudioFile, find_recordings, recordings_key
+from nearfar.data.recordings import find_recordings, recordings_key
 from nearfar.encoders import encoder_hash, load_encoder, parameter_count, save_encoder
 from nearfar.encoders.eat import EAT
 from nearfar.encoders.weights import WEIGHTS_FILE, seeded_start
@@ -31,6 +30,7 @@ from nearfar.extras import require_extras
 from nearfar.files import file_sha256, write_json, write_text
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.pretraining.batches import CropBatch, Crops
+from nearfar.pretraining.folder import FINISHED_FILE, copied_attributions, data_lines, finished_before
 from nearfar.pretraining.model import (
     Decoder,
     MaskedPredictor,
@@ -44,7 +44,6 @@ from nearfar.pretraining.recipe import Guard, PretrainRecipe
 from nearfar.progress import Progress, StepProgress, silent
 from nearfar.training import engine
 
-FINISHED_FILE = "pretraining.json"
 logger = logging.getLogger(__name__)
 
 
@@ -245,7 +244,7 @@ def pretrain_encoder(
     start = seeded_start(recipe.encoder.weights, recipe.seed)
     encoder = load_encoder(start, revision=recipe.encoder.revision)
     identity = Identity(recipe.model_key(), recordings_key(recordings), encoder_hash(encoder))
-    if (finished := _finished(out, identity)) is not None:
+    if (finished := finished_before(out, identity)) is not None:
         logger.warning("%s already holds this encoder; nothing is trained", out)
         return finished if is_main_process() else None
     crops, student = Crops(recordings, recipe, encoder.config), build_student(recipe, encoder)
@@ -268,44 +267,11 @@ def pretrain_encoder(
         "recordings": len(recordings),
         "loss": last.loss,
     }
-    data = _data_lines(recordings, folders, licences) + _copied_attributions(folders, out)
+    data = data_lines(recordings, folders, licences) + copied_attributions(folders, out)
     write_text(out / "README.md", _model_card(recipe, data, facts, parameter_count(trained), first, last))
     write_json(out / FINISHED_FILE, facts)
     (out / CHECKPOINT_FILE).unlink(missing_ok=True)
     return facts
-
-
-def _finished(out: Path, identity: Identity) -> dict[str, Any] | None:
-    path = out / FINISHED_FILE
-    if not path.is_file():
-        return None
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for key, subject in (("model_key", "recipe"), ("data_key", "recordings"), ("base_hash", "starting encoder")):
-        if facts.get(key) != getattr(identity, key):
-            raise InputError(
-                out,
-                found=f"an encoder that was trained with another {subject}",
-                expected=f"an empty folder, or one of the same {subject}",
-                remedy="Give another output folder",
-            )
-    return facts
-
-
-def _copied_attributions(folders: Sequence[Path], out: Path) -> list[str]:
-    found = [(folder, path) for folder in folders for path in sorted(folder.glob("ATTRIBUTION*"))]
-    copies = [shutil.copyfile(path, out / f"{path.stem}-{folder.name}{path.suffix}") for folder, path in found]
-    return [f"- attribution: see `{copy.name}`" for copy in copies]
-
-
-def _data_lines(recordings: Sequence[AudioFile], folders: Sequence[Path], licences: Sequence[str]) -> list[str]:
-    lines = []
-    for folder in folders:
-        inside = [recording for recording in recordings if recording.path.is_relative_to(folder)]
-        hours = sum(recording.seconds for recording in inside) / 3600
-        channels = sum(recording.channels * recording.seconds for recording in inside) / 3600
-        lines.append(f"- `{folder.name}`: {len(inside)} recordings, {hours:.2f} h ({channels:.2f} h of channels)")
-    unstated = "not stated by the person who trained the encoder; find out before you distribute the weights"
-    return lines + [f"- licence: {licence}" for licence in licences or (unstated,)]
 
 
 def _model_card(

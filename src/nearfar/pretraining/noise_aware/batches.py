@@ -82,7 +82,7 @@ class RoomBatches:
         gain = 10 ** (rng.uniform(*LEVEL_DBFS) / 20) / rms(noisy[0])
         peak = gain * max(float(np.abs(noisy).max()), float(np.abs(wanted).max()))
         gain /= max(peak, 1.0)  # nothing is clipped, so that near and far stay related
-        return (gain * noisy).astype(np.float32), (gain * wanted).astype(np.float32), str(file.path)
+        return noisy * np.float32(gain), wanted * np.float32(gain), str(file.path)
 
     def _crop(
         self, rng: np.random.Generator, recordings: Sequence[AudioFile]

@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
+from scipy.fft import irfft, next_fast_len, rfft
 
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.pretraining.noise_aware.recipe import Rooms
@@ -23,7 +23,7 @@ _ROOM = 200
 SABINE_S_PER_M = 0.161
 MOST_ABSORBED = 0.99
 
-Responses = NDArray[np.float64]
+Responses = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +62,7 @@ def build_room(rooms: Rooms, seed: int, number: int) -> Room:
 
 def render(
     room: Room, machine: NDArray[np.float32], noises: NDArray[np.float32], snr_db: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A machine in noise at both microphones, and the wanted signal.
 
     Args:
@@ -71,21 +71,18 @@ def render(
         snr_db: of the machine to the sum of the noises, at the near microphone.
 
     Returns:
-        (2, samples) near and far, and (samples,).
+        (2, samples) near and far, and (samples,), float32.
     """
     samples = len(machine)
-    at_microphones = _convolved(np.broadcast_to(machine, (2, samples)), room.machine)
-    sources = np.stack([noise / rms(noise) for noise in noises]).astype(np.float64)
-    noise_images = np.stack([_convolved(sources, room.noises[:, channel]).sum(axis=0) for channel in range(2)])
-    gain = rms(at_microphones[0]) / rms(noise_images[0]) * 10 ** (-snr_db / 20)
-    wanted = _convolved(machine[None], room.wanted[None])[0]
-    return at_microphones + gain * noise_images, wanted
-
-
-def _convolved(signals: NDArray[np.floating], responses: Responses) -> NDArray[np.float64]:
-    """Row by row, (rows, samples), cut to the samples of the signals."""
-    whole = fftconvolve(signals.astype(np.float64), responses, axes=1)
-    return np.asarray(whole[:, : signals.shape[1]])
+    length = next_fast_len(samples + room.machine.shape[-1] - 1, real=True)
+    sources = np.stack([noise / np.float32(rms(noise)) for noise in noises])
+    dry = rfft(np.concatenate([machine[None], sources]), length, workers=1)
+    responses = rfft(np.concatenate([room.machine, room.wanted[None], *room.noises]), length, workers=1)
+    noise = (dry[1:, None] * responses[3:].reshape(len(noises), 2, -1)).sum(axis=0)
+    received = irfft(np.concatenate([dry[:1] * responses[:3], noise]), length, workers=1)[:, :samples]
+    images, wanted, noise_images = received[:2], received[2], received[3:]
+    gain = rms(images[0]) / rms(noise_images[0]) * 10 ** (-snr_db / 20)
+    return images + np.float32(gain) * noise_images, wanted
 
 
 def _surface(size: NDArray[np.float64]) -> float:
@@ -109,9 +106,7 @@ def _responses(
     import pyroomacoustics as pra
 
     absorbed = min(SABINE_S_PER_M * size.prod() / (_surface(size) * reverberation_s), MOST_ABSORBED)
-    box = pra.ShoeBox(
-        size, fs=SAMPLE_RATE_HZ, materials=pra.Material(absorbed), max_order=rooms.most_reflections
-    )
+    box = pra.ShoeBox(size, fs=SAMPLE_RATE_HZ, materials=pra.Material(absorbed), max_order=rooms.most_reflections)
     for source in sources:
         box.add_source(source)
     box.add_microphone_array(np.stack(microphones, axis=1))
@@ -122,9 +117,9 @@ def _responses(
     finally:
         pra.constants.set("num_threads", threads)
     taps = max(int(reverberation_s * SAMPLE_RATE_HZ), round(rooms.clean_s * SAMPLE_RATE_HZ))
-    responses = np.zeros((len(sources), 2, taps))
+    responses = np.zeros((len(sources), 2, taps), np.float32)
     for microphone, row in enumerate(box.rir):
         for source, response in enumerate(row):
-            cut = np.asarray(response, dtype=np.float64)[:taps]
+            cut = np.asarray(response, dtype=np.float32)[:taps]
             responses[source, microphone, : len(cut)] = cut
     return responses

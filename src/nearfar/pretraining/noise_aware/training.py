@@ -6,8 +6,7 @@ frozen encoder on the wanted signal, over patch tokens plus over CLS.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -33,8 +32,12 @@ class Losses(NamedTuple):
 
 def token_errors(outputs: list[Tensor], targets: list[Tensor]) -> Losses:
     """Means over blocks of the errors of tokens (batch, 1 + tokens, D), CLS first."""
-    squares = torch.stack([(one.float() - other.float()).square().mean(dim=(0, 2)) for one, other in
-                           zip(outputs, targets, strict=True)])
+    squares = torch.stack(
+        [
+            (one.float() - other.float()).square().mean(dim=(0, 2))
+            for one, other in zip(outputs, targets, strict=True)
+        ]
+    )
     return Losses(squares[:, 1:].mean(), squares[:, 0].mean())
 
 
@@ -142,8 +145,10 @@ class _NoiseAware(engine.Task[RoomBatch, NoiseAwareRecord]):
             losses: Losses = module(**self.tensors(part))
         token, utterance = fraction * losses.token, fraction * losses.utterance
         loss = token + utterance
-        return loss, {name: value.detach() for name, value in
-                      (("loss", loss), ("token_loss", token), ("utterance_loss", utterance))}
+        return loss, {
+            name: value.detach()
+            for name, value in (("loss", loss), ("token_loss", token), ("utterance_loss", utterance))
+        }
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -151,14 +156,3 @@ class _NoiseAware(engine.Task[RoomBatch, NoiseAwareRecord]):
         decay = min(self.recipe.training.average_decay, (1 + step) / (10 + step))
         for name, value in self.module.model.layers.named_parameters():
             self.average[name].lerp_(value.detach(), 1.0 - decay)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode within the context."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
