@@ -125,8 +125,8 @@ def pretrain(
     recipe: Annotated[
         str | None,
         Option(
-            help="ssl-tiny, ssl-base, adapt (continue from EAT-base), noise-aware-tiny, noise-aware, or a TOML file; "
-            "default: that of the objective."
+            help="ssl-tiny, ssl-base, adapt (continue from EAT-base), noise-aware-tiny, noise-aware, or a "
+            "TOML file; default: that of the objective."
         ),
     ] = None,
     noise: Annotated[

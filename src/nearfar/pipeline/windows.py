@@ -141,7 +141,10 @@ class WindowReader:
         return Piece(index, [], finished=True, error=error)
 
     def window(self, recording: Recording, begin: int, view: str) -> NDArray[np.float32]:
-        """(samples,) or (signals, samples) of one view of the window that begins at a sample of a file that is read in blocks."""
+        """(samples,) or (signals, samples) of one view of the window that begins at a sample.
+
+        The recording is a file that is read in blocks.
+        """
         recipe, padded = self.extractor.recipe, self.extractor.padded_samples
         assert isinstance(recording.source, Path)
         for start, block in _blocks(recording.source, recipe, channels_of([view])):

@@ -23,8 +23,8 @@ class Objective(Entry):
 
     Attributes:
         load: from the name or path of a recipe to the recipe. Raises :class:`nearfar.errors.InputError`.
-        pretrain: from recipe, folders of recordings and output folder, with ``licences`` and ``progress``, to facts
-            about the training, or None on processes that are not the main one.
+        pretrain: from recipe, folders of recordings and output folder, with ``licences`` and ``progress``, to
+            facts about the training, or None on processes that are not the main one.
         recipe: the recipe by default.
         reads_noise: whether ``pretrain`` also takes ``noises``, folders of recordings of noise.
     """

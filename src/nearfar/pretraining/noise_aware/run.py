@@ -62,8 +62,8 @@ def pretrain_layers(
         The content of ``pretraining.json``, or None on processes that are not the main one.
 
     Raises:
-        InputError: if there are no recordings, one cannot be read, the encoder does not load, ``out`` holds another
-            training, or an extra (``train``, ``simulate``) is not installed.
+        InputError: if there are no recordings, one cannot be read, the encoder does not load, ``out`` holds
+            another training, or an extra (``train``, ``simulate``) is not installed.
         TrainingError: if the training fails.
         NearfarError: if a file cannot be written.
     """
@@ -147,9 +147,9 @@ tags: [audio, noise-aware, eat]
 
 # {recipe.name}
 
-{recipe.description or "An EAT encoder with noise-aware layers"}. {parameters / 1e6:.2f} M parameters in layers of \
-cross-attention from near to far tokens, after every block of a frozen encoder. Use the folder as `encoder.weights` \
-of a recipe with `encoder.family = "eat-noise-aware"` and the view `pair`, such as `frozen-noise-aware`.
+{recipe.description or "An EAT encoder with noise-aware layers"}. {parameters / 1e6:.2f} M parameters in \
+layers of cross-attention from near to far tokens, after every block of a frozen encoder. Use the folder as \
+`encoder.weights` of a recipe with `encoder.family = "eat-noise-aware"` and the view `pair`, such as `frozen-noise-aware`.
 
 ## Data
 
@@ -164,8 +164,8 @@ rooms; signal-to-noise ratio {rooms.snr_db[0]:g} to {rooms.snr_db[1]:g} dB; seed
 
 ## Measured
 
-Mean squared error to the tokens of the wanted signal, in rooms that training did not use, with recordings of which \
-every {HELD_OUT}th was left out of training (simulated, {TEST_BATCHES * TEST_ROWS} samples):
+Mean squared error to the tokens of the wanted signal, in rooms that training did not use, with recordings of \
+which every {HELD_OUT}th was left out of training (simulated, {TEST_BATCHES * TEST_ROWS} samples):
 
 | | with the layers | encoder alone, near |
 |---|---:|---:|
