@@ -149,7 +149,8 @@ tags: [audio, noise-aware, eat]
 
 {recipe.description or "An EAT encoder with noise-aware layers"}. {parameters / 1e6:.2f} M parameters in \
 layers of cross-attention from near to far tokens, after every block of a frozen encoder. Use the folder as \
-`encoder.weights` of a recipe with `encoder.family = "eat-noise-aware"` and the view `pair`, such as `frozen-noise-aware`.
+`encoder.weights` of a recipe with `encoder.family = "eat-noise-aware"` and the view `pair`, such as \
+`frozen-noise-aware`.
 
 ## Data
 
