@@ -20,6 +20,7 @@ from nearfar.encoders import ADAPTATIONS, ENCODERS, SPEEDUPS
 from nearfar.features import SOURCES
 from nearfar.losses import LOSSES
 from nearfar.pooling import POOLINGS, TRAINED_POOLINGS
+from nearfar.pretraining.noise_aware.recipe import NoiseAwareRecipe
 from nearfar.pretraining.recipe import PretrainRecipe
 from nearfar.registry import Registry
 from nearfar.scoring import BACKENDS, FUSIONS
@@ -43,11 +44,17 @@ TABLES: dict[str, Registry[Any]] = {
     "thresholds.RULES": RULES,
 }
 
+PRETRAINING: dict[str, tuple[type[PretrainRecipe | NoiseAwareRecipe], tuple[str, ...]]] = {
+    "Pre-training recipes": (PretrainRecipe, ("crop_seconds", "export")),
+    "Recipes of noise-aware layers": (NoiseAwareRecipe, ("crop_seconds",)),
+}
+"""Sections of the page: the recipe, and the keys of its root that have a meaning of their own."""
+
 Keys = dict[str, tuple[Any, list[str]]]
 """Default and owners of every key; owners are names in tables of choices."""
 
 
-def keys_of(recipe: type[Recipe] | type[PretrainRecipe]) -> Keys:
+def keys_of(recipe: type[Recipe | PretrainRecipe | NoiseAwareRecipe]) -> Keys:
     """Every key of a recipe below the root, as ``table.key``, from the classes of its tables."""
     tables = {
         name: type(field.default)
@@ -68,11 +75,11 @@ def keys_of(recipe: type[Recipe] | type[PretrainRecipe]) -> Keys:
     return found
 
 
-def pretraining_keys() -> Keys:
-    """The same of pre-training recipes, with the keys of the root that have a meaning of their own."""
-    fields = PretrainRecipe.model_fields
-    root: Keys = {name: (fields[name].default, []) for name in ("crop_seconds", "export")}
-    return root | keys_of(PretrainRecipe)
+def pretraining_keys(section: str) -> Keys:
+    """The same of the pre-training recipe of a section, and keys of its root."""
+    recipe, names = PRETRAINING[section]
+    root: Keys = {name: (recipe.model_fields[name].default, []) for name in names}
+    return root | keys_of(recipe)
 
 
 def updated(text: str) -> str:
@@ -87,8 +94,8 @@ def updated(text: str) -> str:
         if is_rows and section == "Recipes" and table:
             keys = {name: key for name, key in keys_of(Recipe).items() if name.partition(".")[0] == table}
             block = _with_keys(block, keys, owners=True)
-        elif is_rows and section == "Pre-training recipes":
-            block = _with_keys(block, pretraining_keys(), owners=False)
+        elif is_rows and section in PRETRAINING:
+            block = _with_keys(block, pretraining_keys(section), owners=False)
         elif is_rows and section == "Tables of choices":
             block = _with_choices(block)
         elif block.startswith("### Keys of earlier versions"):

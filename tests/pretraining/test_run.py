@@ -17,6 +17,7 @@ from nearfar.config.validation import packaged_names
 from nearfar.encoders import encoder_hash, load_encoder, save_encoder
 from nearfar.encoders.eat import build_encoder
 from nearfar.errors import InputError
+from nearfar.pretraining.noise_aware.recipe import load_noise_aware_recipe
 from nearfar.pretraining.recipe import RECIPES, PretrainRecipe, load_pretrain_recipe
 from nearfar.pretraining.run import pretrain_encoder
 
@@ -118,8 +119,10 @@ def test_the_command_pretrains_and_prints_json(trained: Path, tmp_path: Path) ->
 
 def test_packaged_recipes_are_read_and_the_base_one_is_the_published() -> None:
     names = packaged_names(RECIPES)
-    assert names == ["adapt", "ssl-base", "ssl-tiny"]
-    assert all(load_pretrain_recipe(name).name == name for name in names)
+    assert names == ["adapt", "noise-aware", "noise-aware-tiny", "ssl-base", "ssl-tiny"]
+    for name in names:
+        load = load_noise_aware_recipe if name.startswith("noise-aware") else load_pretrain_recipe
+        assert load(name).name == name
     base = load_pretrain_recipe("ssl-base")
     assert (base.masking.clones, base.masking.ratio, base.masking.block) == (16, 0.8, 5)
     assert (base.teacher.start, base.teacher.end, base.teacher.anneal_steps) == (0.9998, 0.99999, 100_000)

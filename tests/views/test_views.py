@@ -82,7 +82,7 @@ def test_views_need_waveforms_and_these_need_channels(
 
 
 def test_an_unknown_view_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"view: found 'cancelle'; .*'residual', did you mean 'cancelled'\?"):
+    with pytest.raises(InputError, match=r"view: found 'cancelle'; .*'pair', did you mean 'cancelled'\?"):
         required_waveforms(["near", "cancelle"])
 
 
@@ -191,5 +191,5 @@ def test_a_recipe_gives_views_the_settings_of_their_tables() -> None:
 
 
 def test_a_view_of_features_cannot_be_trained_on() -> None:
-    with pytest.raises(InputError, match=r"training\.views = .*'near', 'far' or 'cancelled'"):
+    with pytest.raises(InputError, match=r"training\.views = .*'near', 'far', 'cancelled' or 'pair'"):
         load_recipe("eat-near").with_changes(**{"training.views": ["near", "residual"]})

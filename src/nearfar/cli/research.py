@@ -152,7 +152,10 @@ def pretrain(
     if noise and not wanted.reads_noise:
         reading = " or ".join(name for name, entry in OBJECTIVES.items() if entry.reads_noise)
         raise usage_error(
-            "--noise", f"--objective {objective}", reading, "Omit --noise, or name such an objective"
+            "--noise",
+            f"--objective {objective}",
+            f"--objective {reading}",
+            "Omit --noise, or name such an objective",
         )
     recipe = recipe or wanted.recipe
     chosen = changed(wanted.load(recipe), encoder, seed, settings)

@@ -77,10 +77,11 @@ class Recipe(RecipeTable):
         for key, names in (("scoring.views", self.waveform_views), ("training.views", trained)):
             if wrong := [name for name in names if VIEWS[name].signals != wanted]:
                 fitting = [name for name, view in VIEWS.items() if view.waveform and view.signals == wanted]
-                reader = f"encoder.family = {self.encoder.family!r}" if self.uses_encoder else "these features"
-                expected = f"{' or '.join(fitting)}, as {reader} needs views of {wanted} signal" + "s" * (
-                    wanted > 1
-                )
+                reader = "this source of features"
+                if self.uses_encoder:
+                    reader = f"encoder.family = {self.encoder.family!r}"
+                signals = f"{wanted} signal" + "s" * (wanted > 1)
+                expected = f"{' or '.join(fitting)}, as {reader} needs views of {signals}"
                 raise refusal(key, wrong, expected)
         return self
 

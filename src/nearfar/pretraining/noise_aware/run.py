@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity
+from nearfar.config.validation import digest
 from nearfar.data.recordings import AudioFile, find_recordings, recordings_key
 from nearfar.encoders import encoder_hash, load_encoder, parameter_count
 from nearfar.encoders.noise_aware import LAYERS_WEIGHTS, NoiseAwareEAT, save_noise_aware
@@ -71,7 +72,8 @@ def pretrain_layers(
     machines = find_recordings(folders)
     noise_files = find_recordings(noises) if noises else machines
     base = load_encoder(seeded_start(recipe.encoder.weights, recipe.seed), revision=recipe.encoder.revision)
-    identity = Identity(recipe.model_key(), recordings_key([*machines, *noise_files]), encoder_hash(base))
+    data_key = digest([recordings_key(machines), recordings_key(noise_files)])
+    identity = Identity(recipe.model_key(), data_key, encoder_hash(base))
     if (finished := finished_before(out, identity)) is not None:
         logger.warning("%s already holds this encoder; nothing is trained", out)
         return finished if is_main_process() else None
