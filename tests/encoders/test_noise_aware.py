@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.config import load_recipe
-from nearfar.encoders import ENCODERS, NoiseAwareEAT, encoder_hash
+from nearfar.encoders import ENCODERS, encoder_hash
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders.noise_aware import (
     LAYERS_WEIGHTS,
     LayerSizes,
+    NoiseAwareEAT,
     NoiseAwareLayer,
     load_noise_aware,
     save_noise_aware,

@@ -16,7 +16,7 @@ from nearfar.encoders.base import (
     token_keep,
 )
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
-from nearfar.encoders.noise_aware import NoiseAwareEAT, load_noise_aware, save_noise_aware
+from nearfar.encoders.noise_aware import load_noise_aware, save_noise_aware
 from nearfar.encoders.speedups import SPEEDUPS, Speedup
 from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
 from nearfar.frontends import EachSignal, KaldiFbank
@@ -32,7 +32,6 @@ __all__ = [
     "Encoder",
     "EncoderFamily",
     "LoraSettings",
-    "NoiseAwareEAT",
     "Speedup",
     "Tokens",
     "build_encoder",
