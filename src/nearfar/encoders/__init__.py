@@ -19,7 +19,8 @@ from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders.noise_aware import load_noise_aware, save_noise_aware
 from nearfar.encoders.speedups import SPEEDUPS, Speedup
 from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
-from nearfar.frontends import EachSignal, KaldiFbank
+from nearfar.frontends import KaldiFbank
+from nearfar.frontends.base import EachSignal
 
 __all__ = [
     "ADAPTATIONS",

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from nearfar.checkpoint import Identity
 from nearfar.encoders.noise_aware import NoiseAwareEAT
-from nearfar.frontends import EachSignal, KaldiFbank
+from nearfar.frontends import KaldiFbank
+from nearfar.frontends.base import EachSignal
 from nearfar.pretraining.noise_aware.batches import RoomBatch, RoomBatches
 from nearfar.pretraining.noise_aware.recipe import NoiseAwareRecipe
 from nearfar.progress import StepProgress
