@@ -27,7 +27,7 @@ Responses = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Room:
+class RoomResponses:
     """Impulse responses at 16 kHz.
 
     Attributes:
@@ -42,7 +42,7 @@ class Room:
 
 
 @lru_cache(maxsize=2_000)
-def build_room(rooms: Rooms, seed: int, number: int) -> Room:
+def build_room(rooms: Rooms, seed: int, number: int) -> RoomResponses:
     """Room ``number``, a function of settings, seed and number."""
     rng = np.random.default_rng((seed, _ROOM, number))
     size = rng.uniform(*rooms.side_m, 3)
@@ -57,11 +57,11 @@ def build_room(rooms: Rooms, seed: int, number: int) -> Room:
     responses = _responses(size, reverberation_s, np.stack([machine, *noises]), (near, far), rooms)
     wanted = responses[0, 0].copy()
     wanted[int(np.abs(wanted).argmax()) + round(rooms.clean_s * SAMPLE_RATE_HZ) :] = 0.0
-    return Room(responses[0], responses[1:], wanted)
+    return RoomResponses(responses[0], responses[1:], wanted)
 
 
 def render(
-    room: Room, machine: NDArray[np.float32], noises: NDArray[np.float32], snr_db: float
+    room: RoomResponses, machine: NDArray[np.float32], noises: NDArray[np.float32], snr_db: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A machine in noise at both microphones, and the wanted signal.
 
