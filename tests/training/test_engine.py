@@ -28,6 +28,7 @@ from nearfar.training.engine import (
     train,
     trainable,
 )
+from nearfar.training.log import logged_total, read_log
 
 
 def test_learning_rate_warms_up_and_falls_to_the_final_rate() -> None:
@@ -210,6 +211,26 @@ def test_a_stopped_training_resumes_with_buffers_random_numbers_and_log(tmp_path
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1]
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == [0, 1, 2, 3, 4]
+
+
+def test_a_damaged_line_of_the_log_costs_its_step_and_not_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(record: Record) -> None:
+        if record.step == 3:
+            raise StoppedError
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        fit(tmp_path / "cut", on_step=stop)
+    log = tmp_path / "cut" / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"\x85" + lines[0].replace(b'"step": 0', b'"st\xe9p" 0') + b"".join(lines[1:]))
+    resumed = fit(tmp_path / "cut")
+    assert torch.equal(whole.module.weight, resumed.module.weight)
+    assert [record["step"] for record in read_log(log)] == [1, 2, 3, 4]
+    assert str(log) in caplog.text
+    assert logged_total(tmp_path / "cut", "step") == 10
 
 
 @pytest.mark.parametrize("at_end", [True, False])

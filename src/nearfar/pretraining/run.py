@@ -7,10 +7,9 @@ written last: its presence means that training has finished.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ from nearfar.pretraining.model import (
 from nearfar.pretraining.recipe import Guard, PretrainRecipe
 from nearfar.progress import Progress, StepProgress, silent
 from nearfar.training import engine
+from nearfar.training.log import LOG_FILE, logged_total, read_log
 
 logger = logging.getLogger(__name__)
 
@@ -255,15 +255,16 @@ def pretrain_encoder(
     if trained is None:
         return None
     save_encoder(trained, out)
-    lines = (out / engine.LOG_FILE).read_text(encoding="utf-8").splitlines()
-    first, last = (PretrainRecord(**json.loads(line)) for line in (lines[0], lines[-1]))
+    names = {field.name for field in fields(PretrainRecord)}
+    steps = [PretrainRecord(**record) for record in read_log(out / LOG_FILE) if record.keys() == names]
+    first, last = steps[0], steps[-1]
     facts = {
         **asdict(identity),
         "encoder_hash": encoder_hash(trained),
         "file_sha256": file_sha256(out / WEIGHTS_FILE),
         "steps": recipe.training.steps,
-        "seconds": engine.logged_total(out, "seconds"),
-        "wait_seconds": engine.logged_total(out, "wait_seconds"),
+        "seconds": logged_total(out, "seconds"),
+        "wait_seconds": logged_total(out, "wait_seconds"),
         "recordings": len(recordings),
         "loss": last.loss,
     }

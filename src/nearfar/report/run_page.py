@@ -32,6 +32,7 @@ from nearfar.report.page import MachineSection, Page, PageChart, PageTable, chan
 from nearfar.scoring import MachineScorer, Workspace
 from nearfar.thresholds.calibration import IN_TRAINING
 from nearfar.thresholds.file import THRESHOLDS, checked
+from nearfar.training.log import read_log
 
 QUANTITIES: dict[Quantity, str] = {
     "auc_source": "AUC (source)",
@@ -257,7 +258,7 @@ def _training_charts(log: Path) -> tuple[PageChart, ...]:
     """The training curve, averaged over stretches of steps; empty if nothing was trained in this folder."""
     if not log.is_file():
         return ()
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    rows = [row for row in read_log(log) if isinstance(row.get("loss"), int | float)]
     if len(rows) < 2:
         return ()
     stretch = -(-len(rows) // _MOST_POINTS)

@@ -28,11 +28,11 @@ from nearfar.executors.launch import lost_processes, process_state
 from nearfar.extras import require_extras
 from nearfar.files import write_text
 from nearfar.progress import StepProgress
+from nearfar.training.log import LOG_FILE, log_text, read_log
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LOG_FILE = "log.jsonl"
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -265,16 +265,9 @@ def open_step_log(path: Path, start: int, is_main: bool) -> TextIO:
     """
     if not is_main:
         return Path(os.devnull).open("w", encoding="utf-8")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() and start else []
-    finished = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
-    write_text(path, "".join(finished))
+    records = read_log(path) if path.is_file() and start else []
+    write_text(path, log_text([record for record in records if record["step"] < start]))
     return path.open("a", encoding="utf-8")
-
-
-def logged_total(folder: Path, key: str) -> float:
-    """The sum of a key over all steps of a folder's log, those before an interruption included."""
-    with (folder / LOG_FILE).open(encoding="utf-8") as lines:
-        return round(sum(float(json.loads(line)[key]) for line in lines), 3)
 
 
 # --- loop -------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from nearfar.progress import StepProgress
 from nearfar.training import engine
 from nearfar.training.batches import Batch, Batches, depth_generator
 from nearfar.training.labels import LabelledSamples
+from nearfar.training.log import logged_total
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def finetune(
         facts = {
             "data_key": data_key,
             "processes": accelerator.num_processes,
-            "seconds": engine.logged_total(folder, "seconds"),
+            "seconds": logged_total(folder, "seconds"),
             "steps": training.steps,
             "samples": len(labelled.samples),
         }

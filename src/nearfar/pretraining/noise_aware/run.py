@@ -7,7 +7,6 @@ The folder holds the files of an encoder with noise-aware layers (see :mod:`near
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,7 +31,7 @@ from nearfar.pretraining.noise_aware.batches import RoomBatches
 from nearfar.pretraining.noise_aware.recipe import NoiseAwareRecipe
 from nearfar.pretraining.noise_aware.training import NoiseAwareLearner, train_layers
 from nearfar.progress import Progress, silent
-from nearfar.training import engine
+from nearfar.training.log import LOG_FILE, logged_total, read_log
 
 HELD_OUT = 10
 """Every tenth recording is left out of training, for the errors in the model card."""
@@ -98,10 +97,10 @@ def pretrain_layers(
         "encoder_hash": encoder_hash(encoder),
         "file_sha256": file_sha256(out / LAYERS_WEIGHTS),
         "steps": recipe.training.steps,
-        "seconds": engine.logged_total(out, "seconds"),
-        "wait_seconds": engine.logged_total(out, "wait_seconds"),
+        "seconds": logged_total(out, "seconds"),
+        "wait_seconds": logged_total(out, "wait_seconds"),
         "recordings": len(machines),
-        "loss": json.loads((out / engine.LOG_FILE).read_text(encoding="utf-8").splitlines()[-1])["loss"],
+        "loss": read_log(out / LOG_FILE)[-1]["loss"],
         "test": errors_in_unused_rooms(
             learner, RoomBatches(test, test_noises, recipe, first_room=recipe.rooms.count)
         ),
