@@ -68,7 +68,7 @@ def test_a_recording_that_is_half_in_another_is_left_out_and_a_smaller_overlap_i
         (0, 2, 0.125),
         (1, 2, 0.375),
     ]
-    assert without_copies(4, copies) == {1: 0}
+    assert without_copies(copies) == {1: 0}
     assert len(set(joined_groups(["a", "b", "c", "d"], copies))) == 2
 
 

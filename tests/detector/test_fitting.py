@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 from nearfar.detector import Detector
 from nearfar.detector import fitting as module
@@ -88,3 +91,40 @@ def test_scores_of_tasks_are_those_of_one_call(
     assert [done for _, done, _ in calls] == [6, 12, 17]
     with pytest.raises(InputError, match=r"missing\.wav"):
         score_files(tmp_path / "detector", listed, LocalExecutor())
+
+
+@pytest.mark.parametrize("share", [0.3, 0.75])
+def test_overlapping_cuts_of_one_recording_are_not_independent(
+    share: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neighbours share sound, so that all would be one group: cuts without any overlap are kept."""
+    random, length = np.random.default_rng(0), 16_000
+    slow = np.interp(np.arange(12 * length), np.arange(0, 12 * length, 4_000), random.normal(1, 0.2, size=48))
+    sound = 0.1 * slow[:, None] * random.normal(size=(12 * length, 2))
+    hop, folder = round((1 - share) * length), tmp_path / "pump"
+    folder.mkdir()
+    begins = range(0, 11 * length, hop)
+    for number, begin in enumerate(begins):
+        sf.write(folder / f"{number:03d}.wav", sound[begin : begin + length], 16_000)
+    with caplog.at_level(logging.WARNING, logger="nearfar"):
+        detector = Detector.fit(folder, "frozen-near")
+    step = -(-length // hop)
+    kept = [f"{number:03d}.wav" for number in range(0, len(begins), step)]
+    assert [entry.file for entry in detector.calibrations[0].recordings] == kept
+    assert "001.wav shares sound with 000.wav and is left out" in caplog.text
+    (threshold,) = detector.thresholds
+    assert threshold.remark is not None
+    assert "cuts of one long recording" in threshold.remark
+    assert not threshold.guaranteed
+
+
+def test_overlapping_cuts_of_several_recordings_are_groups(tmp_path: Path) -> None:
+    random, folder = np.random.default_rng(1), tmp_path / "pump"
+    folder.mkdir()
+    for recording in range(4):
+        sound = 0.1 * random.normal(size=(40_000, 2)) * [1 + 0.1 * recording, 1]
+        for part, begin in enumerate((0, 12_000, 24_000)):
+            sf.write(folder / f"{'abcd'[recording]}{part}.wav", sound[begin : begin + 16_000], 16_000)
+    detector = Detector.fit(folder, "frozen-near")
+    assert len(detector.calibrations[0].recordings) == 12
+    assert detector.thresholds[0].groups == 4

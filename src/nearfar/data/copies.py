@@ -133,11 +133,11 @@ def find_copies(
     return found
 
 
-def without_copies(count: int, copies: Sequence[Copy]) -> dict[int, int]:
-    """The recordings to leave out, each with the one that it repeats: at least half of it is in that one."""
+def without_copies(copies: Sequence[Copy], least: float = SAME_SHARE) -> dict[int, int]:
+    """The recordings to leave out, each with the one that holds at least the share ``least`` of it."""
     repeats: dict[int, int] = {}
     for copy in sorted(copies, key=lambda entry: (entry.first, entry.second)):
-        if copy.share >= SAME_SHARE and copy.first not in repeats and copy.second not in repeats:
+        if copy.share >= least and copy.first not in repeats and copy.second not in repeats:
             repeats[copy.second] = copy.first
     return repeats
 

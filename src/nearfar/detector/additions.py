@@ -373,7 +373,7 @@ def _distinct(
     new = [extracted.landmarks[index] for index in range(len(clips))]
     every, count = [*before, *clips], len(before)
     copies = find_copies([*fitted.signals.landmarks, *held, *new], _reader(every, count, recipe), since=count)
-    repeats = without_copies(len(every), copies)
+    repeats = without_copies(copies)
     keep = [index for index in range(len(clips)) if count + index not in repeats]
     if not keep:
         second, first = next(iter(repeats.items()))

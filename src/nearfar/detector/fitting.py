@@ -114,9 +114,10 @@ class Fitting:
         """One machine and section, without recordings that repeat others and with the groups of the rest."""
         unit, clips, held = item
         recipe, extracted = self.recipe, self._extracted(item[1], progress)
-        keep, shared, repeats = distinct_recordings(clips, extracted, recipe)
+        keep, shared, repeats, remark = distinct_recordings(clips, extracted, recipe)
         for second, first in repeats:
-            logger.warning("%s: %s holds the same sound as %s and is left out", unit[0], second, first)
+            shares = "holds the same sound as" if remark is None else "shares sound with"
+            logger.warning("%s: %s %s %s and is left out", unit[0], second, shares, first)
         clips, held = [clips[index] for index in keep], held[keep]
         if repeats:
             extracted = extracted.of(keep)
@@ -124,7 +125,8 @@ class Fitting:
         first_view = next(iter(features.values())).flatten(1).double().numpy()
         windows = np.unique(extracted.recording, return_index=True)[1]  # the first window of each recording
         groups = find_groups(clips, recipe.calibration.group_by, first_view[windows])
-        groups = replace(groups, labels=joined_groups(groups.labels, shared))
+        labels = joined_groups(groups.labels, shared)
+        groups = replace(groups, labels=labels, remark=remark or groups.remark)
         space = self._workspace(unit, progress)
         fitted, calibration = fit_machine(unit, clips, held, groups, extracted, features, recipe, space, repeats)
         # What is fitted is handed to another process, which a progress callback cannot be.

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from nearfar.config import Recipe
 from nearfar.data.clips import CHANNELS, Clip
-from nearfar.data.copies import Copy, find_copies, without_copies
+from nearfar.data.copies import SAME_SHARE, Copy, find_copies, joined_groups, without_copies
 from nearfar.data.grouping import Groups
 from nearfar.data.quality import Profile, profile
 from nearfar.detector.faults import FaultBank
@@ -138,14 +139,27 @@ def explained_recordings(count: int) -> range:
     return range(0, count, -(-count // MOST_CLIPS))
 
 
-def distinct_recordings(
-    clips: Sequence[Clip], extracted: Extracted, recipe: Recipe
-) -> tuple[list[int], list[Copy], tuple[tuple[str, str], ...]]:
+class Distinct(NamedTuple):
     """The recordings of one machine that repeat no other one.
 
-    Returns:
-        their indices; the pairs of them that share some sound, with indices among them; and the names of those
-        that repeat another one, with its name.
+    Attributes:
+        keep: their indices.
+        shared: the pairs of them that share some sound, with indices among them.
+        repeats: names of those that are left out, each with that of one whose sound it holds.
+        remark: what limits the promise of a threshold, in words.
+    """
+
+    keep: list[int]
+    shared: list[Copy]
+    repeats: tuple[tuple[str, str], ...]
+    remark: str | None = None
+
+
+def distinct_recordings(clips: Sequence[Clip], extracted: Extracted, recipe: Recipe) -> Distinct:
+    """The recordings of one machine without those of which half or more is in another one.
+
+    Where all are joined by shared sound to fewer than three groups, as overlapping cuts of one long recording are,
+    no group could be left out: then every recording that shares any sound with another one is left out.
 
     Raises:
         InputError: if all repeat one.
@@ -155,7 +169,14 @@ def distinct_recordings(
         return read_samples(Recording.of_clip(clips[index]), recipe)
 
     copies = find_copies([extracted.landmarks[index] for index in range(len(clips))], read)
-    repeats = without_copies(len(clips), copies)
+    repeats, remark = without_copies(copies), None
+    separate = set(joined_groups([str(index) for index in range(len(clips))], copies))
+    if len(separate) < FEWEST_GROUPS and any(copy.share < SAME_SHARE for copy in copies):
+        repeats = without_copies(copies, least=0.0)
+        remark = (
+            f"recordings that overlap, as cuts of {_few(len(separate))} do: the false-alarm rate is promised for "
+            "the same session; record on more days for one that holds on other days"
+        )
     keep = [index for index in range(len(clips)) if index not in repeats]
     if len(keep) == 1 and repeats:
         raise InputError(
@@ -170,7 +191,12 @@ def distinct_recordings(
         for copy in copies
         if copy.first in number and copy.second in number
     ]
-    return keep, shared, tuple((clips[second].name, clips[first].name) for second, first in repeats.items())
+    names = tuple((clips[second].name, clips[first].name) for second, first in repeats.items())
+    return Distinct(keep, shared, names, remark)
+
+
+def _few(recordings: int) -> str:
+    return "one long recording" if recordings == 1 else f"{recordings} long recordings"
 
 
 def require_variety(unit: Unit, clips: Sequence[Clip], features: Mapping[str, Tensor]) -> None:

@@ -185,8 +185,10 @@ def usable_threshold(
         except InputError as error:
             why = error.found
         else:
-            return found.model_copy(update={"remark": fallback.remark})
-    return _threshold(calibration, domain, rule, false_alarm_rate, None, f"no threshold ({why})")
+            remark = "; ".join(filter(None, (fallback.remark, found.remark)))
+            return found.model_copy(update={"remark": remark})
+    few = "" if _group_count(calibration, domain) >= FEWEST_GROUPS else f": record at least {FEWEST_GROUPS}"
+    return _threshold(calibration, domain, rule, false_alarm_rate, None, f"no threshold ({why}){few}")
 
 
 def _value(calibration: Calibration, rule: str, rate: float, domain: str | None) -> float:
