@@ -21,13 +21,14 @@ from nearfar.challenge.run import run_system
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import audio
 from nearfar.data.clips import Clip
+from nearfar.data.cutting import LEFT_OVER, window_starts
 from nearfar.errors import InputError
 from nearfar.features.sources import LogMelSettings
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.models import TrainedEmbedder
 from nearfar.pipeline.extraction import Extracted, extract
 from nearfar.pipeline.extractor import build_extractor, extractor_of_model
-from nearfar.pipeline.windows import LEFT_OVER, Recording, window_starts
+from nearfar.pipeline.windows import Recording
 from nearfar.threads import set_jobs
 
 
@@ -422,7 +423,8 @@ def test_a_recording_read_in_blocks_has_the_windows_of_one_read_at_once(
         return extract(extractor, [recording], spectrograms_of=[0], with_landmarks=True)
 
     whole = extracted()
-    monkeypatch.setattr("nearfar.pipeline.windows.WHOLE_SECONDS", 2.5)
+    for module in ("pipeline.windows", "data.cutting"):
+        monkeypatch.setattr(f"nearfar.{module}.WHOLE_SECONDS", 2.5)
     blocks = extracted()
     assert blocks.begins_s.tolist() == whole.begins_s.tolist()
     for view, (values,) in whole.features.items():
@@ -446,7 +448,8 @@ def test_a_fault_late_in_a_long_recording_leaves_nothing_of_it(
     sf.write(tmp_path / "good.wav", noise[:32_000], 16_000, subtype="FLOAT")
     noise[-1] = np.nan
     sf.write(tmp_path / "bad.wav", noise, 16_000, subtype="FLOAT")
-    monkeypatch.setattr("nearfar.pipeline.windows.WHOLE_SECONDS", 2.0)
+    for module in ("pipeline.windows", "data.cutting"):
+        monkeypatch.setattr(f"nearfar.{module}.WHOLE_SECONDS", 2.0)
     recipe = load_recipe("nearfar-best").with_changes(**{"audio.clip_seconds": 1.0})
     names = ("good.wav", "bad.wav", "good.wav")
     recordings = [Recording(name, tmp_path / name) for name in names]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.pipeline.windows import window_starts
+from nearfar.data.cutting import window_starts
 from nearfar.watch.cutting import Cutter, CutWindow
 from nearfar.watch.sources.base import AudioBlock
 

@@ -433,6 +433,22 @@ class Detector(Changeable):
             out |= dict(zip(usable, scores, strict=True))
         return [out[index] for index in range(len(recordings))]
 
+    def fitted(self, machine: str | None = None) -> tuple[Extractor, FittedMachine, Calibration]:
+        """What the scores of one machine are computed from, for exports; a detector of one machine needs no name.
+
+        Raises:
+            InputError: if there is no such machine, or several and none is named.
+        """
+        machines = self._fitted.machines
+        require_known(machines, machine)
+        names = self.machines
+        if machine is None and len(names) > 1:
+            raise InputError(
+                "machine", found="none", expected=f"one of {', '.join(names)}", remedy="Name the machine (machine)"
+            )
+        number = names.index(machine) if machine in names else 0
+        return self._fitted.extractor, machines[number], self._fitted.calibrations[number]
+
     def drift(self, scores: Iterable[Score]) -> tuple[Drift, ...]:
         """Whether the scores of recent recordings have shifted alike, by machine; see :class:`Drift`."""
         by_machine: dict[str, list[Score]] = {}

@@ -159,11 +159,11 @@ def _tokens(batch: WindowBatch, parts: EncoderParts, wanted: Sequence[TokenSetti
         if settings.entry("pooling").trained:
             out.append(parts.head.pooling(chosen[-1].patches, keep).unsqueeze(1))
         else:
-            out.append(_pooled(chosen, keep, encoder.bands, settings))
+            out.append(pooled_tokens(chosen, keep, encoder.bands, settings))
     return out
 
 
-def _pooled(layers: Sequence[Tokens], keep: Tensor | None, bands: int, settings: TokenSettings) -> Tensor:
+def pooled_tokens(layers: Sequence[Tokens], keep: Tensor | None, bands: int, settings: TokenSettings) -> Tensor:
     """(windows, parts, dim); parts are layers and, within each, bands from low to high."""
     pooling, own = settings.entry("pooling"), settings.settings_of("pooling")
     is_cls = pooling.tokens == "cls"

@@ -12,13 +12,13 @@ from pathlib import Path
 from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe, ThresholdTable
 from nearfar.data.audio import AudioHeader, read_waveform
 from nearfar.data.clips import CHANNELS, Clip
+from nearfar.data.cutting import too_short
 from nearfar.data.layouts import Dataset, machine_lengths, read_dataset, require_training_clips
 from nearfar.data.walk import log_left_out
 from nearfar.encoders import SPEEDUPS
 from nearfar.errors import InputError, raise_errors
 from nearfar.frontends.kaldi import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from nearfar.pipeline.extractor import require_head
-from nearfar.pipeline.windows import too_short
 from nearfar.progress import Progress, silent
 from nearfar.scoring import FUSIONS
 from nearfar.threads import parallel_map

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from nearfar.config import Recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, read_file, zero_pad
-from nearfar.data.blocks import read_blocks
 from nearfar.data.clips import CHANNELS, Channel, Clip
 from nearfar.data.copies import Landmarks, landmarks
+from nearfar.data.cutting import WHOLE_SECONDS, overlapping_blocks, too_short, window_starts
 from nearfar.data.signals import SignalFacts, bits_of, bits_of_format, signal_facts
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import FRAME_SAMPLES
@@ -33,12 +33,6 @@ Result = TypeVar("Result")
 
 Channels = dict[Channel, NDArray[np.float32]]
 """The samples (samples,) of the channels of a recording."""
-
-LEFT_OVER = 0.1
-"""The fraction of a window that may be left over at the end of a recording without a window of its own."""
-
-WHOLE_SECONDS = 30.0
-"""Longer recordings are read in blocks of this length."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -253,20 +247,6 @@ def hop_seconds(recipe: Recipe) -> float:
     return seconds
 
 
-def window_starts(samples: int, window: int, hop: int) -> list[int]:
-    """The first samples of the windows of one recording; all lengths are in samples, at least 1.
-
-    Windows lie ``hop`` apart and inside the recording. What is left over behind the last of them gets a window
-    that ends with the recording, unless it is a tenth of a window or less: recordings rarely have one length to
-    the sample. A recording shorter than a window is one window, to be padded.
-    """
-    starts = list(range(0, max(samples - window, 0) + 1, hop))
-    left = samples - (starts[-1] + window)
-    if left > LEFT_OVER * window:
-        starts.append(samples - window)
-    return starts
-
-
 def read_samples(recording: Recording, recipe: Recipe) -> NDArray[np.float32]:
     """(samples,) float32 of the first channel that the recipe uses, at its rate."""
     channel = channels_of(recipe.waveform_views)[0]
@@ -303,32 +283,6 @@ def _chosen(
     return read(channels)
 
 
-def _blocks(path: Path, recipe: Recipe, channels: Sequence[Channel]) -> Iterator[tuple[int, Channels]]:
-    """The first sample and the samples of each block; blocks overlap by a window, so every window is in one."""
-    audio = recipe.audio
-    seconds = audio.clip_seconds
-    assert not isinstance(seconds, str), "a recipe is resolved before it is used"
-    overlap = round(seconds * audio.sample_rate_hz)
-    carried, start = np.empty((len(channels), 0), np.float32), 0
-    for block in read_blocks(
-        path, channels, audio.sample_rate_hz, audio.near_channel, audio.far_channel, WHOLE_SECONDS
-    ):
-        joined = np.concatenate([carried, block], axis=1)
-        yield start, dict(zip(channels, joined, strict=True))
-        keep = min(overlap, joined.shape[1])
-        start, carried = start + joined.shape[1] - keep, joined[:, joined.shape[1] - keep :]
-
-
-def too_short(where: Path | str, seconds: float) -> InputError:
-    """The error about a recording that is shorter than a frame."""
-    return InputError(
-        where,
-        found=f"a recording of {seconds:g} s",
-        expected=f"at least one frame of {FRAME_SAMPLES / SAMPLE_RATE_HZ:g} s",
-        remedy="Use longer recordings",
-    )
-
-
 def checked_array(samples: NDArray[Any], where: str) -> NDArray[np.float32]:
     """(channels, samples) float32 of an array that may also be (samples,).
 
@@ -351,3 +305,14 @@ def checked_array(samples: NDArray[Any], where: str) -> NDArray[np.float32]:
             remedy="Transpose it, as in soundfile.read(file)[0].T",
         )
     return wide.astype(np.float32, copy=False)
+
+
+def _blocks(path: Path, recipe: Recipe, channels: Sequence[Channel]) -> Iterator[tuple[int, Channels]]:
+    """The first sample and the samples of each block; blocks overlap by a window, so every window is in one."""
+    audio = recipe.audio
+    seconds = audio.clip_seconds
+    assert not isinstance(seconds, str), "a recipe is resolved before it is used"
+    overlap = round(seconds * audio.sample_rate_hz)
+    numbers = audio.near_channel, audio.far_channel
+    for start, joined in overlapping_blocks(path, channels, audio.sample_rate_hz, *numbers, overlap):
+        yield start, dict(zip(channels, joined, strict=True))

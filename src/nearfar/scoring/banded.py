@@ -81,6 +81,21 @@ class BandedNeighbours:
         self._nearest = NearestNeighbours(NEAREST).fit(self._values(normals, self._middle), domains)
         self.units = Units()
 
+    @property
+    def matrices(self) -> Tensor:
+        """(speeds, 128, 128), which smooth statistics and bring them to a speed."""
+        return self._matrices
+
+    @property
+    def decorrelation(self) -> Decorrelation | None:
+        """Of the statistics of a band, if asked for."""
+        return self._decorrelation
+
+    @property
+    def nearest(self) -> NearestNeighbours:
+        """The nearest neighbours of the values that are compared, (clips, bands, dim)."""
+        return self._nearest
+
     def score_and_nearest(self, features: Tensor) -> tuple[Scores, Indices]:
         """Scores, and indices of the nearest normal clips, both (speeds, clips), of (clips, ..., 128) features."""
         scores, nearest = self._nearest.score_and_nearest(self._values(features, *self._speeds))
@@ -123,17 +138,17 @@ class Decorrelation:
     def __init__(self, normals: Tensor) -> None:
         wide = normals.double()
         deviation = wide.std(dim=0, correction=0)
-        self._mean, self._factor = wide.mean(dim=0), torch.where(deviation > 1e-6, 1 / deviation, 0.0)
-        scaled = ((wide - self._mean) * self._factor).transpose(0, 1)
+        self.mean, self.factor = wide.mean(dim=0), torch.where(deviation > 1e-6, 1 / deviation, 0.0)
+        scaled = ((wide - self.mean) * self.factor).transpose(0, 1)
         correlation = scaled.mT @ scaled / len(normals)
         shown = (1 - SHRINKAGE) * min(1.0, len(normals) / normals.shape[2])
         shrunken = shown * correlation + (1 - shown) * torch.eye(normals.shape[2], dtype=torch.float64)
-        self._roots = symmetric_root(torch.linalg.inv(shrunken))
+        self.roots = symmetric_root(torch.linalg.inv(shrunken))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Decorrelated features, (clips, parts, dim) float32."""
-        scaled = ((features.double() - self._mean) * self._factor).transpose(0, 1)
-        return (scaled @ self._roots).transpose(0, 1).float()
+        scaled = ((features.double() - self.mean) * self.factor).transpose(0, 1)
+        return (scaled @ self.roots).transpose(0, 1).float()
 
 
 def banded(features: Tensor, matrix: Tensor) -> Tensor:

@@ -54,6 +54,11 @@ class DensityBank:
             self._means = {name: self._lists.means(active, count) for name, count in self._counts.items()}
             self._terms = self._of_means({name: mean for name, (mean, _) in self._means.items()}, active)
 
+    @property
+    def terms(self) -> Tensor:
+        """(entries,) float64 of a normalised bank: the factors (``ratio``) of distances, or what is subtracted."""
+        return self._terms
+
     def score(self, distances: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores of clips.
 

@@ -105,12 +105,8 @@ class MachineScorer:
         Args:
             features: (clips, parts, dim) of every scored view.
         """
-        normals = self.normal.views if self._fusion.uses_normals else {}
-        if self.weights is not None:
-            terms = {view: (weight, 0.0) for view, weight in self.weights.by_view.items()}
-        elif self._fusion.terms is not None:
-            terms = self._fusion.terms([*self.scorers], normals)
-        else:
+        terms = self.terms
+        if terms is None:
             return None
         out = {}
         for view, scorer in self.scorers.items():
@@ -123,6 +119,15 @@ class MachineScorer:
                 whole = torch.from_numpy(weight * scorer.score(features[view])).reshape(-1, 1, 1)
                 out[view] = ViewContributions(whole, None, constant)
         return out
+
+    @property
+    def terms(self) -> dict[str, tuple[float, float]] | None:
+        """The weight of every view and the constant that is added for it; None where scores are no such sum."""
+        if self.weights is not None:
+            return {view: (weight, 0.0) for view, weight in self.weights.by_view.items()}
+        if self._fusion.terms is None:
+            return None
+        return self._fusion.terms([*self.scorers], self.normal.views if self._fusion.uses_normals else {})
 
     @cached_property
     def weights(self) -> Weights | None:

@@ -72,6 +72,16 @@ class Mahalanobis:
         squares = ((offsets @ self._precision[:, None]) * offsets).sum(dim=-1)
         return _scores(squares)
 
+    @property
+    def means(self) -> Tensor:
+        """(parts, domains, dim) float64."""
+        return self._means
+
+    @property
+    def precision(self) -> Tensor:
+        """(parts, dim, dim) float64."""
+        return self._precision
+
     @cached_property
     def _root(self) -> Tensor:
         """(parts, dim, dim) float64, computed on first use."""

@@ -13,6 +13,7 @@ each domain's own bank (domain-wise local density, after Wilkinghoff et al., arX
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
@@ -35,6 +36,28 @@ from nearfar.scoring.distances import (
     without_itself,
 )
 from nearfar.scoring.settings import NearestSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BankTables:
+    """What scores are computed from, of the entries of one domain or of both pooled.
+
+    Attributes:
+        centres: (parts, dim), subtracted from scaled features.
+        values: (parts, entries, dim), the entries relative to the centres.
+        half: (parts, entries), half of their squared norms.
+        terms: (parts or 1, entries) float64, by which distances to entries are multiplied (``ratio``) or which
+            are subtracted from them; None without normalisation.
+        clips: (entries,) int64, the normal clip that each entry is, or is made from.
+        scale: the divisor of the scores.
+    """
+
+    centres: Tensor
+    values: Tensor
+    half: Tensor
+    terms: Tensor | None
+    clips: Tensor
+    scale: float
 
 
 class _Domain:
@@ -117,6 +140,15 @@ class _Domain:
         by_bank = weights.reshape(len(chosen), -1, *weights.shape[1:]).movedim(1, -1)
         by_part = divided(value, by_bank).movedim(-1, 1).reshape(weights.shape)
         return divided(by_part, squares).sum(dim=2).transpose(0, 1), self.members[of_parts].transpose(0, 1)
+
+    def tables(self, scale: float) -> BankTables:
+        """What :meth:`score` of the whole bank is computed from."""
+        active, members = self._active, self.members
+        terms = None
+        if self._settings.normalisation != "none":
+            terms = torch.stack([bank.terms[active] for bank in self._banks])
+        values, half = self._together.values[:, active], self._together.half[:, active]
+        return BankTables(self._centres, values, half, terms, self._bank.parents[members[active], 0], scale)
 
     def median(self) -> Tensor:
         """The median leave-one-out score of the domain's normal clips, (1,); NaN if there is none."""
@@ -226,6 +258,16 @@ class NearestNeighbours:
         found = [self._lowest(features[part], None, self._scales) for part in self._chunks_of_all(len(features))]
         scores, nearest = (torch.cat(values).numpy() for values in zip(*found, strict=True))
         return scores, nearest
+
+    @property
+    def scaling(self) -> Scaling:
+        """The scaling of features."""
+        return self._scaling
+
+    def tables(self) -> list[BankTables]:
+        """What scores are computed from, by domain: the lowest score over domains counts."""
+        scales = [1.0] * len(self._domains) if self._scales is None else self._scales.flatten().tolist()
+        return [domain.tables(scale) for domain, scale in zip(self._domains, scales, strict=True)]
 
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by a bank without it, (normals,) float64.

@@ -14,6 +14,7 @@ It compares level and log-mel statistics (``features.source = "scaled-log-mel"``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -176,6 +177,21 @@ class TolerantNeighbours:
             shares[:, 0, 0] = torch.from_numpy(LEVEL_SLOPE * np.maximum(levels - self._loudest, 0.0))
         difference[:, 0, 0] = torch.from_numpy((levels - np.median(self.levels)) / DECIBELS)
         return Contributions(shares, difference)
+
+    @property
+    def comparisons(self) -> Sequence[BandedNeighbours]:
+        """The ways of comparison, whose scores are averaged."""
+        return self._comparisons
+
+    @property
+    def units(self) -> Units:
+        """Those of the averaged scores."""
+        return self._units
+
+    @property
+    def loudest_db(self) -> float:
+        """The level above which a clip's score rises."""
+        return self._loudest
 
     @property
     def uses_level(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nearfar.pipeline.windows import LEFT_OVER
+from nearfar.data.cutting import LEFT_OVER
 from nearfar.watch.sources.base import AudioBlock
 
 
@@ -49,7 +49,7 @@ class CutWindow:
 
 
 class Cutter:
-    """Cuts successive blocks of streams into windows, as :func:`nearfar.pipeline.windows.window_starts` does.
+    """Cuts successive blocks of streams into windows, as :func:`nearfar.data.cutting.window_starts` does.
 
     Args:
         window_s: length of a window, in seconds.

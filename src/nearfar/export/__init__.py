@@ -1,0 +1,1 @@
+"""Export of detectors and encoders to ONNX: graphs from samples to scores that need neither torch nor nearfar."""
