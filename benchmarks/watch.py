@@ -35,7 +35,7 @@ from nearfar import Detector, load_recipe
 from nearfar.data import read_dataset
 from nearfar.data.clips import normal_clip
 from nearfar.data.simulate import FactoryPlan, simulate_factory
-from nearfar.detector.results import Score
+from nearfar.scores import Score
 from nearfar.watch.alarm import AlarmRule, AlarmState, WindowInput, step
 from nearfar.watch.config import checked_config
 from nearfar.watch.detectors import WatchedMachine

@@ -12,6 +12,8 @@ from nearfar.errors import InputError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "dask": ("distributed",),
+    "edge": ("onnxruntime",),
+    "export": ("onnx", "onnxruntime"),
     "ray": ("ray",),
     "report": ("jinja2", "matplotlib", "yaml"),
     "simulate": ("pyroomacoustics",),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nearfar.data.summary import MachineSummary
     from nearfar.detector.counts import MachineCounts, Rate
     from nearfar.detector.history import Change
-    from nearfar.detector.results import Failure, Score
+    from nearfar.scores import Failure, Score
     from nearfar.thresholds import Threshold
 
 LONG_SECONDS = 3600.0
@@ -138,7 +138,7 @@ def _data_row(machine: MachineSummary) -> tuple[str, ...]:
 
 def scores_table(scores: Sequence[Score | Failure], *, windows: bool = False) -> TextTable:
     """A row per recording, anomalous ones emphasised; with ``windows``, also a row per window of longer ones."""
-    from nearfar.detector.results import Failure, Score
+    from nearfar.scores import Failure, Score
 
     views = next((list(entry.views) for entry in scores if isinstance(entry, Score)), [])
     views = views if len(views) > 1 else []
@@ -169,7 +169,7 @@ def scores_table(scores: Sequence[Score | Failure], *, windows: bool = False) ->
 
 def _threshold_notes(scores: Sequence[Score | Failure]) -> tuple[str, ...]:
     """Lines about the machines whose thresholds promise no rate."""
-    from nearfar.detector.results import scored
+    from nearfar.scores import scored
 
     found = {entry.machine: entry.threshold_from for entry in scored(scores)}
     promises = {

@@ -24,7 +24,7 @@ from tests.watch.killed import tables, write_recordings
 
 from nearfar import Detector
 from nearfar.data.quality import Problem
-from nearfar.detector.results import Score
+from nearfar.scores import Score
 from nearfar.errors import InputError
 from nearfar.watch import engine as engine_module
 from nearfar.watch.alarm import (

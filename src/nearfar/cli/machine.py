@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
-    from nearfar.detector.results import Failure, Score
+    from nearfar.scores import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
 DetectorArgument = Annotated[Path, Argument(metavar="DETECTOR", help="Folder that nearfar fit wrote.")]
@@ -162,10 +162,10 @@ def score(
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
     from nearfar.detector.detector import Detector
-    from nearfar.detector.results import Failure, scored
     from nearfar.detector.routing import recordings_in
     from nearfar.detector.shares import score_files
     from nearfar.executors import default_executor
+    from nearfar.scores import Failure, scored
     from nearfar.terminal import scores_table
 
     if as_json and as_csv:
@@ -222,15 +222,15 @@ class _CsvWriter:
     """Writes rows of CSV to standard output as scores come."""
 
     def __init__(self, views: Sequence[str], windows: bool) -> None:
-        from nearfar.detector.results import csv_header
         from nearfar.evaluation.scorefiles import csv_line
+        from nearfar.scores import csv_header
 
         self._windows = windows
         print(csv_line(csv_header(views)), end="")
 
     def add(self, entry: Score | Failure) -> None:
-        from nearfar.detector.results import csv_rows
         from nearfar.evaluation.scorefiles import csv_line
+        from nearfar.scores import csv_rows
 
         for row in csv_rows(entry, windows=self._windows):
             print(csv_line(row), end="", flush=True)
@@ -256,7 +256,7 @@ class _JsonWriter:
 def _exit_code(scores: Sequence[Score | Failure], detector: Path, fail_on_anomaly: bool) -> None:
     """Exit with 2 if a recording could not be scored or judged; if asked to, with 1 if one is anomalous."""
     from nearfar.cli.messages import USAGE_ERROR
-    from nearfar.detector.results import Failure, scored
+    from nearfar.scores import Failure, scored
 
     failed = sum(isinstance(entry, Failure) for entry in scores)
     if failed:

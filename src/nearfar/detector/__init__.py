@@ -6,7 +6,7 @@ from nearfar.detector.detector import Detector
 from nearfar.detector.drift import Drift
 from nearfar.detector.faults import Like
 from nearfar.detector.history import Change
-from nearfar.detector.results import Failure, Score, WindowScore
+from nearfar.scores import Failure, Score, WindowScore
 
 __all__ = [
     "Change", "Departure", "Detector", "Drift", "Failure", "FaultCount", "Like", "MachineCounts", "Rate", "Score",

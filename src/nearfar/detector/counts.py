@@ -8,11 +8,11 @@ from pathlib import Path
 
 from nearfar.data import Clip, Dataset, read_dataset
 from nearfar.detector.machine import FittedMachine
-from nearfar.detector.results import Failure, Score
 from nearfar.detector.routing import choose_machine
 from nearfar.errors import InputError
 from nearfar.files import file_sha256
 from nearfar.pipeline.windows import Recording
+from nearfar.scores import Failure, Score
 from nearfar.settings import Settings
 
 LEVEL = 0.95

@@ -36,7 +36,7 @@ from nearfar.detector.machine import (
     Unit,
     scored_features,
 )
-from nearfar.detector.results import Failure, Score, recording_scores
+from nearfar.detector.results import recording_scores
 from nearfar.detector.routing import choose_machine, machine_names, require_known
 from nearfar.encoders import ENCODERS
 from nearfar.environment import environment
@@ -52,6 +52,7 @@ from nearfar.pipeline.preparation import DETECTOR, check_recordings, prepare_det
 from nearfar.pipeline.training import is_trained, needed_extras, train_or_reuse
 from nearfar.pipeline.windows import Recording, hop_seconds
 from nearfar.progress import Progress, silent
+from nearfar.scores import Failure, Score
 from nearfar.threads import parallel_map
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
 from nearfar.thresholds.file import write_thresholds
@@ -448,6 +449,10 @@ class Detector(Changeable):
             )
         number = names.index(machine) if machine in names else 0
         return self._fitted.extractor, machines[number], self._fitted.calibrations[number]
+
+    def name_of(self, fitted: FittedMachine) -> str:
+        """The name of a machine of this detector, as in :attr:`machines`."""
+        return self.machines[self._fitted.machines.index(fitted)]
 
     def drift(self, scores: Iterable[Score]) -> tuple[Drift, ...]:
         """Whether the scores of recent recordings have shifted alike, by machine; see :class:`Drift`."""

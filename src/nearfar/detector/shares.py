@@ -10,9 +10,9 @@ from pathlib import Path
 from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.detector.detector import batches_of, listed_recordings
 from nearfar.detector.loaded import LoadedDetectors
-from nearfar.detector.results import Failure, Score
 from nearfar.executors import Executor
 from nearfar.progress import Progress, silent
+from nearfar.scores import Failure, Score
 
 TASK = 8
 """Batches of recordings in a task: 256 recordings of 10 s, about 5 s of one core with ``auto``."""

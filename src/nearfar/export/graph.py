@@ -70,6 +70,7 @@ class DetectorGraph(nn.Module):
         self.terms = terms
         self.register_buffer("target", torch.from_numpy(fitted.target[fitted.recording]).long())
         self.eval().requires_grad_(False)
+        self.parts = self._number_of_parts(extractor.padded_samples)
 
     def forward(
         self, samples: Tensor, thresholds: Tensor, calibration_scores: Tensor, calibration_weights: Tensor
@@ -106,6 +107,14 @@ class DetectorGraph(nn.Module):
             p_value,
             fused > thresholds[domain],
         )
+
+    @torch.inference_mode()
+    def _number_of_parts(self, samples: int) -> int:
+        """Parts of a score, of one window."""
+        noise = 0.05 * torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
+        features = self._features({channel: noise.roll(number) for number, channel in enumerate(self.channels)})
+        view, backend = next(iter(self.backends.items()))
+        return int(backend(features[view])[1].shape[1])
 
     def _features(self, recorded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {view: self.source(make(recorded)) for view, make in self._views.items()}

@@ -228,6 +228,12 @@ def balanced(scores: Scores, groups: ArrayLike | None) -> Scores:
     return np.concatenate([np.quantile(scores[of_group == group], levels) for group in np.unique(of_group)])
 
 
+def group_weights(groups: ArrayLike) -> Scores:
+    """One over the size of each score's group, (normals,): its weight in p-values."""
+    members = np.asarray(groups)
+    return _weights(np.zeros(members.size), members)[0]
+
+
 def _weights(scores: Scores, groups: ArrayLike | None) -> tuple[Scores, int]:
     """(normals,) one over the size of each score's group, and the number of groups."""
     if groups is None:

@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from nearfar.detector.results import Failure, Score
+from nearfar.scores import Failure, Score
 from nearfar.watch.alarm import AlarmRule, Status, Tick, Transition, WindowInput, step
 from nearfar.watch.config import FloodTable, KeepTable
 from nearfar.watch.cutting import CutWindow

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from nearfar.detector.detector import Detector
-from nearfar.detector.results import Failure, Score
 from nearfar.detector.store import read_card
 from nearfar.errors import InputError
 from nearfar.pipeline.windows import Recording, hop_seconds
+from nearfar.scores import Failure, Score
 from nearfar.watch.cutting import CutWindow
 
 
