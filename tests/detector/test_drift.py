@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from nearfar.detector.drift import LEVEL, find_drift
 from nearfar.thresholds import Calibration, NormalScore, find_threshold
+from nearfar.thresholds.drift import LEVEL, find_drift
 
 
 def calibration(scores: np.ndarray, groups: np.ndarray | None = None) -> Calibration:

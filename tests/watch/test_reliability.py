@@ -24,8 +24,8 @@ from tests.watch.killed import tables, write_recordings
 
 from nearfar import Detector
 from nearfar.data.quality import Problem
-from nearfar.scores import Score
 from nearfar.errors import InputError
+from nearfar.scores import Score
 from nearfar.watch import engine as engine_module
 from nearfar.watch.alarm import (
     ALLOWED,

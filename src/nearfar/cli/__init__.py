@@ -17,7 +17,7 @@ from typing import Annotated
 from typer import Exit, Option, Typer
 
 from nearfar import __version__
-from nearfar.cli import challenge, data, machine, operation, research, service, watch
+from nearfar.cli import challenge, data, export, machine, operation, research, service, watch
 from nearfar.cli.messages import USAGE_ERROR, Command, PrintableFormatter, print_error
 
 app = Typer(
@@ -37,6 +37,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         operation.test,
         operation.undo,
         machine.report,
+        export.export,
     ),
     "Monitoring": (watch.watch, service.doctor, service.token),
     "Challenge": (

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nearfar.config import Recipe
+    from nearfar.detector import Detector
+    from nearfar.exported import ExportedDetector
     from nearfar.scores import Failure, Score
     from nearfar.thresholds import Calibration, Threshold
 
-DetectorArgument = Annotated[Path, Argument(metavar="DETECTOR", help="Folder that nearfar fit wrote.")]
+DetectorArgument = Annotated[
+    Path, Argument(metavar="DETECTOR", help="Folder that nearfar fit or nearfar export wrote.")
+]
 RateOption = Annotated[
     float | None,
     Option(
@@ -161,9 +165,7 @@ def score(
     dask: options.Dask = None,
 ) -> None:
     """Score recordings: how far each is from normal, whether it is anomalous, and where it departs."""
-    from nearfar.detector.detector import Detector
-    from nearfar.detector.routing import recordings_in
-    from nearfar.detector.shares import score_files
+    from nearfar.data.walk import recordings_in
     from nearfar.executors import default_executor
     from nearfar.scores import Failure, scored
     from nearfar.terminal import scores_table
@@ -172,18 +174,18 @@ def score(
         raise usage_error("nearfar score", "--json and --csv", "one of them", "Omit one")
     listed = recordings_in(files)
     executor = default_executor(ray=ray, dask=dask)
-    loaded = Detector.load(detector, encoder=encoder)
+    loaded = opened(detector, encoder)
     scores: list[Score | Failure] = []
     with progress_bars() as progress:
         asked: dict[str, Any] = {"domain": domain, "keep_errors": not strict, "progress": progress}
         found: Iterable[Score | Failure] = (
             loaded.score_many(listed, machine, **asked)
             if executor.is_local
-            else score_files(detector, listed, executor, machine=machine, encoder=encoder, **asked)
+            else _score_elsewhere(detector, listed, executor, machine=machine, encoder=encoder, **asked)
         )
         if not executor.is_main:
             return
-        write = _JsonWriter() if as_json else _CsvWriter(loaded.recipe.scoring.views, windows) if as_csv else None
+        write = _JsonWriter() if as_json else _CsvWriter(loaded.views, windows) if as_csv else None
         for entry in found:
             scores.append(entry)
             if write is not None:
@@ -204,6 +206,24 @@ def score(
             show(f"{printable(entry.file)}: {entry.departure.sentence}")
     _print_problems(scored(scores))
     _exit_code(scores, detector, fail_on_anomaly)
+
+
+def opened(detector: Path, encoder: str | None = None) -> Detector | ExportedDetector:
+    """A detector, or an export of one, from its folder."""
+    from nearfar.exported import ExportedDetector, is_exported
+
+    if is_exported(detector):
+        return ExportedDetector(detector)
+    from nearfar.detector.detector import Detector
+
+    return Detector.load(detector, encoder=encoder)
+
+
+def _score_elsewhere(detector: Path, *arguments: Any, **more: Any) -> Iterable[Score | Failure]:
+    """Scores by an executor on other processes or hosts."""
+    from nearfar.detector.shares import score_files
+
+    return score_files(detector, *arguments, **more)
 
 
 def _print_problems(scores: Sequence[Score]) -> None:

@@ -89,7 +89,7 @@ def embed(
     dask: options.Dask = None,
 ) -> None:
     """Write one embedding per file, computed by an encoder without any training on the files."""
-    from nearfar.detector.routing import recordings_in
+    from nearfar.data.walk import recordings_in
     from nearfar.executors import default_executor
     from nearfar.pipeline.embedding import embed_files
 

@@ -5,9 +5,11 @@ They describe the microphones and the recorder rather than the machine; :mod:`ne
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,14 +148,19 @@ def _spectra(waveform: Waveform) -> Spectra:
     The power spectrum of Welch is the mean over segments of the squared magnitude; one-sided, of power 1 for a
     signal of mean square 1.
     """
-    import torch
-
     length = min(_FFT, len(waveform))
     window, scale = _window_and_scale(length)
-    with one_thread():
-        segments = torch.from_numpy(waveform).unfold(0, length, max(1, length - length // 2))
-        centred = segments - segments.mean(dim=1, keepdim=True)
-        found: Spectra = torch.fft.rfft(centred.mul_(torch.from_numpy(window))).numpy()
+    hop = max(1, length - length // 2)
+    found: Spectra
+    if (torch := sys.modules.get("torch")) is None:  # as where exported detectors score
+        segments = np.lib.stride_tricks.sliding_window_view(waveform, length)[::hop]
+        centred = (segments - segments.mean(axis=1, keepdims=True)) * window
+        found = np.fft.rfft(centred).astype(np.complex64)
+    else:  # a tenth of the time
+        with one_thread():
+            segments = torch.from_numpy(waveform).unfold(0, length, hop)
+            centred = segments - segments.mean(dim=1, keepdim=True)
+            found = torch.fft.rfft(centred.mul_(torch.from_numpy(window))).numpy()
     found *= scale
     return found
 
@@ -177,11 +184,12 @@ def _power(spectra: Spectra) -> NDArray[np.float64]:
 
 def _cross(near: Spectra, far: Spectra) -> NDArray[np.complex128]:
     """(bins,) mean of far times the conjugate of near."""
-    import torch
-
-    with one_thread():
-        total = torch.linalg.vecdot(torch.from_numpy(near), torch.from_numpy(far), dim=0)
-    return np.asarray(total.numpy() / len(near), np.complex128)
+    if (torch := sys.modules.get("torch")) is None:
+        total: Any = np.einsum("tf,tf->f", near.conj(), far)
+    else:
+        with one_thread():
+            total = torch.linalg.vecdot(torch.from_numpy(near), torch.from_numpy(far), dim=0).numpy()
+    return np.asarray(total / len(near), np.complex128)
 
 
 def _channel_facts(waveform: Waveform, power: NDArray[np.float64]) -> ChannelFacts:

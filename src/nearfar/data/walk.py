@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nearfar.data.clips import AUDIO_SUFFIXES
+from nearfar.errors import InputError
 
 FOREIGN_SUFFIXES = (".aac", ".aif", ".aiff", ".amr", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wma")
 """Recordings in formats that are not read."""
@@ -214,3 +215,23 @@ def _id(folder: Path) -> FolderId | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def recordings_in(paths: Iterable[Path]) -> list[Path]:
+    """The files, and the WAV and FLAC files in the folders and below them, sorted within each.
+
+    What is left out of the folders is logged; see :func:`nearfar.data.walk.walk`.
+
+    Raises:
+        InputError: if a folder holds none.
+    """
+    files, folders = found_recordings(paths)
+    for folder in folders:
+        if not folder.files:
+            raise InputError(
+                folder.root,
+                found="no WAV or FLAC file in it",
+                expected="recordings to score",
+                remedy="Check the path",
+            )
+    return files

@@ -21,9 +21,10 @@ from nearfar.data.clips import PARSERS, normal_clip
 from nearfar.data.copies import Copy, find_copies, joined_groups, without_copies
 from nearfar.data.folders import visible
 from nearfar.data.grouping import GROUPINGS, Groups, added_groups
+from nearfar.data.walk import recordings_in
 from nearfar.detector.holdout import hold_out
 from nearfar.detector.machine import FittedMachine, fit_machine, most_anomalous, scored_features
-from nearfar.detector.routing import choose_machine, recordings_in
+from nearfar.detector.routing import choose_machine
 from nearfar.errors import InputError
 from nearfar.explain.localisation import fit_patches, with_clips
 from nearfar.files import as_path, as_text

@@ -26,7 +26,6 @@ from nearfar.data.quality import Profile
 from nearfar.data.walk import log_left_out
 from nearfar.detector import store
 from nearfar.detector.changes import Changeable
-from nearfar.detector.drift import Drift, find_drift
 from nearfar.detector.encoder import loaded_extractor, requirements, with_absolute_encoder
 from nearfar.detector.fitting import Fitting
 from nearfar.detector.history import Before, Change, write_history
@@ -55,6 +54,7 @@ from nearfar.progress import Progress, silent
 from nearfar.scores import Failure, Score
 from nearfar.threads import parallel_map
 from nearfar.thresholds import Calibration, Threshold, changed_thresholds, find_threshold, usable_thresholds
+from nearfar.thresholds.drift import Drift, find_drift
 from nearfar.thresholds.file import write_thresholds
 
 logger = logging.getLogger(__name__)
@@ -139,6 +139,11 @@ class Detector(Changeable):
     def machines(self) -> tuple[str, ...]:
         """The names of the machines, followed by the section where one has several."""
         return machine_names(self._fitted.machines)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The scored views."""
+        return tuple(self.recipe.scoring.views)
 
     @property
     def thresholds(self) -> tuple[Threshold, ...]:

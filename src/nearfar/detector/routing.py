@@ -1,39 +1,18 @@
-"""The recordings that paths name, and the machine whose normal recordings each is compared with."""
+"""The machine whose normal recordings a recording is compared with."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from nearfar.data.walk import found_recordings
 from nearfar.detector.machine import FittedMachine
 from nearfar.errors import InputError
 from nearfar.files import as_text
 from nearfar.pipeline.windows import Recording
 
 _SECTION = re.compile(r"(?:^|_)(?:section|id)_([0-9]{2})(?:_|$)")
-
-
-def recordings_in(paths: Iterable[Path]) -> list[Path]:
-    """The files, and the WAV and FLAC files in the folders and below them, sorted within each.
-
-    What is left out of the folders is logged; see :func:`nearfar.data.walk.walk`.
-
-    Raises:
-        InputError: if a folder holds none.
-    """
-    files, folders = found_recordings(paths)
-    for folder in folders:
-        if not folder.files:
-            raise InputError(
-                folder.root,
-                found="no WAV or FLAC file in it",
-                expected="recordings to score",
-                remedy="Check the path",
-            )
-    return files
 
 
 def machine_names(machines: Sequence[FittedMachine]) -> tuple[str, ...]:

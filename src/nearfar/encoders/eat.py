@@ -197,7 +197,7 @@ class EAT(Encoder):
 
     def with_cls(self, patches: Tensor) -> Tensor:
         """The input of the blocks, normalised, with CLS in front of some patches: (B, N, D) to (B, 1 + N, D)."""
-        cls = self.extra_tokens.expand(len(patches), -1, -1)
+        cls = self.extra_tokens.expand(patches.shape[0], -1, -1)  # not len, which an export would hold constant
         return cast(Tensor, self.pre_norm(torch.cat([cls, patches], dim=1)))
 
     def embed(self, fbank: Tensor) -> Tensor:

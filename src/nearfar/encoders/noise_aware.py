@@ -49,6 +49,14 @@ class LayerSizes(Settings):
     """Of the initial weights."""
 
 
+class RmsNorm(nn.RMSNorm):
+    """torch's RMS norm in operations that can be exported to ONNX."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = (x.square().mean(dim=-1, keepdim=True) + torch.finfo(x.dtype).eps).rsqrt()
+        return x * scale * self.weight
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention from one sequence to another; the output starts as zero."""
 
@@ -87,7 +95,7 @@ class NoiseAwareLayer(nn.Module):
 
     def __init__(self, dim: int, sizes: LayerSizes) -> None:
         super().__init__()
-        self.near_norm, self.far_norm, self.mlp_norm = nn.RMSNorm(dim), nn.RMSNorm(dim), nn.RMSNorm(dim)
+        self.near_norm, self.far_norm, self.mlp_norm = RmsNorm(dim), RmsNorm(dim), RmsNorm(dim)
         self.attn = CrossAttention(dim, sizes.heads)
         self.mlp = GatedMlp(dim, sizes.hidden_ratio * dim)
         self.dropout = nn.Dropout(sizes.dropout)

@@ -26,6 +26,12 @@ Scored = tuple[Tensor, Tensor, Tensor]
 class _Bank(nn.Module):
     """The entries of one domain."""
 
+    centres: Tensor
+    values: Tensor
+    half_squares: Tensor
+    terms: Tensor
+    clips: Tensor
+
     def __init__(self, tables: BankTables, scorer: NearestNeighbours) -> None:
         super().__init__()
         settings = scorer.settings
@@ -38,6 +44,7 @@ class _Bank(nn.Module):
         self.register_buffer("half_squares", tables.half[:, None])
         self.register_buffer("terms", None if tables.terms is None else tables.terms[:, None])
         self.register_buffer("clips", tables.clips)
+        self.count = min(settings.neighbours, len(tables.clips))
 
     def forward(self, scaled: Tensor) -> Scored:
         queries = scaled.transpose(0, 1) - self.centres[:, None]
@@ -52,8 +59,7 @@ class _Bank(nn.Module):
         if self.neighbours == 1:
             scores = distances.amin(dim=2)
         else:
-            count = min(self.neighbours, self.clips.shape[0])
-            scores = distances.topk(count, dim=2, largest=False).values.mean(dim=2)
+            scores = distances.topk(self.count, dim=2, largest=False).values.mean(dim=2)
         nearest = self.clips[distances.sum(dim=0).argmin(dim=1)]
         parts = scores.transpose(0, 1) / scores.shape[0] / self.scale
         return parts.sum(dim=1), parts, nearest
@@ -61,6 +67,9 @@ class _Bank(nn.Module):
 
 class Nearest(nn.Module):
     """:class:`NearestNeighbours`."""
+
+    mean: Tensor
+    factor: Tensor
 
     def __init__(self, scorer: NearestNeighbours) -> None:
         super().__init__()
@@ -88,6 +97,11 @@ class Nearest(nn.Module):
 
 class _Banded(nn.Module):
     """:class:`BandedNeighbours`: scores, parts and nearest windows of every speed."""
+
+    matrices: Tensor
+    mean: Tensor
+    factor: Tensor
+    roots: Tensor
 
     def __init__(self, scorer: BandedNeighbours) -> None:
         super().__init__()
@@ -138,6 +152,9 @@ class Tolerant(nn.Module):
 
 class MahalanobisDistance(nn.Module):
     """:class:`Mahalanobis`."""
+
+    means: Tensor
+    precision: Tensor
 
     def __init__(self, scorer: Mahalanobis) -> None:
         super().__init__()

@@ -81,8 +81,7 @@ class TokenFeatures(nn.Module):
         assert parts.encoder is not None
         assert parts.frontend is not None
         self.encoder = parts.encoder
-        padded = None if parts.mask_padding else extractor.padded_samples
-        self.frontend = exported_frontend(parts.frontend, padded)
+        self.frontend = exported_frontend(parts.frontend, extractor.padded_samples, parts.mask_padding)
         self.trained = parts.head.pooling if self.settings.entry("pooling").trained else None
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -103,8 +102,8 @@ class EmbeddingFeatures(nn.Module):
         super().__init__()
         head = extractor.parts.head
         self.encoder, self.pooling, self.projection = head.encoder, head.pooling, head.projection
-        padded = None if extractor.parts.mask_padding else extractor.padded_samples
-        self.frontend = exported_frontend(head.frontend, padded)
+        own_length = extractor.parts.mask_padding
+        self.frontend = exported_frontend(head.frontend, extractor.padded_samples, own_length)
 
     def forward(self, waveform: Tensor) -> Tensor:
         (last,) = self.encoder.encode(self.frontend(waveform))

@@ -25,6 +25,7 @@ from nearfar.frontends.kaldi import (
     LOG_FLOOR,
     PATCH_FRAMES,
     PREEMPHASIS,
+    frame_count,
     mel_bank,
 )
 
@@ -78,7 +79,8 @@ class Cancelled(nn.Module):
             ],
             dim=-1,
         )
-        return near - self._signal(predicted, near.shape[1])
+        cancelled: Tensor = near - self._signal(predicted, near.shape[1])
+        return cancelled
 
     def _spectra(self, waveform: Tensor) -> Tensor:
         samples = waveform.shape[1]
@@ -95,7 +97,8 @@ class Cancelled(nn.Module):
         total = self._overlapped(frames) / self._overlapped(
             torch.ones_like(frames) * self.weight.square()
         ).clamp_min(1e-6)
-        return total.flatten(1)[:, self.window // 2 :][:, :samples]
+        signal: Tensor = total.flatten(1)[:, self.window // 2 :][:, :samples]
+        return signal
 
     def _overlapped(self, frames: Tensor) -> Tensor:
         number = self.window // self.hop
@@ -151,45 +154,49 @@ class KaldiSpectrogram(nn.Module):
 
     Args:
         frontend: whose mean and deviation apply.
-        padded_samples: windows are zero-padded to this length; None leaves them as they are.
+        padded_samples: windows are zero-padded to this length.
+        own_length: whether columns of patches that hold only padding are left out.
     """
 
-    def __init__(self, frontend: KaldiFbank, padded_samples: int | None) -> None:
+    def __init__(self, frontend: KaldiFbank, padded_samples: int, own_length: bool) -> None:
         super().__init__()
         self.log_mel, self.mean, self.std = LogMel(), frontend.mean, frontend.std
-        self.padded_samples = padded_samples
+        self.padded_samples, self.own_length = padded_samples, own_length
+        self.missing = -frame_count(padded_samples) % PATCH_FRAMES
 
     def forward(self, waveform: Tensor) -> Tensor:
-        if self.padded_samples is not None:
-            waveform = F.pad(waveform, (0, self.padded_samples - waveform.shape[1]))
-        log_mel = self.log_mel(waveform)
-        missing = (-log_mel.shape[1]) % PATCH_FRAMES
-        return ((F.pad(log_mel, (0, 0, 0, missing)) - self.mean) / (2.0 * self.std)).unsqueeze(1)
+        samples = waveform.shape[1]
+        log_mel = self.log_mel(F.pad(waveform, (0, self.padded_samples - samples)))
+        spectrogram = (F.pad(log_mel, (0, 0, 0, self.missing)) - self.mean) / (2.0 * self.std)
+        if self.own_length:
+            columns = ((samples - FRAME_SAMPLES) // FRAME_SHIFT + PATCH_FRAMES) // PATCH_FRAMES
+            spectrogram = spectrogram[:, : columns * PATCH_FRAMES]
+        return spectrogram.unsqueeze(1)
 
 
 class EachSpectrogram(nn.Module):
     """:class:`EachSignal`: (windows, signals, samples) to (windows, signals, frames, 128)."""
 
-    def __init__(self, frontend: EachSignal, padded_samples: int | None) -> None:
+    def __init__(self, frontend: EachSignal, padded_samples: int, own_length: bool) -> None:
         super().__init__()
-        self.inner = exported_frontend(frontend.frontend, padded_samples)
+        self.inner = exported_frontend(frontend.frontend, padded_samples, own_length)
 
     def forward(self, waveform: Tensor) -> Tensor:
         return torch.cat([self.inner(waveform[:, signal]) for signal in range(2)], dim=1)
 
 
-EXPORTED_FRONTENDS: dict[type[Frontend], Callable[[Any, int | None], nn.Module]] = {
+EXPORTED_FRONTENDS: dict[type[Frontend], Callable[[Any, int, bool], nn.Module]] = {
     KaldiFbank: KaldiSpectrogram,
     EachSignal: EachSpectrogram,
 }
 
 
-def exported_frontend(frontend: Frontend, padded_samples: int | None) -> nn.Module:
-    """The module of a front end.
+def exported_frontend(frontend: Frontend, padded_samples: int, own_length: bool) -> nn.Module:
+    """The module of a front end; arguments as those of :class:`KaldiSpectrogram`.
 
     Raises:
         InputError: if it has none.
     """
     if type(frontend) not in EXPORTED_FRONTENDS:
         raise cannot("front end", type(frontend).__name__)
-    return EXPORTED_FRONTENDS[type(frontend)](frontend, padded_samples)
+    return EXPORTED_FRONTENDS[type(frontend)](frontend, padded_samples, own_length)

@@ -44,7 +44,7 @@ from nearfar.thresholds import Calibration
 from nearfar.thresholds.file import write_thresholds
 
 LARGEST_DIFFERENCE = 1e-4
-"""Of scores, as a fraction of the threshold."""
+"""Of scores, as a fraction of the threshold, or of scores above it."""
 COMPARED = 20
 """Normal recordings that are scored by both, if their files are still there."""
 NOT_SAME = 1e-9
@@ -244,10 +244,10 @@ def compared(
 
 
 def _scale(score: Score, calibration: Calibration) -> float:
-    if score.threshold:
-        return abs(score.threshold)
+    """The size of the threshold, or of the score where that is larger: rounding grows with it."""
     normal = calibration.scores()
-    return max(float(np.abs(normal).max(initial=0.0)), abs(score.score), NOT_SAME)
+    threshold = score.threshold or float(np.abs(normal).max(initial=0.0))
+    return max(abs(threshold), abs(score.score), NOT_SAME)
 
 
 def _differs(recording: str, found: str) -> InputError:

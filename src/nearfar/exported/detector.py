@@ -30,6 +30,7 @@ from nearfar.progress import Progress, silent
 from nearfar.scores import Failure, Score, WindowScore
 from nearfar.threads import parallel_map
 from nearfar.thresholds import Calibration, Threshold, threshold_of
+from nearfar.thresholds.drift import Drift, find_drift
 from nearfar.thresholds.rules import group_weights
 
 Waveform = NDArray[np.float32]
@@ -146,6 +147,15 @@ class ExportedDetector:
             "calibration_scores": np.array([entry.score for entry in entries], np.float64),
             "calibration_weights": np.stack(weights),
         }
+
+    def drift(self, scores: Iterable[Score]) -> tuple[Drift, ...]:
+        """Whether the scores of recent recordings have shifted alike; see :class:`Drift`."""
+        entries = list(scores)
+        values = [entry.score for entry in entries]
+        found = (
+            find_drift(self.description.name, self.calibration, values, entries[0].threshold) if entries else None
+        )
+        return () if found is None else (found,)
 
     # --- reading -----------------------------------------------------------------------------------------------
 

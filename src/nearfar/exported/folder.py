@@ -23,12 +23,12 @@ FORMAT = 1
 OPERATORS = frozenset(
     " ".join(
         (
-            "Abs Add And ArgMax ArgMin Cast CastLike Clip Concat Constant ConstantOfShape Conv Cos Div Equal Erf Exp",
-            "Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity IsInf",
-            "IsNaN LayerNormalization Less LessOrEqual Log MatMul Max Min Mod Mul Neg Not OneHot Or Pad Pow Range",
-            "Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Round",
-            "ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Split Sqrt Squeeze Sub Sum Tanh Tile",
-            "TopK Transpose Trilu Unsqueeze Where Xor",
+            "Abs Add And ArgMax ArgMin Cast CastLike Clip Concat Constant ConstantOfShape Conv Cos Div Equal Erf",
+            "Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity",
+            "IsInf IsNaN LayerNormalization Less LessOrEqual Log MatMul Max Min Mod Mul Neg Not OneHot Or Pad Pow",
+            "Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare",
+            "Reshape Round ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Split Sqrt Squeeze",
+            "Sub Sum Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor",
             "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QuantizeLinear",
         )
     ).split()
@@ -50,7 +50,8 @@ class Parity(Settings):
 
     Attributes:
         windows: how many were compared, ``recordings`` of how many normal recordings among them.
-        largest: the largest difference, as a fraction of the threshold; without one, of the highest normal score.
+        largest: the largest difference, as a fraction of the threshold or of a higher score; without a threshold,
+            of the highest normal score.
         decisions: how many decisions differ; always 0.
     """
 

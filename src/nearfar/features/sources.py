@@ -180,7 +180,7 @@ def pooled_tokens(layers: Sequence[Tokens], keep: Tensor | None, bands: int, set
 
     out = []
     for patches in values:
-        grid = patches.reshape(len(patches), -1, bands, patches.shape[2])
+        grid = patches.reshape(patches.shape[0], -1, bands, patches.shape[2])
         if keep is None:
             out.append(pool(grid))
         else:

@@ -80,7 +80,8 @@ class Mahalanobis:
     @property
     def precision(self) -> Tensor:
         """(parts, dim, dim) float64."""
-        return self._precision
+        inverse: Tensor = self._precision
+        return inverse
 
     @cached_property
     def _root(self) -> Tensor:

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from nearfar.detector.drift import FEWEST, find_drift
 from nearfar.errors import NearfarError
 from nearfar.scores import Failure, Score
+from nearfar.thresholds.drift import FEWEST, find_drift
 from nearfar.watch.config import MachineTable, WatchConfig
 from nearfar.watch.cutting import CutWindow
 from nearfar.watch.decision import Decisions, EndedStream, MachineContext, Scored, add_missed

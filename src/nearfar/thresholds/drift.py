@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nearfar.thresholds import Calibration, p_values
+from nearfar.thresholds.calibration import Calibration
+from nearfar.thresholds.rules import p_values
 
 FEWEST = 10
 """Fewer recordings are not tested."""
