@@ -90,7 +90,8 @@ class Cancelled(nn.Module):
         number = self.window // self.hop
         frames = torch.cat([pieces[:, first : first + count] for first in range(number)], dim=2)
         spectra = self.dft((frames * self.weight).flatten(0, 1))
-        return spectra.reshape(waveform.shape[0], -1, self.window // 2 + 1, 2)
+        by_window: Tensor = spectra.reshape(waveform.shape[0], -1, self.window // 2 + 1, 2)
+        return by_window
 
     def _signal(self, spectra: Tensor, samples: Any) -> Tensor:
         frames = self.dft.inverse(spectra.flatten(0, 1)).reshape(spectra.shape[0], -1, self.window) * self.weight
