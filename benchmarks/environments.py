@@ -49,6 +49,11 @@ class Layer:
         return subprocess.run(command, check=False, capture_output=True, text=True, env=_clean(), cwd=cwd)
 
 
+def empty(folder: Path) -> Layer:
+    """An environment without any package."""
+    return _layer(folder)
+
+
 def with_torch(folder: Path) -> Layer:
     """The lowest layer: links to torch and its requirements in this Python."""
     links = folder / "links"

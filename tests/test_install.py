@@ -6,13 +6,18 @@ import json
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-from benchmarks.environments import Layer, with_torch
+from benchmarks.environments import Layer, empty, with_torch
 
+from nearfar import Detector
+from nearfar.export.write import export_detector
+from nearfar.exported import ExportedDetector
 from nearfar.extras import EXTRAS
+from nearfar.scores import Score
 
 pytestmark = pytest.mark.slow
 
@@ -80,8 +85,45 @@ def test_a_detector_needs_no_extra(bare: Layer, small_factory: Path, tmp_path: P
     assert score["anomalous"]
 
 
+@pytest.fixture(scope="module")
+def exported(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "hummer"
+    export_detector(Detector.fit(small_factory / "hummer"), out)
+    return out
+
+
+def test_exports_are_scored_without_torch(exported: Path, small_factory: Path, tmp_path: Path) -> None:
+    source, folder = ROOT / "packaging" / "edge", tmp_path / "dist"
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)], check=True)
+    (wheel,) = folder.glob("*.whl")
+    layer = empty(tmp_path / "edge")
+    layer.install(str(wheel))
+    assert not any((layer.packages / name).exists() for name in ("torch", "scipy", "sklearn"))
+    recordings = sorted((small_factory / "hummer" / "test").iterdir())
+    finished = layer.run("nearfar", "score", exported, *recordings, "--json", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    expected = [row.score for row in ExportedDetector(exported).score_many(recordings) if isinstance(row, Score)]
+    assert [row["score"] for row in json.loads(finished.stdout)] == pytest.approx(expected, rel=1e-9)
+    refused = layer.run("nearfar", "fit", small_factory, "--out", "detector", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "which nearfar-edge comes without" in refused.stderr
+
+
+def test_both_distributions_have_one_version_and_the_same_requirements() -> None:
+    edge, whole = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for folder in ("packaging/edge", ".")
+    )
+    assert edge["version"] == whole["version"]
+    required = {*whole["dependencies"], *whole["optional-dependencies"]["edge"]}
+    assert set(edge["dependencies"]) <= required
+    assert set(edge["optional-dependencies"]["watch"]) <= set(whole["optional-dependencies"]["watch"])
+
+
 COMMANDS = {
     "dask": ({"dask"}, "fit FACTORY --out OUT --dask tcp://127.0.0.1:9"),
+    "edge": ({"edge"}, "score EXPORTED RECORDINGS"),
+    "export": ({"export"}, "export DETECTOR --to OUT --machine hummer"),
     "ray": ({"ray"}, "fit FACTORY --out OUT --ray 127.0.0.1:9"),
     "report": ({"report"}, "run nearfar-best --data FACTORY --out OUT"),
     "simulate": (
@@ -103,7 +145,7 @@ CLUSTERS = {"dask": "found no scheduler at", "ray": "found no cluster at"}
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_a_command_works_with_its_extra_and_names_it_without(
-    extra: str, bare: Layer, wheel: Path, small_factory: Path, tmp_path: Path
+    extra: str, bare: Layer, wheel: Path, exported: Path, small_factory: Path, tmp_path: Path
 ) -> None:
     extras, command = COMMANDS[extra]
     names = ",".join(sorted(extras))
@@ -111,6 +153,7 @@ def test_a_command_works_with_its_extra_and_names_it_without(
         "FACTORY": str(small_factory),
         "RECORDINGS": str(small_factory / "hummer" / "test"),
         "DETECTOR": "detector",
+        "EXPORTED": str(exported),
         "OUT": "out",
         "OUT/watch.sqlite": "out/watch.sqlite",
     }
@@ -131,4 +174,4 @@ def test_a_command_works_with_its_extra_and_names_it_without(
         assert CLUSTERS[extra] in finished.stderr
         return
     assert finished.returncode == 0, finished.stderr
-    assert any((tmp_path / "out").rglob("*"))
+    assert "OUT" not in command or any((tmp_path / "out").rglob("*"))

@@ -12,7 +12,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from typer import Exit, Option, Typer
 
@@ -59,6 +59,9 @@ for panel, commands in PANELS.items():
         app.command(cls=Command, rich_help_panel=panel)(command)
 app.add_typer(data.download, name="download", rich_help_panel="Data and weights")
 
+NOT_IN_EDGE = frozenset({"joblib", "safetensors", "scipy", "sklearn", "threadpoolctl", "tomli_w", "torch"})
+"""Modules that nearfar requires and nearfar-edge does not."""
+
 _INTERRUPTED = 130
 """The exit code of typer after Ctrl-C."""
 
@@ -91,7 +94,19 @@ def main() -> None:
         if stop.code == _INTERRUPTED:
             print_error("stopped; rerun the same command to resume")
         raise
-    except Exception:  # Python would exit with 1, which means an anomaly
-        traceback.print_exc()
-        print_error("this is a defect of nearfar, please report it with the lines above")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NOT_IN_EDGE:
+            _report_defect()
+        print_error(
+            f"this command needs the Python module {error.name}, which nearfar-edge comes without. "
+            "Run pip uninstall nearfar-edge, then pip install nearfar"
+        )
         raise SystemExit(USAGE_ERROR) from None
+    except Exception:  # Python would exit with 1, which means an anomaly
+        _report_defect()
+
+
+def _report_defect() -> NoReturn:
+    traceback.print_exc()
+    print_error("this is a defect of nearfar, please report it with the lines above")
+    raise SystemExit(USAGE_ERROR) from None
