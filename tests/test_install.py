@@ -124,6 +124,7 @@ COMMANDS = {
     "dask": ({"dask"}, "fit FACTORY --out OUT --dask tcp://127.0.0.1:9"),
     "edge": ({"edge"}, "score EXPORTED RECORDINGS"),
     "export": ({"export"}, "export DETECTOR --to OUT --machine hummer"),
+    "openvino": ({"export", "openvino"}, "export DETECTOR --to OUT --machine hummer --openvino"),
     "ray": ({"ray"}, "fit FACTORY --out OUT --ray 127.0.0.1:9"),
     "report": ({"report"}, "run nearfar-best --data FACTORY --out OUT"),
     "simulate": (

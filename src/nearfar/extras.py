@@ -14,6 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "dask": ("distributed",),
     "edge": ("onnxruntime",),
     "export": ("onnx", "onnxruntime"),
+    "openvino": ("openvino",),
     "ray": ("ray",),
     "report": ("jinja2", "matplotlib", "yaml"),
     "simulate": ("pyroomacoustics",),

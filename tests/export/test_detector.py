@@ -349,6 +349,48 @@ def test_the_command_exports_and_scores(
     assert "hummer" in table.out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_precisions_are_measured(precision: str, data: Path, tmp_path: Path) -> None:
+    detector = fitted(data, RECIPES["frozen"])
+    whole = export_detector(detector, tmp_path / "fp32")
+    done = export_detector(detector, tmp_path / precision, precision=precision)
+    parity = done.description.parity
+    assert done.bytes < 0.8 * whole.bytes
+    assert parity.speed is not None
+    assert whole.description.parity.largest < parity.largest < 0.2
+    scores = [
+        [
+            row.score
+            for row in ExportedDetector(tmp_path / name).score_many(recordings(data))
+            if isinstance(row, Score)
+        ]
+        for name in ("fp32", precision)
+    ]
+    assert scores[0] != scores[1]
+    assert scores[1] == pytest.approx(scores[0], rel=0.2)
+
+
+def test_precisions_of_recipes_without_an_encoder_are_refused(detector: Detector, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="without an encoder"):
+        export_detector(detector, tmp_path / "out", precision="int8")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_openvino_computes_the_same_scores(data: Path, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    detector = fitted(data, RECIPES["frozen"])
+    done = export_detector(detector, tmp_path / "out", openvino=True)
+    assert done.description.parity.openvino is not None
+    compiled = openvino.Core().compile_model(tmp_path / "out" / "openvino" / "model.xml", "CPU")
+    loaded = ExportedDetector(tmp_path / "out")
+    samples = np.full((1, 1, loaded.description.window_samples), 0.01, np.float32)
+    samples[..., ::50] = 0.3
+    found = compiled({"samples": samples, **loaded.inputs})["score"]
+    assert found == pytest.approx(loaded.run(samples)["score"], rel=1e-3)
+
+
 WITHOUT_TORCH = """
 import sys
 class Refuse:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nearfar.encoders.hub import PUBLISHED, SHORT_NAMES
-from nearfar.exported.folder import MODEL, Description
+from nearfar.exported.folder import MODEL, Description, Parity
 from nearfar.thresholds import Calibration, Threshold
 
 
@@ -53,7 +53,8 @@ describes the files and the graph.
 ## Check
 
 ONNX Runtime's scores of {parity.windows} windows, of {parity.recordings} normal recordings and of made-up ones, \
-differ from the detector's by at most {parity.largest:.2g} of the threshold; all decisions are the same.
+differ from the detector's by at most {parity.largest:.2g} of the threshold (mean {parity.mean:.2g}); \
+{_decisions(parity)}.{_speed(parity)}{_openvino(parity)}
 
 ## Identity
 
@@ -65,6 +66,18 @@ differ from the detector's by at most {parity.largest:.2g} of the threshold; all
 {json.dumps(recipe.model_dump(mode="json"), indent=1)}
 ```
 """
+
+
+def _decisions(parity: Parity) -> str:
+    return f"{parity.decisions} decisions differ" if parity.decisions else "all decisions are the same"
+
+
+def _speed(parity: Parity) -> str:
+    return "" if parity.speed is None else f" It is {parity.speed:.2g} times as fast as in float32, on one thread."
+
+
+def _openvino(parity: Parity) -> str:
+    return "" if parity.openvino is None else f" OpenVINO's differ from those by at most {parity.openvino:.2g}."
 
 
 def _threshold(entry: Threshold) -> str:

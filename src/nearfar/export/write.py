@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from nearfar.errors import InputError
 from nearfar.export.card import model_card
 from nearfar.export.graph import DetectorGraph, Outputs
 from nearfar.export.onnx_file import OPSET, write_onnx
+from nearfar.export.openvino import write_openvino
+from nearfar.export.precision import PRECISIONS
 from nearfar.exported.detector import ExportedDetector
 from nearfar.exported.folder import (
     CALIBRATION,
@@ -48,6 +51,8 @@ LARGEST_DIFFERENCE = 1e-4
 COMPARED = 20
 """Normal recordings that are scored by both, if their files are still there."""
 NOT_SAME = 1e-9
+ROUNDS = 5
+_CONVERTED, _WHOLE = "converted.onnx", "whole.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +65,39 @@ class Exported:
 
 
 def export_detector(
-    detector: Detector, out: Path, machine: str | None = None, *, progress: Progress = silent
+    detector: Detector,
+    out: Path,
+    machine: str | None = None,
+    *,
+    precision: str = "fp32",
+    openvino: bool = False,
+    progress: Progress = silent,
 ) -> Exported:
     """Write one machine of a detector to a folder, and check its scores.
 
     Args:
         out: a new or empty folder, or one of an earlier export, which is replaced whole.
         machine: of a detector of several.
+        precision: a name in :data:`nearfar.export.precision.PRECISIONS`. Of others than ``fp32``, the differences
+            are measured and stated, and not limited.
+        openvino: also write the graph for OpenVINO.
 
     Raises:
         InputError: before anything is written, if the recipe has a choice that cannot be exported, the machine is
             not named, an extra is not installed or ``out`` holds something else; and if scores or decisions differ
             from the detector's, in which case ``out`` is as it was.
     """
-    require_extras("nearfar export", "export")
-    _require_free(out)
+    require_extras("nearfar export", "export", *(["openvino"] if openvino else []))
+    convert = PRECISIONS[precision].convert
     extractor, fitted, calibration = detector.fitted(machine)
     graph = DetectorGraph(extractor, fitted)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(out), _written_whole(out) as partial:
+    with free_folder(out) as partial:
         progress("exporting", 0, 3)
         _write_graph(graph, extractor, partial / MODEL)
+        if convert is not None:
+            convert(partial / MODEL, partial / _CONVERTED)
+            (partial / MODEL).rename(partial / _WHOLE)
+            (partial / _CONVERTED).rename(partial / MODEL)
         require_harmless(partial / MODEL)
         progress("exporting", 1, 3)
         thresholds = [
@@ -90,9 +107,15 @@ def export_detector(
         ]
         write_signed_json(partial / CALIBRATION, calibration.model_dump(mode="json"))
         write_thresholds(partial, thresholds)
-        described = _description(graph, extractor, fitted, calibration, partial / MODEL, detector)
+        described = _description(graph, extractor, fitted, partial / MODEL, detector, precision)
         write_signed_json(partial / DESCRIPTION, described.model_dump(mode="json"))
-        parity = compared(detector, ExportedDetector(partial), fitted, calibration)
+        parity = compared(detector, ExportedDetector(partial), fitted, calibration, exact=convert is None)
+        if convert is not None:
+            parity = parity.model_copy(update={"speed": _speed(partial, described)})
+            (partial / _WHOLE).unlink()
+        if openvino:
+            found = write_openvino(partial, _windows(described), LARGEST_DIFFERENCE)
+            parity = parity.model_copy(update={"openvino": found})
         progress("exporting", 2, 3)
         described = described.model_copy(update={"parity": parity})
         write_signed_json(partial / DESCRIPTION, described.model_dump(mode="json"))
@@ -102,10 +125,27 @@ def export_detector(
     return Exported(out, described, size)
 
 
-def _require_free(out: Path) -> None:
+@contextmanager
+def free_folder(out: Path, mark: str = DESCRIPTION) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place at the end, or is removed after an error.
+
+    Args:
+        out: new, empty, or with a file ``mark``.
+        mark: the file by which an earlier export is recognised.
+
+    Raises:
+        InputError: if ``out`` holds something else, or another program is writing there.
+    """
+    _require_free(out, mark)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(out), _written_whole(out) as partial:
+        yield partial
+
+
+def _require_free(out: Path, mark: str) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(out, found="a file", expected="a folder", remedy="Give another name")
-    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / mark).is_file():
         raise InputError(
             out,
             found="a folder that holds something else",
@@ -150,9 +190,9 @@ def _description(
     graph: DetectorGraph,
     extractor: Extractor,
     fitted: FittedMachine,
-    calibration: Calibration,
     model: Path,
     detector: Detector,
+    precision: str,
 ) -> Description:
     recipe: Any = extractor.recipe
     rate = recipe.audio.sample_rate_hz
@@ -178,6 +218,7 @@ def _description(
         ),
         profile=fitted.profile,
         parity=Parity(windows=0, recordings=0, largest=0.0),
+        precision=precision,
         model_sha256=file_sha256(model),
     )
 
@@ -204,12 +245,18 @@ def made_up(channels: int, samples: int, rate_hz: int = SAMPLE_RATE_HZ) -> dict[
 
 
 def compared(
-    detector: Detector, exported: ExportedDetector, fitted: FittedMachine, calibration: Calibration
+    detector: Detector,
+    exported: ExportedDetector,
+    fitted: FittedMachine,
+    calibration: Calibration,
+    *,
+    exact: bool = True,
 ) -> Parity:
     """The differences of scores on normal and made-up recordings.
 
     Raises:
-        InputError: if a score differs by more than :data:`LARGEST_DIFFERENCE` of the threshold, or a decision.
+        InputError: with ``exact``, if a score differs by more than :data:`LARGEST_DIFFERENCE` of the threshold, or
+            a decision.
     """
     of = exported.description
     count = 1 + max(of.near_channel, of.far_channel)
@@ -224,23 +271,54 @@ def compared(
         name = detector.name_of(fitted)
         wanted = detector.score_many(paths, name, keep_errors=True, explain=False)
         pairs = zip(paths, wanted, exported.score_many(paths, keep_errors=True), strict=True)
-        largest, windows = 0.0, 0
+        differences: list[float] = []
+        decisions = 0
         for path, one, other in pairs:
             if not isinstance(one, Score) or not isinstance(other, Score):
                 if type(one) is not type(other):
                     raise _differs(path.name, "one of them cannot score the recording")
                 continue
-            difference = max(
-                abs(a.score - b.score) for a, b in zip(one.windows, other.windows, strict=True)
-            ) / _scale(one, calibration)
-            if not difference <= LARGEST_DIFFERENCE:
+            windows = zip(one.windows, other.windows, strict=True)
+            differences += [abs(a.score - b.score) / _scale(one, calibration) for a, b in windows]
+            decisions += one.anomalous != other.anomalous
+            if exact and not max(differences) <= LARGEST_DIFFERENCE:
                 raise _differs(path.name, f"scores {one.score:.7g} and {other.score:.7g}")
-            if one.anomalous != other.anomalous:
+            if exact and decisions:
                 raise _differs(path.name, f"decisions at scores {one.score:.7g} and {other.score:.7g}")
-            largest, windows = max(largest, difference), windows + len(one.windows)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Parity(windows=windows, recordings=normals, largest=largest)
+    mean = sum(differences) / len(differences)
+    return Parity(
+        windows=len(differences), recordings=normals, largest=max(differences), mean=mean, decisions=decisions
+    )
+
+
+def _windows(of: Description) -> list[NDArray[np.float32]]:
+    """One whole made-up window of each kind, (1, channels, samples)."""
+    signals = made_up(len(of.channels), of.window_samples, of.sample_rate_hz)
+    return [signal[None] for signal in signals.values() if signal.shape[1] == of.window_samples]
+
+
+def _speed(folder: Path, of: Description) -> float:
+    """The pace of the model of a folder as a multiple of that of the whole one, in turns, on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    sessions = [
+        onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
+        for name in (_WHOLE, MODEL)
+    ]
+    feed = {"samples": _windows(of)[0], **ExportedDetector(folder).inputs}
+    seconds: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for session, times in zip(sessions, seconds, strict=True):
+            began = time.perf_counter()
+            session.run(None, feed)
+            times.append(time.perf_counter() - began)
+    whole, converted = (min(times) for times in seconds)
+    return whole / converted
 
 
 def _scale(score: Score, calibration: Calibration) -> float:

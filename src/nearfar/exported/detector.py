@@ -93,6 +93,11 @@ class ExportedDetector:
         """The scored views."""
         return self.description.views
 
+    @property
+    def inputs(self) -> Mapping[str, NDArray[np.float64]]:
+        """The graph's inputs beside the samples: thresholds and calibration."""
+        return self._data
+
     def run(self, samples: Waveform) -> Outputs:
         """The graph's outputs for windows (windows, channels, samples) float32, by name."""
         return dict(zip(self._names, self._session.run(None, {"samples": samples, **self._data}), strict=True))

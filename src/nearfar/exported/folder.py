@@ -52,13 +52,19 @@ class Parity(Settings):
         windows: how many were compared, ``recordings`` of how many normal recordings among them.
         largest: the largest difference, as a fraction of the threshold or of a higher score; without a threshold,
             of the highest normal score.
-        decisions: how many decisions differ; always 0.
+        mean: the mean difference, in the same unit.
+        decisions: how many decisions differ; 0 in float32.
+        speed: ONNX Runtime's pace as a multiple of that of the float32 graph, on one thread; None in float32.
+        openvino: the largest difference of OpenVINO's scores from ONNX Runtime's, where it was written as well.
     """
 
     windows: int
     recordings: int
     largest: float
+    mean: float = 0.0
     decisions: int = 0
+    speed: float | None = None
+    openvino: float | None = None
 
 
 class Description(Settings):
