@@ -128,10 +128,12 @@ def _checked(graph: EncoderGraph, frontend: KaldiFbank, path: Path) -> float:
 def _card(facts: dict[str, Any]) -> str:
     return f"""# {facts["encoder"]}
 
-An audio encoder ({facts["parameters"] / 1e6:.1f} M parameters), exported by nearfar {facts["nearfar"]} to ONNX, opset {facts["opset"]}.
+An audio encoder ({facts["parameters"] / 1e6:.1f} M parameters), exported by nearfar {facts["nearfar"]} to ONNX, \
+opset {facts["opset"]}.
 
 - input `waveform`: float32 (clips, samples) at {facts["sample_rate_hz"]} Hz, of one length
-- outputs `tokens`: float32 (clips, columns * {facts["bands"]}, {facts["embed_dim"]}), `cls` and `mean` (clips, {facts["embed_dim"]})
+- outputs `tokens`: float32 (clips, columns * {facts["bands"]}, {facts["embed_dim"]}); `cls` and `mean`: \
+(clips, {facts["embed_dim"]})
 - tokens of made-up clips differ from the encoder's by at most {facts["largest_difference"]:.2g} of their size
 - encoder {facts["encoder_hash"]}; model.onnx SHA-256 {facts["model_sha256"]}
 - the licence of the weights is that of the encoder
