@@ -11,7 +11,7 @@ SEED ?= 1
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow campaign lint format reference benchmark clean
+.PHONY: demo test test-slow campaign lint format reference docs release benchmark clean
 
 demo: $(INSTALLED)
 	$(BIN)/nearfar demo --out demo
@@ -36,9 +36,24 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Brings the tables of keys and choices in docs/reference.md in line with the code.
+# Brings the tables of keys and choices, the command line and the map of packages in docs/ in line with the code.
 reference: $(INSTALLED)
 	$(BIN)/python docs/write_reference.py
+	$(BIN)/python docs/write_cli.py
+	$(BIN)/python docs/write_design.py
+
+# The documentation site, into site/, without network.
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Builds wheel and sdist of nearfar and the wheel of nearfar-edge, checks them, and tests them in environments of their own.
+release: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --wheel --outdir dist packaging/edge
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pytest -m slow tests/test_install.py
 
 benchmark: $(INSTALLED)
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
@@ -52,4 +67,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo runs dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,7 +20,7 @@ from nearfar.executors import launch
 from nearfar.extras import EXTRAS, missing_modules, require_extras
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = {"all", "dev"}
+GROUPS = {"all", "dev", "docs"}
 """Extras of ``pyproject.toml`` that are made of others."""
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 Emphasis = Literal["", "strong", "alarm", "faint"]
@@ -31,6 +31,7 @@ class TextTable:
         title: a line above the table; empty for none.
         notes: lines below the table.
         unwrapped: number of columns, from the first, without line breaks in cells.
+        droppable: indices of columns that may be left out where there is no room, the first one first.
     """
 
     headings: tuple[str, ...]
@@ -39,6 +40,35 @@ class TextTable:
     title: str = ""
     notes: tuple[str, ...] = ()
     unwrapped: int = 0
+    droppable: tuple[int, ...] = ()
+
+    def fitted(self, width: int) -> TextTable:
+        """The table without as many droppable columns as it takes to fit a width, and a note that names them.
+
+        Cells stay whole: without room for those that may not be left out, they are broken.
+        """
+        kept = list(range(len(self.headings)))
+        for column in self.droppable:
+            if 1 + sum(map(self._column_width, kept)) <= width:
+                break
+            kept.remove(column)
+        if len(kept) == len(self.headings):
+            return self
+        number = {column: new for new, column in enumerate(kept)}
+        left_out = [name for column, name in enumerate(self.headings) if column not in number]
+        return replace(
+            self,
+            headings=tuple(self.headings[column] for column in kept),
+            rows=tuple(row._replace(cells=tuple(row.cells[column] for column in kept)) for row in self.rows),
+            text_columns=tuple(number[column] for column in self.text_columns if column in number),
+            notes=(f"Left out at this width: {', '.join(left_out)}.", *self.notes),
+            unwrapped=sum(column < self.unwrapped for column in kept),
+            droppable=(),
+        )
+
+    def _column_width(self, column: int) -> int:
+        """Characters of a column with the space around it."""
+        return max(len(text) for text in (self.headings[column], *(row.cells[column] for row in self.rows))) + 3
 
 
 def markdown(table: TextTable) -> str:

@@ -36,6 +36,7 @@ def show(content: str | Text | TextTable) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     if isinstance(content, TextTable):
+        content = content.fitted(console.width)
         console.print(_rich_table(content), markup=False)
     for line in content.notes if isinstance(content, TextTable) else [content]:
         text = printable(line, kept="\n") if isinstance(line, str) else line
@@ -117,6 +118,7 @@ def data_table(machines: Iterable[MachineSummary]) -> TextTable:
         ("machine", "train", "test", "attributes in training", "seconds", "channels", "rate", "hours"),
         tuple(TextRow(_data_row(machine)) for machine in machines),
         text_columns=(0, 3),
+        droppable=(6, 5, 3, 7),
     )
 
 
@@ -164,7 +166,11 @@ def scores_table(scores: Sequence[Score | Failure], *, windows: bool = False) ->
             )
             rows.append(TextRow(cells, "faint"))
     text = (0, 1, len(headings) - 3, len(headings) - 2, len(headings) - 1)
-    return TextTable(headings, tuple(rows), text_columns=text, notes=_threshold_notes(scores))
+    last = len(headings) - 1
+    margin, p_value, nearest = last - 4, last - 3, last - 1
+    droppable = (nearest, *range(3, 3 + len(views)), margin, p_value, last, margin - 1, 1)
+    notes = _threshold_notes(scores)
+    return TextTable(headings, tuple(rows), text_columns=text, notes=notes, droppable=droppable)
 
 
 def _threshold_notes(scores: Sequence[Score | Failure]) -> tuple[str, ...]:
@@ -220,7 +226,7 @@ def thresholds_table(thresholds: Iterable[Threshold]) -> TextTable:
         )
         rows.append(TextRow(cells))
     headings = ("machine", "domain", "threshold", "found by", "false alarms", "normal recordings", "groups")
-    return TextTable(headings, tuple(rows), text_columns=(0, 1, 3))
+    return TextTable(headings, tuple(rows), text_columns=(0, 1, 3), droppable=(3, 5, 1))
 
 
 def counts_table(states: Sequence[tuple[str, Iterable[MachineCounts]]]) -> TextTable:
@@ -239,7 +245,7 @@ def counts_table(states: Sequence[tuple[str, Iterable[MachineCounts]]]) -> TextT
                 TextRow((entry.machine, when, name, *_rate_cells(rate), like), ends_group=number == len(listed))
                 for number, (name, rate, like) in enumerate(listed, start=1)
             ]
-    return TextTable(headings, tuple(rows), text_columns=(0, 1, 2, 6))
+    return TextTable(headings, tuple(rows), text_columns=(0, 1, 2, 6), droppable=(6, 1, 5))
 
 
 def _rate_cells(rate: Rate) -> tuple[str, str, str]:
@@ -279,7 +285,7 @@ def changes_table(changes: Iterable[Change]) -> TextTable:
             entry.note or "",
         )
         rows.append(TextRow(cells, "faint" if entry.undone else ""))
-    return TextTable(headings, tuple(rows), text_columns=(0, 1, 2, 6))
+    return TextTable(headings, tuple(rows), text_columns=(0, 1, 2, 6), droppable=(3, 5, 6))
 
 
 def _values(thresholds: Iterable[Threshold]) -> str:
