@@ -11,7 +11,7 @@ SEED ?= 1
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow campaign lint format reference docs release benchmark clean
+.PHONY: demo test test-slow campaign lint format reference images docs release benchmark clean
 
 demo: $(INSTALLED)
 	$(BIN)/nearfar demo --out demo
@@ -41,6 +41,10 @@ reference: $(INSTALLED)
 	$(BIN)/python docs/write_reference.py
 	$(BIN)/python docs/write_cli.py
 	$(BIN)/python docs/write_design.py
+
+# The pictures of the README, from the program; needs Chromium.
+images: $(INSTALLED)
+	$(BIN)/python docs/write_images.py
 
 # The documentation site, into site/, without network.
 docs: $(INSTALLED)

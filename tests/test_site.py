@@ -68,3 +68,24 @@ def test_the_readme_names_no_number_that_results_do_not_show() -> None:
     numbers = set(re.findall(r"\b\d+\.\d{2}\b", re.sub(r"```.*?```", "", page("README.md"), flags=re.DOTALL)))
     assert numbers
     assert not [number for number in sorted(numbers) if number not in results]
+
+
+def test_results_in_the_readme_are_those_of_the_page_on_the_demonstration() -> None:
+    section = page("README.md").split("\n## Results of the demo\n")[1].split("\n## ")[0]
+    shown = set(re.findall(r"\b\d+(?:\.\d+)?\b", section))
+    assert len(shown) > 25
+    assert shown <= set(re.findall(r"\b\d+(?:\.\d+)?\b", page("docs/results/demo.md")))
+
+
+def test_pictures_load_nothing_from_elsewhere() -> None:
+    pictures = list((ROOT / "docs").rglob("*.svg"))
+    assert len(pictures) >= 2
+    for picture in pictures:
+        assert not re.findall(r"""(?:url\(|href=|@import)\s*["']?https?:""", picture.read_text(encoding="utf-8"))
+
+
+def test_every_picture_is_small_and_shown_somewhere() -> None:
+    text = page("README.md") + "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+    for picture in (*(ROOT / "docs").rglob("*.svg"), *(ROOT / "docs").rglob("*.png")):
+        assert picture.name in text
+        assert picture.stat().st_size < 200_000
