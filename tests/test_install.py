@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -92,12 +93,19 @@ def exported(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def test_exports_are_scored_without_torch(exported: Path, small_factory: Path, tmp_path: Path) -> None:
-    source, folder = ROOT / "packaging" / "edge", tmp_path / "dist"
+@pytest.fixture(scope="module")
+def edge_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source, folder = ROOT / "packaging" / "edge", tmp_path_factory.mktemp("edge")
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)], check=True)
-    (wheel,) = folder.glob("*.whl")
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def test_exports_are_scored_without_torch(
+    edge_wheel: Path, exported: Path, small_factory: Path, tmp_path: Path
+) -> None:
     layer = empty(tmp_path / "edge")
-    layer.install(str(wheel))
+    layer.install(str(edge_wheel))
     assert not any((layer.packages / name).exists() for name in ("torch", "scipy", "sklearn"))
     recordings = sorted((small_factory / "hummer" / "test").iterdir())
     finished = layer.run("nearfar", "score", exported, *recordings, "--json", cwd=tmp_path)
@@ -107,6 +115,35 @@ def test_exports_are_scored_without_torch(exported: Path, small_factory: Path, t
     refused = layer.run("nearfar", "fit", small_factory, "--out", "detector", cwd=tmp_path)
     assert refused.returncode == 2
     assert "which nearfar-edge comes without" in refused.stderr
+
+
+def interpreter(version: str) -> str:
+    """An interpreter of another version on this machine; without one the test is skipped."""
+    places = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    for place in filter(None, places):
+        asked = subprocess.run([place, "-V"], capture_output=True, text=True, check=False)
+        if asked.stdout.startswith(f"Python {version}."):
+            return str(place)
+    pytest.skip(f"no Python {version} on this machine")
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_another_python_scores_exports_alike_and_compiles_all_of_the_package(
+    version: str, edge_wheel: Path, exported: Path, small_factory: Path, tmp_path: Path
+) -> None:
+    python = interpreter(version)
+    code = "import sys\nfor name in sys.argv[1:]: compile(open(name, 'rb').read(), name, 'exec')"
+    files = map(str, sorted((ROOT / "src").rglob("*.py")))
+    subprocess.run([python, "-W", "error", "-c", code, *files], check=True)
+    subprocess.run([python, "-m", "venv", str(tmp_path / "other")], check=True)
+    layer = Layer(tmp_path / "other")
+    layer.install(str(edge_wheel))
+    recordings = sorted((small_factory / "hummer" / "test").iterdir())
+    finished = layer.run("nearfar", "score", exported, *recordings, "--json", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    expected = [row.score for row in ExportedDetector(exported).score_many(recordings) if isinstance(row, Score)]
+    assert len(expected) == len(recordings)
+    assert [row["score"] for row in json.loads(finished.stdout)] == pytest.approx(expected, rel=1e-9)
 
 
 def test_both_distributions_have_one_version_and_the_same_requirements() -> None:
