@@ -89,3 +89,16 @@ def test_every_picture_is_small_and_shown_somewhere() -> None:
     for picture in (*(ROOT / "docs").rglob("*.svg"), *(ROOT / "docs").rglob("*.png")):
         assert picture.name in text
         assert picture.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "results").glob("*.md")), ids=lambda path: path.stem)
+def test_a_page_of_results_names_data_date_and_command(path: Path) -> None:
+    if path.stem == "index":
+        return
+    text = path.read_text(encoding="utf-8")
+    assert re.search(r"\b20\d\d-\d\d-\d\d\b", text), "no date"
+    assert re.search(r"simulated|surrogate|made[- ]up|ESC-10|real scores", text, re.IGNORECASE), (
+        "no label of the data"
+    )
+    assert re.search(r"```|`[^`\n]*(nearfar|make|python) ", text), "no command"
+    assert f"({path.name})" in page("docs/results/index.md"), "not in the table of results"
