@@ -85,6 +85,16 @@ class Recipe(RecipeTable):
                 raise refusal(key, wrong, expected)
         return self
 
+    @model_validator(mode="after")
+    def _fbank_fits(self) -> Self:
+        """The usual normalisation of EAT is not taken for that of another family, which would go unnoticed."""
+        wanted, given = ENCODERS[self.encoder.family].fbank, (self.fbank.mean, self.fbank.std)
+        usual = tables.FbankNormalisation()
+        if self.uses_encoder and given == (usual.mean, usual.std) and given != wanted:
+            expected = f"fbank.mean = {wanted[0]} and fbank.std = {wanted[1]}, those of {self.encoder.family}"
+            raise refusal("fbank.mean", self.fbank.mean, expected)
+        return self
+
     def __repr__(self) -> str:
         return f"Recipe({self.name!r}, {self.description!r})"
 

@@ -15,12 +15,14 @@ from nearfar.encoders.base import (
     stochastic_depth,
     token_keep,
 )
+from nearfar.encoders.beats import load_beats, save_beats
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders.noise_aware import load_noise_aware, save_noise_aware
 from nearfar.encoders.speedups import SPEEDUPS, Speedup
 from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
 from nearfar.frontends import KaldiFbank
 from nearfar.frontends.base import EachSignal
+from nearfar.frontends.beats import MEAN, STD, BEATsFbank
 
 __all__ = [
     "ADAPTATIONS",
@@ -49,6 +51,13 @@ ENCODERS["eat"] = EncoderFamily(
     save=save_encoder,
     frontend=KaldiFbank,
     description="EAT",
+)
+ENCODERS["beats"] = EncoderFamily(
+    load=load_beats,
+    save=save_beats,
+    frontend=BEATsFbank,
+    fbank=(MEAN, STD),
+    description="BEATs",
 )
 ENCODERS["eat-noise-aware"] = EncoderFamily(
     load=load_noise_aware,

@@ -120,12 +120,14 @@ class EncoderFamily(Entry):
         save: write an encoder to a folder from which ``load`` reads it back bit for bit.
         frontend: from the mean and deviation of the training spectrograms to the front end of the encoder.
         signals: number of signals of the views that the encoder reads.
+        fbank: mean and deviation of the spectrograms that the released weights were trained on.
     """
 
     load: Callable[[str, str | None], Encoder]
     save: Callable[[Any, Path], None]
     frontend: Callable[[float, float], Frontend]
     signals: int = 1
+    fbank: tuple[float, float] = (-4.268, 4.569)
 
 
 ENCODERS: Registry[EncoderFamily] = Registry("encoder family")

@@ -174,8 +174,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise _unreadable(path, "safetensors file", error) from None
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
-    """The state dict of a fairseq checkpoint, or of a bare one; nothing in the pickle is executed."""
+def _read_pickle(path: Path, *, whole: bool = False) -> dict[str, Any]:
+    """The state dict of a checkpoint, bare or of fairseq, or the whole; nothing in the pickle is executed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.load also raises what it warns of
@@ -196,6 +196,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # a damaged archive or pickle can fail in nearly any way
         raise _unreadable(path, "torch checkpoint", error) from None
+    if whole and isinstance(state, dict):
+        return state
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
@@ -208,7 +210,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     return state
 
 
-READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+READERS: dict[str, Callable[..., dict[str, Any]]] = {
     ".safetensors": _read_safetensors,
     ".pt": _read_pickle,
     ".pth": _read_pickle,

@@ -78,7 +78,7 @@ class WindowBatch:
         """The output of a front end for the padded windows, computed once for each front end."""
         if frontend not in self._spectrograms:
             padded = self.waveform.shape[-1]
-            if isinstance(frontend, KaldiFbank) and bool((self.samples == padded).all()):
+            if type(frontend) is KaldiFbank and bool((self.samples == padded).all()):
                 spectrogram = frontend.normalised(torch.stack(self.log_mels()), padded)
             else:
                 spectrogram = frontend(self.waveform)
