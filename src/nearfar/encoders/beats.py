@@ -105,9 +105,10 @@ class PositionConvolution(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with gated relative positions (Chi et al., "XLM-E", ACL 2022, equation 8)."""
 
-    def __init__(self, config: BEATsConfig) -> None:
+    def __init__(self, config: BEATsConfig, positions: nn.Embedding) -> None:
         super().__init__()
         dim, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
+        self.relative_attention_bias = positions
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (Linear(dim, dim) for _ in range(4))
         self.grep_linear = nn.Linear(dim // self.heads, 8)
         self.grep_a = nn.Parameter(torch.ones(1, self.heads, 1, 1))
@@ -129,10 +130,10 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """A block with deep norm (Wang et al., "DeepNet", 2022): ``x = norm(alpha x + branch(x))``."""
 
-    def __init__(self, config: BEATsConfig) -> None:
+    def __init__(self, config: BEATsConfig, positions: nn.Embedding) -> None:
         super().__init__()
         dim = config.encoder_embed_dim
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, positions)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1 = Linear(dim, config.encoder_ffn_embed_dim)
         self.fc2 = Linear(config.encoder_ffn_embed_dim, dim)
@@ -158,10 +159,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.pos_conv = nn.Sequential(PositionConvolution(config))
         self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.encoder_layers))
         bias = nn.Embedding(config.num_buckets, config.encoder_attention_heads)
-        for layer in self.layers:
-            layer.self_attn.relative_attention_bias = bias
+        self.layers = nn.ModuleList(Layer(config, bias) for _ in range(config.encoder_layers))
 
     def start(self, x: Tensor) -> Tensor:
         """The input of the first block, from projected patches (batch, tokens, D)."""
