@@ -102,7 +102,7 @@ class PositionConvolution(nn.Module):
         return out[:, :, :-1] if self.kernel % 2 == 0 else out
 
 
-class Attention(nn.Module):
+class GatedAttention(nn.Module):
     """Multi-head attention with gated relative positions (Chi et al., "XLM-E", ACL 2022, equation 8)."""
 
     def __init__(self, config: BEATsConfig, positions: nn.Embedding) -> None:
@@ -127,13 +127,13 @@ class Attention(nn.Module):
         return cast(Tensor, self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, dim)))
 
 
-class Layer(nn.Module):
+class DeepNormLayer(nn.Module):
     """A block with deep norm (Wang et al., "DeepNet", 2022): ``x = norm(alpha x + branch(x))``."""
 
     def __init__(self, config: BEATsConfig, positions: nn.Embedding) -> None:
         super().__init__()
         dim = config.encoder_embed_dim
-        self.self_attn = Attention(config, positions)
+        self.self_attn = GatedAttention(config, positions)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.fc1 = Linear(dim, config.encoder_ffn_embed_dim)
         self.fc2 = Linear(config.encoder_ffn_embed_dim, dim)
@@ -152,7 +152,7 @@ def _scaled(branch: Tensor, keep: Tensor | None, index: int) -> Tensor:
     return branch if keep is None else branch * keep[index, :, None, None]
 
 
-class Transformer(nn.Module):
+class BEATsBlocks(nn.Module):
     """The blocks with the convolution and the norm before them; all blocks share the relative positions."""
 
     def __init__(self, config: BEATsConfig) -> None:
@@ -160,7 +160,7 @@ class Transformer(nn.Module):
         self.pos_conv = nn.Sequential(PositionConvolution(config))
         self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
         bias = nn.Embedding(config.num_buckets, config.encoder_attention_heads)
-        self.layers = nn.ModuleList(Layer(config, bias) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(DeepNormLayer(config, bias) for _ in range(config.encoder_layers))
 
     def start(self, x: Tensor) -> Tensor:
         """The input of the first block, from projected patches (batch, tokens, D)."""
@@ -184,7 +184,7 @@ class BEATs(Encoder):
         self.patch_embedding = nn.Conv2d(1, config.embed_dim, size, size, bias=False)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
         self.post_extract_proj = nn.Linear(config.embed_dim, config.encoder_embed_dim)
-        self.encoder = Transformer(config)
+        self.encoder = BEATsBlocks(config)
         convolution: Any = self.encoder.pos_conv[0]
         deviation = math.sqrt(4.0 / (config.conv_pos * config.encoder_embed_dim))
         nn.init.normal_(convolution.weight_v, std=deviation)
