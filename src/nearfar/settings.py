@@ -44,9 +44,14 @@ class Settings(BaseModel):
     without_effect: ClassVar[frozenset[str]] = frozenset()
     """Fields that change speed, memory or wording, but no result."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are no part of the identity at their default, so that results of earlier versions stay valid."""
+
     def identity(self) -> dict[str, Any]:
         """The keys that decide results, as plain values; equal for tables with the same results."""
-        fields = set(type(self).model_fields) - self.without_effect
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        unchanged = {name for name in self.added_later if getattr(self, name) == defaults[name]}
+        fields = set(defaults) - self.without_effect - unchanged
         return self.model_dump(mode="json", include=fields)
 
 

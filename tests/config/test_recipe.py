@@ -32,9 +32,14 @@ RECIPES = [
     "ae-mse",
     "auto",
     "eat-lora-cancelled",
+    "frozen-beats",
     "frozen-eat",
     "frozen-near",
+    "frozen-noise-aware",
     "nearfar-best",
+    "tiny-noise-aware",
+    "w1-lora",
+    "w1-lora-beats",
     *(f"{size}-{system}" for size in ("eat", "tiny") for system in SYSTEMS),
 ]
 TABLES = (
@@ -324,6 +329,7 @@ OF_SCORING = {
     for key in keys_of(kind)
 }
 SAME_MODEL = OF_SCORING | {
+    "head.adaptive_scale",  # of a loss that these recipes do not choose
     "name",
     "description",
     "audio.hop_seconds",
@@ -343,6 +349,8 @@ OTHER = {
     "training.adaptation": "full",
     "training.views": ["near"],
     "training.precision": "bf16",
+    "training.pseudo_label_features": "encoder",
+    "augmentation.crop_seconds": 0.5,
     "training.betas": [0.1, 0.2],
     "training.micro_batch_size": 2,
     "training.clip_norm": 1.0,

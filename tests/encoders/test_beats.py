@@ -145,6 +145,42 @@ def test_the_normalisation_of_another_family_is_refused() -> None:
         load_recipe("frozen-eat").with_changes(**{"encoder.family": "beats"})
 
 
+@pytest.mark.parametrize("recipe", ["w1-lora", "w1-lora-beats"])
+def test_the_leaders_recipe_runs(
+    recipe: str, nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
+) -> None:
+    small = {"training.steps": 2, "training.batch_size": 4, "lora.rank": 4, "augmentation.crop_seconds": 0.5}
+    more = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
+    run = ("run", recipe, "--data", small_factory, "--out", tmp_path / "run", "--encoder", "random:tiny:0")
+    done = nearfar_command(*run, *more)
+    assert done.code == 0, done.err
+    assert list((tmp_path / "run" / "scores").glob("*.csv"))
+
+
+def test_the_leaders_settings_are_the_published_ones() -> None:
+    recipe = load_recipe("w1-lora-beats")
+    loss, training = recipe.head.settings_of("loss"), recipe.training
+    assert (recipe.head.loss, loss.sub_centres, loss.trainable_centres, loss.adaptive_scale) == (
+        "adacos",
+        16,
+        True,
+        False,
+    )
+    assert (training.views, training.steps, training.batch_size, training.warmup_steps) == (
+        ("cancelled",),
+        37_500,
+        8,
+        5_000,
+    )
+    assert training.learning_rate == training.final_learning_rate == 1e-4
+    assert (training.pseudo_labels, training.pseudo_label_features) == (7, "encoder")
+    assert (recipe.augmentation.crop_seconds, recipe.augmentation.mixup_probability) == (10.0, 0.5)
+    features = recipe.features.settings_of("source")
+    assert (features.pooling, features.settings_of("pooling").rdp_gamma, features.keep_bands) == ("rdp", 4.0, True)
+    scoring = recipe.backend_settings()
+    assert (scoring.normalisation, scoring.density_neighbours, scoring.shared_neighbour) == ("varmin", 4, False)
+
+
 @pytest.mark.parametrize("adaptation", ["none", "lora"])
 def test_runs_use_it(adaptation: str, nearfar_command: Nearfar, small_factory: Path, tmp_path: Path) -> None:
     recipe = "frozen-beats"

@@ -81,6 +81,20 @@ def test_a_single_class_keeps_its_scale_and_fixed_centres_stay() -> None:
     assert torch.isfinite(embeddings.grad).all()
 
 
+def test_a_fixed_scale_keeps_its_start() -> None:
+    fixed, adaptive = (AdaCosLoss(7, 6, 16, adaptive_scale=adaptive) for adaptive in (False, True))
+    start = math.sqrt(2) * math.log(7 * 16 - 1)
+    for head in (fixed, adaptive):
+        assert float(head.scale) == pytest.approx(start)
+        head(torch.randn(8, 6), torch.arange(8) % 7)
+    assert float(fixed.scale) == pytest.approx(start)
+    assert float(adaptive.scale) != pytest.approx(start)
+    entry = LOSSES["adacos"]
+    assert not entry.build(4, 6, entry.settings(adaptive_scale=False)).adaptive_scale
+    assert "adaptive_scale" not in entry.settings().identity()
+    assert entry.settings(adaptive_scale=False).identity()["adaptive_scale"] is False
+
+
 def test_the_table_of_losses_builds_it_with_its_settings() -> None:
     entry = LOSSES["adacos"]
     built = entry.build(4, 6, entry.settings(sub_centres=3, trainable_centres=False))

@@ -106,6 +106,29 @@ def test_without_augmentation_rows_are_the_padded_recordings(labelled: LabelledS
     assert {labelled.samples[index].view for index in chosen} == {"near", "far"}
 
 
+def test_crops_are_random_pieces_of_the_recordings(labelled: LabelledSamples) -> None:
+    crops = make(labelled, Augmentation(crop_seconds=0.25))
+    begins = set()
+    for step in range(4):
+        batch = crops.rows(step, 0, 8)
+        assert batch.waveform.shape == (8, 4_000)
+        assert batch.samples.tolist() == [4_000] * 8
+        for row, index in zip(batch.waveform, step_samples(step, 8, len(labelled.samples), 0), strict=True):
+            pieces = original(labelled, index).unfold(0, 4_000, 1)
+            (begin,) = torch.nonzero((pieces == row).all(dim=1))[:, 0].tolist()
+            begins.add(begin)
+    assert len(begins) > 20
+    assert min(begins) < 3_000
+    assert max(begins) > 9_000
+    assert_same(crops.rows(2, 0, 8), make(labelled, Augmentation(crop_seconds=0.25)).rows(2, 0, 8))
+
+
+def test_crops_longer_than_the_recordings_are_padded(labelled: LabelledSamples) -> None:
+    batch = make(labelled, Augmentation(crop_seconds=1.5)).rows(0, 0, 4)
+    assert batch.waveform.shape == (4, 24_000)
+    assert batch.samples.tolist() == [16_000] * 4
+
+
 def test_the_near_sample_is_channel_0_and_the_far_one_channel_1(labelled: LabelledSamples) -> None:
     batches = make(labelled, batch_size=len(labelled.samples))
     chosen = step_samples(0, len(labelled.samples), len(labelled.samples), 0)

@@ -15,12 +15,14 @@ from nearfar.config import Augmentation, Recipe, load_recipe
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import Clip
 from nearfar.data.layouts import read_dataset
+from nearfar.frontends import KaldiFbank
+from nearfar.models.embedder import load_start
 from nearfar.pipeline.training import _with_pseudo_labels
 from nearfar.training import finetune as module
 from nearfar.training.batches import Batches
 from nearfar.training.finetune import finetune
 from nearfar.training.labels import LabelledSamples, label_samples
-from nearfar.training.pseudo_labels import cluster, cluster_attributes
+from nearfar.training.pseudo_labels import cluster, cluster_attributes, standardised
 from nearfar.views import read_views
 
 
@@ -129,6 +131,24 @@ def test_machines_without_attributes_get_clusters_of_the_source_domain(
             pairs.add((spd[before.path], label))
     assert len(pairs) == 2, "two speeds an octave apart are two clusters"
     assert len(label_samples(labelled).classes) == len(label_samples(bare).classes) + 2
+
+
+def test_clusters_may_be_of_the_frozen_encoders_tokens_of_the_trained_view(
+    small_factory: Path, short_recipe: Recipe
+) -> None:
+    clips = [clip for clip in read_dataset(small_factory).clips if clip.split == "train"]
+    bare = [replace(clip, attributes=()) if clip.machine == "hummer" else clip for clip in clips]
+    changes = {"training.pseudo_labels": 2, "training.pseudo_label_features": "encoder"}
+    recipe = short_recipe.with_changes(**changes, **{"training.views": ["far", "near"], "audio.clip_seconds": 1.0})
+    found = [clip.attributes for clip in _with_pseudo_labels(recipe, bare) if clip.machine == "hummer"]
+    encoder, frontend = load_start(recipe), KaldiFbank(recipe.fbank.mean, recipe.fbank.std)
+    source = [clip for clip in bare if (clip.machine, clip.domain) == ("hummer", "source")]
+    with torch.inference_mode():
+        waveforms = torch.stack([torch.from_numpy(read_waveform(clip.path, ["far"])[0]) for clip in source])
+        tokens = encoder.encode(frontend(waveforms))[0].patches.mean(dim=1)
+    wanted = cluster(standardised(tokens.double().numpy()), 2, recipe.seed)
+    assert [given for given in found if given] == [(("cluster", str(label)),) for label in wanted]
+    assert found.count(()) == len(found) - len(source), "the target domain is one"
 
 
 def test_features_are_asked_for_the_source_clips_to_be_clustered_only(small_factory: Path) -> None:

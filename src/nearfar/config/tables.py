@@ -104,6 +104,7 @@ class Training(ChoiceTable):
     """Fine-tuning."""
 
     choices: ClassVar[Mapping[str, Registry[Any]]] = {"adaptation": ADAPTATIONS}
+    added_later: ClassVar[frozenset[str]] = frozenset({"pseudo_label_features"})
     without_effect: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint_every", "loader_threads", "activation_checkpointing", "micro_batch_size"}
     )
@@ -128,7 +129,9 @@ class Training(ChoiceTable):
     target_share: Rate = 0.0
     """Probability that a sample is replaced by a random one of the target domain."""
     pseudo_labels: Annotated[int, Field(ge=0)] = 0
-    """Clusters of log-mel statistics as labels of the source clips of machines without attributes."""
+    """Clusters of features as labels of the source clips of machines without attributes."""
+    pseudo_label_features: Literal["log-mel", "encoder"] = "log-mel"
+    """What is clustered: log-mel statistics of near, or the mean token of the frozen encoder of the first view."""
     activation_checkpointing: bool = False
     checkpoint_every: PositiveInt = 500
     loader_threads: PositiveInt = 2
@@ -137,8 +140,12 @@ class Training(ChoiceTable):
 class Augmentation(Settings):
     """Augmentation of training waveforms and spectrograms; none in the report."""
 
+    added_later: ClassVar[frozenset[str]] = frozenset({"crop_seconds"})
+
     time_shift: bool = False
     """Rotate the clip circularly by a random number of samples before padding."""
+    crop_seconds: PositiveFloat | None = None
+    """Train on random crops of this length; scoring takes whole clips. None trains on whole clips."""
     gain_db: NotNegative = 0.0
     """Random gain, uniform in plus or minus this many decibels."""
     mixup_probability: Fraction = 0.0

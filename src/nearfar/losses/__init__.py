@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -30,8 +30,8 @@ class Loss(Entry):
     build: Callable[[int, int, Any], nn.Module]
 
 
-class AdaCosSettings(Settings):
-    """Settings of sub-cluster AdaCos, which has no margin and an adaptive scale."""
+class CentreSettings(Settings):
+    """Settings of the centres of classes."""
 
     sub_centres: PositiveInt = 1
     """Centres of a class."""
@@ -43,7 +43,16 @@ class AdaCosSettings(Settings):
         return f" with {self.sub_centres} sub-centres" if self.sub_centres > 1 else ""
 
 
-class ArcFaceSettings(AdaCosSettings):
+class AdaCosSettings(CentreSettings):
+    """Settings of sub-cluster AdaCos, which has no margin."""
+
+    added_later: ClassVar[frozenset[str]] = frozenset({"adaptive_scale"})
+
+    adaptive_scale: bool = True
+    """Whether the scale adapts itself; else it keeps its start, sqrt(2) ln(C S - 1)."""
+
+
+class ArcFaceSettings(CentreSettings):
     """Settings of ArcFace."""
 
     scale: PositiveFloat = 30.0
@@ -52,7 +61,7 @@ class ArcFaceSettings(AdaCosSettings):
     """m in radians, added to the angle to the true class."""
 
 
-def _options(settings: AdaCosSettings) -> dict[str, Any]:
+def _options(settings: CentreSettings) -> dict[str, Any]:
     return {
         "sub_centers": settings.sub_centres,
         "trainable_centers": settings.trainable_centres,
@@ -69,7 +78,9 @@ LOSSES["arcface"] = Loss(
     description="ArcFace{with_sub_centres}",
 )
 LOSSES["adacos"] = Loss(
-    build=lambda classes, width, chosen: AdaCosLoss(classes, width, **_options(chosen)),
+    build=lambda classes, width, chosen: AdaCosLoss(
+        classes, width, adaptive_scale=chosen.adaptive_scale, **_options(chosen)
+    ),
     settings=AdaCosSettings,
     description="AdaCos{with_sub_centres}",
 )

@@ -30,6 +30,7 @@ class AdaCosLoss(AngularLoss):
     Args:
         sub_centers: S, centres of a class.
         trainable_centers: whether the centres are trained or keep their random start.
+        adaptive_scale: whether the scale adapts itself; else it keeps its start.
         reduction: ``mean``, ``sum`` or ``none`` (one loss per row).
 
     Attributes:
@@ -49,18 +50,20 @@ class AdaCosLoss(AngularLoss):
         sub_centers: int = 16,
         *,
         trainable_centers: bool = True,
+        adaptive_scale: bool = True,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(
             num_classes, embedding_size, sub_centers, trainable_centers=trainable_centers, reduction=reduction
         )
         start = math.sqrt(2.0) * math.log(max(num_classes * sub_centers - 1, 2))
+        self.adaptive_scale = adaptive_scale
         self.register_buffer("scale", torch.tensor(start))
 
     def class_scores(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Log-probabilities, (batch, num_classes) float32; adapts the scale while training."""
         cosine = self.cosine(embeddings)
-        if self.training:
+        if self.training and self.adaptive_scale:
             self.scale.copy_(self.adapted(cosine.detach(), labels))
         centres = (self.scale * cosine).log_softmax(dim=1)
         return centres.reshape(len(cosine), -1, self.sub_centers).logsumexp(dim=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,25 +110,32 @@ def train_or_reuse(
         )
 
 
+PSEUDO_LABEL_FEATURES: dict[str, tuple[dict[str, Any], str | None]] = {
+    "log-mel": ({"source": "log-mel", "lags": [1, 4, 16], "remove_level": True, "keep_bands": False}, "near"),
+    "encoder": ({"source": "tokens", "pooling": "mean", "keep_bands": False}, None),
+}
+"""The table ``features`` for pseudo-labels, and the view; None is the first that is trained on."""
+
+
 def _with_pseudo_labels(recipe: Recipe, clips: list[Clip]) -> list[Clip]:
-    """Clips of machines without attributes get clusters of near log-mel statistics as attributes."""
+    """Clips of machines without attributes get clusters of features as attributes."""
+    features_table, view = PSEUDO_LABEL_FEATURES[recipe.training.pseudo_label_features]
     plain = recipe.with_changes(
         **{
             "training.adaptation": "none",
-            "features.source": "log-mel",
-            "features.lags": [1, 4, 16],
-            "features.remove_level": True,
-            "features.keep_bands": False,
-            "scoring.views": ["near"],
             "scoring.backend": "nearest-neighbours",
+            "scoring.fusion": "mean",
+            "scoring.views": [view or recipe.training.views[0]],
+            "features": features_table,
         }
     )
     extractor = build_extractor(plain)
+    (scored,) = plain.scoring.views
 
     def features(chosen: Sequence[Clip]) -> NDArray[np.float64]:
         recordings = [Recording.of_clip(clip) for clip in chosen]
         numbers: NDArray[np.float64] = (
-            extract(extractor, recordings).features["near"][0].flatten(1).double().numpy()
+            extract(extractor, recordings).features[scored][0].flatten(1).double().numpy()
         )
         return numbers
 

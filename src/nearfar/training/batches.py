@@ -127,7 +127,8 @@ class Batches:
         audio, augmentation = recipe.audio, recipe.augmentation
         assert not isinstance(audio.clip_seconds, str), "audio.clip_seconds must be resolved to a number"
         self.labelled, self.recipe, self.augmentation = labelled, recipe, augmentation
-        self.padded_samples, self.seed = round(audio.clip_seconds * audio.sample_rate_hz), recipe.seed
+        seconds = augmentation.crop_seconds or audio.clip_seconds
+        self.padded_samples, self.seed = round(seconds * audio.sample_rate_hz), recipe.seed
         views = tuple(dict.fromkeys(sample.view for sample in labelled.samples))
         if augmentation.far_noise_probability > 0 and "far" not in views:
             views = (*views, "far")
@@ -190,6 +191,9 @@ class Batches:
         waveform = self._cache.read(sample.clip, sample.view)
         if self.augmentation.time_shift:
             waveform = np.roll(waveform, int(random.integers(waveform.shape[-1])), axis=-1)
+        if self.augmentation.crop_seconds is not None and waveform.shape[-1] > self.padded_samples:
+            begin = int(random.integers(waveform.shape[-1] - self.padded_samples + 1))
+            waveform = waveform[..., begin : begin + self.padded_samples]
         probability = self.augmentation.far_noise_probability
         # Probability 0 draws no number, so that a disabled augmentation leaves other draws unchanged.
         if sample.view != "far" and probability > 0 and random.random() < probability:
