@@ -16,13 +16,15 @@ from nearfar.encoders.base import (
     token_keep,
 )
 from nearfar.encoders.beats import load_beats, save_beats
+from nearfar.encoders.dasheng import load_dasheng, save_dasheng
 from nearfar.encoders.eat import EAT, EATConfig, build_encoder
 from nearfar.encoders.noise_aware import load_noise_aware, save_noise_aware
 from nearfar.encoders.speedups import SPEEDUPS, Speedup
 from nearfar.encoders.weights import load_encoder, parameter_count, save_encoder
 from nearfar.frontends import KaldiFbank
+from nearfar.frontends import beats as beats_frontend
+from nearfar.frontends import dasheng as dasheng_frontend
 from nearfar.frontends.base import EachSignal
-from nearfar.frontends.beats import MEAN, STD, BEATsFbank
 
 __all__ = [
     "ADAPTATIONS",
@@ -55,9 +57,16 @@ ENCODERS["eat"] = EncoderFamily(
 ENCODERS["beats"] = EncoderFamily(
     load=load_beats,
     save=save_beats,
-    frontend=BEATsFbank,
-    fbank=(MEAN, STD),
+    frontend=beats_frontend.BEATsFbank,
+    fbank=(beats_frontend.MEAN, beats_frontend.STD),
     description="BEATs",
+)
+ENCODERS["dasheng"] = EncoderFamily(
+    load=load_dasheng,
+    save=save_dasheng,
+    frontend=dasheng_frontend.DashengLogMel,
+    fbank=(dasheng_frontend.MEAN, dasheng_frontend.STD),
+    description="Dasheng",
 )
 ENCODERS["eat-noise-aware"] = EncoderFamily(
     load=load_noise_aware,

@@ -6,26 +6,29 @@ released checkpoints (iter3 and iter3+). There is no token of the whole clip.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nearfar.encoders.base import Encoder, Tokens
+from nearfar.encoders.checkpoints import (
+    differences,
+    find_weights,
+    first_of,
+    random_start,
+    read_checkpoint,
+    save_folder,
+)
 from nearfar.encoders.linear import Linear
-from nearfar.encoders.weights import CONFIG_FILE, READERS, WEIGHTS_FILE
 from nearfar.errors import InputError
-from nearfar.files import whole_file
 from nearfar.frontends.kaldi import MEL_BINS
 
 CLASSIFIER = "predictor."
@@ -216,8 +219,11 @@ class BEATs(Encoder):
         layers = (self.depth,) if layers is None else layers
         if not layers or any(not 1 <= layer <= self.depth for layer in layers):
             raise ValueError(f"expected layers from 1 to {self.depth}, got {list(layers)}")
-        x = self.encoder.start(self.post_extract_proj(self.patches(spectrogram)))
-        key_keep = None if token_keep is None else token_keep[:, None, None, :]
+        x, key_keep = self.post_extract_proj(self.patches(spectrogram)), None
+        if token_keep is not None:
+            # Padding is zero before the convolution over tokens, as in the published code.
+            x, key_keep = x.masked_fill(~token_keep[:, :, None], 0.0), token_keep[:, None, None, :]
+        x = self.encoder.start(x)
         positions, found = self._positions(x.shape[1], x.device), {}
         for number, block in enumerate(self.encoder.layers[: max(layers)], start=1):
             keep = None if branch_keep is None else branch_keep[number - 1].to(x.dtype)
@@ -251,18 +257,9 @@ def load_beats(name: str, revision: str | None = None) -> BEATs:
         InputError: if there is no such file, or it does not hold exactly the tensors of such a model.
     """
     if name.startswith("random:"):
-        return _random_start(name)
-    path = Path(name)
-    path = path / WEIGHTS_FILE if path.is_dir() else path
-    if not path.is_file() or path.suffix not in READERS:
-        raise InputError(
-            name,
-            found="no such checkpoint of BEATs",
-            expected="a file such as BEATs_iter3.pt, a folder with config.json and model.safetensors, or "
-            "random:tiny",
-            remedy="Check the path; github.com/microsoft/unilm, folder beats, links to the released files",
-        )
-    tensors, given = _read(path)
+        return random_start(name, {size: partial(BEATs, config) for size, config in SIZES.items()})
+    path = find_weights(name, example="BEATs_iter3.pt", source="github.com/microsoft/unilm, folder beats,")
+    tensors, given = read_checkpoint(path, "cfg", _not_beats)
     return _filled(_config(given, path), tensors, path)
 
 
@@ -272,51 +269,7 @@ def save_beats(encoder: BEATs, folder: Path) -> None:
     Raises:
         InputError: if the folder cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().float().clone() for name, tensor in encoder.state_dict().items()}
-    text = json.dumps({"model_type": "beats", **asdict(encoder.config), **FIXED}, indent=2) + "\n"
-    try:
-        with whole_file(folder / WEIGHTS_FILE) as partial:
-            save_file(tensors, partial, metadata={"format": "pt"})
-        with whole_file(folder / CONFIG_FILE) as partial:
-            partial.write_text(text, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            folder,
-            found=f"a folder that cannot be written ({error})",
-            expected="a writable folder",
-            remedy="Free some space or choose another folder",
-        ) from None
-
-
-def _random_start(name: str) -> BEATs:
-    _, size, *seed = name.split(":")
-    if size not in SIZES or len(seed) > 1 or not all(re.fullmatch(r"\d{1,18}", part) for part in seed):
-        raise InputError(
-            name,
-            found="a random start of unknown size or seed",
-            expected=f"random:SIZE or random:SIZE:SEED with SIZE one of {', '.join(SIZES)}",
-            remedy="Correct the name",
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed[0]) if seed else 0)
-        return BEATs(SIZES[size]).eval()
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors and configuration of a checkpoint or of a folder's file."""
-    config = path.with_name(CONFIG_FILE)
-    if path.suffix == ".safetensors":
-        given: dict[str, Any] = {}
-        if config.is_file():
-            try:
-                given = json.loads(config.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise _not_beats(config, f"no JSON ({error})") from None
-        return READERS[path.suffix](path), given
-    state = READERS[path.suffix](path, whole=True)
-    if not isinstance(state.get("cfg"), dict) or not isinstance(state.get("model"), dict):
-        raise _not_beats(path, "a checkpoint without the entries cfg and model")
-    return state["model"], state["cfg"]
+    save_folder(encoder, {"model_type": "beats", **asdict(encoder.config), **FIXED}, folder)
 
 
 def _config(given: dict[str, Any], path: Path) -> BEATsConfig:
@@ -332,22 +285,12 @@ def _config(given: dict[str, Any], path: Path) -> BEATsConfig:
 def _filled(config: BEATsConfig, tensors: dict[str, Any], path: Path) -> BEATs:
     found = {name: value for name, value in tensors.items() if not name.startswith(CLASSIFIER)}
     encoder = BEATs(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    wrong = [f"no {name}" for name in shapes if name not in found]
-    wrong += [f"an unknown {name}" for name in found if name not in shapes]
-    for name, value in found.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            wrong.append(f"{name} of type {getattr(value, 'dtype', type(value).__name__)}")
-        elif name in shapes and tuple(value.shape) != shapes[name]:
-            wrong.append(f"{name} of shape {tuple(value.shape)} instead of {shapes[name]}")
-        elif not torch.isfinite(value).all():
-            wrong.append(f"{name} with NaN or infinite values")
+    wrong = differences(encoder, found)
     shared = [value for name, value in found.items() if name.endswith("relative_attention_bias.weight")]
     if not wrong and any(not torch.equal(value, shared[0]) for value in shared):
         wrong.append("relative positions that differ from block to block")
     if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise _not_beats(path, ", ".join(wrong[:4]) + more)
+        raise _not_beats(path, first_of(wrong))
     encoder.load_state_dict(found)
     return encoder.float().eval()
 

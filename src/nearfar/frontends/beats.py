@@ -30,8 +30,8 @@ class BEATsFbank(Frontend):
         self.fbank.window.copy_(window)
 
     def frame_count(self, samples: int) -> int:
-        """Number of frames that fit whole into a clip of ``samples``."""
-        return frame_count(samples)
+        """Number of frames in whole patches."""
+        return frame_count(samples) // PATCH_FRAMES * PATCH_FRAMES
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) float32 in [-1, 1] at 16 kHz to (batch, 1, frames, 128), whole patches."""
