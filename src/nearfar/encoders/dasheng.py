@@ -1,8 +1,8 @@
 """Dasheng: a pre-norm transformer over columns of 4 frames of a mel spectrogram, with learned positions.
 
 Dinkel et al., "Scaling up masked audio encoder learning for general audio classification", Interspeech 2024.
-Parameter names are those of the released checkpoints. A token is a whole column, so there is one band, and there is
-no token of the whole clip.
+Parameter names are those of the released checkpoints. A token is a whole column, so there is one band; there is no
+token of the whole clip.
 """
 
 from __future__ import annotations

@@ -29,7 +29,10 @@ def mel_bank() -> Tensor:
 
 
 class DashengLogMel(Frontend):
-    """``torchaudio.transforms.MelSpectrogram(n_fft=512, hop_length=160, n_mels=64)`` and ``AmplitudeToDB(top_db=120)``.
+    """Mel powers in decibels, normalised.
+
+    Equal to ``torchaudio.transforms.MelSpectrogram(n_fft=512, hop_length=160, n_mels=64)`` and then
+    ``AmplitudeToDB(top_db=120)`` at 16 kHz, of one clip.
 
     Args:
         mean, std: the output is ``(log_mel - mean) / (2 * std)``.
