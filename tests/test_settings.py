@@ -286,7 +286,10 @@ def test_a_misspelt_table_is_refused_with_a_guess() -> None:
             },
             r"features\.layers = \[3\]; expected none, as pooling = 'asp' was trained",
         ),
-        ({"training.views": ["near", "residual"]}, r"training\.views = .*; expected 'near', 'far', 'cancelled' or 'pair'"),
+        (
+            {"training.views": ["near", "residual"]},
+            r"training\.views = .*; expected 'near', 'far', 'cancelled' or 'pair'",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

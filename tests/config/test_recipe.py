@@ -33,6 +33,7 @@ RECIPES = [
     "auto",
     "eat-lora-cancelled",
     "frozen-beats",
+    "frozen-dasheng",
     "frozen-eat",
     "frozen-near",
     "frozen-noise-aware",

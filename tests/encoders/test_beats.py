@@ -204,6 +204,7 @@ def test_runs_use_it(adaptation: str, nearfar_command: Nearfar, small_factory: P
             "fbank.std": 6.55582,
             "training.steps": 2,
             "lora.rank": 4,
+            "augmentation.time_mask_frames": 20,
             "lora.targets": '["q_proj", "k_proj", "v_proj"]',
         }
         more = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]

@@ -130,8 +130,15 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         encoder.encode(torch.zeros(1, 1, 16, 128))
     with pytest.raises(ValueError, match="layers from 1 to 1"):
         encoder.encode(torch.zeros(1, 1, 16, 64), [2])
-    with pytest.raises(ValueError, match="samples >= 480"):
-        DashengLogMel()(torch.zeros(1, 400))
+    with pytest.raises(ValueError, match=r"\(batch, samples\)"):
+        DashengLogMel()(torch.zeros(1, 2, 400))
+
+
+def test_a_clip_shorter_than_a_patch_is_padded() -> None:
+    short = torch.rand(1, 100) - 0.5
+    padded = torch.nn.functional.pad(short, (0, 380))
+    assert DashengLogMel()(short).shape == (1, 1, 4, 64)
+    torch.testing.assert_close(DashengLogMel()(short), DashengLogMel()(padded))
 
 
 def test_the_recipe_has_the_normalisation_of_the_family() -> None:
@@ -152,6 +159,7 @@ def test_runs_use_it(adaptation: str, nearfar_command: Nearfar, small_factory: P
             "fbank.std": 0.5,
             "training.steps": 2,
             "lora.rank": 4,
+            "augmentation.frequency_mask_bins": 8,
         }
         more = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     run = ("run", recipe, "--data", small_factory, "--out", tmp_path / "run", "--encoder", "random:tiny:0")

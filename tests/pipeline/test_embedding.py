@@ -11,7 +11,7 @@ import soundfile as sf
 import torch
 from safetensors import safe_open
 
-from nearfar.encoders import load_encoder, save_encoder
+from nearfar.encoders import ENCODERS, load_encoder, save_encoder
 from nearfar.encoders.eat import EATConfig, build_encoder
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import KaldiFbank
@@ -55,6 +55,16 @@ def embed(files: list[Path], encoder: str, out: Path, **options: Any) -> np.ndar
     assert embeddings.shape == shape
     assert embeddings.dtype == np.float32
     return embeddings
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["beats", "dasheng"])
+def test_other_families_have_their_own_front_end(family: str, files: list[Path], tmp_path: Path) -> None:
+    found = embed(files[:1], "random:tiny:0", tmp_path / "out.npy", family=family)
+    entry = ENCODERS[family]
+    waveform = torch.from_numpy(sf.read(files[0], dtype="float32", always_2d=True)[0][:, 0].copy())
+    (tokens,) = entry.load("random:tiny:0", None).encode(entry.frontend(*entry.fbank)(waveform[None]))
+    torch.testing.assert_close(torch.from_numpy(found[0]), tokens.patches[0].mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("channel", "column"), [("near", 0), ("far", 1)])
@@ -139,7 +149,7 @@ def test_progress_is_called_file_by_file(files: list[Path], encoder: str, tmp_pa
         ({"channel": "left"}, "channel: found 'left'; expected 'near' or 'far'"),
         ({"pooling": "maen"}, r"pooling: found 'maen'; expected 'mean', .* or 'cls', did you mean 'mean'\?"),
         ({"pooling": "asp"}, "pooling: found 'asp'; expected 'mean', 'mean-std', 'rdp' or 'cls'"),
-        ({"family": "beats"}, "encoder family: found 'beats'; expected 'eat'"),
+        ({"family": "bats"}, r"encoder family: found 'bats'; expected 'eat', .*, did you mean 'beats'\?"),
         ({"clip_seconds": 0.0}, "clip_seconds: found 0; expected more than 0"),
         ({"clip_seconds": -1.0}, "clip_seconds: found -1; expected more than 0"),
         ({"clip_seconds": 2.6}, r"clip_seconds: found 2\.6; expected more than 0 and at most 2\.575"),

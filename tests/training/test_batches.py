@@ -20,6 +20,7 @@ from torch import Tensor
 from nearfar.config import Audio, Augmentation, load_recipe
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import parse_clip
+from nearfar.encoders import ENCODERS
 from nearfar.errors import InputError
 from nearfar.frontends.kaldi import KaldiFbank
 from nearfar.training.batches import Batch, Batches, WaveformCache, depth_generator, step_samples
@@ -342,6 +343,24 @@ def test_spec_masks_cover_one_band_and_one_span_of_the_padded_spectrogram(
     assert len({tuple(row.flatten().nonzero()[:1, 0].tolist()) for row in batch.spec_mask[:, 0]}) > 5, (
         "positions differ"
     )
+
+
+@pytest.mark.parametrize(("family", "shape"), [("eat", (128, 128)), ("beats", (112, 128)), ("dasheng", (124, 64))])
+def test_spec_masks_have_the_shape_of_the_encoders_spectrogram(
+    labelled: LabelledSamples, family: str, shape: tuple[int, int]
+) -> None:
+    mean, std = ENCODERS[family].fbank
+    changes = {
+        "encoder.family": family,
+        "fbank.mean": mean,
+        "fbank.std": std,
+        "audio.clip_seconds": PADDED / 16_000,
+    }
+    recipe = load_recipe("tiny-fusion").with_changes(**changes, **{"augmentation.frequency_mask_bins": 20})
+    batch = Batches(labelled, recipe).rows(0, 0, 4)
+    assert batch.spec_mask is not None
+    assert batch.spec_mask.shape == (4, 1, *shape)
+    assert batch.spec_mask.shape == ENCODERS[family].frontend(mean, std)(batch.waveform).shape
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

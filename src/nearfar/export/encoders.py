@@ -74,7 +74,7 @@ def export_encoder(name: str, out: Path, *, family: str = "eat") -> dict[str, An
     require_extras("nearfar export", "export")
     entry = ENCODERS[family]
     encoder = entry.load(name, None)
-    frontend = entry.frontend(-4.268, 4.569)
+    frontend = entry.frontend(*entry.fbank)
     if not isinstance(frontend, KaldiFbank):
         raise cannot("encoder", f"the front end {type(frontend).__name__}")
     graph = EncoderGraph(encoder)

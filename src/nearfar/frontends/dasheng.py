@@ -15,6 +15,9 @@ POWER_FLOOR = 1e-10
 DYNAMIC_RANGE_DB = 120.0
 """Cells further below the loudest one of the clip are raised to it."""
 
+SHORTEST = (PATCH_FRAMES - 1) * HOP_SAMPLES
+"""Samples of a clip that gives one patch."""
+
 MEAN, STD = 0.0, 0.5
 """They leave decibels as they are: Dasheng's own normalisation of each mel bin is part of its weights."""
 
@@ -37,8 +40,9 @@ class DashengLogMel(Frontend):
     Args:
         mean, std: the output is ``(log_mel - mean) / (2 * std)``.
 
-    Frames are centred, with the clip mirrored at its ends. The limit of 120 dB is that of each clip; in the
-    published code it is that of the whole batch. Frames beyond the last whole patch of 4 are left out.
+    Frames are centred, with the clip mirrored at its ends; a clip shorter than a patch is first padded with zeros.
+    The limit of 120 dB is that of each clip; in the published code it is that of the whole batch. Frames beyond the
+    last whole patch of 4 are left out.
     """
 
     window: Tensor
@@ -52,18 +56,19 @@ class DashengLogMel(Frontend):
 
     def frame_count(self, samples: int) -> int:
         """Number of frames in whole patches."""
-        return (1 + samples // HOP_SAMPLES) // PATCH_FRAMES * PATCH_FRAMES
+        return (1 + max(samples, SHORTEST) // HOP_SAMPLES) // PATCH_FRAMES * PATCH_FRAMES
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) float32 in [-1, 1] at 16 kHz to (batch, 1, frames, 64) float32, whole patches.
 
         Raises:
-            ValueError: if the waveform is not two-dimensional or shorter than a patch.
+            ValueError: if the waveform is not two-dimensional.
         """
-        if waveform.dim() != 2 or self.frame_count(waveform.shape[1]) == 0:
-            raise ValueError(f"expected (batch, samples >= 480), got {tuple(waveform.shape)}")
+        if waveform.dim() != 2:
+            raise ValueError(f"expected (batch, samples), got {tuple(waveform.shape)}")
         with torch.autocast(waveform.device.type, enabled=False):
             half = FFT_SAMPLES // 2
+            waveform = F.pad(waveform, (0, max(SHORTEST - waveform.shape[1], 0)))
             padded = F.pad(waveform.float().unsqueeze(1), (half, half), mode="reflect")[:, 0]
             frames = padded.unfold(1, FFT_SAMPLES, HOP_SAMPLES)[:, : self.frame_count(waveform.shape[1])]
             spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window)).square().sum(dim=-1)

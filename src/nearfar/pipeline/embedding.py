@@ -28,8 +28,6 @@ from nearfar.pooling import POOLINGS
 from nearfar.progress import Progress, advancing, silent
 from nearfar.threads import one_thread, parallel_map
 
-_USUAL_MEAN, _USUAL_STD = -4.268, 4.569
-
 
 def embed_files(
     files: Sequence[Path],
@@ -116,7 +114,8 @@ class _Embedding:
     def embed(self, path: Path, progress: Progress = silent) -> NDArray[np.float32]:
         """(D,) float32 of one file."""
         model, device = _loaded(self.encoder, self.family), default_device()
-        frontend = ENCODERS[self.family].frontend(_USUAL_MEAN, _USUAL_STD)
+        family = ENCODERS[self.family]
+        frontend = family.frontend(*family.fbank)
         parts = EncoderParts(frontend.to(device), model.to(device))
         read: Channel = "near" if self.channel == "near" else "far"
         waveform = read_waveform(path, (read,), near=self.near, far=self.far)[0]

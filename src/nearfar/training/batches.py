@@ -19,7 +19,7 @@ from torch import Tensor
 from nearfar.config import Audio, Recipe
 from nearfar.data.audio import zero_pad
 from nearfar.data.clips import Clip
-from nearfar.frontends.kaldi import MEL_BINS, padded_frame_count
+from nearfar.encoders import ENCODERS
 from nearfar.training.labels import LabelledSamples
 from nearfar.views import read_views
 from nearfar.views.base import ViewSettings
@@ -38,7 +38,7 @@ class Batch:
         labels: (rows,) int64, the first labels.
         other_labels: (rows,) int64, the second labels of mixed samples, or None without mixup.
         mixup_lambda: (rows,) float32, the weight of the first sample and label of a mixture, or None.
-        spec_mask: (rows, 1, frames, 128) bool, spectrogram cells to set to zero, or None.
+        spec_mask: (rows, 1, frames, mel bins) bool, spectrogram cells to set to zero, or None.
         files: the recording of each row.
         branch_keep: (depth, 2, rows) float32, factors of stochastic depth, or None.
     """
@@ -136,6 +136,8 @@ class Batches:
         self._clips_by_machine: dict[str, list[Clip]] = {}
         for clip in dict.fromkeys(sample.clip for sample in labelled.samples):
             self._clips_by_machine.setdefault(clip.machine, []).append(clip)
+        self._masks = augmentation.frequency_mask_bins > 0 or augmentation.time_mask_frames > 0
+        self._spectrogram_shape = _spectrogram_shape(recipe, self.padded_samples) if self._masks else (0, 0)
         self._cache = WaveformCache(views, cache_megabytes, audio, recipe.view_settings())
 
     def rows(self, step: int, first: int, last: int) -> Batch:
@@ -150,14 +152,13 @@ class Batches:
         rows = [self._row(step, row, index) for row, index in enumerate(chosen, start=first)]
         waveforms, samples, other_labels, mixup_lambdas, spec_masks = zip(*rows, strict=True)
         mixed = self.augmentation.mixup_probability > 0
-        masked = self.augmentation.frequency_mask_bins > 0 or self.augmentation.time_mask_frames > 0
         return Batch(
             waveform=torch.from_numpy(np.stack(waveforms)),
             samples=torch.tensor(samples),
             labels=torch.tensor([self.labelled.labels[index] for index in chosen]),
             other_labels=torch.tensor(other_labels) if mixed else None,
             mixup_lambda=torch.tensor(mixup_lambdas, dtype=torch.float32) if mixed else None,
-            spec_mask=torch.from_numpy(np.stack(spec_masks)) if masked else None,
+            spec_mask=torch.from_numpy(np.stack(spec_masks)) if self._masks else None,
             files=tuple(str(self.labelled.samples[index].clip.path) for index in chosen),
         )
 
@@ -218,11 +219,20 @@ class Batches:
         return waveform + np.float32(gain) * noise
 
     def _spec_mask(self, random: np.random.Generator) -> NDArray[np.bool_]:
-        frames = padded_frame_count(self.padded_samples)
-        mask = np.zeros((1, frames, MEL_BINS), dtype=np.bool_)
-        mask[:, :, _span(random, self.augmentation.frequency_mask_bins, MEL_BINS)] = True
+        frames, bins = self._spectrogram_shape
+        mask = np.zeros((1, frames, bins), dtype=np.bool_)
+        mask[:, :, _span(random, self.augmentation.frequency_mask_bins, bins)] = True
         mask[:, _span(random, self.augmentation.time_mask_frames, frames)] = True
         return mask
+
+
+def _spectrogram_shape(recipe: Recipe, padded_samples: int) -> tuple[int, int]:
+    """Frames and mel bins of the padded rows, as the front end of the encoder makes them."""
+    family = ENCODERS[recipe.encoder.family]
+    frontend = family.frontend(recipe.fbank.mean, recipe.fbank.std)
+    shape = (1, padded_samples) if family.signals == 1 else (1, family.signals, padded_samples)
+    frames, bins = frontend(torch.zeros(shape)).shape[-2:]
+    return int(frames), int(bins)
 
 
 def rms(waveform: NDArray[np.floating]) -> float:
