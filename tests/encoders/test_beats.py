@@ -170,6 +170,7 @@ def test_the_leaders_recipe_runs(
 
 def test_the_leaders_settings_are_the_published_ones() -> None:
     recipe = load_recipe("w1-lora-beats")
+    assert recipe.encoder.mask_padding, "whole clips are scored, without padding"
     loss, training = recipe.head.settings_of("loss"), recipe.training
     assert (recipe.head.loss, loss.sub_centres, loss.trainable_centres, loss.adaptive_scale) == (
         "adacos",
