@@ -41,8 +41,8 @@ class DashengLogMel(Frontend):
         mean, std: the output is ``(log_mel - mean) / (2 * std)``.
 
     Frames are centred, with the clip mirrored at its ends; a clip shorter than a patch is first padded with zeros.
-    The limit of 120 dB is that of each clip; in the published code it is that of the whole batch. Frames beyond the
-    last whole patch of 4 are left out.
+    The limit of 120 dB is that of each clip; in the published code it is that of the whole batch. Frames beyond
+    the last whole patch of 4 are left out.
     """
 
     window: Tensor
