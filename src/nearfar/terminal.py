@@ -36,7 +36,7 @@ def show(content: str | Text | TextTable) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     if isinstance(content, TextTable):
-        content = content.fitted(console.width)
+        content = content.fitted(console.width) if console.is_terminal else content
         console.print(_rich_table(content), markup=False)
     for line in content.notes if isinstance(content, TextTable) else [content]:
         text = printable(line, kept="\n") if isinstance(line, str) else line

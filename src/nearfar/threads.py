@@ -245,8 +245,9 @@ def in_order(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+        pool.shutdown()
     finally:
-        # The threads are not joined: the garbage collector may close this generator while any thread is starting
+        # After an error the threads are not joined: the garbage collector may close this generator while any thread is starting
         # or ending, which then holds the lock that joining waits for.
         pool.shutdown(wait=False, cancel_futures=True)
 

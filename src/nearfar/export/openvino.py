@@ -48,6 +48,6 @@ def write_openvino(folder: Path, windows: list[NDArray[np.float32]], largest: fl
             "OpenVINO",
             found=f"scores that differ by {found:.3g} from ONNX Runtime's",
             expected=f"at most {largest:g}",
-            remedy="Export without --openvino",
+            remedy="Export without OpenVINO",
         )
     return found
