@@ -247,8 +247,8 @@ def in_order(
             yield pending.popleft().result()
         pool.shutdown()
     finally:
-        # After an error the threads are not joined: the garbage collector may close this generator while any thread
-        # is starting or ending, which then holds the lock that joining waits for.
+        # After an error the threads are not joined: the garbage collector may close this generator while any
+        # thread is starting or ending, which then holds the lock that joining waits for.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
