@@ -20,7 +20,7 @@ TABLES = {
     "trained pooling": (TRAINED_POOLINGS, ["asp"]),
     "pooling": (POOLINGS, ["mean", "mean-std", "rdp", "cls", "asp"]),
     "loss": (LOSSES, ["arcface", "adacos"]),
-    "encoder family": (ENCODERS, ["eat", "beats", "eat-noise-aware"]),
+    "encoder family": (ENCODERS, ["eat", "beats", "dasheng", "eat-noise-aware"]),
     "adaptation": (ADAPTATIONS, ["full", "lora", "none"]),
     "speed-up": (SPEEDUPS, ["int8", "merged-tokens", "own-length"]),
     "view": (VIEWS, ["near", "far", "cancelled", "residual", "pair"]),
