@@ -38,6 +38,12 @@ def test_learning_rate_warms_up_and_falls_to_the_final_rate() -> None:
     assert [learning_rate(step, training) for step in range(6)] == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_leaders_learning_rate_is_constant_after_the_warmup() -> None:
+    training = load_recipe("w1-lora").training
+    rates = [learning_rate(step, training) for step in (0, 2_499, 4_999, 5_000, 20_000, 37_499)]
+    assert rates == pytest.approx([2e-8, 5e-5, 1e-4, 1e-4, 1e-4, 1e-4])
+
+
 def test_learning_rate_without_warmup_starts_at_the_maximum() -> None:
     training = Training(steps=3, warmup_steps=0, learning_rate=2.0, final_learning_rate=0.0)
     assert [learning_rate(step, training) for step in range(3)] == pytest.approx([2.0, 1.0, 0.0], abs=1e-12)
