@@ -16,7 +16,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "people": ("cli", "terminal", "web"),
     "uses of a detector": ("watch", "report", "export", "detector"),
     "experiments": ("benchmark", "ablation", "challenge"),
-    "from files to features and scores": ("pipeline",),
+    "from files to scores": ("pipeline",),
     "training": ("distillation", "pretraining", "training", "models"),
     "results": ("charts", "evaluation"),
     "configuration": ("config",),

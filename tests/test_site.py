@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from docs import write_cli, write_design
+from docs import docstrings, write_cli, write_design
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from tests.documentation import ROOT, page
@@ -102,3 +102,27 @@ def test_a_page_of_results_names_data_date_and_command(path: Path) -> None:
     )
     assert re.search(r"```|`[^`\n]*(nearfar|make|python) ", text), "no command"
     assert f"({path.name})" in page("docs/results/index.md"), "not in the table of results"
+
+
+def test_docstrings_are_shown_without_marks_of_restructured_text(site: Path) -> None:
+    text = (site / "python.html").read_text(encoding="utf-8")
+    assert "Scores recordings of one or several machines" in text
+    assert not re.findall(r":(?:class|func|meth|mod|data|attr):<|&gt;&gt;&gt;|<blockquote", text)
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("Made by :meth:`fit` of :class:`~a.B`.", "Made by `fit` of `a.B`."),
+        ("One:\n\n>>> a = 1\n>>> a\n", "One:\n\n```python\na = 1\na\n```\n"),
+        ("Names::\n\n    a_b\n\n    c\n\nMore.", "Names:\n\n```text\na_b\n\nc\n```\n\nMore."),
+        ("Nothing: ``a[:2]``.", "Nothing: ``a[:2]``."),
+    ],
+)
+def test_restructured_text_becomes_markdown(written: str, shown: str) -> None:
+    assert docstrings.markdown(written) == shown
+
+
+def test_labels_of_the_map_do_not_reach_the_boxes() -> None:
+    widest = (write_design.LABEL - 10) / 8  # bold sans-serif of 14 px: at most 8 px a letter on average
+    assert all(len(name) <= widest for name in write_design.FLOORS)
