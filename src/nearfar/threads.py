@@ -63,7 +63,7 @@ def _quota(membership: Path, mounted: Path) -> float | None:
         if controllers and "cpu" not in controllers.split(","):
             continue
         roots = [mounted / controllers, mounted / "cpu"] if controllers else [mounted, mounted / "unified"]
-        # A container sees its own group as the root, whatever the name.
+        # Within a container its own group is the root, whatever the name.
         groups = [Path(name), *Path(name).parents]
         found += [_group_quota(root / group.relative_to("/")) for root in roots for group in groups]
     return min((quota for quota in found if quota is not None), default=None)

@@ -23,7 +23,7 @@ _UNKNOWN_32, _UNKNOWN_64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _STREAM_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0x80000000, _UNKNOWN_32, _UNKNOWN_64)
 """Sizes that sox, arecord and ffmpeg write for "unknown" when their output is a pipe; some subtract the header."""
 _HEADERS = (0, 8, 36, 44)
-"""Bytes of a header, or of a part of it, that programs count as sound or forget to count."""
+"""Bytes of a header, or of a part of it, that some programs count as sound and others leave out."""
 _SLACK = 44 + 8
 """Sizes that are wrong by at most so many bytes have a miscounted header."""
 _WRAP = 2**32

@@ -2,7 +2,7 @@
 
 States and terms are those of ISA-18.2 (IEC 62682) and OPC UA Part 9. The *condition* is active after ``count`` of
 the last ``of`` windows reached ``raise_level`` (on-delay), and no longer after ``clear_count`` successive windows
-below ``clear_level`` (off-delay, hysteresis). The *status* is what an operator sees: it follows from the condition
+below ``clear_level`` (off-delay, hysteresis). The *status* is shown to an operator: it follows from the condition
 and the operator's actions by :data:`ALLOWED`.
 
 Levels are scores relative to the threshold: 0 is the median of normal recordings, 1 the threshold.
@@ -166,7 +166,7 @@ class AlarmState:
     """All that the next step depends on.
 
     Attributes:
-        status: as an operator sees it.
+        status: as shown to an operator.
         active: whether the condition is active.
         recent: whether each of the last windows reached the level that raises the alarm.
         below: how many successive windows were below the level that clears it.

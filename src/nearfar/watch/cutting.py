@@ -115,7 +115,7 @@ class Cutter:
         )
 
     def _drop(self, before: int) -> None:
-        """Forget whole blocks that end before a sample of the stream, and the beginning of a joined one."""
+        """Drop whole blocks that end before a sample of the stream, and the beginning of a joined one."""
         while self._held and before > self._first:
             samples = self._held[0].shape[1]
             if len(self._held) > 1 and self._first + samples > before:

@@ -1,6 +1,6 @@
 """From scored windows to what is kept: the state of the machine, its alarm, its health and the sound of alarms.
 
-A window's position, score and effects are written in one transaction. A watch that is killed at any moment goes on
+A window's position, score and effects are written in one transaction. A watch that is killed at any moment continues
 behind the last window that was written: none is lost, and none counts twice.
 """
 
@@ -56,7 +56,7 @@ class MachineContext:
         watched: by which detector.
         rule: of its alarm.
         channels: where near, and far if there is one, are in samples.
-        live: whether its sound goes on while nobody reads it.
+        live: whether sound arrives all the time, read or not.
         findings: about its source, now.
         recent: its last windows.
     """

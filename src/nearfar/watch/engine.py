@@ -1,4 +1,4 @@
-"""The watch itself: takes windows of all machines, scores them, writes what follows, and tells the sinks."""
+"""The watch itself: takes windows of all machines, scores them, writes the results, and notifies the sinks."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Watch:
         self._tick()
 
     def stop_soon(self) -> None:
-        """Wake the watch, so that it sees that it shall stop."""
+        """Interrupt the waiting of the watch, so that it stops."""
         self._wake.set()
 
     # --- setting up ---

@@ -56,7 +56,7 @@ class Cutting:
     Attributes:
         window_s, hop_s: of the detector, in seconds.
         channels: (near, far) or (near,), in the source; ``places`` are where the detector expects them.
-        live: whether sound goes on while nobody reads it.
+        live: whether sound arrives all the time, read or not.
         most_waiting: of a live source, how many windows may wait; the oldest is missed then.
         missing_after_s: after so long without sound it is missing; None: never.
     """
@@ -96,7 +96,7 @@ class Feed:
         machine: its name in the configuration.
         source: of sound.
         cutting: into windows.
-        memory: which knows what was taken before.
+        memory: which lists what was taken before.
         notify: called when there is something to take.
     """
 
@@ -229,7 +229,7 @@ def _with_samples(block: AudioBlock, samples: NDArray[np.float32]) -> AudioBlock
 
 
 class _TakenBefore:
-    """What the memory knows of a machine's recordings."""
+    """What the memory has of a machine's recordings."""
 
     def __init__(self, memory: Memory, machine: str) -> None:
         self._memory, self._machine = memory, machine

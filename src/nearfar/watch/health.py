@@ -21,7 +21,7 @@ class Health(StrEnum):
     OUT_OF_SPECIFICATION = "out of specification"
     """The signal deviates from what the detector was fitted on: clipped, quiet, another rate, late."""
     FUNCTION_CHECK = "function check"
-    """Work goes on at the instrument: the machine is out of service."""
+    """Work is done on the instrument: the machine is out of service."""
     FAILURE = "failure"
     """The signal is not valid: a dead or exchanged microphone, no data."""
 

@@ -130,7 +130,7 @@ class Access:
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._failed: dict[str, list[float]] = {}
-        # Other sites cannot read pages, so they do not know the key of its forms.
+        # Other sites cannot read pages, so they lack the key of its forms.
         self.everyone = None if tokens else Session("local", Role.CONFIGURE, secrets.token_urlsafe(24))
         """The session of all requests where there are no tokens; None where there are."""
 

@@ -251,7 +251,7 @@ class Writer:
 
 
 def unknown_machine(name: str) -> InputError:
-    """The error about a machine that the memory does not know."""
+    """The error about a machine that is not in the memory."""
     return InputError(
         "machine",
         found=f"{name!r}",

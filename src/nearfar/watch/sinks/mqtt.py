@@ -55,7 +55,7 @@ class MqttSettings(Settings):
     tls: bool = False
     """Encrypt, and check the broker's certificate."""
     ca_file: Path | None = None
-    """Certificate of the authority that signed the broker's, where the system does not know it."""
+    """Certificate of the authority that signed the broker's, where it is not one of the system's."""
     prefix: str = "nearfar/watch"
     """Begin of all topics."""
     discovery: str | None = "homeassistant"

@@ -99,7 +99,7 @@ class SourceKind(Entry):
 
     Attributes:
         build: a source, from its settings and the folder that paths in them are relative to.
-        live: whether sound goes on while nobody reads it.
+        live: whether sound arrives all the time, read or not.
     """
 
     build: Callable[[Any, Path], AudioSource]
