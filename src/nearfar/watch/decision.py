@@ -1,7 +1,7 @@
 """From scored windows to what is kept: the state of the machine, its alarm, its health and the sound of alarms.
 
-A window's position, score and effects are written in one transaction. A watch that is killed at any moment continues
-behind the last window that was written: none is lost, and none counts twice.
+A window's position, score and effects are written in one transaction. A watch that is killed at any moment
+continues behind the last window that was written: none is lost, and none counts twice.
 """
 
 from __future__ import annotations
