@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nearfar.checkpoint import CHECKPOINT_FILE, Identity, finished_steps
 from nearfar.config import Training, load_recipe
+from nearfar.encoders import ENCODERS
 from nearfar.encoders.eat import build_encoder
 from nearfar.errors import InputError, TrainingError
 from nearfar.models import build_model
@@ -89,8 +90,10 @@ def test_rank_and_number_of_classes_do_not_change_what_decays(adaptation: str, r
     assert decaying(network) > matrices(network), "parameters of one row or column decay, too"
 
 
-def test_norms_biases_and_extra_tokens_are_exempt() -> None:
+def test_norms_biases_and_named_parameters_are_exempt() -> None:
     class Owner(nn.Module):
+        no_weight_decay = frozenset({"extra_tokens"})
+
         def __init__(self) -> None:
             super().__init__()
             self.extra_tokens = nn.Parameter(torch.zeros(1, 2, 3))
@@ -99,6 +102,15 @@ def test_norms_biases_and_extra_tokens_are_exempt() -> None:
             self.batch_norm, self.frozen = nn.BatchNorm1d(3), nn.Linear(2, 2).requires_grad_(False)
 
     assert decaying(Owner()) == {"scale", "layer.weight"}
+
+
+def test_cls_and_learned_positions_of_encoders_do_not_decay() -> None:
+    for family, exempt in (("eat", {"extra_tokens"}), ("dasheng", {"time_pos_embed", "init_bn.1.weight"})):
+        encoder = ENCODERS[family].load("random:tiny:0", None)
+        names = {name for name, _ in encoder.named_parameters()}
+        assert exempt < names
+        assert not exempt & decaying(encoder)
+        assert {"blocks.0.attn.qkv.weight", "blocks.3.mlp.fc2.weight"} < decaying(encoder)
 
 
 def test_persistent_buffers_leave_out_derived_ones() -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class Encoder(nn.Module):
         patch_frames: spectrogram frames per time column.
         longest_samples: the longest clip, in samples at 16 kHz, that the encoder has positions for; None if
             there is no limit.
+        no_weight_decay: names of own parameters that do not decay in training, beside biases and norms.
         checkpoint_blocks: whether blocks recompute their activations in the backward pass, to save memory.
     """
 
@@ -48,6 +49,7 @@ class Encoder(nn.Module):
     bands: int
     patch_frames: int
     longest_samples: int | None
+    no_weight_decay: ClassVar[frozenset[str]] = frozenset()
     checkpoint_blocks: bool = False
 
     def encode(

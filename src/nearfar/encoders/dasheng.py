@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,7 @@ FIXED: dict[str, Any] = {
 class MelNorm(nn.Module):
     """Batch normalisation of each mel bin by stored statistics, which training leaves as they are."""
 
+    no_weight_decay: ClassVar[frozenset[str]] = frozenset({"weight"})
     running_mean: Tensor
     running_var: Tensor
 
@@ -127,6 +128,7 @@ class Dasheng(Encoder):
     """
 
     config: DashengConfig
+    no_weight_decay: ClassVar[frozenset[str]] = frozenset({"time_pos_embed", "freq_pos_embed"})
 
     def __init__(self, config: DashengConfig | None = None) -> None:
         super().__init__()

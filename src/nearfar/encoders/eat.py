@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +159,7 @@ class EAT(Encoder):
 
     config: EATConfig
     longest_samples: int
+    no_weight_decay: ClassVar[frozenset[str]] = frozenset({"extra_tokens"})
 
     def __init__(self, config: EATConfig = EAT_BASE) -> None:
         super().__init__()

@@ -182,13 +182,16 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The module's trainable parameters in two groups for AdamW: with weight decay, and without.
 
-    Biases, parameters of normalisation layers and an encoder's ``extra_tokens`` (CLS) do not decay.
+    Biases, parameters of normalisation layers and those that a module names in ``no_weight_decay``, such as CLS
+    and learned positions of an encoder, do not decay.
     """
     exempt = {
         name
         for prefix, owner in module.named_modules()
         for name, _ in owner.named_parameters(prefix, recurse=False)
-        if isinstance(owner, NORMS) or name.endswith("bias") or name.rpartition(".")[2] == "extra_tokens"
+        if isinstance(owner, NORMS)
+        or name.endswith("bias")
+        or name.rpartition(".")[2] in getattr(owner, "no_weight_decay", ())
     }
     parameters = trainable(module)
     return [
