@@ -11,8 +11,10 @@ from nearfar.cancellation import Cancellation, cancel
 from nearfar.errors import InputError
 from nearfar.export.features import log_mel_statistics
 from nearfar.export.fourier import RealDFT
-from nearfar.export.signals import Cancelled, KaldiSpectrogram, LogMel
-from nearfar.frontends import KaldiFbank
+from nearfar.export.signals import Cancelled, KaldiSpectrogram, LogMel, exported_frontend
+from nearfar.frontends import Frontend, KaldiFbank
+from nearfar.frontends.beats import BEATsFbank
+from nearfar.frontends.dasheng import DashengLogMel
 from nearfar.pooling import log_mel_statistics as reference_statistics
 
 RATE_HZ = 16_000
@@ -52,6 +54,22 @@ def test_spectrograms_are_padded_as_clips(samples: int) -> None:
     own = KaldiSpectrogram(frontend, 16_000, own_length=True)(waveform)
     columns = -(-frontend.frame_count(samples) // 16)
     torch.testing.assert_close(own, padded[:, :, : 16 * columns], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("frontend", "patch_frames"), [(BEATsFbank(), 16), (DashengLogMel(), 4)], ids=["beats", "dasheng"]
+)
+@pytest.mark.parametrize("samples", [400, 640, 8_000, 16_123])
+def test_spectrograms_of_other_families_are_those_of_their_front_ends(
+    frontend: Frontend, patch_frames: int, samples: int
+) -> None:
+    waveform = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
+    padded = frontend(F.pad(waveform, (0, 16_123 - samples)))
+    found = exported_frontend(frontend, 16_123, own_length=False)(waveform)
+    torch.testing.assert_close(found, padded, rtol=0, atol=2e-3)
+    own = exported_frontend(frontend, 16_123, own_length=True)(waveform)
+    columns = max(1, frontend.frame_count(samples) // patch_frames)
+    torch.testing.assert_close(own, padded[:, :, : patch_frames * columns], rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ To export another view, add a line to :data:`EXPORTED_VIEWS`; to export another 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch.nn import functional as F
 from nearfar.cancellation import EPSILON, Cancellation, hann
 from nearfar.errors import InputError
 from nearfar.export.fourier import RealDFT
-from nearfar.frontends import Frontend, KaldiFbank
+from nearfar.frontends import Frontend, KaldiFbank, dasheng
 from nearfar.frontends.base import EachSignal
+from nearfar.frontends.beats import FULL_SCALE, POVEY, BEATsFbank
+from nearfar.frontends.dasheng import DashengLogMel
 from nearfar.frontends.kaldi import (
     FFT_SAMPLES,
     FRAME_SAMPLES,
@@ -126,17 +129,20 @@ class LogMel(nn.Module):
     """:meth:`KaldiFbank.log_mel`: (windows, samples) to (windows, frames, 128), natural logarithm.
 
     Mean, pre-emphasis, window and Fourier transform of a frame are linear, so that they are one convolution.
+
+    Args:
+        exponent: of the Hann window; 0.85 gives the Povey window.
     """
 
     kernel: Tensor
     mel: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, exponent: float = 1.0) -> None:
         super().__init__()
         frame = torch.eye(FRAME_SAMPLES, dtype=torch.float64)
         frame = frame - frame.mean(dim=1, keepdim=True)
         emphasised = frame[:, 1:] - PREEMPHASIS * frame[:, :-1]
-        window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64)[1:]
+        window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64)[1:] ** exponent
         padded = F.pad(emphasised * window, (1, FFT_SAMPLES - FRAME_SAMPLES))
         spectrum = torch.fft.rfft(padded)[:, : FFT_SAMPLES // 2]
         kernel = torch.cat([spectrum.real, spectrum.imag], dim=1).T
@@ -175,6 +181,68 @@ class KaldiSpectrogram(nn.Module):
         return spectrogram.unsqueeze(1)
 
 
+class BEATsSpectrogram(nn.Module):
+    """:class:`BEATsFbank`: (windows, samples) to (windows, 1, frames, 128), without frames behind whole patches.
+
+    Args: as those of :class:`KaldiSpectrogram`.
+    """
+
+    def __init__(self, frontend: BEATsFbank, padded_samples: int, own_length: bool) -> None:
+        super().__init__()
+        self.log_mel, self.mean, self.std = LogMel(POVEY), frontend.mean, frontend.std
+        self.padded_samples, self.own_length = padded_samples, own_length
+        self.frames = frontend.frame_count(padded_samples)
+        if self.frames < PATCH_FRAMES:
+            raise cannot("audio.clip_seconds", "windows of less than a patch of BEATs")
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        samples = waveform.shape[1]
+        log_mel = self.log_mel(FULL_SCALE * F.pad(waveform, (0, self.padded_samples - samples)))
+        spectrogram = (log_mel[:, : self.frames] - self.mean) / (2.0 * self.std)
+        if self.own_length:
+            end = ((samples - FRAME_SAMPLES) // FRAME_SHIFT + 1) // PATCH_FRAMES * PATCH_FRAMES
+            # The first column stays, however short the window is.
+            spectrogram = torch.cat([spectrogram[:, :PATCH_FRAMES], spectrogram[:, PATCH_FRAMES:end]], dim=1)
+        return spectrogram.unsqueeze(1)
+
+
+class DashengSpectrogram(nn.Module):
+    """:class:`DashengLogMel`: (windows, samples) to (windows, 1, frames, 64), without frames behind whole patches.
+
+    Args: as those of :class:`KaldiSpectrogram`.
+    """
+
+    kernel: Tensor
+    mel: Tensor
+
+    def __init__(self, frontend: DashengLogMel, padded_samples: int, own_length: bool) -> None:
+        super().__init__()
+        self.mean, self.std = frontend.mean, frontend.std
+        self.padded_samples, self.own_length = max(padded_samples, dasheng.SHORTEST), own_length
+        self.frames = frontend.frame_count(padded_samples)
+        window = torch.hann_window(dasheng.FFT_SAMPLES, dtype=torch.float64)
+        spectrum = torch.fft.rfft(torch.diag(window))
+        kernel = torch.cat([spectrum.real, spectrum.imag], dim=1).T
+        self.register_buffer("kernel", kernel.float().unsqueeze(1).contiguous())
+        self.register_buffer("mel", frontend.mel.clone())
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        samples, half = waveform.shape[1], dasheng.FFT_SAMPLES // 2
+        whole = F.pad(waveform, (0, self.padded_samples - samples)).unsqueeze(1)
+        mirrored = F.pad(whole, (half, half), mode="reflect")
+        parts = F.conv1d(mirrored, self.kernel, stride=dasheng.HOP_SAMPLES)[:, :, : self.frames].square()
+        power = parts[:, : half + 1] + parts[:, half + 1 :]
+        log_mel = (power.transpose(1, 2) @ self.mel).clamp_min(dasheng.POWER_FLOOR).log() * (10.0 / math.log(10.0))
+        floor = log_mel.amax(dim=(1, 2), keepdim=True) - dasheng.DYNAMIC_RANGE_DB
+        spectrogram = (torch.maximum(log_mel, floor) - self.mean) / (2.0 * self.std)
+        if self.own_length:
+            patch = dasheng.PATCH_FRAMES
+            end = (1 + samples // dasheng.HOP_SAMPLES) // patch * patch
+            # The first column stays, however short the window is.
+            spectrogram = torch.cat([spectrogram[:, :patch], spectrogram[:, patch:end]], dim=1)
+        return spectrogram.unsqueeze(1)
+
+
 class EachSpectrogram(nn.Module):
     """:class:`EachSignal`: (windows, signals, samples) to (windows, signals, frames, 128)."""
 
@@ -188,6 +256,8 @@ class EachSpectrogram(nn.Module):
 
 EXPORTED_FRONTENDS: dict[type[Frontend], Callable[[Any, int, bool], nn.Module]] = {
     KaldiFbank: KaldiSpectrogram,
+    BEATsFbank: BEATsSpectrogram,
+    DashengLogMel: DashengSpectrogram,
     EachSignal: EachSpectrogram,
 }
 

@@ -9,6 +9,8 @@ from nearfar.frontends.base import Frontend
 from nearfar.frontends.kaldi import FRAME_SAMPLES, PATCH_FRAMES, KaldiFbank, frame_count
 
 FULL_SCALE = 2.0**15
+POVEY = 0.85
+"""Kaldi's Povey window is the Hann window to this power."""
 MEAN, STD = 15.41663, 6.55582
 """Of the spectrograms that BEATs was trained on."""
 
@@ -26,7 +28,7 @@ class BEATsFbank(Frontend):
     def __init__(self, mean: float = MEAN, std: float = STD) -> None:
         super().__init__()
         self.mean, self.std, self.fbank = mean, std, KaldiFbank(mean, std)
-        window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64) ** 0.85
+        window = torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64) ** POVEY
         self.fbank.window.copy_(window)
 
     def frame_count(self, samples: int) -> int:
