@@ -234,7 +234,7 @@ class DashengSpectrogram(nn.Module):
         power = parts[:, : half + 1] + parts[:, half + 1 :]
         log_mel = (power.transpose(1, 2) @ self.mel).clamp_min(dasheng.POWER_FLOOR).log() * (10.0 / math.log(10.0))
         floor = log_mel.amax(dim=(1, 2), keepdim=True) - dasheng.DYNAMIC_RANGE_DB
-        spectrogram = (torch.maximum(log_mel, floor) - self.mean) / (2.0 * self.std)
+        spectrogram: Tensor = (torch.maximum(log_mel, floor) - self.mean) / (2.0 * self.std)
         if self.own_length:
             patch = dasheng.PATCH_FRAMES
             end = (1 + samples // dasheng.HOP_SAMPLES) // patch * patch
