@@ -203,7 +203,8 @@ class BEATsSpectrogram(nn.Module):
             end = ((samples - FRAME_SAMPLES) // FRAME_SHIFT + 1) // PATCH_FRAMES * PATCH_FRAMES
             # The first column stays, however short the window is.
             spectrogram = torch.cat([spectrogram[:, :PATCH_FRAMES], spectrogram[:, PATCH_FRAMES:end]], dim=1)
-        return spectrogram.unsqueeze(1)
+        alone: Tensor = spectrogram.unsqueeze(1)
+        return alone
 
 
 class DashengSpectrogram(nn.Module):
