@@ -42,6 +42,10 @@ SLOW_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "beats-masked": ("frozen-beats", {"encoder.weights": "random:tiny:0", "encoder.mask_padding": True}),
     "dasheng": ("frozen-dasheng", {"encoder.weights": "random:tiny:0"}),
     "dasheng-masked": ("frozen-dasheng", {"encoder.weights": "random:tiny:0", "encoder.mask_padding": True}),
+    "leader": (
+        "w1-lora-beats",
+        {"encoder.weights": "random:tiny:0", "training.steps": 2, "training.warmup_steps": 0},
+    ),
     "full": ("tiny-fusion", {"training.steps": 2, "training.warmup_steps": 0}),
     "lora": ("tiny-lora-near", {"training.steps": 2, "training.warmup_steps": 0}),
     "mahalanobis": ("nearfar-best", {"scoring.backend": "mahalanobis"}),
