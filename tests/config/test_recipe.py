@@ -281,6 +281,8 @@ def test_a_recipe_without_a_name_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
+    with pytest.raises(InputError, match="a TOML file, did you mean 'nearfar-best'\\?"):
+        load_recipe("nearfarbest")
     with pytest.raises(InputError, match="no recipe of that name") as error:
         load_recipe("eat-fuson")
     for name in list_recipes():

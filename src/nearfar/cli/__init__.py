@@ -24,7 +24,7 @@ app = Typer(
     name="nearfar",
     help="Anomalous sound detection of machines, with one microphone near the machine and one far from it.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 

@@ -114,7 +114,7 @@ def read_toml(name_or_path: str, folder: str, kind: str) -> dict[str, Any]:
         raise InputError(
             name_or_path,
             found=f"no {kind} of that name and no such file",
-            expected=f"one of {', '.join(names)}, or a TOML file",
+            expected=f"one of {', '.join(names)}, or a TOML file{did_you_mean(name_or_path, names)}",
             remedy="Check the spelling",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
