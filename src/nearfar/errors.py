@@ -52,6 +52,10 @@ class InputError(NearfarError):
         return partial(type(self), self.where, **parts), ()
 
 
+class SilentChannelError(InputError):
+    """A channel of a recording has no sound, as of a microphone that is dead."""
+
+
 class MultipleInputError(InputError):
     """Several errors about one input, such as the recordings of a folder; the attributes are of the first.
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nearfar.data.quality import Problem
-from nearfar.errors import InputError
+from nearfar.errors import InputError, SilentChannelError
 
 if TYPE_CHECKING:
     from nearfar.detector.departure import Departure
@@ -42,9 +42,15 @@ class Failure:
     file: str
     error: InputError
 
+    @property
+    def quality(self) -> tuple[Problem, ...]:
+        """The fault of a sensor that is the reason, if it is one."""
+        return (Problem("dead", str(self.error)),) if isinstance(self.error, SilentChannelError) else ()
+
     def to_json(self) -> dict[str, Any]:
-        """File, status and message."""
-        return {"file": self.file, "status": "error", "error": str(self.error)}
+        """File, status, message and quality."""
+        quality = [asdict(problem) for problem in self.quality]
+        return {"file": self.file, "status": "error", "error": str(self.error), "quality": quality}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -139,7 +145,8 @@ def csv_rows(entry: Score | Failure, *, windows: bool = False) -> Iterator[list[
     Missing numbers are empty; ``anomalous`` is 1, 0 or empty. Rows of windows have no threshold.
     """
     if isinstance(entry, Failure):
-        yield [entry.file, *[None] * (len(_COLUMNS) - 8), "error", None, str(entry.error), *[None] * 4]
+        quality = "; ".join(f"{problem.check}: {problem.message}" for problem in entry.quality) or None
+        yield [entry.file, *[None] * (len(_COLUMNS) - 8), "error", quality, str(entry.error), *[None] * 4]
         return
     end = max(window.end_s for window in entry.windows)
     found = entry.departure

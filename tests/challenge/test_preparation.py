@@ -11,6 +11,7 @@ import soundfile as sf
 
 from nearfar.challenge.run import run_system
 from nearfar.config import Recipe, load_recipe
+from nearfar.detector import Detector
 from nearfar.errors import InputError, MultipleInputError
 from nearfar.pipeline.preparation import prepare_run
 
@@ -23,7 +24,7 @@ def data(small_factory: Path, tmp_path: Path) -> Path:
 
 def rewrite(path: Path, change) -> str:
     sound, rate = sf.read(path, dtype="int16")
-    sf.write(path, change(sound), rate, subtype="PCM_16")
+    sf.write(path, change(sound).astype(np.int16), rate, subtype="PCM_16")
     return path.name
 
 
@@ -88,6 +89,28 @@ def test_each_kind_of_defect_has_its_line_and_a_lone_one_its_remedy(data: Path, 
         "1 of 36 recordings cannot be read: take it out",
         "1 of 36 recordings is mono: take it out",
     )
+
+
+def test_what_only_reading_finds_is_listed_with_the_rest(data: Path, tmp_path: Path) -> None:
+    clips = sorted((data / "hummer" / "train").iterdir())
+    rewrite(clips[0], lambda sound: sound[:, 0])
+    silent = [rewrite(path, lambda sound: sound * 0) for path in (clips[1], clips[2])]
+    with pytest.raises(MultipleInputError) as caught:
+        Detector.fit(data, "nearfar-best")
+    assert [Path(error.where).name for error in caught.value.errors[1:]] == silent
+    assert caught.value.summary == (
+        "1 of 20 recordings is mono: take it out",
+        "2 of 20 recordings cannot be used: take them out",
+    )
+
+
+def test_defects_of_all_machines_are_listed_where_headers_show_none(data: Path) -> None:
+    paths = [sorted((data / machine / "train").iterdir())[1] for machine in ("hummer", "whiner")]
+    for path in paths:
+        rewrite(path, lambda sound: sound * [1, 0])
+    with pytest.raises(MultipleInputError) as caught:
+        Detector.fit(data, "nearfar-best")
+    assert [error.where for error in caught.value.errors] == paths
 
 
 def test_a_lone_defect_is_an_error_of_its_own(data: Path, tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ from scipy.signal import butter, coherence, sosfilt, welch
 from nearfar.data.quality import problems, profile
 from nearfar.data.signals import (
     SignalFacts,
+    aligned_residual_db,
     bits_of,
     channel_facts,
+    facts_from_arrays,
+    facts_to_arrays,
+    lost_fraction,
     merged_facts,
     pair_facts,
     signal_facts,
@@ -60,6 +64,43 @@ def test_a_normal_recording_has_no_problem() -> None:
 )
 def test_each_problem_is_named(facts: SignalFacts, expected: str) -> None:
     assert expected in checks(facts)
+
+
+def interrupted(sound: NDArray[np.float64], every: int = 4000, lost: int = 1000) -> NDArray[np.float64]:
+    """Sound of which the last samples of every stretch are gone, with the value before in their place."""
+    out = sound.copy()
+    for begin in range(every - lost, len(out), every):
+        out[begin : begin + lost] = out[begin - 1]
+    return out
+
+
+def test_lost_samples_by_hand() -> None:
+    sound = noise(50).astype(np.float32)
+    assert lost_fraction(sound, RATE) == 0
+    held = interrupted(sound)  # 1,000 of 4,000 samples repeat the one before
+    assert lost_fraction(held, RATE) == pytest.approx(0.25)
+    assert lost_fraction(interrupted(sound, lost=159), RATE) == 0  # below 10 ms
+    assert lost_fraction(np.zeros(RATE, np.float32), RATE) == pytest.approx(1, abs=1e-3)
+
+
+def test_lost_samples_are_no_fault_of_the_machine_unless_they_are_usual() -> None:
+    far = noise(51, 0.02)
+    assert checks(recorded(interrupted(noise(50)), far)) == ["lost"]
+    assert checks(recorded(noise(50), interrupted(far))) == ["lost"]
+    usual = profile([recorded(interrupted(noise(seed)), noise(100 + seed, 0.02)) for seed in range(8)])
+    assert problems(recorded(interrupted(noise(50)), far), usual, 2.0) == []
+    (read,) = facts_from_arrays(facts_to_arrays([recorded(interrupted(noise(50)), far)]))
+    assert read.channels["near"].lost == pytest.approx(0.25)
+
+
+def test_a_far_channel_that_repeats_near_later_explains_it() -> None:
+    near = noise(0).astype(np.float32)
+    for delay in (0, 37, -700):
+        assert aligned_residual_db(near, -0.5 * np.roll(near, delay), RATE) < -40
+    assert pair_facts(near, -0.5 * np.roll(near, 700), RATE).residual_db > -3  # without the shift
+    assert aligned_residual_db(near, noise(1).astype(np.float32), RATE) > -1
+    room, far = echoes(0, 44)
+    assert aligned_residual_db(room.astype(np.float32), far.astype(np.float32), RATE) > -30
 
 
 def test_only_another_length_leaves_a_recording_comparable() -> None:

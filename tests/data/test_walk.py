@@ -217,6 +217,21 @@ def test_several_plain_folders_are_machines(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("layout", ["own", "plain"])
+def test_a_link_to_another_machine_is_not_followed(tmp_path: Path, layout: str) -> None:
+    inside = "normal/" if layout == "own" else ""
+    root = touch(tmp_path, f"fan/{inside}0.wav", f"pump/{inside}1.wav", f"pump/{inside}old/2.wav")
+    (root / "fan" / inside / "pump").symlink_to(root / "pump")
+    (root / "fan" / inside / "old").symlink_to(root / "pump" / inside / "old")
+    dataset = read_dataset(root)
+    assert sorted(str(clip.path.relative_to(root)) for clip in dataset.clips) == [
+        f"fan/{inside}0.wav",
+        f"pump/{inside}1.wav",
+        f"pump/{inside}old/2.wav",
+    ]
+    assert any("2 links to folders that are read under other paths" in warning for warning in dataset.warnings)
+
+
 @pytest.mark.parametrize("part", ["", "normal"])
 def test_links_between_machines_are_no_machines(tmp_path: Path, part: str) -> None:
     root = tmp_path / "all"

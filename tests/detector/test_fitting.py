@@ -128,3 +128,24 @@ def test_overlapping_cuts_of_several_recordings_are_groups(tmp_path: Path) -> No
     detector = Detector.fit(folder, "frozen-near")
     assert len(detector.calibrations[0].recordings) == 12
     assert detector.thresholds[0].groups == 4
+
+
+def test_a_far_channel_that_repeats_near_later_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "pump"
+    folder.mkdir()
+    for number in range(6):
+        near = np.random.default_rng(number).normal(0, 0.1, size=16_000)
+        sf.write(folder / f"{number}.wav", np.stack([near, -0.5 * np.roll(near, 300)], axis=1), 16_000)
+    with pytest.raises(InputError, match="the same but for a filter"):
+        Detector.fit(folder)
+
+
+def test_a_silent_channel_is_an_error_and_a_fault_of_a_sensor(fitted: Detector, tmp_path: Path) -> None:
+    near = np.random.default_rng(0).normal(0, 0.1, size=16_000)
+    sf.write(tmp_path / "dead.wav", np.stack([near, 0 * near], axis=1), 16_000)
+    (tmp_path / "none.wav").write_bytes(b"")
+    paths = [tmp_path / "dead.wav", tmp_path / "none.wav"]
+    dead, none = (entry.to_json() for entry in fitted.score_many(paths, "hummer", keep_errors=True))
+    assert (dead["status"], none["status"]) == ("error", "error")
+    assert [problem["check"] for problem in dead["quality"]] == ["dead"]
+    assert none["quality"] == []

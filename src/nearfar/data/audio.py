@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nearfar.data.clips import CHANNELS, Channel
 from nearfar.data.flac import is_as_encoded
 from nearfar.data.riff import log_once, wav_source
-from nearfar.errors import InputError
+from nearfar.errors import InputError, SilentChannelError
 
 Waveform = NDArray[np.float32]
 SAMPLE_RATE_HZ = 16_000
@@ -198,9 +198,9 @@ def nonfinite_samples(
     )
 
 
-def silent_channel(recording: Path | str, channel: Channel) -> InputError:
+def silent_channel(recording: Path | str, channel: Channel) -> SilentChannelError:
     """The error about a channel without sound."""
-    return InputError(
+    return SilentChannelError(
         recording,
         found=f"a silent {channel} channel (its range is at most one 16-bit step)",
         expected="the sound of a machine in every channel that is used",

@@ -135,8 +135,11 @@ def is_own_folder(folder: Path) -> bool:
     return part_of(folder, NORMAL) is not None or (test is not None and part_of(test, NORMAL) is not None)
 
 
-def read_own_machine(folder: Path) -> Found:
+def read_own_machine(folder: Path, machines: Collection[Path] = ()) -> Found:
     """The clips of a machine's folder in one's own layout.
+
+    Args:
+        machines: the folders of all machines, into which no link is followed from this one.
 
     Raises:
         InputError: if there are no normal recordings, a test recording is in no folder that labels it, an
@@ -148,11 +151,11 @@ def read_own_machine(folder: Path) -> Found:
     table = _read_attributes(folder / ATTRIBUTES_CSV)
     normal, test = part_of(folder, NORMAL), part_of(folder, TEST)
     parts = [part.name for part in (normal, test) if part is not None]
-    below = walk(folder)
+    below = walk(folder, elsewhere=machines)
     clips: list[Clip] = []
     empty = []
     if normal is not None:
-        files = walk(normal, exclude=NOT_NORMAL)
+        files = walk(normal, exclude=NOT_NORMAL, elsewhere=machines)
         below.excluded = files.excluded
         clips += _own_clips(folder, files, machine, "train", "normal", table, errors)
         if not files.files:
@@ -160,7 +163,7 @@ def read_own_machine(folder: Path) -> Found:
             raise _no_recordings(normal, "a folder without WAV or FLAC files", remedy)
     for path in [] if test is None else sub_folders(test):
         label: Label = "normal" if path.name.casefold() == NORMAL else "anomaly"
-        files = walk(path)
+        files = walk(path, elsewhere=machines)
         empty += [] if files.files else [f"{machine}/{below.inside(path)} holds no WAV or FLAC file"]
         clips += _own_clips(folder, files, machine, "test", label, table, errors)
     errors += [_unlabelled(path) for path in ([] if test is None else audio_files(test))]
@@ -334,13 +337,18 @@ def _has_layout(folder: Path) -> bool:
     )
 
 
-def read_plain_folder(root: Path, machine: str | None = None) -> Found:
+def read_plain_folder(root: Path, machine: str | None = None, machines: Collection[Path] = ()) -> Found:
     """All recordings in a folder and below it as normal ones of one machine, by default named after the folder.
+
+    Args:
+        root: the folder.
+        machine: the name of the machine.
+        machines: the folders of all machines, into which no link is followed from this one.
 
     Raises:
         InputError: if a name contains "anomal" or "abnormal", or a clip exists both as WAV and as FLAC.
     """
-    walked = walk(root, exclude=NOT_NORMAL)
+    walked = walk(root, exclude=NOT_NORMAL, elsewhere=machines)
     errors = _duplicates(walked.files)
     for path in walked.files:
         inside = path.relative_to(root)

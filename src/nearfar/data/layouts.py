@@ -153,7 +153,7 @@ def read_dataset(root: Path | str) -> Dataset:
 
     def read(folder: Path) -> Found:
         if layout == "own":
-            return read_own_machine(folder)
+            return read_own_machine(folder, folders)
         return read_challenge_machine(folder, subfolders, PARSERS[layout])
 
     dataset = _joined(root, layout, map_errors(read, folders), warnings, 0 if is_one else hidden_entries(root))
@@ -164,7 +164,7 @@ def read_dataset(root: Path | str) -> Dataset:
 
 def _plain_dataset(root: Path, folders: Sequence[Path], machine: str | None = None) -> Dataset:
     """The recordings of plain folders of machines, all normal; ``machine`` is the name where it is one folder."""
-    found = map_errors(lambda folder: read_plain_folder(folder, machine), folders)
+    found = map_errors(lambda folder: read_plain_folder(folder, machine, folders), folders)
     is_one = list(folders) == [root]
     warnings = [] if is_one else unread(root, folder_name(root), {folder.name for folder in folders})
     return _joined(root, "own", found, warnings, 0 if is_one else hidden_entries(root))
@@ -314,7 +314,8 @@ def _no_machine(root: Path, found: str) -> InputError:
     # Of the top of an unpacked archive, the machines' folders are two or three levels below.
     patterns = [depth + name for depth in ("*/*/", "*/*/*/") for name in ("train", "test", NORMAL)]
     below = (path.parents[1] for pattern in patterns for path in root.glob(pattern))
-    data_folder = root.parent if folder_name(root).casefold() in RESERVED else next(below, None)
+    above = root.parent if root.name not in ("", "..") else root / ".."
+    data_folder = above if folder_name(root).casefold() in RESERVED else next(below, None)
     if data_folder is None and (foreign := walk(root).foreign):
         first = foreign[0].relative_to(root).as_posix()
         found = f"no WAV or FLAC file, and recordings in other formats ({len(foreign)}), such as {first}"

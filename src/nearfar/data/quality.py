@@ -25,8 +25,10 @@ _LOST_DB = 15.0
 _EDGE_DB = 30.0
 """Normal recordings have no sound in their highest bands where it drops by this much from one band to the next."""
 _SHORT, _OTHER_LENGTH = 0.9, 1.5
-_CLIPPED_NORMALS = 0.05
-"""More clipped normal recordings than this fraction: clipping is usual here."""
+_USUAL = 0.05
+"""Clipping or lost samples in more of the normal recordings than this fraction are usual here."""
+_LOST = 0.01
+"""Recordings with a larger fraction of lost samples have lost some."""
 _COARSE_DB = 3.0
 """Quantisation decides the level of a band that is at most this far above its noise."""
 _SWAP_DB, _SWAP_BELOW_DB = 6.0, 12.0
@@ -79,8 +81,9 @@ class Profile(Settings):
 
     ``difference_db`` is the lowest and highest level of near minus that of far, and ``residual_db`` and
     ``coherence`` are medians of :class:`nearfar.data.signals.PairFacts`, where both are recorded. ``bits`` is the
-    smallest and largest number of bits that samples have, 0 for floating-point ones. Detectors of earlier versions
-    have no ``pair`` and ``bits``.
+    smallest and largest number of bits that samples have, 0 for floating-point ones, ``clipped`` and ``lost`` the
+    fractions of recordings with cut peaks and with lost samples. Detectors of earlier versions have no ``pair``
+    and ``bits``.
     """
 
     sample_rates_hz: tuple[int, ...]
@@ -93,6 +96,7 @@ class Profile(Settings):
     coherence: float | None = None
     pair: PairProfile | None = None
     bits: tuple[int, int] | None = None
+    lost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class Problem:
     """A way in which a recording differs from the normal ones that is not the machine's.
 
     Attributes:
-        check: ``clipped``, ``dead``, ``quiet``, ``short``, ``chain``, ``swapped`` or ``length``.
+        check: ``clipped``, ``lost``, ``dead``, ``quiet``, ``short``, ``chain``, ``swapped`` or ``length``.
         message: what was found and expected.
         comparable: whether the recording can still be compared with the normal ones.
     """
@@ -131,6 +135,7 @@ def profile(facts: Sequence[SignalFacts]) -> Profile:
         shortest_s=min(entry.seconds for entry in facts),
         longest_s=max(entry.seconds for entry in facts),
         clipped=float(np.mean([any(c.clipped for c in entry.channels.values()) for entry in facts])),
+        lost=float(np.mean([any(c.lost > _LOST for c in entry.channels.values()) for entry in facts])),
         channels=channels,
         difference_db=(min(differences), max(differences)) if differences else None,
         residual_db=float(np.median([pair.residual_db for pair in pairs])) if pairs else None,
@@ -205,8 +210,13 @@ def _channel_problems(name: str, channel: ChannelFacts, normal: Profile) -> list
             "every normal recording"
         )
         found.append(Problem("quiet", message))
-    if channel.clipped and normal.clipped <= _CLIPPED_NORMALS:
+    if channel.clipped and normal.clipped <= _USUAL:
         found.append(Problem("clipped", f"the {name} channel is clipped: its peaks are cut off at one value"))
+    if channel.lost > _LOST and normal.lost <= _USUAL:
+        message = (
+            f"the {name} channel lost samples: {channel.lost:.0%} of it repeats one value for 10 ms or longer"
+        )
+        found.append(Problem("lost", message))
     missing = _from_the_top(np.array(usual.lowest_shape_db) - channel.shape_db > _LOST_DB)
     if below <= _QUIETER_DB and missing >= 2:
         message = f"the {name} channel lacks the sound above {_edge(missing)} of the sample rate"

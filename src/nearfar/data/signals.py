@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar.data.audio import SAMPLE_RATE_HZ
 from nearfar.data.channel_check import is_clipped
 from nearfar.data.clips import CHANNELS
-from nearfar.data.delay import HIGH_HZ, LOW_HZ
+from nearfar.data.delay import HIGH_HZ, LOW_HZ, correlate, lag_s
 from nearfar.threads import one_thread
 
 Waveform = NDArray[np.float32]
@@ -32,15 +33,24 @@ _EDGE_S = 0.0003
 _MOST_BITS = 24
 """Of integer samples; finer steps cannot be distinguished from floating-point samples."""
 _FIRST = 4096
+_HELD_S = 0.01
+"""One value for so long, between samples that differ, is of samples that were lost."""
 _BITS_OF = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelFacts:
-    """One channel of a recording: mean power by band in dB relative to full scale, and whether peaks are cut."""
+    """One channel of a recording.
+
+    Attributes:
+        bands_db: mean power by band in dB relative to full scale.
+        clipped: whether peaks are cut off.
+        lost: fraction of the samples that repeat the one before for at least 10 ms, as where samples were lost.
+    """
 
     bands_db: NDArray[np.float64]
     clipped: bool
+    lost: float = 0.0
 
     @property
     def level_db(self) -> float:
@@ -111,13 +121,23 @@ def bits_of_format(subtype: str) -> int | None:
 
 def channel_facts(waveform: Waveform) -> ChannelFacts:
     """The facts of (samples,) float32 of one channel."""
-    return _channel_facts(waveform, _power(_spectra(waveform)))
+    return _channel_facts(waveform, _power(_spectra(waveform)), SAMPLE_RATE_HZ)
 
 
 def pair_facts(near: Waveform, far: Waveform, sample_rate_hz: int) -> PairFacts:
     """The facts of two channels (samples,) float32, by Welch's method."""
     spectra = _spectra(near), _spectra(far)
     return _pair_facts(_power(spectra[0]), _power(spectra[1]), _cross(*spectra), sample_rate_hz)
+
+
+def aligned_residual_db(near: Waveform, far: Waveform, sample_rate_hz: int) -> float:
+    """:attr:`PairFacts.residual_db` once far is shifted by its delay, for a far that repeats near later."""
+    found = correlate(near, far, sample_rate_hz)
+    lag = 0 if found is None else round(lag_s(found.whole, sample_rate_hz) * sample_rate_hz)
+    length = len(near) - abs(lag)
+    begins = (0, lag) if lag >= 0 else (-lag, 0)
+    one, other = (x[begin : begin + length] for x, begin in zip((near, far), begins, strict=True))
+    return pair_facts(one, other, sample_rate_hz).residual_db
 
 
 def signal_facts(
@@ -134,7 +154,7 @@ def signal_facts(
     spectra = {name: _spectra(samples) for name, samples in channels.items()}
     seconds = next(iter(channels.values())).size / sample_rate_hz
     power = {name: _power(values) for name, values in spectra.items()}
-    found = {name: _channel_facts(samples, power[name]) for name, samples in channels.items()}
+    found = {name: _channel_facts(samples, power[name], sample_rate_hz) for name, samples in channels.items()}
     pair = None
     if len(spectra) > 1:
         cross = _cross(spectra["near"], spectra["far"])
@@ -192,10 +212,22 @@ def _cross(near: Spectra, far: Spectra) -> NDArray[np.complex128]:
     return np.asarray(total / len(near), np.complex128)
 
 
-def _channel_facts(waveform: Waveform, power: NDArray[np.float64]) -> ChannelFacts:
+def _channel_facts(waveform: Waveform, power: NDArray[np.float64], sample_rate_hz: int) -> ChannelFacts:
     edges = np.linspace(0, len(power), BANDS + 1).astype(int)[:-1]
     sums = np.add.reduceat(power, edges)
-    return ChannelFacts(np.maximum(10 * np.log10(sums + 1e-30), FLOOR_DB), is_clipped(waveform))
+    bands_db = np.maximum(10 * np.log10(sums + 1e-30), FLOOR_DB)
+    return ChannelFacts(bands_db, is_clipped(waveform), lost_fraction(waveform, sample_rate_hz))
+
+
+def lost_fraction(waveform: Waveform, sample_rate_hz: int) -> float:
+    """The fraction of (samples,) that repeat the sample before in runs of at least 10 ms."""
+    same = waveform[1:] == waveform[:-1]
+    least = round(_HELD_S * sample_rate_hz)
+    if np.count_nonzero(same) < least:
+        return 0.0
+    bounds = np.flatnonzero(np.diff(same, prepend=False, append=False))
+    lengths = bounds[1::2] - bounds[::2]
+    return float(lengths[lengths >= least].sum() / len(waveform))
 
 
 def _pair_facts(
@@ -226,7 +258,8 @@ def merged_facts(pieces: Sequence[SignalFacts], seconds: float) -> SignalFacts:
     for name in pieces[0].channels:
         of_channel = [piece.channels[name] for piece in pieces]
         power = np.mean([np.power(10, entry.bands_db / 10) for entry in of_channel], axis=0)
-        channels[name] = ChannelFacts(10 * np.log10(power), any(entry.clipped for entry in of_channel))
+        clipped, lost = any(entry.clipped for entry in of_channel), np.mean([entry.lost for entry in of_channel])
+        channels[name] = ChannelFacts(10 * np.log10(power), clipped, float(lost))
     pairs = [piece.pair for piece in pieces if piece.pair is not None]
     pair = None
     if pairs:
@@ -257,6 +290,7 @@ def facts_to_arrays(facts: Sequence[SignalFacts]) -> dict[str, NDArray[np.generi
         bands = [missing if one is None else one.bands_db for one in of]
         out[f"bands_db/{name}"] = np.array(bands, np.float64).reshape(-1, BANDS)
         out[f"clipped/{name}"] = np.array([one is not None and one.clipped for one in of], np.uint8)
+        out[f"lost/{name}"] = np.array([0.0 if one is None else one.lost for one in of], np.float64)
     return out
 
 
@@ -265,7 +299,11 @@ def facts_from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> tuple[Signal
     facts = []
     for index, rate in enumerate(arrays["sample_rate_hz"].tolist()):
         channels: dict[str, ChannelFacts] = {
-            name: ChannelFacts(np.asarray(bands, np.float64), bool(arrays[f"clipped/{name}"][index]))
+            name: ChannelFacts(
+                np.asarray(bands, np.float64),
+                bool(arrays[f"clipped/{name}"][index]),
+                float(arrays[f"lost/{name}"][index]) if f"lost/{name}" in arrays else 0.0,
+            )
             for name in CHANNELS
             if np.isfinite(bands := arrays[f"bands_db/{name}"][index]).all()
         }

@@ -90,16 +90,23 @@ class Walked:
         return path.relative_to(self.root).as_posix()
 
 
-def walk(root: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES, exclude: Collection[str] = ()) -> Walked:
+def walk(
+    root: Path,
+    suffixes: Sequence[str] = AUDIO_SUFFIXES,
+    exclude: Collection[str] = (),
+    elsewhere: Collection[Path] = (),
+) -> Walked:
     """The recordings in a folder and below it, and what else is there.
 
     Args:
         root: the folder, which may itself be hidden or a link.
         suffixes: of recordings.
         exclude: case-folded names of folders below it that are left out, also where a link leads into one.
+        elsewhere: folders that are read by themselves, into which no link is followed.
     """
     walked = Walked(root)
     real = root.resolve()
+    others = [other for folder in elsewhere if (other := folder.resolve()) != real]
     # A link to a folder above would bring in all that is beside this one.
     seen = {found for folder in real.parents if (found := _id(folder)) is not None}
     links: list[Path] = []
@@ -110,7 +117,7 @@ def walk(root: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES, exclude: Collecti
         found = _id(folder)
         if found is None:
             walked.unreadable.append(folder)
-        elif found in seen:
+        elif found in seen or (is_link and any(map(folder.resolve().is_relative_to, others))):
             walked.repeated.append(folder)
         elif folder != root and _is_excluded(folder, exclude, real if is_link else None):
             walked.excluded.append(folder)

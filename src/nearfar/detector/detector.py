@@ -245,7 +245,11 @@ class Detector(Changeable):
         target = default_device() if device is None else torch.device(device)
         total = sum(map(len, clips.values()))
         work = Fitting(resolved, extractor, folder, target, total, parts)
-        fitted = work.fit_all(clips, held, executor, progress)
+        try:
+            fitted = work.fit_all(clips, held, executor, progress)
+        except InputError:
+            check_recordings(resolved, dataset, progress)  # lists the defects of all machines, not of the first
+            raise
         classes, encoder = requirements(extractor, folder)
         calibrations = tuple(scores for _, scores in fitted)
         threshold = resolved.threshold

@@ -23,6 +23,7 @@ from nearfar.detector.machine import (
     distinct_recordings,
     explained_recordings,
     fit_machine,
+    require_no_delayed_copy,
     scored_features,
 )
 from nearfar.detector.store import FEATURES_VERSION, read_part, write_part
@@ -121,6 +122,7 @@ class Fitting:
         clips, held = [clips[index] for index in keep], held[keep]
         if repeats:
             extracted = extracted.of(keep)
+        require_no_delayed_copy(unit, clips, recipe)
         features = scored_features(extracted, recipe)
         first_view = next(iter(features.values())).flatten(1).double().numpy()
         windows = np.unique(extracted.recording, return_index=True)[1]  # the first window of each recording

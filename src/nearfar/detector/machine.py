@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.config import Recipe
+from nearfar.data.audio import read_waveform
 from nearfar.data.clips import CHANNELS, Clip
 from nearfar.data.copies import SAME_SHARE, Copy, find_copies, joined_groups, without_copies
 from nearfar.data.grouping import Groups
 from nearfar.data.quality import Profile, profile
+from nearfar.data.signals import aligned_residual_db
 from nearfar.detector.faults import FaultBank
 from nearfar.detector.kept import HeldOut, Signals, kept
 from nearfar.errors import InputError
@@ -213,13 +215,36 @@ def require_variety(unit: Unit, clips: Sequence[Clip], features: Mapping[str, Te
 
 def require_two_channels(unit: Unit, clips: Sequence[Clip], normal: Profile, recipe: Recipe) -> None:
     """Raise an InputError if far is a function of near and a view would subtract one from the other."""
-    computed = [view for view in recipe.waveform_views if view not in CHANNELS]
-    if computed and normal.residual_db is not None and normal.residual_db < SAME_CHANNEL_DB:
+    if uses_both_channels(recipe) and normal.residual_db is not None:
+        _require_residual(unit, clips, normal.residual_db)
+
+
+def require_no_delayed_copy(unit: Unit, clips: Sequence[Clip], recipe: Recipe) -> None:
+    """Raise an InputError if far, shifted by its delay, is a function of near in each of three recordings."""
+    if not uses_both_channels(recipe):
+        return
+    audio = recipe.audio
+    chosen = [clips[index] for index in sorted({0, len(clips) // 2, len(clips) - 1})]
+    waveforms = [
+        read_waveform(clip.path, CHANNELS, audio.sample_rate_hz, near=audio.near_channel, far=audio.far_channel)
+        for clip in chosen
+    ]
+    residual_db = max(aligned_residual_db(near, far, audio.sample_rate_hz) for near, far in waveforms)
+    _require_residual(unit, clips, residual_db)
+
+
+def uses_both_channels(recipe: Recipe) -> bool:
+    """Whether a view is computed from near and far."""
+    return any(view not in CHANNELS for view in recipe.waveform_views)
+
+
+def _require_residual(unit: Unit, clips: Sequence[Clip], residual_db: float) -> None:
+    if residual_db < SAME_CHANNEL_DB:
         raise InputError(
             clips[0].path.parent,
             found=f"far and near channels of {unit[0]} that are the same but for a filter: what far does not "
-            f"explain of near is {-normal.residual_db:.0f} dB below it",
-            expected=f"two microphones at different places, for the view {computed[0]}",
+            f"explain of near is {-residual_db:.0f} dB below it",
+            expected="two microphones at different places, for a view that is computed from both",
             remedy="Check the wiring, or use a recipe of the near channel alone, such as frozen-near",
         )
 

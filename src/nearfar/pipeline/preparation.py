@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from nearfar.config import FAR_CHANNEL, NEAR_CHANNEL, Recipe, ThresholdTable
@@ -166,6 +166,11 @@ def resolve(recipe: Recipe, dataset: Dataset, purpose: Purpose) -> tuple[Recipe,
     single = [path for path, header in headers.items() if header.channels == 1]
     if single and len(single) == len(defects["has too few channels", "have too few channels"]):
         defects["is mono", "are mono"] = defects.pop(("has too few channels", "have too few channels"))
+    if any(defects.values()):  # those that only reading finds are listed with them
+        named = {str(error.where) for kind in defects.values() for error in kind}
+        others = [clip for clip in readable.clips if str(clip.path) not in named]
+        found = parallel_map(partial(_defect, recipe=recipe), others)
+        defects["cannot be used", "cannot be used"] = [error for error in found if error is not None]
     _raise_defects(defects, len(read))
     return recipe, headers
 
@@ -200,25 +205,25 @@ def check_recordings(recipe: Recipe, dataset: Dataset, progress: Progress = sile
         InputError: listing the clips with NaN, infinite or missing samples or a silent channel, of the channels
             that the recipe uses.
     """
-    channels = {"train": recipe.channels, "test": channels_of(recipe.waveform_views)}
-    near, far = recipe.audio.near_channel, recipe.audio.far_channel
-
-    def check(clip: Clip) -> InputError | None:
-        try:
-            read_waveform(clip.path, channels[clip.split], near=near, far=far)
-        except InputError as error:
-            return error
-        return None
-
     tested = {clip.machine for clip in dataset.clips if clip.split == "test"}
     shared = not recipe.backend.per_machine  # one model of all machines, or one for each that is tested
     clips = [clip for clip in dataset.clips if shared or clip.machine in tested]
     errors = []
-    for done, error in enumerate(parallel_map(check, clips), start=1):
+    for done, error in enumerate(parallel_map(partial(_defect, recipe=recipe), clips), start=1):
         if error is not None:
             errors.append(error)
         progress("checking clips", done, len(clips))
     _raise_defects({("cannot be used", "cannot be used"): errors}, len(clips))
+
+
+def _defect(clip: Clip, recipe: Recipe) -> InputError | None:
+    """Why a clip cannot be used: what is wrong with the samples of the channels that the recipe reads."""
+    channels = recipe.channels if clip.split == "train" else channels_of(recipe.waveform_views)
+    try:
+        read_waveform(clip.path, channels, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
+    except InputError as error:
+        return error
+    return None
 
 
 def _with_warmup(recipe: Recipe) -> Recipe:

@@ -44,6 +44,7 @@ SEVERITY: dict[str, Health] = {
     "quiet": Health.OUT_OF_SPECIFICATION,
     "clipped": Health.OUT_OF_SPECIFICATION,
     "chain": Health.OUT_OF_SPECIFICATION,
+    "lost": Health.OUT_OF_SPECIFICATION,
     "short": Health.OUT_OF_SPECIFICATION,
     "late": Health.OUT_OF_SPECIFICATION,
     "service": Health.FUNCTION_CHECK,
