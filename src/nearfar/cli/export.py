@@ -33,7 +33,7 @@ def export(
     from nearfar.export.write import export_detector
     from nearfar.extras import require_extras
 
-    require_extras("nearfar export", "export")
+    require_extras("nearfar export", "export", *(["openvino"] if openvino else []))
     if not is_detector(detector):
         _export_encoder(str(detector), out, as_json)
         return
