@@ -22,6 +22,7 @@ from nearfar.config import Recipe, load_recipe
 from nearfar.data import audio
 from nearfar.data.clips import Clip
 from nearfar.data.cutting import LEFT_OVER, window_starts
+from nearfar.detector.machine import uses_both_channels
 from nearfar.errors import InputError
 from nearfar.features.sources import LogMelSettings
 from nearfar.frontends.kaldi import KaldiFbank
@@ -343,7 +344,9 @@ def test_a_detector_decodes_every_file_and_computes_every_spectrogram_once(
 ) -> None:
     recipe, views = recipe_of(name)
     detector = nearfar.Detector.fit(small_factory / "hummer", recipe)
-    assert calls.taken() == ({1}, 10, 10 * views)
+    # Three recordings are read again to find out whether far is a delayed copy of near, where one is subtracted.
+    decoded = {1, 2} if uses_both_channels(recipe) else {1}
+    assert calls.taken() == (decoded, 10, 10 * views)
     files = sorted((small_factory / "hummer" / "test").iterdir())
     assert len(list(detector.score_many(files))) == 8
     assert calls.taken() == ({1}, 8, 8 * views)
