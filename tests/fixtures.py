@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 import typer
 from hypothesis import settings
 from safetensors.torch import load_file
+from tests.browser import BROWSER, DRIVER, start_browser
 from tests.command import Finished, Nearfar
 from torch import Tensor
 
@@ -95,6 +97,16 @@ def nearfar_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
         return Finished(stopped.value.code or 0, out, err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser, see :func:`tests.browser.show`; skips where there is none."""
+    if BROWSER is None or DRIVER is None:
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    driver = start_browser()
+    yield driver
+    driver.quit()
 
 
 def write_clip(path: Path, seconds: float, tone_hz: float, seed: int, sample_rate_hz: int = 16_000) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.browser import show
 
 from nearfar.ablation.grid import Skipped
 from nearfar.ablation.statistics import Ablation, ablation
 from nearfar.evaluation.scorefiles import MachineScores
 from nearfar.evaluation.truth import GroundTruth
 from nearfar.report.ablation_page import heat_maps, write_ablation_page
-
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 NUMBER = re.compile(r"<text[^>]*>(\d+\.\d)</text>")
 
@@ -95,35 +94,22 @@ def test_every_row_is_there_in_order(table: Ablation, page: Path) -> None:
     assert [float(row[3]) for row in rows] == [round(100 * row.results.official_score, 2) for row in table.rows]
 
 
-def test_a_heading_sorts_in_a_browser(page: Path) -> None:
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
+def test_a_heading_sorts_in_a_browser(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in ("headless", "no-sandbox", "disable-gpu", "window-size=1200,900"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        driver.get(page.as_uri())
+    show(browser, page.as_uri(), 1200)
 
-        def column(number: int) -> list[str]:
-            cells = driver.find_elements(By.CSS_SELECTOR, f"#combinations tbody td:nth-child({number})")
-            return [cell.text for cell in cells]
+    def column(number: int) -> list[str]:
+        cells = browser.find_elements(By.CSS_SELECTOR, f"#combinations tbody td:nth-child({number})")
+        return [cell.text for cell in cells]
 
-        buttons = driver.find_elements(By.CSS_SELECTOR, "#combinations th button")
-        scores = sorted(map(float, column(6)))
-        buttons[5].send_keys(Keys.ENTER)
-        assert list(map(float, column(6))) == scores[::-1]
-        buttons[5].send_keys(Keys.ENTER)
-        assert list(map(float, column(6))) == scores
-        buttons[2].send_keys(Keys.ENTER)
-        assert column(3) == sorted(column(3), key=str.casefold)
-        assert driver.get_log("browser") == []
-    finally:
-        driver.quit()
+    buttons = browser.find_elements(By.CSS_SELECTOR, "#combinations th button")
+    scores = sorted(map(float, column(6)))
+    buttons[5].send_keys(Keys.ENTER)
+    assert list(map(float, column(6))) == scores[::-1]
+    buttons[5].send_keys(Keys.ENTER)
+    assert list(map(float, column(6))) == scores
+    buttons[2].send_keys(Keys.ENTER)
+    assert column(3) == sorted(column(3), key=str.casefold)
+    assert browser.get_log("browser") == []

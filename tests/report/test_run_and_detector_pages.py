@@ -8,9 +8,11 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
+from tests.browser import show
 from typer.testing import CliRunner
 
 from nearfar.challenge.run import run_system
@@ -22,8 +24,6 @@ from nearfar.errors import InputError
 from nearfar.report.detector_page import report_detector
 from nearfar.report.page import read_resource
 from nearfar.report.run_page import report_run
-
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -317,33 +317,14 @@ def _contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
-        *("disable-background-networking", "disable-component-update", "window-size=390,844"),
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture(params=["run", "detector"])
 def shown(request: pytest.FixtureRequest, page: Path, detector: Path, small_factory: Path, tmp_path: Path) -> Path:
     return page if request.param == "run" else report_detector(detector, tmp_path / "d.html", data=small_factory)
 
 
-def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, shown: Path) -> None:
-    browser.get(shown.as_uri())
+def test_in_a_browser_everything_is_drawn_and_can_be_played(browser: Any, shown: Path) -> None:
+    browser.get_log("browser")
+    show(browser, shown.as_uri(), 390)
     assert browser.get_log("browser") == [], "no console messages, which a blocked request would be as well"
     requested = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in requested if not name.startswith("data:")] == []
@@ -370,10 +351,10 @@ def test_in_a_browser_everything_is_drawn_and_can_be_played(browser, shown: Path
     assert wide <= 0, "a phone must not scroll sideways"
 
 
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser, page: Path) -> None:
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    browser.get(page.as_uri())
+    show(browser, page.as_uri(), 390)
     reached = []
     for _ in range(12):
         browser.switch_to.active_element.send_keys(Keys.TAB)
@@ -391,8 +372,8 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser, page: Pa
     assert browser.execute_script(hidden) == 0
 
 
-def test_a_printed_page_holds_the_recipe(browser, page: Path) -> None:
-    browser.get(page.as_uri())
+def test_a_printed_page_holds_the_recipe(browser: Any, page: Path) -> None:
+    show(browser, page.as_uri(), 390)
     visible = "return getComputedStyle(document.querySelector('details'), '::details-content').contentVisibility"
     assert browser.execute_script(visible) == "hidden"
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.browser import show
 
 from nearfar.watch.alarm import Status
 from nearfar.web.server import Server
 from nearfar.web.site import Site
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATHS = ("", "machines/pump%207", "alarms?which=all", "alarms/2", "nothing")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
-        *("disable-background-networking", "disable-component-update", "autoplay-policy=no-user-gesture-required"),
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
@@ -41,17 +20,6 @@ def address(site: Site) -> Iterator[str]:
     server = Server(site)
     yield server.address
     server.close()
-
-
-def show(browser: Any, address: str, width: int = 1400, *, dark: bool = False) -> None:
-    features = [
-        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(address)
 
 
 @pytest.mark.parametrize("path", PATHS)
