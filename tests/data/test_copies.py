@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import soxr
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
+from nearfar.data import copies as copies_module
 from nearfar.data.copies import find_copies, joined_groups, joined_landmarks, landmarks, without_copies
 
 Waveform = NDArray[np.float32]
@@ -70,6 +72,25 @@ def test_a_recording_that_is_half_in_another_is_left_out_and_a_smaller_overlap_i
     ]
     assert without_copies(copies) == {1: 0}
     assert len(set(joined_groups(["a", "b", "c", "d"], copies))) == 2
+
+
+def test_of_two_recordings_of_one_sound_the_longer_one_is_kept() -> None:
+    whole = noise(8, 0)
+    recordings = [whole[8_000:72_000], whole, whole[16_000:], noise(4, 1)]
+    marks = [landmarks(entry) for entry in recordings]
+    copies = find_copies(marks, lambda index: recordings[index])
+    assert without_copies(copies, samples=[len(entry) for entry in recordings]) == {0: 1, 2: 1}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_landmarks_are_the_largest_samples_of_their_neighbourhoods(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    waveform = random.standard_normal(int(random.integers(1, 9_000))).astype(np.float32)
+    if seed % 3 == 0:
+        waveform = waveform.clip(-0.5, 0.5)  # long plateaus
+    size = np.abs(uniform_filter1d(waveform.astype(np.float64), 4)).round(9)
+    expected = np.flatnonzero((size == maximum_filter1d(size, 1025)) & (size > 0))
+    np.testing.assert_array_equal(copies_module._peaks(size), expected)
 
 
 def test_landmarks_of_pieces_are_those_of_the_whole() -> None:

@@ -73,6 +73,20 @@ def test_machines_that_can_be_fitted_are_kept_when_others_cannot(small_factory: 
     assert len([*(tmp_path / "parts").glob("*.json")]) == 1, "the other machine is kept"
 
 
+def test_a_shortened_copy_changes_nothing(
+    fitted: Detector, small_factory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_factory, data)
+    first = min((data / "hummer" / "train").iterdir())
+    samples, rate = sf.read(first)
+    sf.write(first.with_name(first.name.replace("_normal_0", "_normal_9")), samples[rate // 4 :], rate)
+    detector = Detector.fit(data, "auto")
+    assert detector.recipe.audio.clip_seconds == fitted.recipe.audio.clip_seconds
+    assert detector.thresholds == fitted.thresholds
+    assert "holds the same sound as" in caplog.text
+
+
 def test_scores_of_tasks_are_those_of_one_call(
     fitted: Detector, small_factory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,19 +62,34 @@ class Copy:
 
 def landmarks(waveform: Waveform) -> Landmarks:
     """The landmarks of (samples,) float32."""
-    from scipy.ndimage import maximum_filter1d, uniform_filter1d
-
-    smooth = uniform_filter1d(waveform.astype(np.float64), _SMOOTHING)
-    size = np.abs(smooth)
-    is_peak = (size == maximum_filter1d(size, 2 * _NEIGHBOURHOOD + 1)) & (size > 0)
+    padded = np.pad(waveform.astype(np.float64), (_SMOOTHING // 2, (_SMOOTHING - 1) // 2), mode="symmetric")
+    smooth = np.convolve(padded, np.full(_SMOOTHING, 1 / _SMOOTHING), mode="valid")
     half = (_BITS // 2 + 1) * _STEP
-    positions = np.flatnonzero(is_peak)
+    positions = _peaks(np.abs(smooth))
     positions = positions[(positions >= half) & (positions < len(waveform) - half)]
     offsets = (np.arange(_BITS + 1) - _BITS // 2) * _STEP
     around = smooth[positions[:, None] + offsets] * np.sign(smooth[positions])[:, None]
     bits = np.diff(around, axis=1) > 0
     codes = (bits.astype(np.uint64) << np.arange(_BITS, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
     return Landmarks(len(waveform), positions.astype(np.int64), codes)
+
+
+def _peaks(size: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Positions of the positive samples that are the largest within the neighbourhood.
+
+    Such a sample is the largest of its block, so that few neighbourhoods are compared.
+    """
+    blocks = -(-len(size) // _NEIGHBOURHOOD)
+    padded = np.zeros((blocks + 2) * _NEIGHBOURHOOD)  # a block of zeros at both ends
+    padded[_NEIGHBOURHOOD : _NEIGHBOURHOOD + len(size)] = size
+    rows = padded.reshape(-1, _NEIGHBOURHOOD)[1:-1]
+    candidates = np.flatnonzero((rows == rows.max(axis=1, keepdims=True)) & (rows > 0))
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * _NEIGHBOURHOOD + 1)
+    # Clipped sound has many equal samples: a part of them at a time.
+    parts = [candidates[begin : begin + 4096] for begin in range(0, max(1, len(candidates)), 4096)]
+    largest = np.concatenate([around[part].max(axis=1) for part in parts])
+    peaks: NDArray[np.intp] = candidates[size[candidates] == largest]
+    return peaks
 
 
 def joined_landmarks(pieces: Sequence[tuple[int, Landmarks]]) -> Landmarks:
@@ -133,12 +148,29 @@ def find_copies(
     return found
 
 
-def without_copies(copies: Sequence[Copy], least: float = SAME_SHARE) -> dict[int, int]:
-    """The recordings to leave out, each with the one that holds at least the share ``least`` of it."""
+def without_copies(
+    copies: Sequence[Copy], least: float = SAME_SHARE, samples: Sequence[int] | None = None
+) -> dict[int, int]:
+    """The recordings to leave out, each with the one that holds at least the share ``least`` of it.
+
+    Args:
+        copies: pairs of recordings that share sound.
+        least: smallest share for which one is left out.
+        samples: the length of every recording; of two, the shorter one is left out. By default the second.
+    """
+
+    def longer_first(copy: Copy) -> tuple[int, int]:
+        first, second = copy.first, copy.second
+        return (second, first) if samples is not None and samples[second] > samples[first] else (first, second)
+
+    def order(copy: Copy) -> tuple[int, int, int]:
+        return -samples[longer_first(copy)[0]] if samples is not None else 0, copy.first, copy.second
+
     repeats: dict[int, int] = {}
-    for copy in sorted(copies, key=lambda entry: (entry.first, entry.second)):
-        if copy.share >= least and copy.first not in repeats and copy.second not in repeats:
-            repeats[copy.second] = copy.first
+    for copy in sorted(copies, key=order):
+        kept, repeat = longer_first(copy)
+        if copy.share >= least and kept not in repeats and repeat not in repeats:
+            repeats[repeat] = kept
     return repeats
 
 

@@ -26,6 +26,7 @@ from nearfar.data.quality import Profile
 from nearfar.data.walk import log_left_out
 from nearfar.detector import store
 from nearfar.detector.changes import Changeable
+from nearfar.detector.distinct import Distinct, without_repeats
 from nearfar.detector.encoder import loaded_extractor, requirements, with_absolute_encoder
 from nearfar.detector.fitting import Fitting
 from nearfar.detector.history import Before, Change, write_history
@@ -208,16 +209,18 @@ class Detector(Changeable):
         chosen = recipe if isinstance(recipe, Recipe) else starting_recipe(recipe)
         if model is None or read_card(Path(model)) is None:
             require_extras(f"recipe {chosen.name}", *needed_extras(chosen))
+        dataset, before = without_repeats(dataset, chosen)
         resolved = prepare_detector(dataset, chosen)
         folder = Path(model) if model is not None and (resolved.trains or resolved.backend.trains) else None
         where, kept = executor or default_executor(), None if parts is None else Path(parts)
         with exclusive(folder) if folder is not None and where.is_main else nullcontext():
-            return cls._fit(dataset, resolved, folder, device, progress, where, kept)
+            return cls._fit(dataset, before, resolved, folder, device, progress, where, kept)
 
     @classmethod
     def _fit(
         cls,
         dataset: Dataset,
+        before: Mapping[Unit, Distinct],
         resolved: Recipe,
         model: Path | None,
         device: Device,
@@ -244,7 +247,7 @@ class Detector(Changeable):
         extractor = build_extractor(resolved, folder)
         target = default_device() if device is None else torch.device(device)
         total = sum(map(len, clips.values()))
-        work = Fitting(resolved, extractor, folder, target, total, parts)
+        work = Fitting(resolved, extractor, folder, target, total, before, parts)
         try:
             fitted = work.fit_all(clips, held, executor, progress)
         except InputError:

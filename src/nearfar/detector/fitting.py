@@ -17,10 +17,10 @@ from nearfar.data.clips import Clip
 from nearfar.data.copies import joined_groups
 from nearfar.data.fingerprint import clips_key
 from nearfar.data.grouping import find_groups
+from nearfar.detector.distinct import Distinct, distinct_recordings
 from nearfar.detector.machine import (
     FittedMachine,
     Unit,
-    distinct_recordings,
     explained_recordings,
     fit_machine,
     require_no_delayed_copy,
@@ -55,6 +55,7 @@ class Fitting:
         model: the folder of the models of back-ends that train.
         device: where networks run.
         recordings: number of all recordings, for progress.
+        before: recordings of a machine that were left out before, as they repeat others.
         parts: where each machine that is fitted is kept until the detector is complete, in files named by all
             that decides it; None keeps nothing.
     """
@@ -64,6 +65,7 @@ class Fitting:
     model: Path | None
     device: torch.device
     recordings: int
+    before: Mapping[Unit, Distinct] = field(default_factory=dict)
     parts: Path | None = None
     _read: int = field(default=0, init=False)
 
@@ -108,20 +110,22 @@ class Fitting:
         """Named by everything that decides what is fitted."""
         assert self.parts is not None
         unit, clips, held = item
+        before = self.before[unit].repeats if unit in self.before else ()
         computed = [FEATURES_VERSION, self.extractor.weights_hash, self.recipe.model_dump(mode="json")]
-        return self.parts / digest([*computed, *unit, clips_key(clips), held.tolist()])
+        return self.parts / digest([*computed, *unit, clips_key(clips), held.tolist(), before])
 
     def fit(self, item: Item, progress: Progress) -> Part:
         """One machine and section, without recordings that repeat others and with the groups of the rest."""
         unit, clips, held = item
         recipe, extracted = self.recipe, self._extracted(item[1], progress)
-        keep, shared, repeats, remark = distinct_recordings(clips, extracted, recipe)
-        for second, first in repeats:
-            shares = "holds the same sound as" if remark is None else "shares sound with"
-            logger.warning("%s: %s %s %s and is left out", unit[0], second, shares, first)
+        marks = [extracted.landmarks[index] for index in range(len(clips))]
+        keep, shared, repeats, remark = distinct_recordings(clips, marks, recipe)
         clips, held = [clips[index] for index in keep], held[keep]
         if repeats:
             extracted = extracted.of(keep)
+        if unit in self.before:
+            repeats = (*self.before[unit].repeats, *repeats)
+            remark = remark or self.before[unit].remark
         require_no_delayed_copy(unit, clips, recipe)
         features = scored_features(extracted, recipe)
         first_view = next(iter(features.values())).flatten(1).double().numpy()

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from torch import Tensor
 from nearfar.config import Recipe
 from nearfar.data.audio import read_waveform
 from nearfar.data.clips import CHANNELS, Clip
-from nearfar.data.copies import SAME_SHARE, Copy, find_copies, joined_groups, without_copies
 from nearfar.data.grouping import Groups
 from nearfar.data.quality import Profile, profile
 from nearfar.data.signals import aligned_residual_db
@@ -37,7 +35,6 @@ from nearfar.explain.localisation import MOST_CLIPS, PatchBank, fit_patches
 from nearfar.files import as_text
 from nearfar.pipeline.extraction import Extracted
 from nearfar.pipeline.scoring import is_guaranteed, left_out_scores, normal_scores, trains_on_normals
-from nearfar.pipeline.windows import Recording, read_samples
 from nearfar.scoring import FUSIONS, MachineScorer, ScoringPlan, ViewScores, Workspace
 from nearfar.threads import one_thread
 from nearfar.thresholds import FEWEST_GROUPS, Calibration, NormalScore
@@ -139,66 +136,6 @@ def scored_features(extracted: Extracted, recipe: Recipe) -> dict[str, Tensor]:
 def explained_recordings(count: int) -> range:
     """Indices of the normal recordings whose spectrograms explanations use: all, or every n-th of many."""
     return range(0, count, -(-count // MOST_CLIPS))
-
-
-class Distinct(NamedTuple):
-    """The recordings of one machine that repeat no other one.
-
-    Attributes:
-        keep: their indices.
-        shared: the pairs of them that share some sound, with indices among them.
-        repeats: names of those that are left out, each with that of one whose sound it holds.
-        remark: what limits the promise of a threshold, in words.
-    """
-
-    keep: list[int]
-    shared: list[Copy]
-    repeats: tuple[tuple[str, str], ...]
-    remark: str | None = None
-
-
-def distinct_recordings(clips: Sequence[Clip], extracted: Extracted, recipe: Recipe) -> Distinct:
-    """The recordings of one machine without those of which half or more is in another one.
-
-    Where all are joined by shared sound to fewer than three groups, as overlapping cuts of one long recording are,
-    no group could be left out: then every recording that shares any sound with another one is left out.
-
-    Raises:
-        InputError: if all repeat one.
-    """
-
-    def read(index: int) -> NDArray[np.float32]:
-        return read_samples(Recording.of_clip(clips[index]), recipe)
-
-    copies = find_copies([extracted.landmarks[index] for index in range(len(clips))], read)
-    repeats, remark = without_copies(copies), None
-    separate = set(joined_groups([str(index) for index in range(len(clips))], copies))
-    if len(separate) < FEWEST_GROUPS and any(copy.share < SAME_SHARE for copy in copies):
-        repeats = without_copies(copies, least=0.0)
-        remark = (
-            f"recordings that overlap, as cuts of {_few(len(separate))} do: the false-alarm rate is promised for "
-            "the same session; record on more days for one that holds on other days"
-        )
-    keep = [index for index in range(len(clips)) if index not in repeats]
-    if len(keep) == 1 and repeats:
-        raise InputError(
-            clips[keep[0]].path.parent,
-            found=f"{len(clips)} recordings that all hold the same sound",
-            expected="different recordings of the machine in normal operation",
-            remedy="Record again: copies of one recording say nothing about how much normal sound varies",
-        )
-    number = {index: new for new, index in enumerate(keep)}
-    shared = [
-        Copy(number[copy.first], number[copy.second], copy.lag, copy.share)
-        for copy in copies
-        if copy.first in number and copy.second in number
-    ]
-    names = tuple((clips[second].name, clips[first].name) for second, first in repeats.items())
-    return Distinct(keep, shared, names, remark)
-
-
-def _few(recordings: int) -> str:
-    return "one long recording" if recordings == 1 else f"{recordings} long recordings"
 
 
 def require_variety(unit: Unit, clips: Sequence[Clip], features: Mapping[str, Tensor]) -> None:

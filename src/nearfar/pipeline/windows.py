@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nearfar.config import Recipe
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader, choose_channels, read_file, zero_pad
 from nearfar.data.clips import CHANNELS, Channel, Clip
-from nearfar.data.copies import Landmarks, landmarks
+from nearfar.data.copies import Landmarks, joined_landmarks, landmarks
 from nearfar.data.cutting import WHOLE_SECONDS, overlapping_blocks, too_short, window_starts
 from nearfar.data.signals import SignalFacts, bits_of, bits_of_format, signal_facts
 from nearfar.errors import InputError
@@ -256,6 +256,14 @@ def read_samples(recording: Recording, recipe: Recipe) -> NDArray[np.float32]:
         assert whole is not None, "a file of any length is read"
         recorded_hz, samples = header.sample_rate_hz, whole
     return _chosen(recording.name, samples, recorded_hz, recipe, [channel], both=False)[channel]
+
+
+def read_landmarks(path: Path, recipe: Recipe) -> Landmarks:
+    """The landmarks of the first channel that the recipe uses, read in blocks."""
+    audio, (channel, *_) = recipe.audio, channels_of(recipe.waveform_views)
+    numbers = audio.near_channel, audio.far_channel
+    blocks = overlapping_blocks(path, [channel], audio.sample_rate_hz, *numbers, audio.sample_rate_hz)
+    return joined_landmarks([(start, landmarks(block[0])) for start, block in blocks])
 
 
 def _chosen(
