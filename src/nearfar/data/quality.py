@@ -7,14 +7,15 @@ from another recorder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.data.audio import SAMPLE_RATE_HZ
-from nearfar.data.signals import BANDS, ChannelFacts, PairFacts, SignalFacts
+from nearfar.data.exchanged import PairProfile, is_exchanged, level_difference, pair_profile
+from nearfar.data.signals import BANDS, ChannelFacts, SignalFacts
 from nearfar.settings import Settings
 
 _QUIETER_DB = 10.0
@@ -31,14 +32,6 @@ _LOST = 0.01
 """Recordings with a larger fraction of lost samples have lost some."""
 _COARSE_DB = 3.0
 """Quantisation decides the level of a band that is at most this far above its noise."""
-_SWAP_DB, _SWAP_BELOW_DB = 6.0, 12.0
-"""The difference of levels of exchanged channels is a normal one with the opposite sign, give or take these."""
-_LEVEL_DRIFT_DB, _LEAD_DRIFT_DB, _SHAPE_DRIFT_DB = 6.0, 3.0, 1.0
-"""How much the three signs of exchanged channels change between recordings by gains, noise and the machine."""
-_SWAP_EVIDENCE = 3.0
-"""Least log-likelihood ratio of exchanged channels. Of 2,040 normal and faulty recordings of realmix and of four
-simulated machines, with gains of one channel changed by 6 dB and noise raised by 6 dB among them, none had more
-than 2.1; exchanged ones of the simulated machines had 24 to 36, with these changes 0.1 to 36."""
 
 
 class ChannelProfile(Settings):
@@ -48,32 +41,6 @@ class ChannelProfile(Settings):
     highest_db: float
     lowest_shape_db: tuple[float, ...]
     highest_shape_db: tuple[float, ...] | None = None
-
-
-class Usual(Settings):
-    """Median over normal recordings, and the median of the distances from it times 1.48, in dB.
-
-    A few recordings with exchanged channels among the normal ones leave both as they are.
-    """
-
-    median: float
-    spread: float
-
-
-class PairProfile(Settings):
-    """What has the opposite sign where near and far are exchanged.
-
-    Attributes:
-        level: of the level of near minus that of far.
-        lead: of :attr:`nearfar.data.signals.PairFacts.lead_db`.
-        contrast_db: (BANDS,) median of the shape of near minus that of far.
-        shape: of the difference of the two shapes of a recording, in the direction of ``contrast_db``.
-    """
-
-    level: Usual
-    lead: Usual
-    contrast_db: tuple[float, ...]
-    shape: Usual
 
 
 class Profile(Settings):
@@ -127,7 +94,7 @@ def profile(facts: Sequence[SignalFacts]) -> Profile:
             lowest_shape_db=tuple(shapes.min(axis=0).tolist()),
             highest_shape_db=tuple(shapes.max(axis=0).tolist()),
         )
-    differences = [found for entry in facts if (found := _difference(entry.channels)) is not None]
+    differences = [found for entry in facts if (found := level_difference(entry.channels)) is not None]
     pairs = [entry.pair for entry in facts if entry.pair is not None]
     bits = [entry.bits or 0 for entry in facts]
     return Profile(
@@ -140,29 +107,9 @@ def profile(facts: Sequence[SignalFacts]) -> Profile:
         difference_db=(min(differences), max(differences)) if differences else None,
         residual_db=float(np.median([pair.residual_db for pair in pairs])) if pairs else None,
         coherence=float(np.median([pair.coherence for pair in pairs])) if pairs else None,
-        pair=_pair_profile([(entry, entry.pair) for entry in facts if entry.pair is not None]),
+        pair=pair_profile(facts),
         bits=(min(bits, key=_fineness), max(bits, key=_fineness)),
     )
-
-
-def _pair_profile(facts: Sequence[tuple[SignalFacts, PairFacts]]) -> PairProfile | None:
-    leads = [pair.lead_db for _, pair in facts]
-    if not leads or np.isnan(leads).any():
-        return None
-    contrasts = np.array([_contrast(entry.channels) for entry, _ in facts])
-    typical = np.median(contrasts, axis=0)
-    differences = [_difference(entry.channels) for entry, _ in facts]
-    return PairProfile(
-        level=_usual([entry for entry in differences if entry is not None]),
-        lead=_usual(leads),
-        contrast_db=tuple(typical.tolist()),
-        shape=_usual([_along(contrast, typical) for contrast in contrasts]),
-    )
-
-
-def _usual(values: Sequence[float]) -> Usual:
-    median = float(np.median(values))
-    return Usual(median=median, spread=1.4826 * float(np.median(np.abs(np.array(values) - median))))
 
 
 def problems(facts: SignalFacts, normal: Profile, window_s: float) -> list[Problem]:
@@ -177,7 +124,7 @@ def problems(facts: SignalFacts, normal: Profile, window_s: float) -> list[Probl
     for name, channel in facts.channels.items():
         if name in normal.channels:
             found += _channel_problems(name, channel, normal)
-    if _is_swapped(facts, normal):
+    if normal.difference_db is not None and is_exchanged(facts, normal.difference_db, normal.pair):
         message = (
             "near and far look exchanged: their levels, spectra and delays are those of the normal recordings the "
             "other way round"
@@ -242,44 +189,6 @@ def _edge(bands: int) -> str:
     return f"{(BANDS - bands) / (2 * BANDS):.2f}"
 
 
-def _is_swapped(facts: SignalFacts, normal: Profile) -> bool:
-    """Whether near and far are rather exchanged than not, by levels, spectra and the direction of delays.
-
-    The three change their signs where the channels are exchanged. Each is taken as normally distributed, with the
-    spread of the normal recordings and what gains, noise and the machine change between recordings; the sum of the
-    logarithms of the ratio of both likelihoods decides.
-    """
-    difference = _difference(facts.channels)
-    if difference is None or normal.difference_db is None:
-        return False
-    lowest, highest = normal.difference_db
-    if not lowest - _SWAP_BELOW_DB <= -difference <= highest + _SWAP_DB:
-        return False
-    middle = Usual(median=(lowest + highest) / 2, spread=(highest - lowest) / 4)
-    level = middle if normal.pair is None else normal.pair.level
-    evidence = _evidence(difference, level, _LEVEL_DRIFT_DB)
-    if normal.pair is not None and facts.pair is not None and not np.isnan(facts.pair.lead_db):
-        shape = _along(_contrast(facts.channels), np.array(normal.pair.contrast_db))
-        evidence += _evidence(facts.pair.lead_db, normal.pair.lead, _LEAD_DRIFT_DB)
-        evidence += _evidence(shape, normal.pair.shape, _SHAPE_DRIFT_DB)
-    return evidence > _SWAP_EVIDENCE
-
-
-def _evidence(value: float, usual: Usual, drift: float) -> float:
-    """The log-likelihood ratio of a value with the opposite sign; a value counts at most as much as the usual."""
-    most = abs(usual.median)
-    return -2.0 * usual.median * float(np.clip(value, -most, most)) / (usual.spread**2 + drift**2)
-
-
-def _contrast(channels: Mapping[str, ChannelFacts]) -> NDArray[np.float64]:
-    return channels["near"].shape_db - channels["far"].shape_db
-
-
-def _along(contrast: NDArray[np.float64], mean: NDArray[np.float64]) -> float:
-    """The size of a contrast in the direction of another one: root mean square over bands, in dB."""
-    return float(contrast @ mean / np.sqrt(max(float(mean @ mean), 1e-12) * BANDS))
-
-
 def _other_bits(facts: SignalFacts, normal: Profile) -> str | None:
     """A message if samples of another resolution change the level of bands; None if they do not.
 
@@ -328,9 +237,3 @@ def _fineness(bits: int) -> int:
 
 def _bits_text(bits: int) -> str:
     return f"{bits} bits" if bits else "floating point"
-
-
-def _difference(channels: Mapping[str, ChannelFacts]) -> float | None:
-    if "near" not in channels or "far" not in channels:
-        return None
-    return channels["near"].level_db - channels["far"].level_db

@@ -15,6 +15,7 @@ from nearfar.config import Recipe
 from nearfar.config.validation import digest
 from nearfar.data.clips import Clip
 from nearfar.data.copies import joined_groups
+from nearfar.data.exchanged import exchanged_among
 from nearfar.data.fingerprint import clips_key
 from nearfar.data.grouping import find_groups
 from nearfar.detector.distinct import Distinct, distinct_recordings
@@ -37,6 +38,9 @@ from nearfar.scoring import Workspace
 from nearfar.thresholds import Calibration
 
 logger = logging.getLogger(__name__)
+
+_NAMED = 5
+"""At most so many recordings are named in a warning."""
 
 Part = tuple[FittedMachine, Calibration]
 """What is fitted of one machine and section."""
@@ -126,6 +130,7 @@ class Fitting:
         if unit in self.before:
             repeats = (*self.before[unit].repeats, *repeats)
             remark = remark or self.before[unit].remark
+        _warn_of_exchanged(unit, clips, extracted)
         require_no_delayed_copy(unit, clips, recipe)
         features = scored_features(extracted, recipe)
         first_view = next(iter(features.values())).flatten(1).double().numpy()
@@ -160,3 +165,20 @@ class Fitting:
             return None
         name = "_".join(unit) if unit[1] != "00" else unit[0]
         return Workspace(self.model, name, None, progress=progress)
+
+
+def _warn_of_exchanged(unit: Unit, clips: Sequence[Clip], extracted: Extracted) -> None:
+    """Name the normal recordings whose channels are the other way round than those of the rest."""
+    facts = [extracted.facts[index] for index in range(len(clips)) if index in extracted.facts]
+    exchanged = exchanged_among(facts) if len(facts) == len(clips) else []
+    if exchanged:
+        names = ", ".join(clips[index].name for index in exchanged[:_NAMED])
+        logger.warning(
+            "%s: near and far look exchanged in %d of %d recordings: %s%s. Exchange their channels or take them "
+            "out, as faults are not found where both orientations are normal",
+            unit[0],
+            len(exchanged),
+            len(clips),
+            names,
+            f" and {len(exchanged) - _NAMED} more" if len(exchanged) > _NAMED else "",
+        )
