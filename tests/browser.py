@@ -1,4 +1,4 @@
-"""A page in a real browser, of a width and in light or dark."""
+"""A page in a real browser, of a width and in light or dark, and what is wrong with how it is laid out."""
 
 from __future__ import annotations
 
@@ -37,3 +37,40 @@ def show(browser: Any, address: str, width: int = 1400, *, dark: bool = False) -
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(address)
+
+
+WIDER = """
+const most = document.documentElement.clientWidth + 1;
+return [...document.querySelectorAll('body *')].filter(e => !e.closest('.skip, svg') || e.matches('svg'))
+  .filter(e => e.checkVisibility()).map(e => [e, e.getBoundingClientRect()])
+  .filter(([_, box]) => box.right > most || box.left < -1)
+  .map(([e, box]) => [e.tagName, e.className, Math.round(box.right), e.textContent.trim().slice(0, 40)]);
+"""
+
+
+def wider_than_window(browser: Any) -> list[list[Any]]:
+    """The elements of the page that reach out of the window: tag, class, right edge and text."""
+    found: list[list[Any]] = browser.execute_script(WIDER)
+    return found
+
+
+COVERED = """
+const found = [], filled = ['path', 'rect'].map(tag => `svg.chart:not(:has(image)) ${tag}`).join(', ');
+for (const shape of document.querySelectorAll(filled)) {
+  const style = getComputedStyle(shape);
+  if (style.fill === 'none' || shape.closest('defs')) continue;
+  const inverse = shape.getScreenCTM().inverse(), svg = shape.closest('svg');
+  for (const text of svg.querySelectorAll('text')) {
+    if (text.textContent.trim().match(/^[\\d.]+$/) && svg.closest('.maps')) continue;
+    const box = text.getBoundingClientRect();
+    for (const x of [0.1, 0.5, 0.9]) for (const y of [0.25, 0.5, 0.75]) {
+      const at = new DOMPoint(box.x + x * box.width, box.y + y * box.height).matrixTransform(inverse);
+      if (shape.isPointInFill(at)) { found.push(text.textContent); } } } }
+return [...new Set(found)];
+"""
+
+
+def labels_on_shapes(browser: Any) -> list[str]:
+    """The texts of charts that lie on a bar or another filled shape; the numbers in cells of heat maps may."""
+    found: list[str] = browser.execute_script(COVERED)
+    return found

@@ -99,7 +99,7 @@ def test_a_histogram_counts_every_clip():
     assert "&lt;b&gt;" in chart.svg()
     root = parsed(chart)
     assert "threshold <i> 0" in texts(root)
-    assert chart.description == f"normal <b>: 50 clips, median {np.median(scores):.3g}; threshold <i>: 0"
+    assert chart.description == f"normal <b>: 50 recordings, median {np.median(scores):.3g}; threshold <i>: 0"
 
 
 def test_anomalies_are_counted_downwards():
@@ -126,7 +126,7 @@ def test_an_roc_chart_shows_the_official_metrics():
     for text in (
         f"source normals, all anomalies: AUC {100 * metrics.auc_source:.1f}",
         f"target normals, all anomalies: AUC {100 * metrics.auc_target:.1f}",
-        f"all clips: pAUC {100 * metrics.pauc:.1f}",
+        f"all recordings: pAUC {100 * metrics.pauc:.1f}",
     ):
         assert text in texts(root)
         assert text in (root[1].text or "")
@@ -160,9 +160,9 @@ def test_descriptions_state_what_is_drawn():
     chart = scatter(
         [Points("a", "source normal", x, y), Points("", "source normal", x, y, other_view=True)], "t", "x", "y"
     )
-    assert parsed(chart)[1].text == "y over x. a: 2 clips around 0.5, 0.5"
-    chart = heat_map([[50.0, None]], ["row"], ["p", "q"], "t")
-    assert parsed(chart)[1].text == "Columns p, q. row: 50, none"
+    assert parsed(chart)[1].text == "y over x. a: 2 recordings around 0.5, 0.5"
+    chart = heat_map([[50.0, None]], ["row"], ["p", "q"], "t", x_label="view", y_label="scorer")
+    assert parsed(chart)[1].text == "scorer in rows, view in columns p, q. row: 50, none"
 
 
 def test_points_lie_at_their_coordinates():
@@ -191,11 +191,20 @@ def test_kinds_differ_in_shape():
 
 
 def test_a_heat_map_shades_by_value_and_leaves_gaps():
-    root = parsed(heat_map([[50.0, None], [75.0, 100.0]], ["a", "b"], ["x", "y"], "t"))
+    chart = heat_map(
+        [[50.0, None], [75.0, 100.0]],
+        ["a", "of two lines at least"],
+        ["x", "y"],
+        "t",
+        x_label="view",
+        y_label="scorer",
+    )
+    root = parsed(chart)
     cells = [path for path in root.iter("path") if "fill: var(--blue)" in path.get("style", "")]
     opacity = np.array([float(re.search(r"opacity: ([\d.]+)", cell.get("style", ""))[1]) for cell in cells])
     np.testing.assert_allclose(opacity / opacity.max(), [0.1, 0.55, 1.0], atol=1e-5)
     assert [text for text in texts(root) if "." in text] == ["50.0", "75.0", "100.0"]
+    assert {"view", "scorer", "of two lines", "at least"} <= set(texts(root))
 
 
 def test_a_spectrogram_frames_marked_patches_and_marks_frequencies():

@@ -274,7 +274,7 @@ def test_a_detector_without_thresholds_cannot_fail_on_anomalies(nearfar_command:
     out = tmp_path / "detector"
     fitted = nearfar_command("fit", tmp_path / "pump", "--out", out)
     assert fitted.code == 0
-    assert "no threshold (0 scores of normal clips)" in fitted.err
+    assert "no threshold (0 scores of normal recordings)" in fitted.err
     assert json.loads(nearfar_command("score", out, file, "--json").out)[0]["p_value"] is None
     finished = nearfar_command("score", out, file, "--fail-on-anomaly")
     assert finished.code == 2

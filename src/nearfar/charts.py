@@ -1,4 +1,4 @@
-"""Charts of scores, curves, clip maps and spectrograms, drawn with matplotlib for PNG files and for HTML pages.
+"""Charts of scores, curves, maps of recordings and spectrograms, drawn with matplotlib for PNG files and pages.
 
 Every chart has a title and a description for screen readers. Groups of clips differ in marker or line style as
 well as in colour; the colours are Okabe and Ito's, darkened to be readable as text on white.
@@ -69,6 +69,8 @@ _MOST_COLUMNS, _COLOURS = 320, 48
 """Largest number of time columns, and number of colours, of a spectrogram: fewer make a smaller file."""
 _DARKEST = 0.45
 """Opacity of the highest cell of a heat map: the number in it must be readable."""
+_NAME = 14
+"""Characters in a line of the name of a row of a heat map."""
 _TICK, _LABEL = 11.0, 12.0
 """Font sizes of tick labels and axis labels in points."""
 _RC: Any = {
@@ -86,11 +88,12 @@ _RC: Any = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chart:
-    """A figure with its title and a description for screen readers."""
+    """A figure with its title and a description for screen readers; a page enlarges it at most so much."""
 
     figure: Figure
     title: str
     description: str
+    enlarged: float = 1.5
 
     def svg(self) -> str:
         """An ``<svg class="chart">`` element for an HTML page that defines the colours of :data:`PALETTE`.
@@ -103,7 +106,7 @@ class Chart:
         buffer = io.BytesIO()
         with rc_context(_RC | {"svg.hashsalt": name}):
             self.figure.savefig(buffer, format="svg")
-        return _inline(buffer.getvalue(), name, self.title, self.description)
+        return _inline(buffer.getvalue(), name, self)
 
     def save_png(self, path: Path) -> None:
         """Write a PNG file at 150 dpi; it appears whole or not at all, and its folder is created if needed."""
@@ -136,7 +139,7 @@ def histogram(groups: Groups, title: str, thresholds: Thresholds = ()) -> Chart:
     with _figure(rows=len(groups) + len(thresholds)) as figure:
         _draw_histogram(figure.add_subplot(), groups, thresholds)
     parts = [
-        f"{name}: {np.size(scores)} clips, median {_median(scores)}"
+        f"{name}: {np.size(scores)} recordings, median {_median(scores)}"
         for name, _, scores in groups
         if np.size(scores)
     ]
@@ -217,7 +220,7 @@ def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *,
             axes.set(xticks=[], yticks=[])
         _legend(axes)
     parts = [
-        f"{group.name}: {len(group.x)} clips around {_median(group.x)}, {_median(group.y)}"
+        f"{group.name}: {len(group.x)} recordings around {_median(group.x)}, {_median(group.y)}"
         for group in groups
         if group.name and len(group.x)
     ]
@@ -225,7 +228,13 @@ def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *,
 
 
 def heat_map(
-    values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str], title: str
+    values: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    *,
+    x_label: str,
+    y_label: str,
 ) -> Chart:
     """A heat map of (rows, columns) values with one decimal in every cell; None is an empty cell."""
     from matplotlib.patches import Rectangle
@@ -233,8 +242,11 @@ def heat_map(
     table = np.array(values, dtype=np.float64)  # NaN for None
     finite = table[np.isfinite(table)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    width = 46 * len(columns) + 7 * max(map(len, rows)) + 40
-    height = 20 * len(rows) + 5 * max(map(len, columns)) + 24
+    names = [fill(row, _NAME, break_long_words=False) for row in rows]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    lines = max(name.count("\n") for name in names) + 1
+    width = 46 * len(columns) + 7 * longest + 56
+    height = (8 + 13 * lines) * len(rows) + 5 * max(map(len, columns)) + 44
     with _figure(width=width, height=height) as figure:
         axes = figure.add_subplot()
         for y, x in np.argwhere(np.isfinite(table)):
@@ -244,15 +256,18 @@ def heat_map(
         axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
         slanted: Any = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
         axes.set_xticks(np.arange(len(columns)) + 0.5, columns, **slanted if max(map(len, columns)) > 5 else {})
-        axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, names)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.xaxis.set_label_position("top")
+        axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
     parts = (
         f"{name}: {', '.join('none' if value is None else _short(value) for value in row)}"
         for name, row in zip(rows, values, strict=True)
     )
-    return Chart(figure, title, f"Columns {', '.join(columns)}. {'; '.join(parts)}")
+    description = f"{y_label} in rows, {x_label} in columns {', '.join(columns)}. {'; '.join(parts)}"
+    return Chart(figure, title, description, enlarged=1.15)
 
 
 def spectrogram(
@@ -393,7 +408,7 @@ def _draw_histogram(axes: Axes, groups: Groups, thresholds: Thresholds) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_formatter(lambda count, _: f"{abs(count):g}")
     has_anomalies = any("anomaly" in kind for _, kind, _ in groups)
-    axes.set(xlabel="anomaly score", ylabel="anomalies ↓   normal ↑" if has_anomalies else "clips")
+    axes.set(xlabel="anomaly score", ylabel="anomalies ↓   normal ↑" if has_anomalies else "recordings")
     _legend(axes)
 
 
@@ -421,7 +436,7 @@ def _draw_roc(
             *roc_curve(anomalous[rows], score[rows]), color=PALETTE[style.colour], linestyle=style.line,
             label=names[-1],
         )  # fmt: skip
-    names.append(f"all clips: pAUC {100 * metrics.pauc:.1f}")
+    names.append(f"all recordings: pAUC {100 * metrics.pauc:.1f}")
     axes.plot(*roc_curve(anomalous, score), color=PALETTE["ink"], linewidth=1, label=names[-1])
     axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="false-alarm rate", ylabel="detection rate")
     _legend(axes)
@@ -431,7 +446,7 @@ def _draw_roc(
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
-def _inline(svg: bytes, name: str, title: str, description: str) -> str:
+def _inline(svg: bytes, name: str, chart: Chart) -> str:
     """Reduce matplotlib's SVG document to an element for a page: no namespaces, style sheet or excess digits."""
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
@@ -453,11 +468,11 @@ def _inline(svg: bytes, name: str, title: str, description: str) -> str:
     root.attrib = {
         "class": "chart",
         "viewBox": box,
-        "style": f"max-width: {1.5 * float(box.split()[2]):.0f}px",
+        "style": f"max-width: {chart.enlarged * float(box.split()[2]):.0f}px",
         "role": "img",
         "aria-labelledby": f"t{name} d{name}",
     }
-    for tag, text in (("desc", description), ("title", title)):
+    for tag, text in (("desc", chart.description), ("title", chart.title)):
         element = ElementTree.Element(tag, id=tag[0] + name)
         element.text = text
         root.insert(0, element)

@@ -44,7 +44,7 @@ def test_a_tone_is_explained_by_time_band_and_character(bank: PatchBank) -> None
     assert found.most_hz == pytest.approx(2200, abs=60)
     assert found.excess_db > 10
     assert found.sentence.startswith("0.8 to 1.6 s, 1.8 to 2.7 kHz: louder")
-    assert "more tonal than any of 12 normal clips" in found.sentence
+    assert "more tonal than any of 12 normal recordings" in found.sentence
 
 
 def test_clicks_are_impulsive(bank: PatchBank) -> None:
@@ -78,8 +78,8 @@ def test_a_louder_clip_is_named_louder_and_has_the_same_map(bank: PatchBank) -> 
     # In the lowest band the quiet clip comes down to the floor of the logarithm.
     np.testing.assert_allclose(found.map[:, 1:], like.map[:, 1:], atol=3e-3)
     np.testing.assert_allclose(found.map[:, 0], like.map[:, 0], atol=5e-2)
-    assert "the whole clip is" not in like.sentence
-    (decibels,) = re.findall(r"; the whole clip is (\d+) dB louder than any of them\.", found.sentence)
+    assert "the whole recording is" not in like.sentence
+    (decibels,) = re.findall(r"; the whole recording is (\d+) dB louder than any of them\.", found.sentence)
     assert int(decibels) in (19, 20)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.browser import show
+from tests.browser import show, wider_than_window
 
 from nearfar.ablation.grid import Skipped
 from nearfar.ablation.statistics import Ablation, ablation
@@ -21,7 +22,10 @@ from nearfar.report.ablation_page import heat_maps, write_ablation_page
 NUMBER = re.compile(r"<text[^>]*>(\d+\.\d)</text>")
 
 
-def scored(seed: int) -> list[MachineScores]:
+MACHINES_OF_2026 = ("AutoTrash", "BandSealer", "CoffeeGrinder", "HomeCamera", "Polisher", "ScrewFeeder", "ToyPet")
+
+
+def scored(seed: int, machines: Sequence[str] = ("fan", "pump")) -> list[MachineScores]:
     random = np.random.default_rng(seed)
     names = [
         f"section_00_{domain}_test_{label}_{index:04d}_noAttribute.wav"
@@ -30,7 +34,7 @@ def scored(seed: int) -> list[MachineScores]:
         for index in range(6)
     ]
     shift = np.array(["anomaly" in name for name in names])
-    return [MachineScores(m, "00", tuple(names), shift + random.standard_normal(24)) for m in ("fan", "pump")]
+    return [MachineScores(m, "00", tuple(names), shift + random.standard_normal(24)) for m in machines]
 
 
 POINTS = [
@@ -113,3 +117,23 @@ def test_a_heading_sorts_in_a_browser(browser: Any, page: Path) -> None:
     buttons[2].send_keys(Keys.ENTER)
     assert column(3) == sorted(column(3), key=str.casefold)
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [1400, 1176, 1000, 768, 390])
+def test_nothing_is_cut(browser: Any, page: Path, width: int) -> None:
+    show(browser, page.as_uri(), width)
+    assert wider_than_window(browser) == []
+
+
+def test_seven_machines_and_five_axes_fit(browser: Any, tmp_path: Path) -> None:
+    axes = {"view": "W1 8192", "features.keep_bands": "false", "scorer": "domain-wise standardised"}
+    points = [
+        ({**axes, "statistics": lags, "training.epochs": str(seed)}, scored(seed, MACHINES_OF_2026))
+        for seed, lags in enumerate(("deviation", "lags 1 4 16"))
+    ]
+    reference = scored(99, MACHINES_OF_2026)
+    table = ablation(points, "nearfar-best", reference, GroundTruth.from_names(reference), resamples=5)
+    page = write_ablation_page(table, tmp_path / "page.html", title="views")
+    for width in (1176, 390):
+        show(browser, page.as_uri(), width)
+        assert wider_than_window(browser) == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from tests.browser import show
+from tests.browser import labels_on_shapes, show, wider_than_window
 from typer.testing import CliRunner
 
 from nearfar.challenge.run import run_system
@@ -111,7 +111,7 @@ def test_the_page_says_what_the_run_says(page: Path, run: Path) -> None:
         "Scores by domain and label",
         "Threshold and false alarms",
         "Near against far",
-        "Map of clips",
+        "Map of recordings",
     ):
         assert text.count(f"<h3>{heading}</h3>") == 2
     assert "density_neighbours" in text, "the recipe"
@@ -144,7 +144,7 @@ def test_without_recordings_the_page_says_what_is_missing(run: Path, tmp_path: P
     text = report_run(moved, tmp_path / "a.html").read_text(encoding="utf-8")
     assert "The recordings are no longer in" in text
     assert "<audio" not in text
-    assert "Map of clips" not in text
+    assert "Map of recordings" not in text
     assert "ROC" in text
     assert "<audio" in report_run(moved, tmp_path / "b.html", data=small_factory).read_text(encoding="utf-8")
 
@@ -210,9 +210,20 @@ def test_a_detector_has_a_page_of_its_own(small_factory: Path, tmp_path: Path) -
     outline.feed(text)
     assert outline.open == []
     assert html.escape(detector.channel_warnings[0].message, quote=False)[:40] in text
-    for heading in ("Scores of normal recordings", "Threshold and false alarms", "Map of clips", "Thresholds"):
+    for heading in (
+        "Scores of normal recordings",
+        "Threshold and false alarms",
+        "Map of recordings",
+        "Thresholds",
+    ):
         assert f"<h3>{heading}</h3>" in text
     assert f"{detector.thresholds[0].value:.4g}" in text
+
+
+def table_rows(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading."""
+    body = text.split(f"<h3>{heading}</h3>")[1].split("<tbody>")[1].split("</tbody>")[0]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("<tr>")[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -259,12 +270,13 @@ def test_a_detectors_page_says_what_its_folder_says(detector: Path, small_factor
     thresholds = json.loads((detector / "thresholds.json").read_text())
     assert [row["domain"] for row in thresholds] == ["source", "target"] * 2
     for row in thresholds:
-        assert f"<td>{row['domain']}</td><td>{row['value']:.4g}</td><td>about 34\u00a0%</td>" in text
+        cells = [row["domain"], f"{row['value']:.4g}", "about 34\u00a0%"]
+        assert cells in [entry[1:4] for entry in table_rows(text, "Thresholds")]
     first = json.loads((detector / "calibration.json").read_text())[0]
     scores = [entry["score"] for entry in first["recordings"] if entry["domain"] == "source"]
     above = sum(score > thresholds[0]["value"] for score in scores) / len(scores)
     assert f"Above the threshold: {100 * above:.0f}\u00a0% of normal recordings, source, " in text
-    assert f"<td>{100 * above:.0f}\u00a0%</td>" in text.split("<h3>Scores in numbers</h3>")[1].split("</table>")[0]
+    assert f"{100 * above:.0f}\u00a0%" in [row[-1] for row in table_rows(text, "Scores in numbers")]
 
     data = tmp_path / "data"
     shutil.copytree(small_factory, data)
@@ -349,6 +361,49 @@ def test_in_a_browser_everything_is_drawn_and_can_be_played(browser: Any, shown:
         "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
     assert wide <= 0, "a phone must not scroll sideways"
+
+
+@pytest.mark.parametrize("width", [1400, 1000, 768, 390])
+def test_nothing_is_cut_and_cards_of_a_row_are_equally_high(browser: Any, shown: Path, width: int) -> None:
+    show(browser, shown.as_uri(), width)
+    assert wider_than_window(browser) == []
+    assert labels_on_shapes(browser) == []
+    heights = """const rows = {}, cards = '.charts > .card, .examples > .card';
+        for (const e of document.querySelectorAll(cards)) {
+        const box = e.getBoundingClientRect(), key = Math.round(box.top + scrollY);
+        (rows[key] = rows[key] || []).push(Math.round(box.height)); } return Object.values(rows)"""
+    rows = browser.execute_script(heights)
+    assert [row for row in rows if len(set(row)) > 1] == []
+    assert (max(map(len, rows)) > 1) == (width > 500)
+
+
+def test_on_a_phone_tables_are_cards_with_the_names_of_their_columns(browser: Any, shown: Path) -> None:
+    show(browser, shown.as_uri(), 390)
+    shown_headings = "return [...document.querySelectorAll('thead')].filter(e => e.checkVisibility()).length"
+    assert browser.execute_script(shown_headings) == 0
+    labels = browser.execute_script(
+        "return [...document.querySelectorAll('td')].map(e => getComputedStyle(e, '::before').content)"
+    )
+    assert labels
+    assert {'""', "none", "normal"}.isdisjoint(labels)
+    show(browser, shown.as_uri(), 1000)
+    assert browser.execute_script(shown_headings) > 0
+
+
+def test_a_detectors_page_begins_with_a_verdict(detector: Path, page: Path, tmp_path: Path) -> None:
+    text = report_detector(detector, tmp_path / "a.html").read_text(encoding="utf-8")
+    (said,) = re.findall(r'<p class="verdict">(.*?)</p>', text)
+    assert said == (
+        "Fitted on 20 normal recordings of 2 machines; the thresholds promise about 34\u00a0% false alarms, from "
+        "20 independent groups; no problem of the microphones was found."
+    )
+    (said,) = re.findall(r'<p class="verdict">(.*?)</p>', page.read_text(encoding="utf-8"))
+    assert re.fullmatch(
+        r"Official score \d+\.\d\u00a0% \(95\u00a0% interval [\d.]+ to [\d.]+\) on 16 test recordings of "
+        r"2 machines; the thresholds promise about .*\u00a0% false alarms, from 20 independent groups; "
+        r".*microphones.*\.",
+        said,
+    )
 
 
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, page: Path) -> None:

@@ -73,7 +73,7 @@ def test_without_enough_scores_there_is_the_next_best_or_none() -> None:
     for rule in ("conformal", "gamma", "empirical"):
         none = usable_threshold(calibration([]), rule, 0.1)
         assert (none.value, none.recordings, none.guaranteed) == (None, 0, False)
-        assert none.remark == "no threshold (0 scores of normal clips): record at least 3"
+        assert none.remark == "no threshold (0 scores of normal recordings): record at least 3"
 
 
 def test_domains_are_pooled_or_apart_and_a_domain_without_scores_stays_pooled() -> None:

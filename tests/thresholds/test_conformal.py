@@ -43,7 +43,7 @@ def test_rates_that_the_clips_do_not_support_are_refused():
     assert conformal_threshold(np.arange(99), 0.01) == 98
     with pytest.raises(InputError, match="between 0 and 1"):
         conformal_threshold([1.0], 1.0)
-    with pytest.raises(InputError, match="found 0 scores of normal clips"):
+    with pytest.raises(InputError, match="found 0 scores of normal recordings"):
         conformal_threshold([], 0.1)
     with pytest.raises(InputError, match="not finite"):
         conformal_threshold([1.0, np.nan], 0.5)

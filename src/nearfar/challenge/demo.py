@@ -50,7 +50,7 @@ def demonstrate(out: Path, progress: Progress = silent) -> Reproduction | None:
             )
         unfinished = factory.with_name("factory.unfinished")  # renamed when it is complete
         shutil.rmtree(unfinished, ignore_errors=True)
-        simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating clips", done, total))
+        simulate_factory(PLAN, unfinished, lambda done, total: progress("simulating recordings", done, total))
         unfinished.rename(factory)
     recipes = [recipe.with_changes(**ENCODER, **TRAINING) for recipe in suite_recipes("tiny", SYSTEMS)]
     return reproduce([*recipes, load_recipe(BEST)], factory, out / "results", progress=progress)

@@ -24,7 +24,7 @@ def data(
     far: options.Far = None,
     jobs: options.Jobs = None,
 ) -> None:
-    """Summarise a data folder per machine: clips, domains, lengths, channels, warnings."""
+    """Summarise a data folder per machine: recordings, domains, lengths, channels, warnings."""
     from nearfar.data import read_dataset
     from nearfar.data.channel_check import check_channels
     from nearfar.data.summary import summarise
@@ -66,10 +66,10 @@ def data(
 def simulate(
     out: Annotated[Path, Argument(metavar="OUT", help="Output folder; must be new or empty.")],
     machines: Annotated[str | None, Option(help="Machine types, comma-separated; default all.")] = None,
-    train_source: Annotated[int, Option(help="Normal training clips of the source domain per machine.")] = 60,
-    train_target: Annotated[int, Option(help="Normal training clips of the target domain.")] = 10,
-    test: Annotated[int, Option(help="Test clips per domain and label.")] = 15,
-    seconds: Annotated[float, Option(help="Length of a clip in seconds.")] = 4.0,
+    train_source: Annotated[int, Option(help="Normal training recordings of the source domain per machine.")] = 60,
+    train_target: Annotated[int, Option(help="Normal training recordings of the target domain.")] = 10,
+    test: Annotated[int, Option(help="Test recordings per domain and label.")] = 15,
+    seconds: Annotated[float, Option(help="Length of a recording in seconds.")] = 4.0,
     snr_db: Annotated[
         str, Option(help="Lowest and highest signal-to-noise ratio in dB at the near microphone.")
     ] = "8,18",
@@ -91,7 +91,7 @@ def simulate(
         seed=seed,
     )
     with progress_bars() as progress:
-        simulate_factory(plan, out, lambda done, total: progress("simulating clips", done, total))
+        simulate_factory(plan, out, lambda done, total: progress("simulating recordings", done, total))
     show(f"Simulated recordings of {', '.join(plan.machines)} are in {out}.")
 
 

@@ -154,7 +154,7 @@ def score(
     as_json: options.Json = False,
     as_csv: Annotated[bool, Option("--csv", help="Print CSV, a row per recording.")] = False,
     windows: Annotated[
-        bool, Option("--windows", help="Add a row per window of recordings longer than a clip.")
+        bool, Option("--windows", help="Add a row per window of recordings longer than one window.")
     ] = False,
     fail_on_anomaly: Annotated[
         bool, Option("--fail-on-anomaly", help="Exit with 1 if a recording is anomalous.")

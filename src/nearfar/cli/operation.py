@@ -113,7 +113,7 @@ def test(
         Path,
         Argument(
             metavar="FOLDER",
-            help="<machine>/test/normal and <machine>/test/<fault>, or test clips of the challenge.",
+            help="<machine>/test/normal and <machine>/test/<fault>, or test recordings of the challenge.",
         ),
     ],
     machine: MachineOption = None,

@@ -80,7 +80,7 @@ def embed(
         str, Option(help="Pooling of the tokens without training: mean, mean-std, rdp or cls.")
     ] = "mean",
     seconds: Annotated[
-        float | None, Option(help="Zero-pad every clip to this length; default: the length of each clip.")
+        float | None, Option(help="Zero-pad every recording to this length; default: the length of each.")
     ] = None,
     near: options.Near = None,
     far: options.Far = None,
@@ -202,7 +202,7 @@ def distil(
 def benchmark(
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
     encoder: Annotated[str, Option(help="Encoder weights; rates do not depend on their values.")] = "random:base",
-    batch: Annotated[int | None, Option(min=1, help="Clips together; default 1 on a CPU and 16 on a GPU.")] = None,
+    batch: Annotated[int | None, Option(min=1, help="Recordings at once; default 1, on a GPU 16.")] = None,
     seconds: Annotated[float, Option(min=0.0, help="Time of each measurement.")] = 3.0,
     compiled: Annotated[bool, Option("--compile", help="Also measure the encoder by torch.compile.")] = False,
     as_json: options.Json = False,

@@ -221,12 +221,12 @@ def _comparison(facts: Tensor, bank: PatchBank, cells: Cells) -> str:
     if not words:
         return ""
     listed = " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-    return f"{listed} than {'any' if fewest == clips else fewest} of {clips} normal clips"
+    return f"{listed} than {'any' if fewest == clips else fewest} of {clips} normal recordings"
 
 
 def _difference(most_hz: float, excess_db: float, clips: int, notable: bool) -> str:
     """The difference of a region from the nearest normal patches, in words."""
-    opening = f"unlike any sound there in {clips} normal clips" if notable else "much as in normal clips"
+    opening = f"unlike any sound there in {clips} normal recordings" if notable else "much as in normal recordings"
     if abs(excess_db) < AUDIBLE_DB:
         return opening
     most = f"{abs(excess_db):.0f} dB {_WORDS['level'][excess_db > 0]} at {_number(most_hz)} than the most similar"
@@ -240,7 +240,7 @@ def _overall(log_mel: Tensor, bank: PatchBank) -> str:
     excess = DECIBELS * max(above, below)
     if excess < AUDIBLE_DB:
         return ""
-    return f"; the whole clip is {excess:.0f} dB {'louder' if above > below else 'quieter'} than any of them"
+    return f"; the whole recording is {excess:.0f} dB {'louder' if above > below else 'quieter'} than any of them"
 
 
 def _hertz(low: float, high: float) -> str:

@@ -12,6 +12,8 @@ from nearfar.ablation.tables import left_out_to_text, reasons, to_text
 from nearfar.charts import heat_map
 from nearfar.report.page import PageChart, PageTable, read_resource, write_page
 
+MANY_MACHINES = 4
+"""From so many machines on, their names are written upwards, for the table to fit."""
 MOST_MAPS = 10
 """Largest number of pairs of axes that are drawn, in the order of the grid."""
 
@@ -36,14 +38,21 @@ def write_ablation_page(
     page = {
         "kind": "Ablation",
         "title": title,
+        "verdict": "",
         "description": f"{len(table.rows)} combinations against {table.reference_name}.",
         "notes": notes,
         "maps": heat_maps(table),
-        "left_out": PageTable("Leave one machine out", left_out.headings, rows, caption),
+        "left_out": PageTable("Leave one machine out", left_out.headings, rows, caption, (left_out.headings[1],)),
         "combinations": to_text(table),
+        "tall": table.rows[0].machines if len(table.rows[0].machines) >= MANY_MACHINES else (),
         "skipped": reasons(skipped),
     }
     return write_page(out, "ablation.html.j2", page, script=read_resource("sort.js"))
+
+
+def short_name(axis: str) -> str:
+    """The last part of the key of an axis, such as ``keep bands`` of ``features.keep_bands``."""
+    return axis.rpartition(".")[2].replace("_", " ")
 
 
 def heat_maps(table: Ablation) -> list[PageChart]:
@@ -58,7 +67,8 @@ def heat_maps(table: Ablation) -> list[PageChart]:
             best.setdefault((row.values[down], row.values[across]), 100 * row.results.official_score)
         rows, columns = (sorted({row.values[axis] for row in table.rows}) for axis in (down, across))
         values = [[best.get((name, column)) for column in columns] for name in rows]
-        heading = " and ".join(axis.rpartition(".")[2] for axis in pair)
-        chart = heat_map(values, rows, columns, f"Best official score by {heading}")
+        heading = " and ".join(map(short_name, pair))
+        title, (x_label, y_label) = f"Best official score by {heading}", map(short_name, (across, down))
+        chart = heat_map(values, rows, columns, title, x_label=x_label, y_label=y_label)
         charts.append(PageChart(heading, chart.svg()))
     return charts

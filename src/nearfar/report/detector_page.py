@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nearfar.challenge.run import data_note
 from nearfar.charts import exceedance, histogram
 from nearfar.data import Clip, Dataset, read_normals
+from nearfar.data.channel_check import ChannelWarning
 from nearfar.detector.departure import contributions_of
 from nearfar.detector.encoder import loaded_extractor
 from nearfar.detector.history import Change
@@ -27,8 +28,16 @@ from nearfar.pipeline.extractor import Extractor, scored_dimensions
 from nearfar.pipeline.windows import Recording
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
-from nearfar.report.machine_charts import clip_map, percent, percent_above, score_table, threshold_name, view_chart
+from nearfar.report.machine_charts import (
+    percent,
+    percent_above,
+    recording_map,
+    score_table,
+    threshold_name,
+    view_chart,
+)
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
+from nearfar.report.verdict import counted, problems_clause, verdict
 from nearfar.scoring import MachineScorer
 from nearfar.thresholds import Calibration, Threshold, threshold_of
 from nearfar.views import combined_features
@@ -43,6 +52,11 @@ class DetectorMachine:
     calibration: Calibration
     thresholds: tuple[Threshold, ...]
     recordings: tuple[Clip, ...]
+
+    @property
+    def fitted_on(self) -> set[str]:
+        """Names of the normal recordings in the bank or held out of it for the threshold."""
+        return {*self.fitted.recordings, *(entry.file for entry in self.calibration.recordings)}
 
     def named_thresholds(self) -> list[tuple[str, float]]:
         """(name, score) of the thresholds that have a value."""
@@ -102,16 +116,17 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
     page = Page(
         kind="Detector",
         title=folder.resolve().name,
+        verdict=_verdict(machines, warnings),
+        examples_heading="Normal recordings with the highest scores",
         description=card.recipe.description,
         notes=(
             *([note] if note else []),
-            *_reasons(machines),
             *(f"Channels of {warning}" for warning in warnings),
         ),
         summary=(_thresholds_table(machines), _changes_table(read_history(folder, card)[0])),
         machines=tuple(_section(machine, card, folder) for machine in track(machines, progress)),
         tables=(
-            PageTable("Specification", ("property", "value"), rows, ends_in_text=True),
+            PageTable("Specification", ("property", "value"), rows, text=("value",)),
             channel_table(warnings, "There was no warning when the detector was fitted."),
         ),
         texts=(("Recipe", card.recipe.to_toml()), ("Environment", json.dumps(card.made_with, indent=1))),
@@ -155,10 +170,12 @@ def _recordings(data: Path, banks: tuple[FittedMachine, ...]) -> Dataset:
     return dataset
 
 
-def _reasons(machines: list[DetectorMachine]) -> list[str]:
-    """The choices that the recipe made for each machine, and why."""
-    found = [(machine.name, machine.fitted.reason) for machine in machines]
-    return [f"{name}: {reason}" for name, reason in found if reason is not None]
+def _verdict(machines: list[DetectorMachine], warnings: Sequence[ChannelWarning]) -> str:
+    """How much it was fitted on, what its thresholds promise, and what is wrong with the microphones."""
+    recordings = sum(len(machine.fitted_on) for machine in machines)
+    opening = f"Fitted on {counted(recordings, 'normal recording')} of {counted(len(machines), 'machine')}"
+    thresholds = [entry for machine in machines for entry in machine.thresholds]
+    return verdict(opening, thresholds, problems_clause([(entry.machine, entry.message) for entry in warnings]))
 
 
 def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:
@@ -193,7 +210,9 @@ def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:
         "without a bound; in training, only of recordings that the model has seen. Groups: independent recordings "
         "or sessions, by which rates hold."
     )
-    return PageTable("Thresholds", columns, tuple(rows), caption, ends_in_text=True)
+    return PageTable(
+        "Thresholds", columns, tuple(rows), caption, ("domain", "false alarms", "from", "rule", "remark")
+    )
 
 
 def _remarks(threshold: Threshold) -> str:
@@ -226,7 +245,7 @@ def _changes_table(changes: Sequence[Change]) -> PageTable:
     caption = (
         "nearfar undo DETECTOR takes the last change back." if rows else "It was not changed since it was fitted."
     )
-    return PageTable("Changes", columns, tuple(rows), caption, ends_in_text=True)
+    return PageTable("Changes", columns, tuple(rows), caption, ("machine", "added", "undone", "note"))
 
 
 def _section(machine: DetectorMachine, card: Card, folder: Path) -> MachineSection:
@@ -247,7 +266,7 @@ def _section(machine: DetectorMachine, card: Card, folder: Path) -> MachineSecti
     if len(bank.recording) > 1:
         flat = {view: table.flatten(start_dim=1).double().numpy() for view, table in bank.features.items()}
         features = {view: (rows, rows[:0]) for view, rows in flat.items()}
-        charts.append(clip_map(machine.name, features, bank.target[bank.recording]))
+        charts.append(recording_map(machine.name, features, bank.target[bank.recording]))
     counts = f"{len(bank.recordings)} normal recordings in {len(bank.recording)} windows"
     rows = [(f"{domain}, normal", *machine.scores_and_percentage(domain)) for domain in calibration.domains]
     return MachineSection(
@@ -256,6 +275,7 @@ def _section(machine: DetectorMachine, card: Card, folder: Path) -> MachineSecti
         tuple(charts),
         score_table(rows, machine.named_thresholds()),
         tuple(_examples(machine, card, folder)),
+        () if bank.reason is None else (f"{bank.reason[:1].upper()}{bank.reason[1:]}.",),
     )
 
 

@@ -1,4 +1,4 @@
-"""Example clips of a page: spectrogram with an explanation of the score, and audio as data URIs.
+"""Example recordings of a page: spectrogram with an explanation of the score, and audio as data URIs.
 
 The sentence, its numbers and the frame in the spectrogram are of one region: that of the departure.
 """
@@ -29,9 +29,9 @@ from nearfar.views import channels_of, make_views
 from nearfar.views.base import check_views
 
 PER_KIND = 2
-"""Clips of either kind per machine."""
+"""Recordings of either kind per machine."""
 MOST_NORMALS = 100
-"""Largest number of normal clips that examples are compared with; of more, every n-th."""
+"""Largest number of normal recordings that examples are compared with; of more, every n-th."""
 LONGEST_S = 60.0
 """Of a longer recording so much is shown, around the region that its score is due to."""
 PEAK = 0.9
@@ -44,11 +44,11 @@ Recorded = Mapping[Channel, NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A clip to show; the last four attributes are set by :func:`make_examples`.
+    """A recording to show; the last four attributes are set by :func:`make_examples`.
 
     Attributes:
         kind: ``false alarm``, ``miss`` or ``highest normal``.
-        clip, domain, score: the clip, its domain and its anomaly score.
+        clip, domain, score: the recording, its domain and its anomaly score.
         anomalous: whether its score is above the threshold; None without a threshold.
         parts: that its score is made of; none where the back-end does not divide scores.
         window_s: begin and end of its most anomalous window; None where that is the whole recording.
@@ -72,9 +72,9 @@ class Example:
 
 
 def make_examples(examples: Sequence[Example], normal: Sequence[Clip], recipe: Recipe) -> list[Example]:
-    """Explain clips of one machine by their scores and by comparison with other, normal clips of it.
+    """Explain recordings of one machine by their scores and by comparison with other, normal ones.
 
-    Clips that cannot be read are left out; with fewer than two readable normal clips there are no examples.
+    Recordings that cannot be read are left out; with fewer than two readable normal ones there are no examples.
     """
     if not examples:
         return []
@@ -148,7 +148,7 @@ def _drawn(
 
 
 def _read(clip: Clip, recipe: Recipe) -> Recorded:
-    """The channels of a clip that can be read."""
+    """The channels of a recording that can be read."""
     audio = recipe.audio
     numbers, out = {"near": audio.near_channel, "far": audio.far_channel}, {}
     for channel in CHANNELS:
@@ -177,7 +177,7 @@ def _view(recorded: Recorded, view: str, recipe: Recipe, clip: Clip) -> NDArray[
 
 
 def _log_mel(waveform: NDArray[np.float32] | None) -> torch.Tensor | None:
-    """(frames, 128), or None for a clip that is shorter than a patch."""
+    """(frames, 128), or None for a recording that is shorter than a patch."""
     if waveform is None or frame_count(len(waveform)) < PATCH_FRAMES:
         return None
     return KaldiFbank().log_mel(torch.from_numpy(waveform)[None])[0]

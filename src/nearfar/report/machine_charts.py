@@ -14,9 +14,9 @@ from nearfar.report.page import PageChart, PageTable
 
 Scores = NDArray[np.float64]
 TrainTest = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Features of training and of test clips, (clips, dim) each."""
+"""Features of training and of test recordings, (recordings, dim) each."""
 Groups = Sequence[tuple[str, str, NDArray[Any]]]
-"""Groups of clips as (name, kind, rows): kinds as in :class:`nearfar.charts.Points`, rows a mask or indices."""
+"""Groups as (name, kind, rows of recordings): kinds as in :class:`nearfar.charts.Points`, rows mask or indices."""
 
 
 def percent(fraction: float) -> str:
@@ -25,7 +25,7 @@ def percent(fraction: float) -> str:
 
 
 def percent_above(scores: Scores, threshold: float | None) -> str | None:
-    """The percentage of (clips,) scores that are greater than a threshold; None without one or without clips."""
+    """The percentage of (recordings,) scores above a threshold; None without one or without recordings."""
     return None if threshold is None or not scores.size else percent(float((scores > threshold).mean()))
 
 
@@ -40,7 +40,7 @@ def score_table(
     """The number, median and maximum of scores.
 
     Args:
-        rows: (name, scores (clips,), percentage above the threshold).
+        rows: (name, scores (recordings,), percentage above the threshold).
         thresholds: (name, score).
     """
     cells = tuple(
@@ -48,20 +48,20 @@ def score_table(
         for name, scores, above in rows
     )
     caption = f"The threshold is {thresholds[0][1]:.3g}." if len(thresholds) == 1 else ""
-    columns = ("clips", "number", "median", "highest", "above threshold")
+    columns = ("recordings", "number", "median", "highest", "above threshold")
     return PageTable("Scores in numbers", columns, cells, caption)
 
 
 def view_chart(machine: str, views: Mapping[str, Scores], groups: Groups) -> PageChart:
-    """Scores of the same clips from two views: x from the first, y from the second.
+    """Scores of the same recordings from two views: x from the first, y from the second.
 
     Args:
         machine: its name.
-        views: (clips,) scores by view, of at least two views.
-        groups: of the clips.
+        views: (recordings,) scores by view, of at least two views.
+        groups: of the recordings.
     """
     (first, x), (second, y) = list(views.items())[:2]
-    caption = f"The score of each clip from {first} and from {second}."
+    caption = f"The score of each recording from {first} and from {second}."
     if second == "far":
         caption += " A high score from far only suggests noise in the surroundings rather than a fault."
     points = [Points(name, kind, x[rows], y[rows]) for name, kind, rows in groups]
@@ -70,20 +70,20 @@ def view_chart(machine: str, views: Mapping[str, Scores], groups: Groups) -> Pag
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ClipMap:
-    """The first two principal components of a machine's clips.
+class RecordingMap:
+    """The first two principal components of a machine's recordings.
 
     Attributes:
         points: the components by view, ``dim`` is 2.
-        explained: the explained variance of either component, as a fraction of the variance of training clips.
+        explained: the explained variance of either component, as a fraction of that of training recordings.
     """
 
     points: dict[str, TrainTest]
     explained: tuple[float, float]
 
 
-def principal_components(features: Mapping[str, TrainTest]) -> ClipMap:
-    """Project features, by view, to two dimensions after standardising each by all training clips."""
+def principal_components(features: Mapping[str, TrainTest]) -> RecordingMap:
+    """Project features, by view, to two dimensions after standardising each by all training recordings."""
     normal = np.concatenate([train for train, _ in features.values()])
     mean, deviation = normal.mean(axis=0), normal.std(axis=0)
     scale = np.where(deviation > 1e-9, deviation, np.inf)
@@ -95,19 +95,19 @@ def principal_components(features: Mapping[str, TrainTest]) -> ClipMap:
         view: (((train - mean) / scale) @ axes.T, ((test - mean) / scale) @ axes.T)
         for view, (train, test) in features.items()
     }
-    return ClipMap(points, (float(explained[0]), float(explained[1])))
+    return RecordingMap(points, (float(explained[0]), float(explained[1])))
 
 
-def clip_map(
+def recording_map(
     machine: str, features: Mapping[str, TrainTest], target: NDArray[np.bool_], groups: Groups = ()
 ) -> PageChart:
-    """A scatter chart of the principal components of a machine's clips.
+    """A scatter chart of the principal components of a machine's recordings.
 
     Args:
         machine: its name.
         features: as for :func:`principal_components`.
-        target: (training clips,), true for the target domain.
-        groups: of test clips.
+        target: (training recordings,), true for the target domain.
+        groups: of test recordings.
     """
     projected = principal_components(features)
     series: list[Points] = []
@@ -121,12 +121,12 @@ def clip_map(
             # One legend for all views: colours are the same.
             series.append(Points("" if number else name, kind, points[:, 0], points[:, 1], other_view=number > 0))
     caption = (
-        "Clips with similar embeddings lie close together, as far as two dimensions can show it. In brackets: the "
-        "fraction of the training clips' variance."
+        "Recordings with similar features lie close together, as far as two dimensions can show it. In brackets: "
+        "the fraction of the training recordings' variance."
     )
     first, *others = projected.points
     if others:
         caption += f" Circles and × are from {first}, squares and + from {' and '.join(others)}."
     labels = [f"component {number} ({percent(part)})" for number, part in enumerate(projected.explained, start=1)]
     chart = scatter(series, f"Two principal components of {machine}", labels[0], labels[1], ticks=False)
-    return PageChart("Map of clips", chart.svg(), caption)
+    return PageChart("Map of recordings", chart.svg(), caption)

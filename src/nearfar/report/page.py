@@ -33,36 +33,41 @@ class PageChart:
 
 @dataclass(frozen=True, slots=True)
 class PageTable:
-    """A table; the first cell of a row is its heading, and ``ends_in_text`` aligns the last column left."""
+    """A table; the first cell of a row is its heading, and the columns called ``text`` are aligned left."""
 
     heading: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
-    ends_in_text: bool = False
+    text: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MachineSection:
-    """The part of a page about one machine."""
+    """The part of a page about one machine; ``remarks`` are sentences on the choices made for it."""
 
     name: str
     counts: str
     charts: tuple[PageChart, ...]
     numbers: PageTable
     examples: tuple[Example, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The page about a run or a detector, for the template ``page.html.j2``.
+    """The page about a run, a detector or new recordings, for the template ``page.html.j2``.
+
+    ``verdict`` is the sentence on top, ``examples_heading`` is above the examples of a machine.
 
     ``results`` are rows of a machine's name and its intervals in the order of ``quantities``, None for NaN.
     """
 
     kind: str
     title: str
+    verdict: str
     description: str
+    examples_heading: str
     notes: tuple[str, ...]
     quantities: tuple[str, ...] = ()
     results: Sequence[tuple[str, Sequence[Interval | None]]] = ()
@@ -88,7 +93,7 @@ def channel_table(warnings: Sequence[ChannelWarning], no_warnings: str) -> PageT
         for warning in warnings
     )
     columns = ("machine", "problem", "recordings", "details")
-    return PageTable("Channels", columns, rows, "" if rows else no_warnings, ends_in_text=True)
+    return PageTable("Channels", columns, rows, "" if rows else no_warnings, ("problem", "details"))
 
 
 def write_page(out: Path, template: str, page: Any, script: str = "") -> Path:
@@ -97,8 +102,8 @@ def write_page(out: Path, template: str, page: Any, script: str = "") -> Path:
     Args:
         out: the HTML file.
         template: name of a template in this package.
-        page: object or dictionary with kind, title, description, notes and whatever else the template reads.
-            Texts are escaped, charts are not.
+        page: object or dictionary with kind, title, verdict, description, notes and whatever else the template
+            reads. Texts are escaped, charts are not.
         script: JavaScript of the page; no other script can run.
 
     Raises:

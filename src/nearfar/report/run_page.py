@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from nearfar.challenge.run import CHOICES, FEATURES, QUALITY
 from nearfar.charts import curve, exceedance, histogram, roc
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import AudioHeader, Clip, Dataset, read_dataset
-from nearfar.data.channel_check import check_channels
+from nearfar.data.channel_check import ChannelWarning, check_channels
 from nearfar.detector.departure import contributions_of
 from nearfar.errors import InputError
 from nearfar.evaluation.scorefiles import MachineScores, decision_file, read_decisions, read_scores
 from nearfar.evaluation.truth import ClipLabels, GroundTruth
-from nearfar.evaluation.uncertainty import Interval, Intervals, uncertainty
+from nearfar.evaluation.uncertainty import Interval, Intervals, Uncertainty, uncertainty
 from nearfar.extras import require_extras
 from nearfar.metrics import DOMAINS, OfficialRule, Quantity
 from nearfar.pipeline.cache import FeatureCache
@@ -27,9 +28,18 @@ from nearfar.pipeline.extractor import build_extractor, scored_dimensions
 from nearfar.pipeline.scoring import target_mask
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
-from nearfar.report.machine_charts import Scores, clip_map, percent_above, score_table, threshold_name, view_chart
+from nearfar.report.machine_charts import (
+    Scores,
+    percent_above,
+    recording_map,
+    score_table,
+    threshold_name,
+    view_chart,
+)
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
+from nearfar.report.verdict import NOT_CHECKED, counted, problems_clause, verdict
 from nearfar.scoring import MachineScorer, Workspace
+from nearfar.thresholds import Threshold
 from nearfar.thresholds.calibration import IN_TRAINING
 from nearfar.thresholds.file import THRESHOLDS, checked
 from nearfar.training.log import read_log
@@ -57,6 +67,7 @@ class RunMachine:
         thresholds: scores by :func:`nearfar.report.machine_charts.threshold_name`; empty if there are none.
         flagged: (clips,) bool, test clips classified as anomalous; None without a threshold.
         train, test: the clips, empty if the recordings are missing.
+        reason: the choices that the recipe made for this machine, and why; None without any.
     """
 
     scores: MachineScores
@@ -68,6 +79,7 @@ class RunMachine:
     flagged: NDArray[np.bool_] | None
     train: tuple[Clip, ...]
     test: tuple[Clip, ...]
+    reason: str | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +90,7 @@ class RunMachine:
     def groups(self) -> list[tuple[str, str, NDArray[np.bool_]]]:
         """(name, kind, mask (clips,)) of the test clips by domain and label, without empty groups."""
         if self.truth is None:
-            return [("test clips", "source normal", np.ones(len(self.scores.names), dtype=bool))]
+            return [("test recordings", "source normal", np.ones(len(self.scores.names), dtype=bool))]
         masks = [
             (f"{domain}, {label}", f"{domain} {label}", (self.truth.domains == domain) & has_label)
             for label, has_label in (("normal", ~self.truth.anomalous), ("anomaly", self.truth.anomalous))
@@ -123,20 +135,21 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
         raise _unreadable(run / "view_scores.json", "the folder of the recordings is missing")
     results = _json(run / "results.json") if (run / "results.json").is_file() else {}
     notes = [str(note) for note in results.get("notes", [])]
-    choices = _json(run / CHOICES) if (run / CHOICES).is_file() else []
-    notes += [f"{row['machine']} section {row['section']}: {row['reason']}" for row in choices]
-    notes += _training_notes(run)
+    thresholds = _thresholds(run)
+    notes += _training_notes(thresholds)
     dataset = _dataset(Path(by_view["data"]), data, notes)
     entries = read_scores(run / "scores")
     truth = GroundTruth.of_score_folder(run / "scores", entries)
     labelled = truth.evaluable(entries)
-    machines = _read_machines(run, by_view["machines"], dataset, entries, truth)
+    machines = _read_machines(run, by_view["machines"], thresholds, dataset, entries, truth)
     intervals = uncertainty(labelled, truth) if labelled else None
     rows = [*intervals.machines.items(), ("all machines", intervals.all_machines)] if intervals else []
     environment = json.dumps(_json(run / "environment.json"), indent=1)
     tables = [_data_table(_json(run / "data.json"))]
-    if (run / QUALITY).is_file():
-        tables.append(_quality_table(_json(run / QUALITY)))
+    quality = _json(run / QUALITY) if (run / QUALITY).is_file() else []
+    if quality:
+        tables.append(_quality_table(quality))
+    warnings: list[ChannelWarning] = []
     if dataset is not None and _has_both_channels(dataset, recipe):
         warnings = check_channels(dataset, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
         tables.append(channel_table(warnings, "No problem was found in a sample of the normal recordings."))
@@ -144,6 +157,8 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
     page = Page(
         kind="Run",
         title=recipe.name,
+        verdict=_verdict(machines, intervals, thresholds, _microphones(warnings, quality, dataset)),
+        examples_heading="Worst false alarms and misses",
         description=recipe.description,
         notes=tuple(notes),
         quantities=tuple(QUANTITIES.values()),
@@ -160,14 +175,33 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
 # --- reading a run ----------------------------------------------------------------------------------------------
 
 
+def _thresholds(run: Path) -> tuple[Threshold, ...]:
+    rows = [checked(run / THRESHOLDS, row) for row in _json(run / THRESHOLDS)]
+    try:
+        return tuple(Threshold.model_validate(row) for row in rows)
+    except ValueError as error:
+        raise _unreadable(run / THRESHOLDS, error) from None
+
+
+def _reasons(run: Path) -> dict[tuple[str, str], str]:
+    """The choices that the recipe made by machine and section, and why."""
+    rows = _json(run / CHOICES) if (run / CHOICES).is_file() else []
+    return {(row["machine"], row["section"]): row["reason"] for row in rows}
+
+
 def _read_machines(
-    run: Path, rows: list[dict[str, Any]], data: Dataset | None, entries: list[MachineScores], truth: GroundTruth
+    run: Path,
+    rows: list[dict[str, Any]],
+    every: Sequence[Threshold],
+    data: Dataset | None,
+    entries: list[MachineScores],
+    truth: GroundTruth,
 ) -> list[RunMachine]:
     thresholds: dict[tuple[str, str], dict[str, float]] = {}
-    for row in (checked(run / THRESHOLDS, row) for row in _json(run / THRESHOLDS)):
-        if row["value"] is not None:
-            of_machine = thresholds.setdefault((row["machine"], row["section"]), {})
-            of_machine[threshold_name(row.get("domain"))] = float(row["value"])
+    for found in every:
+        if found.value is not None:
+            thresholds.setdefault((found.machine, found.section), {})[threshold_name(found.domain)] = found.value
+    reasons = _reasons(run)
     views = {(row["machine"], row["section"]): row for row in rows}
     labelled, flagged = truth.evaluable(entries), _flagged(run / "scores", entries)
     clips = {} if data is None else data.groups()
@@ -185,15 +219,15 @@ def _read_machines(
             flagged.get(key),
             train,
             test,
+            reasons.get(key),
         )
         machines.append(machine)
     return machines
 
 
-def _training_notes(run: Path) -> list[str]:
+def _training_notes(thresholds: Sequence[Threshold]) -> list[str]:
     """A note about the machines whose thresholds are from recordings that the model was trained on."""
-    rows = [row for row in _json(run / THRESHOLDS) if row.get("normals") == "in training"]
-    names = list(dict.fromkeys(row["machine"] for row in rows))
+    names = list(dict.fromkeys(entry.machine for entry in thresholds if entry.normals == "in training"))
     if not names:
         return []
     return [
@@ -222,7 +256,7 @@ def _dataset(recorded: Path, given: Path | None, notes: list[str]) -> Dataset | 
         return read_dataset(recorded)
     except InputError:
         notes.append(
-            f"The recordings are no longer in {recorded}: this page has no audio, spectrograms or map of clips. "
+            f"The recordings are no longer in {recorded}: this page has no audio, spectrograms or maps. "
             "nearfar report RUN --data FOLDER adds them."
         )
         return None
@@ -251,7 +285,36 @@ def _unreadable(path: Path, why: object) -> InputError:
     )
 
 
+def _microphones(
+    warnings: Sequence[ChannelWarning], quality: Sequence[dict[str, Any]], dataset: Dataset | None
+) -> str:
+    """What is wrong with the microphones, by the recordings and by the run's ``quality.json``."""
+    found = [(entry.machine, entry.message) for entry in warnings]
+    found += [
+        (machine["machine"], f"{entry['check']} in {entry['recordings']} of {machine['recordings']} recordings")
+        for machine in quality
+        for entry in machine["problems"]
+    ]
+    return NOT_CHECKED if dataset is None and not found else problems_clause(found)
+
+
 # --- the page ---------------------------------------------------------------------------------------------------
+
+
+def _verdict(
+    machines: Sequence[RunMachine],
+    intervals: Uncertainty | None,
+    thresholds: Sequence[Threshold],
+    microphones: str,
+) -> str:
+    """How well it detects, what its thresholds promise, and what is wrong with the microphones."""
+    recordings = sum(len(machine.scores.names) for machine in machines)
+    opening = f"{counted(recordings, 'test recording')} of {counted(len(machines), 'machine')}"
+    official = None if intervals is None else intervals.all_machines["score"]
+    if official is not None and np.isfinite(official.value):
+        value, low, high = (f"{100 * number:.1f}" for number in (official.value, official.low, official.high))
+        opening = f"Official score {value} % (95 % interval {low} to {high}) on {opening}"
+    return verdict(opening, thresholds, microphones)
 
 
 def _training_charts(log: Path) -> tuple[PageChart, ...]:
@@ -276,7 +339,7 @@ def _finite(intervals: Intervals) -> list[Interval | None]:
 
 
 def _data_table(data: list[dict[str, Any]]) -> PageTable:
-    """Clips by machine, as ``data.json`` of the run lists them."""
+    """Recordings by machine, as ``data.json`` of the run lists them."""
     rows = []
     for machine in data:
         count = {"train": 0, "test": 0}
@@ -290,8 +353,8 @@ def _data_table(data: list[dict[str, Any]]) -> PageTable:
             "; ".join(machine.get("warnings") or machine.get("oddities", ())) or "–",
         )
         rows.append(row)
-    columns = ("machine", "training clips", "test clips", "length", "channels", "remarks")
-    return PageTable("Data", columns, tuple(rows), ends_in_text=True)
+    columns = ("machine", "training recordings", "test recordings", "length", "channels", "remarks")
+    return PageTable("Data", columns, tuple(rows), text=("channels", "remarks"))
 
 
 def _quality_table(machines: list[dict[str, Any]]) -> PageTable:
@@ -303,7 +366,9 @@ def _quality_table(machines: list[dict[str, Any]]) -> PageTable:
     ]
     columns = ("machine", "problem", "recordings", "found in the first of them")
     caption = "Of all recordings that were read, compared with the training recordings of the machine."
-    return PageTable("Microphones and recorder", columns, tuple(rows), caption, ends_in_text=True)
+    return PageTable(
+        "Microphones and recorder", columns, tuple(rows), caption, ("problem", "found in the first of them")
+    )
 
 
 def _section(machine: RunMachine, recipe: Recipe, model: Path) -> MachineSection:
@@ -312,7 +377,7 @@ def _section(machine: RunMachine, recipe: Recipe, model: Path) -> MachineSection
     thresholds = list(machine.thresholds.items())
     scores_of_groups = [(name, kind, scores[mask]) for name, kind, mask in groups]
     drawing = histogram(scores_of_groups, f"Histogram of anomaly scores of {machine.name}", thresholds)
-    caption = "Anomalies should lie to the right of the threshold, normal clips of both domains to the left."
+    caption = "Anomalies should lie to the right of the threshold, normal recordings of both domains to the left."
     charts = [PageChart("Scores by domain and label", drawing.svg(), caption)]
     if truth is not None:
         drawing = roc(truth.anomalous, truth.domains, scores, f"ROC curves of {machine.name}", machine.rule)
@@ -328,33 +393,37 @@ def _section(machine: RunMachine, recipe: Recipe, model: Path) -> MachineSection
         rows.insert(0, ("training, normal", machine.normal, machine.percent_of_training()))
     return MachineSection(
         machine.name,
-        f"{machine.normal.size or len(machine.train)} normal training clips, {len(scores)} test clips",
+        f"{machine.normal.size or len(machine.train)} normal training recordings, {len(scores)} test recordings",
         tuple(charts),
         score_table(rows, thresholds),
         tuple(_examples(machine, recipe, model)),
+        () if machine.reason is None else (f"{machine.reason[:1].upper()}{machine.reason[1:]}.",),
     )
 
 
 def _false_alarms(machine: RunMachine) -> PageChart:
     """The fractions of training clips, normal test clips and anomalies above every possible threshold."""
-    groups = [("training clips, leave-one-out", "training", machine.normal)]
-    above = [("training clips", machine.percent_of_training())]
+    groups = [("training, leave-one-out", "training", machine.normal)]
+    above = [("training recordings", machine.percent_of_training())]
     if machine.truth is not None:
         anomalous = machine.truth.anomalous
-        for name, kind, mask in (("normal test clips", "normal", ~anomalous), ("anomalies", "anomaly", anomalous)):
+        for name, kind, mask in (
+            ("normal test recordings", "normal", ~anomalous),
+            ("anomalies", "anomaly", anomalous),
+        ):
             if mask.any():
                 groups.append((name, kind, machine.scores.scores[mask]))
                 above.append((name, machine.percent_flagged(mask)))
-    title = f"Fraction of clips above a threshold, {machine.name}"
+    title = f"Fraction of recordings above a threshold, {machine.name}"
     drawing = exceedance(groups, list(machine.thresholds.items()), title)
     parts = [f"{percentage} of {name}" for name, percentage in above if percentage is not None]
     caption = f"Above the threshold: {', '.join(parts)}." if machine.thresholds else "No threshold is set."
-    caption += " If more normal test clips than training clips are above it, conditions have changed."
+    caption += " If more normal test recordings than training recordings are above it, conditions have changed."
     return PageChart("Threshold and false alarms", drawing.svg(), caption)
 
 
 def _feature_maps(machine: RunMachine, recipe: Recipe, model: Path) -> list[PageChart]:
-    """The map of clips by the features of every scored view, from the run's cache or computed.
+    """The map of recordings by the features of every scored view, from the run's cache or computed.
 
     Empty without recordings, without the model, and for features that are not cached because they are too many.
     """
@@ -373,7 +442,7 @@ def _feature_maps(machine: RunMachine, recipe: Recipe, model: Path) -> list[Page
     if position.keys() >= set(machine.scores.names):
         order = np.array([position[name] for name in machine.scores.names])
         groups = [(name, kind, order[mask]) for name, kind, mask in machine.groups()]
-    return [clip_map(machine.name, {view: (train[view], test[view]) for view in train}, target, groups)]
+    return [recording_map(machine.name, {view: (train[view], test[view]) for view in train}, target, groups)]
 
 
 def _explaining(machine: RunMachine, recipe: Recipe, model: Path, examples: list[Example]) -> list[Example]:

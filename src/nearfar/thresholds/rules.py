@@ -287,12 +287,12 @@ def _checked(calibration: ArrayLike, false_alarm_rate: float, *, at_least: int) 
             remedy="Choose for instance 0.05",
         )
     if scores.ndim != 1 or scores.size < at_least:
-        raise _no_threshold(f"{scores.size} scores of normal clips", f"at least {at_least}")
+        raise _no_threshold(f"{scores.size} scores of normal recordings", f"at least {at_least}")
     if not np.isfinite(scores).all():
         raise _no_threshold("scores that are not finite", "finite scores")
     return scores
 
 
 def _no_threshold(found: str, expected: str) -> InputError:
-    remedy = "Record more normal clips, or choose another rule"
+    remedy = "Record more normal recordings, or choose another rule"
     return InputError("threshold", found=found, expected=expected, remedy=remedy)
