@@ -56,7 +56,7 @@ from nearfar.thresholds import Calibration, Threshold, is_consistent
 from nearfar.thresholds.file import THRESHOLDS, checked, read_rows
 
 FORMAT = 1
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 """Increased when the same recordings and weights give other features, so that old detectors are refused."""
 CARD, BANKS, CALIBRATION = "detector.json", "banks.safetensors", "calibration.json"
 MODEL, ENCODER = "model", "encoder"

@@ -64,7 +64,8 @@ class ScaledLogMelFeatures(nn.Module):
         self.kept = int((mel_centres_hz() < self.settings.highest_hz).sum())
 
     def forward(self, waveform: Tensor) -> Tensor:
-        power = waveform.double().square().mean(dim=1).clamp_min(SMALLEST_POWER)
+        samples = waveform.double()
+        power = (samples - samples.mean(dim=1, keepdim=True)).square().mean(dim=1).clamp_min(SMALLEST_POWER)
         log_mel = self.log_mel(waveform * power.rsqrt().float()[:, None])[:, :, : self.kept]
         statistics = log_mel_statistics(log_mel, self.settings.lags, remove_level=True)
         whole = torch.nn.functional.pad(statistics, (0, MEL_BINS - self.kept))

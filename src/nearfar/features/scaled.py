@@ -22,7 +22,7 @@ from nearfar.settings import PositiveFloat, PositiveInt, Settings
 class ScaledLogMelSettings(Settings):
     """Level and log-mel statistics of a window: (1 + statistics) parts of 128 mel bins.
 
-    The first part holds the natural logarithm of the window's mean square in its first element, and zeros. The
+    The first part holds the natural logarithm of the window's variance in its first element, and zeros. The
     others are the mean over time, without its mean over bins, and the deviations of differences (``lags``), as
     :func:`nearfar.pooling.log_mel_statistics` computes them at unit RMS.
 

@@ -52,13 +52,15 @@ class WindowBatch:
     def scaled_log_mels(self) -> tuple[list[Tensor], Tensor]:
         """Log-mel spectrograms of the windows at unit RMS, and their powers.
 
+        Both are those of the sound, without the constant offset that some recorders add.
+
         Returns:
-            (frames, 128) float32 of each window without its padding, and (windows,) float64 mean squares.
+            (frames, 128) float32 of each window without its padding, and (windows,) float64 variances.
         """
         if self._scaled is None:
             first = self._first_signal
             pairs = zip(first, self.samples.tolist(), strict=True)
-            powers = torch.stack([window[:count].double().square_().mean() for window, count in pairs])
+            powers = torch.stack([window[:count].double().var(correction=0) for window, count in pairs])
             powers = powers.clamp_min(SMALLEST_POWER)
             self._scaled = self._computed(first * powers.rsqrt().float()[:, None]), powers
         return self._scaled
