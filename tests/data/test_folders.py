@@ -166,9 +166,8 @@ def test_a_table_may_have_the_paths_of_windows(tmp_path):
     ("files", "where", "found", "remedy"),
     [
         (["normal/readme.txt"], "normal", "without WAV or FLAC", "Copy them there"),
-        (["normal/1.wav", "test/1.wav"], "test/1.wav", "no folder that labels it", "Move it there"),
         (["normal/=1/1.wav"], "normal/=1", "the folder name '=1'", "Rename"),
-        (["normal/a/1.wav", "normal/a/1.flac"], "normal/a/1.wav", "the same clip as 1.flac", "Remove one"),
+        (["normal/1.wav", "test/normal/1.wav", "test/normal/1.flac"], "test/normal/1.wav", "1.flac", "Remove one"),
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path, files, where, found, remedy):
@@ -180,9 +179,19 @@ def test_folders_that_cannot_be_used(tmp_path, files, where, found, remedy):
     assert remedy in caught.value.remedy
 
 
+@pytest.mark.parametrize(("unlabelled", "words"), [(1, "1 test recording is"), (3, "3 test recordings are")])
+def test_test_recordings_without_label_are_left_out_and_named(tmp_path, unlabelled, words):
+    touch(tmp_path / "fan", "normal/1.wav", "Test/worn/1.wav", *(f"Test/{n}.wav" for n in range(unlabelled)))
+    dataset = read_dataset(tmp_path)
+    assert [clip.name for clip in dataset.clips] == ["1.wav", "worn/1.wav"]
+    assert [
+        line for line in dataset.warnings if f"fan: {words} in no folder" in line and "such as Test/0.wav" in line
+    ]
+
+
 def test_one_name_in_two_folders_is_no_duplicate(tmp_path):
-    touch(tmp_path / "fan", "normal/a/1.wav", "normal/b/1.flac")
-    assert len(read_dataset(tmp_path).clips) == 2
+    touch(tmp_path / "fan", "normal/a/1.wav", "normal/b/1.flac", "normal/b/1.wav")
+    assert len(read_dataset(tmp_path).clips) == 3
 
 
 def test_the_challenge_s_layout_beside_it_is_refused(root):

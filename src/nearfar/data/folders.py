@@ -142,9 +142,9 @@ def read_own_machine(folder: Path, machines: Collection[Path] = ()) -> Found:
         machines: the folders of all machines, into which no link is followed from this one.
 
     Raises:
-        InputError: if there are no normal recordings, a test recording is in no folder that labels it, an
-            attribute or a domain cannot be read, or the table names a recording that does not exist. All of these
-            are listed.
+        InputError: if there are no normal recordings, an attribute or a domain cannot be read, a test recording
+            exists both as WAV and as FLAC, or the table names a recording that does not exist. All of these are
+            listed.
     """
     machine = folder_name(folder)
     errors: list[InputError] = []
@@ -166,20 +166,23 @@ def read_own_machine(folder: Path, machines: Collection[Path] = ()) -> Found:
         files = walk(path, elsewhere=machines)
         empty += [] if files.files else [f"{machine}/{below.inside(path)} holds no WAV or FLAC file"]
         clips += _own_clips(folder, files, machine, "test", label, table, errors)
-    errors += [_unlabelled(path) for path in ([] if test is None else audio_files(test))]
     errors += _unlisted(folder, table, clips) if not errors else []
     raise_errors(errors)
     warnings = unread(folder, machine, read=(*parts, ATTRIBUTES_CSV)) + below.warnings(machine) + empty
+    warnings += [] if test is None else _unlabelled(test, machine)
     return Found(clips, warnings, below.hidden)
 
 
-def _unlabelled(path: Path) -> InputError:
-    return InputError(
-        path,
-        found="a test recording in no folder that labels it",
-        expected=f"it in {TEST}/{NORMAL}, or in a folder of {TEST} named after its fault",
-        remedy="Move it there",
-    )
+def _unlabelled(test: Path, machine: str) -> list[str]:
+    """A warning about test recordings that are in no folder that labels them."""
+    files = audio_files(test)
+    if not files:
+        return []
+    found = "1 test recording is" if len(files) == 1 else f"{len(files)} test recordings are"
+    return [
+        f"{machine}: {found} in no folder that gives a label, and not read, such as {test.name}/{files[0].name}; "
+        f"normal ones belong in {test.name}/{NORMAL}, others in a folder of {test.name} named after their fault"
+    ]
 
 
 def _own_clips(
@@ -192,7 +195,8 @@ def _own_clips(
     errors: list[InputError],
 ) -> Iterator[Clip]:
     """The clips of ``normal/`` or of a folder of ``test/``, with paths inside the two as names; enters errors."""
-    errors += _duplicates(walked.files)
+    if split == "test":  # copies of normal recordings are found by their sound
+        errors += _duplicates(walked.files)
     for path in walked.files:
         relative = path.relative_to(root)
         try:
@@ -346,10 +350,10 @@ def read_plain_folder(root: Path, machine: str | None = None, machines: Collecti
         machines: the folders of all machines, into which no link is followed from this one.
 
     Raises:
-        InputError: if a name contains "anomal" or "abnormal", or a clip exists both as WAV and as FLAC.
+        InputError: if a name contains "anomal" or "abnormal".
     """
     walked = walk(root, exclude=NOT_NORMAL, elsewhere=machines)
-    errors = _duplicates(walked.files)
+    errors: list[InputError] = []
     for path in walked.files:
         inside = path.relative_to(root)
         names = (*inside.parent.parts, inside.stem)

@@ -159,6 +159,8 @@ class WindowReader:
             header, whole = read_file(samples, max(WHOLE_SECONDS, 2 * padded / rate))
             if whole is None:
                 return header
+            if header.frames_at(rate) < FRAME_SAMPLES:
+                raise too_short(samples, header.seconds)
             recorded_hz, samples, most = header.sample_rate_hz, whole, bits_of_format(header.subtype)
         channels = channels_of(self.views)
         read = _chosen(recording.name, samples, recorded_hz, recipe, channels, both=self.with_facts)
