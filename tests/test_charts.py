@@ -17,11 +17,11 @@ from nearfar.charts import (
     heat_map,
     histogram,
     machine_figure,
-    outline,
     roc,
     scatter,
     spectrogram,
 )
+from nearfar.explain.localisation import band_edges_hz
 from nearfar.frontends.kaldi import mel_centres_hz
 from nearfar.metrics import machine_metrics
 
@@ -62,29 +62,6 @@ def values_of_line(root: ET.Element, colour: str) -> np.ndarray:
 
 def test_the_fraction_above_a_threshold_by_hand():
     assert fraction_above([1.0, 2.0, 2.0, 4.0], [0.0, 1.0, 2.0, 3.9, 4.0]).tolist() == [1.0, 0.75, 0.25, 0.25, 0.0]
-
-
-def test_an_outline_separates_marked_cells_from_others():
-    marked = np.random.default_rng(0).random((7, 8)) < 0.4
-    marked[3:5, 2:5] = True
-    naive = set()
-    for column in range(7):
-        for band in range(8):
-            if not marked[column, band]:
-                continue
-            for step, edge in (
-                ((-1, 0), ((column, band), (column, band + 1))),
-                ((1, 0), ((column + 1, band), (column + 1, band + 1))),
-                ((0, -1), ((column, band), (column + 1, band))),
-                ((0, 1), ((column, band + 1), (column + 1, band + 1))),
-            ):
-                c, b = column + step[0], band + step[1]
-                if not (0 <= c < 7 and 0 <= b < 8 and marked[c, b]):
-                    naive.add(edge)
-    edges = outline(marked)
-    assert len(edges) == len(naive)
-    assert {tuple(map(tuple, edge)) for edge in edges.tolist()} == naive
-    assert outline(np.zeros((7, 8), dtype=bool)).shape == (0, 2, 2)
 
 
 # --- what is drawn ----------------------------------------------------------------------------------------------
@@ -208,27 +185,34 @@ def test_a_heat_map_shades_by_value_and_leaves_gaps():
 
 
 def test_a_spectrogram_frames_marked_patches_and_marks_frequencies():
-    marked = np.zeros((6, 8), dtype=bool)
-    marked[2:4, 5] = True
-    chart = spectrogram(np.random.default_rng(0).normal(size=(98, 128)), marked, "t", "d")
-    (panel,) = chart.figure.axes
+    edges = band_edges_hz()
+    region = (0.0075 + 2 * 0.16, 0.0075 + 4 * 0.16, edges[5], edges[6])
+    log_mel = np.random.default_rng(0).normal(size=(98, 128))
+    chart = spectrogram(log_mel, "t", "d", view="view far", region=region)
+    panel, scale = chart.figure.axes
     left, right, bottom, top = panel.images[0].get_extent()
     assert (left, right) == pytest.approx((0.0075, 0.9875))
     assert (bottom, top) == (0, 128)
-    corners = np.concatenate([np.array(segment) for segment in panel.collections[0].get_segments()])
-    assert corners.min(axis=0) == pytest.approx([0.0075 + 2 * 0.16, 5 * 16])
-    assert corners.max(axis=0) == pytest.approx([0.0075 + 4 * 0.16, 6 * 16])
+    for frame in panel.patches:
+        assert frame.get_bbox().extents == pytest.approx([0.0075 + 2 * 0.16, 5 * 16, 0.0075 + 4 * 0.16, 6 * 16])
+    assert len(panel.patches) == 2
     centres = mel_centres_hz().numpy()
     for tick, hertz in zip(panel.get_yticks(), (500, 1000, 2000, 4000), strict=True):
         assert tick == pytest.approx(int(np.argmin(np.abs(centres - hertz))) + 0.5, abs=0.5)
-    (image,) = parsed(chart).iter("image")
+    root = parsed(chart)
+    assert {"view far", "time (s)", "frequency (kHz)", "level (dB)"} <= set(texts(root))
+    drawn = 10 / np.log(10) * log_mel.T
+    low, high = np.quantile(drawn, [0.05, 0.995])
+    assert scale.get_ylim() == pytest.approx((low - high, 0))
+    np.testing.assert_allclose(panel.images[0].get_array(), drawn - high)
+    (image,) = root.iter("image")
     assert image.get("href", "").startswith("data:image/png;base64,")
 
 
 def test_the_lowest_frequency_is_at_the_bottom():
     quiet_high = np.zeros((32, 128))
     quiet_high[:, 64:] = -10
-    chart = spectrogram(quiet_high, np.zeros((2, 8), dtype=bool), "t", "d")
+    chart = spectrogram(quiet_high, "t", "d", view="near")
     (image,) = chart.figure.axes[0].images
     assert image.origin == "lower"
     assert np.asarray(image.get_array())[0].mean() > np.asarray(image.get_array())[-1].mean()

@@ -20,7 +20,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nearfar.explain.localisation import time_edges_s
+from nearfar.explain.dimensions import DECIBELS
+from nearfar.explain.localisation import BANDS, band_edges_hz, time_edges_s
 from nearfar.files import whole_file
 from nearfar.frontends.kaldi import FRAME_SHIFT, PATCH_FRAMES, SAMPLE_RATE_HZ, mel_centres_hz
 from nearfar.metrics import CURRENT, DOMAINS, MAX_FPR, OfficialRule, domain_rows, machine_metrics, roc_curve
@@ -28,6 +29,7 @@ from nearfar.metrics import CURRENT, DOMAINS, MAX_FPR, OfficialRule, domain_rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 PALETTE = {
     "ink": "#1d2126", "soft": "#59616b", "rule": "#d9dce0", "shade": "#eef0f2", "card": "#ffffff",
@@ -67,6 +69,8 @@ _BINS = 24
 _MOST_STEPS = 200
 _MOST_COLUMNS, _COLOURS = 320, 48
 """Largest number of time columns, and number of colours, of a spectrogram: fewer make a smaller file."""
+_STEPS_OF_SCALE = 16
+"""Colours of the scale beside a spectrogram."""
 _DARKEST = 0.45
 """Opacity of the highest cell of a heat map: the number in it must be readable."""
 _NAME = 14
@@ -272,49 +276,61 @@ def heat_map(
 
 def spectrogram(
     log_mel: ArrayLike,
-    marked: NDArray[np.bool_],
     title: str,
     description: str,
     *,
+    view: str,
+    region: tuple[float, float, float, float] | None = None,
     begin_s: float = 0.0,
-    marked_begin_s: float = 0.0,
 ) -> Chart:
-    """A log-mel spectrogram with frames around the marked patches.
+    """A log-mel spectrogram that names its view, axes and scale, with a frame around a region.
 
     Args:
         log_mel: (frames, 128) natural logarithms of energy, a frame every 10 ms.
-        marked: (columns, bands), the cells of a map of departures to frame, see
-            :func:`nearfar.explain.localisation.departures`.
         title, description: of the chart.
+        view: what it is a spectrogram of, written above it.
+        region: begin and end in seconds of the recording, lowest and highest frequency in hertz, to frame.
         begin_s: of the spectrogram in its recording, in seconds.
-        marked_begin_s: of the map in the recording; it may be of a part of what is drawn.
     """
     from matplotlib import colormaps
-    from matplotlib.collections import LineCollection
+    from matplotlib.patches import Rectangle
 
-    values = np.asarray(log_mel, dtype=np.float64)
+    values = DECIBELS * np.asarray(log_mel, dtype=np.float64)
     step = -(-len(values) // _MOST_COLUMNS)
     thinned = values[: len(values) // step * step].reshape(-1, step, values.shape[1]).mean(axis=1)
     low, high = np.quantile(thinned, [0.05, 0.995])
-    edges_s = marked_begin_s + np.array(time_edges_s(marked.shape[0]))
     first_s = begin_s + time_edges_s(0)[0]
     end_s = first_s + len(thinned) * step * FRAME_SHIFT / SAMPLE_RATE_HZ
-    with _figure(width=460, height=190) as figure:
+    with _figure(width=390, height=200) as figure:
         axes = figure.add_subplot()
-        axes.imshow(
-            thinned.T, cmap=colormaps["magma"].resampled(_COLOURS), vmin=low, vmax=max(high, low + 1e-6),
+        image = axes.imshow(
+            thinned.T - high, cmap=colormaps["magma"].resampled(_COLOURS), vmin=min(low - high, -1e-5), vmax=0.0,
             aspect="auto", origin="lower", interpolation="none", extent=(first_s, end_s, 0, values.shape[1]),
         )  # fmt: skip
-        corners = outline(marked)
-        lines = np.stack([edges_s[corners[..., 0]], PATCH_FRAMES * corners[..., 1]], axis=-1)
-        for colour, linewidth in (("#000000", 3.2), ("#7df9ff", 1.6)):
-            axes.add_collection(LineCollection(list(lines), colors=colour, linewidths=linewidth), autolim=False)
+        if region is not None:
+            bottom, top = np.interp(region[2:], band_edges_hz(), PATCH_FRAMES * np.arange(BANDS + 1))
+            place: Any = ((region[0], bottom), region[1] - region[0], top - bottom)
+            for colour, linewidth in (("#000000", 3.2), ("#7df9ff", 1.6)):
+                axes.add_patch(Rectangle(*place, fill=False, edgecolor=colour, linewidth=linewidth))
         centres = mel_centres_hz().numpy()
         ticks = np.interp([500, 1000, 2000, 4000], centres, np.arange(len(centres)) + 0.5)
         axes.set_yticks(ticks, ["0.5", "1", "2", "4"])  # mel bin m reaches from m to m + 1
-        axes.set(xlabel="seconds", ylabel="kHz")
+        axes.set(xlabel="time (s)", ylabel="frequency (kHz)", xlim=(first_s, end_s), ylim=(0, values.shape[1]))
+        axes.set_title(view, loc="left", size=_LABEL)
         axes.grid(visible=False)
-    return Chart(figure, title, description)
+        _draw_scale(figure, image)
+    return Chart(figure, title, description, enlarged=1.35)
+
+
+def _draw_scale(figure: Figure, image: AxesImage) -> None:
+    """The levels that the colours of an image in decibels stand for."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = image.get_clim()
+    bar = figure.colorbar(image, boundaries=np.linspace(low, high, _STEPS_OF_SCALE + 1), fraction=0.05, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    bar.set_label("level (dB)")
 
 
 def machine_figure(
@@ -356,22 +372,6 @@ def fraction_above(scores: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float
     """The fraction of (clips,) scores that are greater than each of (thresholds,)."""
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     return np.asarray(1.0 - np.searchsorted(ordered, np.asarray(thresholds), side="right") / len(ordered))
-
-
-def outline(marked: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The edges between marked and other cells.
-
-    Args:
-        marked: (columns, bands).
-
-    Returns:
-        (edges, 2 ends, 2) corners in columns and bands; cell (t, f) has the corners (t, f) and (t + 1, f + 1).
-    """
-    padded = np.pad(marked, 1)
-    vertical = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    horizontal = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
-    ends = [np.stack([start, start + step], axis=1) for start, step in ((vertical, (0, 1)), (horizontal, (1, 0)))]
-    return np.concatenate(ends)
 
 
 @contextmanager

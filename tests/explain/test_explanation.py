@@ -148,7 +148,8 @@ def test_a_cause_decides_bands_and_words_and_the_map_the_time(
         gated(np.sin(2 * np.pi * 5000 * TIME), 0, 0.3),
     )
     clip = log_mel(noise(90) + low + 0.2 * high)
-    found = explain(clip, bank, cause=Cause(slice(1, 3), 0.4, "3 dB louder than before"), anomalous=anomalous)
+    cause = Cause(slice(1, 3), 0.4, "near", "3 dB louder than before")
+    found = explain(clip, bank, cause=cause, anomalous=anomalous)
     assert found.sentence.startswith(opening)
     assert found.sentence.endswith(closing)
     assert found.share == 0.4

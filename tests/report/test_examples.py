@@ -52,9 +52,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Example]:
 
 def framed(chart: Chart) -> tuple[float, float, float, float]:
     """Begin and end in seconds, lowest and highest edge in hertz, of the frame in a spectrogram."""
-    (panel,) = chart.figure.axes
-    corners = np.concatenate([np.array(segment) for segment in panel.collections[0].get_segments()])
-    (begin, low), (end, high) = corners.min(axis=0), corners.max(axis=0)
+    begin, low, end, high = chart.figure.axes[0].patches[0].get_bbox().extents
     edges = band_edges_hz()
     return begin, end, edges[round(low / 16)], edges[round(high / 16)]
 
@@ -65,7 +63,7 @@ def named(example: Example) -> tuple[float, float, float, float]:
     return found.begin_s, found.end_s, found.low_hz, found.high_hz
 
 
-def agree(drawn: list[Chart], made: list[Example], text: str) -> None:
+def agree(drawn: list[Chart], made: list[Example], text: str, first_view: str) -> None:
     assert len(drawn) == len(made) > 0
     for chart, example in zip(drawn, made, strict=True):
         assert framed(chart) == pytest.approx(named(example))
@@ -76,7 +74,12 @@ def agree(drawn: list[Chart], made: list[Example], text: str) -> None:
         span = f"{kilo[0].split()[0] if (low >= 1000) == (high >= 1000) else kilo[0]} to {kilo[1]}"
         assert f", {span}: " in example.sentence
         assert "throughout, " in example.sentence or f"{begin:.1f} to {end:.1f} s, " in example.sentence
-        assert example.sentence in text
+        assert example.sentence[1:] in text
+        view = example.departure.view or first_view
+        assert chart.figure.axes[0].get_title(loc="left").startswith(f"view {view}")
+        assert f", view {view}</title>" in text
+        others = {"near", "far", "cancelled"} - {view}
+        assert not any(f"in the view {other}" in example.sentence for other in others)
 
 
 def test_frame_sentence_and_numbers_of_a_run_are_of_one_region(
@@ -87,7 +90,7 @@ def test_frame_sentence_and_numbers_of_a_run_are_of_one_region(
     )
     assert run_system(recipe, small_factory, tmp_path / "run") is not None
     text = report_run(tmp_path / "run", tmp_path / "page.html").read_text(encoding="utf-8")
-    agree(drawn, made, text)
+    agree(drawn, made, text, "cancelled")
     assert {example.kind for example in made} == {"false alarm"}
     assert all(example.parts and example.anomalous for example in made)
     assert all("Nothing stands out" not in example.sentence for example in made)
@@ -101,9 +104,11 @@ def test_frame_sentence_and_numbers_of_a_detector_are_of_one_region(
 ) -> None:
     nearfar.Detector.fit(small_factory).save(tmp_path / "detector")
     page = report_detector(tmp_path / "detector", tmp_path / "page.html", data=small_factory)
-    agree(drawn, made, page.read_text(encoding="utf-8"))
+    agree(drawn, made, page.read_text(encoding="utf-8"), "near")
     assert len(made) == 8
     assert all(example.parts for example in made)
+    views = [example.departure.view for example in made if example.departure is not None]
+    assert set(views) == {"near", "cancelled"}, "a case of each"
 
 
 def test_recordings_that_were_held_out_are_explained_by_their_scores(
@@ -112,7 +117,7 @@ def test_recordings_that_were_held_out_are_explained_by_their_scores(
     recipe = load_recipe("nearfar-best").with_changes(**{"calibration.method": "split"})
     nearfar.Detector.fit(small_factory, recipe).save(tmp_path / "detector")
     page = report_detector(tmp_path / "detector", tmp_path / "page.html", data=small_factory)
-    agree(drawn, made, page.read_text(encoding="utf-8"))
+    agree(drawn, made, page.read_text(encoding="utf-8"), "cancelled")
     for example in made:  # the bank is the one that gave the scores
         assert sum(part.contribution.share for part in example.parts) == pytest.approx(example.score, rel=1e-6)
 
@@ -143,19 +148,27 @@ def test_a_long_recording_shows_its_worst_window(tmp_path: Path, drawn: list[Cha
     chart = drawn[made.index(example)]
     assert framed(chart) == pytest.approx(named(example))
     left, right, *_ = chart.figure.axes[0].images[0].get_extent()
-    assert (left, right) == (pytest.approx(40, abs=0.1), pytest.approx(100, abs=0.3)), "the last minute"
-    assert example.sentence.endswith(" (Shown: 40 to 100 s.)")
+    assert (left, right) == (pytest.approx(80, abs=0.1), pytest.approx(84, abs=0.3)), "the window"
+    assert example.sentence.endswith(" (Shown: the most anomalous window, 80 to 84 s of 100 s.)")
     assert all(chart.figure.axes[0].images[0].get_extent()[1] - framed(chart)[1] >= 0 for chart in drawn)
 
 
 @pytest.mark.parametrize(
-    ("samples_s", "region_s", "shown_s"),
-    [(30, (20, 22), (0, 30)), (60, (59, 60), (0, 60)), (600, (1, 3), (0, 60)), (600, (300, 310), (275, 335)),
-     (600, (598, 600), (540, 600))],
-)  # fmt: skip
-def test_what_is_shown_by_hand(samples_s: int, region_s: tuple[int, int], shown_s: tuple[int, int]) -> None:
-    class Found:
-        begin_s, end_s = region_s
-
-    expected = tuple(RATE_HZ * edge for edge in shown_s)
-    assert examples.shown_samples(RATE_HZ * samples_s, Found()) == expected  # type: ignore[arg-type]
+    ("samples_s", "window_s", "region_s", "shown_s"),
+    [
+        (30, (0, 30), (20, 22), (0, 30)),
+        (60, (0, 60), (59, 60), (0, 60)),
+        (600, (0, 600), (1, 3), (0, 60)),
+        (600, (0, 600), (300, 310), (275, 335)),
+        (600, (0, 600), (598, 600), (540, 600)),
+        (600, (80, 84), (81, 82), (80, 84)),
+        (600, (100, 300), (110, 112), (100, 160)),
+        (600, (100, 300), (290, 292), (240, 300)),
+    ],
+)
+def test_what_is_shown_by_hand(
+    samples_s: int, window_s: tuple[int, int], region_s: tuple[int, int], shown_s: tuple[int, int]
+) -> None:
+    begin, end = window_s
+    found = examples.shown_samples(RATE_HZ * samples_s, (RATE_HZ * begin, RATE_HZ * end), region_s)
+    assert found == tuple(RATE_HZ * edge for edge in shown_s)

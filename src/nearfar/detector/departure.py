@@ -31,6 +31,8 @@ class Departure:
         sentence: region, difference and share in words.
         share: the fraction of the contributions above 0 that these bands make: of the score, where none is below
             0. None where the back-end does not divide its scores among bands.
+        view: the scored view that contributes most in these bands, which the sentence is about; None where
+            ``share`` is.
     """
 
     begin_s: float
@@ -40,12 +42,13 @@ class Departure:
     notable: bool
     sentence: str
     share: float | None = None
+    view: str | None = None
 
     @classmethod
     def of(cls, found: Explanation) -> Departure:
         """The region and the sentence of an explanation."""
         region = (found.begin_s, found.end_s, found.low_hz, found.high_hz)
-        return cls(*region, found.notable, found.sentence, found.share)
+        return cls(*region, found.notable, found.sentence, found.share, found.view)
 
 
 def contributions_of(

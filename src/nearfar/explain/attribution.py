@@ -71,11 +71,13 @@ class Cause:
     Attributes:
         bands: of the map of departures, see :func:`nearfar.explain.localisation.band_edges_hz`.
         share: the fraction of all contributions above 0 that they make.
+        view: that contributes most in these bands; the words are about it.
         words: how they differ and from what.
     """
 
     bands: slice
     share: float
+    view: str
     words: str
 
 
@@ -141,7 +143,13 @@ def cause(parts: Sequence[Part]) -> Cause | None:
     bands = around(by_band >= FRACTION_OF_PEAK * by_band[peak], peak)
     inside = [part for part, within in zip(parts, fractions[:, bands].sum(axis=1), strict=True) if within >= 0.5]
     positive = float(np.maximum(shares, 0.0).sum())
-    return Cause(bands, min(float(by_band[bands].sum()) / positive, 1.0), _words(inside))
+    share = min(float(by_band[bands].sum()) / positive, 1.0)
+    by_view: dict[str, float] = {}
+    for part in inside:
+        by_view[part.contribution.view] = by_view.get(part.contribution.view, 0.0) + part.contribution.share
+    view = max(by_view, key=lambda name: by_view[name])
+    words = _words([part for part in inside if part.contribution.view == view], len(by_view))
+    return Cause(bands, share, view, words)
 
 
 def around(mask: Tensor | NDArray[np.bool_], index: int) -> slice:
@@ -177,14 +185,9 @@ class _Word:
     details: list[tuple[float, str]] = field(default_factory=list)
 
 
-def _words(parts: Sequence[Part]) -> str:
-    """How a region differs, by the view that contributes most to it."""
-    by_view: dict[str, float] = {}
-    for part in parts:
-        by_view[part.contribution.view] = by_view.get(part.contribution.view, 0.0) + part.contribution.share
-    view = max(by_view, key=lambda name: by_view[name])
-    chosen = [part for part in parts if part.contribution.view == view]
-    reference = chosen[0].reference + (f" in the view {view}" if len(by_view) > 1 else "")
+def _words(chosen: Sequence[Part], views: int) -> str:
+    """How a region differs, by its parts of one view, which is named where there are several views."""
+    reference = chosen[0].reference + (f" in the view {chosen[0].contribution.view}" if views > 1 else "")
     signed = [part for part in _by_quantity(chosen) if part.difference is not None]
     words: dict[str, _Word] = {}
     for part in signed:

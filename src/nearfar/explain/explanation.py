@@ -60,6 +60,7 @@ class Explanation:
         begin_s, end_s, low_hz, high_hz: the region, in seconds and hertz.
         share: the fraction of the contributions to the score that the region's bands make; None without a score
             that is divided among bands.
+        view: that contributes most in these bands, which the sentence is about; None where ``share`` is.
         nearest: index of the normal clip, as passed to :func:`nearfar.explain.localisation.fit_patches`, that has
             the most patches nearest to the region's.
         most_hz: the frequency in the region where the mean spectrum differs most from the nearest normal patches.
@@ -78,6 +79,7 @@ class Explanation:
     low_hz: float
     high_hz: float
     share: float | None
+    view: str | None
     nearest: int
     most_hz: float
     excess_db: float
@@ -137,6 +139,7 @@ def explain(
         low_hz=low,
         high_hz=high,
         share=None if cause is None else cause.share,
+        view=None if cause is None else cause.view,
         nearest=nearest,
         most_hz=most_hz,
         excess_db=excess_db,

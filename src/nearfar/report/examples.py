@@ -1,6 +1,7 @@
 """Example recordings of a page: spectrogram with an explanation of the score, and audio as data URIs.
 
-The sentence, its numbers and the frame in the spectrogram are of one region: that of the departure.
+The sentence, its numbers and the frame in the spectrogram are of one region, that of the departure, and the
+spectrogram is of the view that the sentence names.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from nearfar.data.audio import read_waveform
 from nearfar.data.clips import CHANNELS, Channel, Clip
 from nearfar.detector.departure import Departure, explanation
 from nearfar.errors import InputError
-from nearfar.explain.attribution import Part
-from nearfar.explain.explanation import Explanation
+from nearfar.explain.attribution import Part, cause
 from nearfar.explain.localisation import PatchBank, fit_patches
 from nearfar.frontends.kaldi import PATCH_FRAMES, SAMPLE_RATE_HZ, KaldiFbank, frame_count
 from nearfar.views import channels_of, make_views
@@ -78,73 +78,123 @@ def make_examples(examples: Sequence[Example], normal: Sequence[Clip], recipe: R
     """
     if not examples:
         return []
-    view = recipe.waveform_views[0]
+    views = {example.clip.name: shown_view(example.parts, recipe) for example in examples}
+    banks = {view: _normal_patches(normal, view, recipe) for view in dict.fromkeys(views.values())}
+    out = []
+    for example in examples:
+        view = views[example.clip.name]
+        bank = banks[view]
+        explained = None if bank is None else _explained(example, view, recipe, bank)
+        if explained is not None:
+            out.append(explained)
+    return out
+
+
+def shown_view(parts: Sequence[Part], recipe: Recipe) -> str:
+    """The view that contributes most to a score, as the sentence on it names, if it is a signal; or the first."""
+    found = cause(parts)
+    return found.view if found is not None and found.view in recipe.waveform_views else recipe.waveform_views[0]
+
+
+def _normal_patches(normal: Sequence[Clip], view: str, recipe: Recipe) -> PatchBank | None:
+    """Patches of normal recordings in a view; None with fewer than two that can be read."""
     log_mels = []
     for clip in normal[:: -(-len(normal) // MOST_NORMALS) or 1]:
-        recorded = _read(clip, recipe)
-        beginning = _cut(recorded, 0, round(LONGEST_S * SAMPLE_RATE_HZ))
+        beginning = _cut(_read(clip, recipe), 0, round(LONGEST_S * SAMPLE_RATE_HZ))
         if (log_mel := _log_mel(_view(beginning, view, recipe, clip))) is not None:
             log_mels.append(log_mel)
-    if len(log_mels) < 2:
-        return []
-    bank = fit_patches(log_mels)
-    explained = (_explained(example, view, recipe, bank) for example in examples)
-    return [example for example in explained if example is not None]
+    return fit_patches(log_mels) if len(log_mels) > 1 else None
 
 
 def _explained(example: Example, view: str, recipe: Recipe, bank: PatchBank) -> Example | None:
-    clip, recorded = example.clip, _read(example.clip, recipe)
-    samples = max(map(len, recorded.values()), default=0)
-    begin, end = 0, samples
-    if example.window_s is not None:
-        begin, end = (min(round(edge * SAMPLE_RATE_HZ), samples) for edge in example.window_s)
-    log_mel = _log_mel(_view(_cut(recorded, begin, end), view, recipe, clip))
+    """An example with the region, the sentence, the spectrogram and the sounds; None if it cannot be read."""
+    recorded = _read(example.clip, recipe)
+    begin, end = _window(example, recorded)
+    log_mel = _log_mel(_view(_cut(recorded, begin, end), view, recipe, example.clip))
     if log_mel is None:
         return None
-    begin_s = begin / SAMPLE_RATE_HZ if end - begin < samples else None
+    begin_s = begin / SAMPLE_RATE_HZ if end - begin < _length(recorded) else None
     found = explanation(log_mel, bank, example.parts, begin_s=begin_s, anomalous=example.anomalous)
-    first, last = shown_samples(samples, found)
+    return with_media(replace(example, departure=Departure.of(found)), view, recipe, recorded)
+
+
+def _length(recorded: Recorded) -> int:
+    return max(map(len, recorded.values()), default=0)
+
+
+def _window(example: Example, recorded: Recorded) -> tuple[int, int]:
+    """The samples of the most anomalous window of a recording."""
+    samples = _length(recorded)
+    if example.window_s is None:
+        return 0, samples
+    begin, end = (min(round(edge * SAMPLE_RATE_HZ), samples) for edge in example.window_s)
+    return begin, end
+
+
+def with_media(example: Example, view: str, recipe: Recipe, recorded: Recorded | None = None) -> Example | None:
+    """An example with the sentence of its departure, and with spectrogram and sounds of what is shown.
+
+    Args:
+        example: with its departure, if there is one.
+        view: to draw.
+        recipe: that the recording was scored by.
+        recorded: its channels; None to read them.
+
+    Returns:
+        None if the recording cannot be read, or is shorter than a patch.
+    """
+    clip, found = example.clip, example.departure
+    recorded = _read(clip, recipe) if recorded is None else recorded
+    samples, window = _length(recorded), _window(example, recorded)
+    region_s = (0.0, 0.0) if found is None else (found.begin_s, found.end_s)
+    first, last = shown_samples(samples, window, region_s)
     shown = _cut(recorded, first, last)
     waveforms: dict[str, NDArray[np.float32]] = {str(name): samples for name, samples in shown.items()}
     drawn = _view(shown, view, recipe, clip)
-    if drawn is None:
+    log_mel = _log_mel(drawn)
+    if drawn is None or log_mel is None:
         return None
     waveforms[view] = drawn
-    cut = (
-        f" (Shown: {first / SAMPLE_RATE_HZ:.0f} to {last / SAMPLE_RATE_HZ:.0f} s.)"
-        if last - first < samples
-        else ""
-    )
+    sentence = "" if found is None else found.sentence
     title = f"Log-mel spectrogram of {clip.machine} {clip.name}, {len(drawn) / SAMPLE_RATE_HZ:.1f} seconds, "
+    chart = spectrogram(
+        log_mel.numpy(),
+        f"{title}20 Hz to 8 kHz, view {view}",
+        sentence or "No part is framed.",
+        view=f"view {view}: {_AUDIO_NAMES[view]}" if view in _AUDIO_NAMES else f"view {view}",
+        region=None if found is None else (found.begin_s, found.end_s, found.low_hz, found.high_hz),
+        begin_s=first / SAMPLE_RATE_HZ,
+    )
     return replace(
         example,
-        departure=Departure.of(found),
-        sentence=found.sentence + cut,
-        spectrogram=_drawn(drawn, found, first / SAMPLE_RATE_HZ, begin_s or 0.0, f"{title}20 Hz to 8 kHz"),
+        sentence=" ".join(filter(None, (sentence, _shown(first, last, samples, example.window_s is not None)))),
+        spectrogram=chart.svg(),
         audio={_AUDIO_NAMES.get(name, name): audio_uri(waveform) for name, waveform in waveforms.items()},
     )
 
 
-def shown_samples(samples: int, found: Explanation) -> tuple[int, int]:
-    """The samples of a recording to show: all, or :data:`LONGEST_S` around the middle of the region."""
+def _shown(first: int, last: int, samples: int, is_window: bool) -> str:
+    """Which part of a longer recording is shown, in words."""
+    if last - first >= samples:
+        return ""
+    begin_s, end_s, seconds = (number / SAMPLE_RATE_HZ for number in (first, last, samples))
+    part = "the most anomalous window, " if is_window else ""
+    return f"(Shown: {part}{begin_s:.0f} to {end_s:.0f} s of {seconds:.0f} s.)"
+
+
+def shown_samples(samples: int, window: tuple[int, int], region_s: tuple[float, float]) -> tuple[int, int]:
+    """The samples of a recording to show: its most anomalous window, of a longer one :data:`LONGEST_S`.
+
+    Args:
+        samples: of the recording.
+        window: begin and end of the window in samples.
+        region_s: begin and end in seconds of the region whose middle a cut is around.
+    """
+    begin, end = window
     longest = round(LONGEST_S * SAMPLE_RATE_HZ)
-    middle = round((found.begin_s + found.end_s) / 2 * SAMPLE_RATE_HZ)
-    first = min(max(middle - longest // 2, 0), max(samples - longest, 0))
-    return first, min(first + longest, samples)
-
-
-def _drawn(
-    waveform: NDArray[np.float32], found: Explanation, begin_s: float, map_begin_s: float, title: str
-) -> str:
-    """The spectrogram of what is shown, with a frame around the region, as SVG."""
-    log_mel = _log_mel(waveform)
-    assert log_mel is not None, "what is shown holds a region of whole patches"
-    marked = np.zeros(found.map.shape, dtype=np.bool_)
-    marked[found.cells] = True
-    chart = spectrogram(
-        log_mel.numpy(), marked, title, found.sentence, begin_s=begin_s, marked_begin_s=map_begin_s
-    )
-    return chart.svg()
+    middle = round(sum(region_s) / 2 * SAMPLE_RATE_HZ)
+    first = min(max(middle - longest // 2, begin), max(end - longest, begin))
+    return first, min(first + longest, end, samples)
 
 
 def _read(clip: Clip, recipe: Recipe) -> Recorded:

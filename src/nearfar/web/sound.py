@@ -19,7 +19,6 @@ from nearfar.data.audio import read_waveform
 from nearfar.data.clips import CHANNELS, Channel
 from nearfar.detector.store import read_card
 from nearfar.errors import InputError
-from nearfar.explain.localisation import BANDS, band_edges_hz, time_edges_s
 from nearfar.frontends.kaldi import PATCH_FRAMES, SAMPLE_RATE_HZ, KaldiFbank, frame_count
 from nearfar.watch.records import AlarmRecord, AudioPart
 
@@ -188,22 +187,10 @@ def drawn(sound: Sound, title: str, region: Region | None = None) -> str:
     if frame_count(len(samples)) < PATCH_FRAMES:
         return ""
     log_mel = KaldiFbank().log_mel(torch.from_numpy(np.ascontiguousarray(samples))[None])[0].numpy()
-    marked = np.zeros((len(log_mel) // PATCH_FRAMES, BANDS), dtype=np.bool_)
     words = f"{sound.seconds:.0f} seconds, 20 Hz to 8 kHz"
+    frame = None
     if region is not None:
-        marked = marked_cells(region, len(marked))
+        frame = (region.begin_s, region.end_s, region.low_hz, region.high_hz)
         words += f"; framed: {region.begin_s:.1f} to {region.end_s:.1f} s, "
         words += f"{region.low_hz / 1000:.1f} to {region.high_hz / 1000:.1f} kHz"
-    return spectrogram(log_mel, marked, title, words).svg()
-
-
-def marked_cells(region: Region, columns: int) -> NDArray[np.bool_]:
-    """(columns, bands), true for cells with their middle in the region."""
-    times, bands = np.array(time_edges_s(columns)), np.array(band_edges_hz())
-    in_time = _inside((times[:-1] + times[1:]) / 2, region.begin_s, region.end_s)
-    in_band = _inside((bands[:-1] + bands[1:]) / 2, region.low_hz, region.high_hz)
-    return np.asarray(in_time[:, None] & in_band[None, :])
-
-
-def _inside(middles: NDArray[np.float64], low: float, high: float) -> NDArray[np.bool_]:
-    return np.asarray((middles >= low) & (middles <= high))
+    return spectrogram(log_mel, title, words, view="near", region=frame).svg()
