@@ -269,9 +269,9 @@ def everything_of_tests(factory: Path) -> list[Path]:
 
 def test_rules_and_rates_stay_and_a_given_number_does(fitted: nearfar.Detector, small_factory: Path) -> None:
     normal = [path for path in everything_of_tests(small_factory) if "_normal_" in path.name]
-    changed = fitted.with_thresholds(0.2, "gamma", machine="hummer").with_normals(normal)
+    changed = fitted.with_thresholds(0.2, "empirical", machine="hummer").with_normals(normal)
     hummer, whiner = changed.thresholds
-    assert (hummer.rule, hummer.false_alarm_rate, hummer.recordings) == ("gamma", 0.2, 14)
+    assert (hummer.rule, hummer.false_alarm_rate, hummer.recordings) == ("empirical", 0.2, 14)
     assert (whiner.rule, whiner.recordings) == ("conformal", 14)
     expected = nearfar.thresholds.gamma_threshold(changed.calibrations[0].scores(), 0.2)
     assert hummer.value == pytest.approx(expected)
@@ -494,6 +494,8 @@ def test_counts_on_labelled_recordings_before_and_after(
         ("bearing", 4, {}),
         ("belt", 4, {}),
     ]
+    shutil.copytree(tmp_path / "data" / "pump" / "test", tmp_path / "labelled")
+    assert detector.tested(tmp_path / "labelled") == (counts,), "the labelled folders alone"
     # Recordings that are added are left out of both counts.
     added = sorted((tmp_path / "data" / "pump" / "test" / "normal").iterdir())[:3]
     added.append(Path(shutil.copy(pump / "faster" / "0103.wav", tmp_path / "a copy.wav")))

@@ -162,15 +162,35 @@ def read_own_machine(folder: Path, machines: Collection[Path] = ()) -> Found:
             remedy = "Copy them there (converted from other formats), or remove the folder"
             raise _no_recordings(normal, "a folder without WAV or FLAC files", remedy)
     for path in [] if test is None else sub_folders(test):
-        label: Label = "normal" if path.name.casefold() == NORMAL else "anomaly"
         files = walk(path, elsewhere=machines)
         empty += [] if files.files else [f"{machine}/{below.inside(path)} holds no WAV or FLAC file"]
-        clips += _own_clips(folder, files, machine, "test", label, table, errors)
+        clips += _own_clips(folder, files, machine, "test", _label_of(path), table, errors)
     errors += _unlisted(folder, table, clips) if not errors else []
     raise_errors(errors)
     warnings = unread(folder, machine, read=(*parts, ATTRIBUTES_CSV)) + below.warnings(machine) + empty
     warnings += [] if test is None else _unlabelled(test, machine)
     return Found(clips, warnings, below.hidden)
+
+
+def read_labelled_folder(folder: Path) -> list[Clip]:
+    """The test recordings in ``normal/`` of a folder and in its other folders, which are named after faults.
+
+    Raises:
+        InputError: listing the recordings that exist both as WAV and as FLAC, and attributes that cannot be read.
+    """
+    errors: list[InputError] = []
+    clips: list[Clip] = []
+    if part_of(folder, NORMAL) is not None:
+        for path in sub_folders(folder):
+            clips += _own_clips(
+                folder.parent, walk(path), folder_name(folder), "test", _label_of(path), {}, errors
+            )
+    raise_errors(errors)
+    return clips
+
+
+def _label_of(folder: Path) -> Label:
+    return "normal" if folder.name.casefold() == NORMAL else "anomaly"
 
 
 def _unlabelled(test: Path, machine: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nearfar.data import Clip, Dataset, read_dataset
+from nearfar.data.folders import read_labelled_folder
 from nearfar.detector.machine import FittedMachine
 from nearfar.detector.routing import choose_machine
 from nearfar.errors import InputError
@@ -98,7 +99,8 @@ def labelled_recordings(
 
     Args:
         machines: of the detector.
-        source: a folder of any layout with test recordings, or a dataset.
+        source: a folder of any layout with test recordings, one with ``normal/`` and folders named after faults,
+            or a dataset.
         machine: of all recordings; by default the folder that they lie in.
         without: files that are left out, and copies of them.
 
@@ -107,11 +109,13 @@ def labelled_recordings(
     """
     dataset = source if isinstance(source, Dataset) else read_dataset(source)
     tests = [clip for clip in dataset.clips if clip.split == "test" and clip.label is not None]
+    if not tests and not isinstance(source, Dataset):
+        tests = read_labelled_folder(dataset.root)
     if not tests:
         raise InputError(
             dataset.root,
             found="no labelled test recordings",
-            expected="<machine>/test/normal and <machine>/test/<name of a fault>, or test clips of the challenge",
+            expected="folders normal and <name of a fault>, there or in <machine>/test, or clips of the challenge",
             remedy="Arrange the folder as docs/layouts.md describes",
         )
     known = {name for entry in machines for name in (entry.machine, f"{entry.machine}/{entry.section}")}
