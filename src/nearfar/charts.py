@@ -63,6 +63,7 @@ _STYLES = {
     "training": _Style("soft", line=":"),
     "normal": _Style("blue", line="--"),
     "anomaly": _Style("vermilion"),
+    "new": _Style("vermilion", marker="x"),
 }
 _OTHER_MARKERS = {"o": "s", "x": "+"}
 _BINS = 24
@@ -207,9 +208,17 @@ def curve(x: ArrayLike, y: ArrayLike, title: str, x_label: str, y_label: str) ->
     return Chart(figure, title, f"{y_label} over {x_label}, {ends}")
 
 
-def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *, ticks: bool = True) -> Chart:
-    """Points by group; without ``ticks`` the axes have no numbers."""
-    with _figure(height=250, rows=sum(bool(group.name) for group in groups)) as figure:
+def scatter(
+    groups: Sequence[Points],
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    ticks: bool = True,
+    levels: Thresholds = (),
+) -> Chart:
+    """Points by group, with lines at ``levels`` of y; without ``ticks`` the axes have no numbers."""
+    with _figure(height=250, rows=sum(bool(group.name) for group in groups) + len(levels)) as figure:
         axes = figure.add_subplot()
         for group in groups:
             style = _STYLES[group.kind]
@@ -219,6 +228,7 @@ def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *,
                 marker=_OTHER_MARKERS[style.marker] if group.other_view else style.marker, markeredgewidth=1.2,
                 markerfacecolor="none" if style.hollow else colour, label=group.name or "_unnamed",
             )  # fmt: skip
+        _draw_thresholds(axes, levels, upright=False)
         axes.set(xlabel=x_label, ylabel=y_label)
         if not ticks:
             axes.set(xticks=[], yticks=[])
@@ -228,7 +238,7 @@ def scatter(groups: Sequence[Points], title: str, x_label: str, y_label: str, *,
         for group in groups
         if group.name and len(group.x)
     ]
-    return Chart(figure, title, f"{y_label} over {x_label}. {'; '.join(parts)}")
+    return Chart(figure, title, f"{y_label} over {x_label}. {'; '.join(parts + _described(levels))}")
 
 
 def heat_map(
@@ -412,9 +422,10 @@ def _draw_histogram(axes: Axes, groups: Groups, thresholds: Thresholds) -> None:
     _legend(axes)
 
 
-def _draw_thresholds(axes: Axes, thresholds: Thresholds) -> None:
+def _draw_thresholds(axes: Axes, thresholds: Thresholds, *, upright: bool = True) -> None:
     for (name, score), style in zip(thresholds, ((0, (4, 2)), (0, (1, 1.5))), strict=False):
-        axes.axvline(score, color=PALETTE["ink"], linestyle=style, linewidth=1.4, label=f"{name} {_short(score)}")
+        draw = axes.axvline if upright else axes.axhline
+        draw(score, color=PALETTE["ink"], linestyle=style, linewidth=1.4, label=f"{name} {_short(score)}")
 
 
 def _draw_roc(

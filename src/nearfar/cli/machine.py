@@ -370,6 +370,10 @@ def _show_thresholds(thresholds: Iterable[Threshold]) -> None:
 
 def report(
     source: Annotated[Path, Argument(metavar="RUN|DETECTOR", help="Folder of a finished run or of a detector.")],
+    score: Annotated[
+        Path | None,
+        Option("--score", metavar="FOLDER", help="New recordings, scored by the detector, for a page on them."),
+    ] = None,
     out: Annotated[Path, Option("--out", help="HTML file to write.")] = Path("report.html"),
     data: Annotated[
         Path | None,
@@ -378,14 +382,45 @@ def report(
             help="Folder of recordings: of a run, if they have moved; of a detector, those it was fitted on.",
         ),
     ] = None,
+    machine: Annotated[
+        str | None,
+        Option(help="With --score: machine of the recordings; default: the name of their folder."),
+    ] = None,
+    encoder: Annotated[
+        str | None, Option(help="With --score: path of the detector's encoder, if it has moved.")
+    ] = None,
     jobs: options.Jobs = None,
 ) -> None:
-    """Write a self-contained HTML page: results, charts, worst mistakes with spectrograms and audio, settings."""
+    """Write a self-contained HTML page about a run, a detector or new recordings, with charts and sounds."""
     from nearfar.detector.store import is_detector
     from nearfar.report.detector_page import report_detector
     from nearfar.report.run_page import report_run
 
+    if score is not None:
+        if data is not None:
+            raise usage_error("nearfar report", "--score and --data", "one of them", "Omit one")
+        _report_scores(source, score, out, machine, encoder)
+        return
+    if machine is not None or encoder is not None:
+        raise usage_error("nearfar report", "--machine or --encoder without --score", "--score FOLDER", "Add it")
     with progress_bars() as progress:
         write = report_detector if is_detector(source) else report_run
         write(source, out, data=data, progress=progress)
+    _show_page(out)
+
+
+def _report_scores(detector: Path, folder: Path, out: Path, machine: str | None, encoder: str | None) -> None:
+    """Write the page about new recordings; exit with 2 if some could not be scored."""
+    from nearfar.cli.messages import USAGE_ERROR
+    from nearfar.report.scores_page import report_scores
+
+    with progress_bars() as progress:
+        page = report_scores(detector, folder, out, machine=machine, encoder=encoder, progress=progress)
+    _show_page(out)
+    if page.failed:
+        print_error(f"{page.failed} of {page.recordings} recordings could not be scored")
+        raise Exit(USAGE_ERROR)
+
+
+def _show_page(out: Path) -> None:
     show(f"{out}: {out.stat().st_size / 1e6:.1f} MB. Open it in a browser.")

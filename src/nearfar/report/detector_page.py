@@ -104,15 +104,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         if data is None
         else data_note(data)
     )
-    clip, encoder, warnings = card.clip, card.encoder, card.channel_warnings
-    rows = (
-        ("recipe", card.recipe.name),
-        ("channels", ", ".join(f"{name} (channel {number})" for name, number in clip.channels.items())),
-        ("windows", f"{clip.seconds:g} s, one every {clip.hop_seconds:g} s, {clip.sample_rate_hz} Hz"),
-        ("encoder", "none" if encoder is None else f"{encoder.weights} ({encoder.hash[:12]})"),
-        ("classes", ", ".join(card.classes) or "none: nothing was trained"),
-        ("nearfar", card.nearfar),
-    )
+    warnings = card.channel_warnings
     page = Page(
         kind="Detector",
         title=folder.resolve().name,
@@ -126,12 +118,26 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
         summary=(_thresholds_table(machines), _changes_table(read_history(folder, card)[0])),
         machines=tuple(_section(machine, card, folder) for machine in track(machines, progress)),
         tables=(
-            PageTable("Specification", ("property", "value"), rows, text=("value",)),
+            specification_table(card),
             channel_table(warnings, "There was no warning when the detector was fitted."),
         ),
         texts=(("Recipe", card.recipe.to_toml()), ("Environment", json.dumps(card.made_with, indent=1))),
     )
     return write_page(out, "page.html.j2", page)
+
+
+def specification_table(card: Card) -> PageTable:
+    """What a detector hears and compares."""
+    clip, encoder = card.clip, card.encoder
+    rows = (
+        ("recipe", card.recipe.name),
+        ("channels", ", ".join(f"{name} (channel {number})" for name, number in clip.channels.items())),
+        ("windows", f"{clip.seconds:g} s, one every {clip.hop_seconds:g} s, {clip.sample_rate_hz} Hz"),
+        ("encoder", "none" if encoder is None else f"{encoder.weights} ({encoder.hash[:12]})"),
+        ("classes", ", ".join(card.classes) or "none: nothing was trained"),
+        ("nearfar", card.nearfar),
+    )
+    return PageTable("Specification", ("property", "value"), rows, text=("value",))
 
 
 def _read_machines(folder: Path, card: Card, data: Path | None) -> list[DetectorMachine]:

@@ -47,8 +47,8 @@ class Example:
     """A recording to show; the last four attributes are set by :func:`make_examples`.
 
     Attributes:
-        kind: ``false alarm``, ``miss`` or ``highest normal``.
-        clip, domain, score: the recording, its domain and its anomaly score.
+        kind: ``false alarm``, ``miss``, ``highest normal``, or the status of a new recording.
+        clip, domain, score: the recording, its domain (or empty) and its anomaly score.
         anomalous: whether its score is above the threshold; None without a threshold.
         parts: that its score is made of; none where the back-end does not divide scores.
         window_s: begin and end of its most anomalous window; None where that is the whole recording.
@@ -78,7 +78,7 @@ def make_examples(examples: Sequence[Example], normal: Sequence[Clip], recipe: R
     """
     if not examples:
         return []
-    views = {example.clip.name: shown_view(example.parts, recipe) for example in examples}
+    views = {example.clip.name: _shown_view(example.parts, recipe) for example in examples}
     banks = {view: _normal_patches(normal, view, recipe) for view in dict.fromkeys(views.values())}
     out = []
     for example in examples:
@@ -90,10 +90,15 @@ def make_examples(examples: Sequence[Example], normal: Sequence[Clip], recipe: R
     return out
 
 
-def shown_view(parts: Sequence[Part], recipe: Recipe) -> str:
-    """The view that contributes most to a score, as the sentence on it names, if it is a signal; or the first."""
+def _shown_view(parts: Sequence[Part], recipe: Recipe) -> str:
+    """The view that the sentence on a score is about, if it is a signal, or else the first one."""
     found = cause(parts)
-    return found.view if found is not None and found.view in recipe.waveform_views else recipe.waveform_views[0]
+    return view_of(None if found is None else found.view, recipe)
+
+
+def view_of(named: str | None, recipe: Recipe) -> str:
+    """The view that is named, if it is a signal, or else the first one of the recipe."""
+    return named if named is not None and named in recipe.waveform_views else recipe.waveform_views[0]
 
 
 def _normal_patches(normal: Sequence[Clip], view: str, recipe: Recipe) -> PatchBank | None:

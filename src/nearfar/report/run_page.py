@@ -291,7 +291,7 @@ def _microphones(
     """What is wrong with the microphones, by the recordings and by the run's ``quality.json``."""
     found = [(entry.machine, entry.message) for entry in warnings]
     found += [
-        (machine["machine"], f"{entry['check']} in {entry['recordings']} of {machine['recordings']} recordings")
+        (machine["machine"], f"{entry['message']}, in {entry['recordings']} of {machine['recordings']} recordings")
         for machine in quality
         for entry in machine["problems"]
     ]
