@@ -89,8 +89,8 @@ def to_text(table: Ablation, most: int | None = None) -> TextTable:
     note = (
         f"{len(table.rows)} combinations (all are in ablation.csv, the best {len(rows)} here), in percent. "
         f"{table.reference_name} scores {100 * table.reference.official_score:.2f}. Intervals: paired stratified "
-        f"bootstrap over test clips, {table.rows[0].difference.resamples:,} resamples; they do not account for "
-        "the choice among combinations."
+        f"bootstrap over test recordings, {table.rows[0].difference.resamples:,} resamples; they do not account "
+        "for the choice among combinations."
     )
     return TextTable(headings, rows, tuple(range(1, 1 + len(table.axes))), notes=(note,))
 

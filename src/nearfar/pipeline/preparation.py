@@ -125,7 +125,7 @@ def prepare_detector(dataset: Dataset, recipe: Recipe) -> Recipe:
         raise InputError(
             dataset.clips[samples.index(longest)].path,
             found=f"a recording of {longest / SAMPLE_RATE_HZ:g} s",
-            expected=f"at most the {seconds:g} s of a clip, as this recipe trains on whole recordings",
+            expected=f"at most the {seconds:g} s of a window, as this recipe trains on whole recordings",
             remedy="Cut it, set a longer audio.clip_seconds, or use a recipe that does not train (nearfar-best)",
         )
     return recipe
