@@ -20,14 +20,12 @@ from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
 FOLDER = Path(__file__).resolve().parent / "images"
 COLUMNS = 100
-PAGE_SIZE = (1176, 1180)
+PAGE_SIZE = (1176, 1480)
 """Width and height of the picture of a page in pixels."""
-
-COLOURS = 64
-"""Colours of the picture of a page."""
 
 SIMULATE = (
     "simulate factory --machines pump --train-source 60 --train-target 10 --test 12 --severity 0.8,1 --seed 2"
@@ -77,12 +75,12 @@ def photograph(page: Path, out: Path) -> None:
     options = webdriver.ChromeOptions()
     for argument in ("headless", "no-sandbox", "disable-gpu", "hide-scrollbars", f"window-size={_size()}"):
         options.add_argument(f"--{argument}")
-    browser = webdriver.Chrome(options=options)
+    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         browser.get(page.as_uri())
         browser.save_screenshot(str(out))
         with Image.open(out) as picture:
-            picture.convert("RGB").quantize(COLOURS).save(out, optimize=True)
+            picture.convert("RGB").save(out, optimize=True)
     finally:
         browser.quit()
 
@@ -102,6 +100,5 @@ if __name__ == "__main__":
         for number, file in enumerate([*tests[12:14], *tests[2:4]]):
             shutil.copy(file, folder / "monday" / f"{number:04d}.wav")
         (FOLDER / "terminal.svg").write_text(terminal("score pump7 monday", shown(folder, "score pump7 monday")))
-        run(folder, "run nearfar-best --data factory --out run")
-        run(folder, "report run --out page.html")
+        run(folder, "report pump7 --score monday --out page.html")
         photograph(folder / "page.html", FOLDER / "page.png")

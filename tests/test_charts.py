@@ -153,6 +153,16 @@ def test_points_lie_at_their_coordinates():
     np.testing.assert_allclose((at[:, 1] - at[0, 1]) / (at[1, 1] - at[0, 1]), y / 3, atol=1e-3)
 
 
+def test_recordings_are_counted_in_whole_numbers_beside_lines_at_levels():
+    number, scores = np.arange(1.0, 4.0), np.array([2.0, 3.0, 9.0])
+    chart = scatter([Points("a", "new", number, scores)], "t", "recording", "score", levels=[("threshold", 5.0)])
+    (axes,) = chart.figure.axes
+    assert [tick for tick in axes.get_xticks() if 1 <= tick <= 3] == [1, 2, 3]
+    (line,) = [line for line in axes.lines if str(line.get_label()).startswith("threshold")]
+    np.testing.assert_array_equal(line.get_ydata(), [5, 5])
+    assert chart.description.endswith("; threshold: 5")
+
+
 def test_kinds_differ_in_shape():
     points, drawn = np.zeros(1), []
     for kind, other in (

@@ -217,7 +217,10 @@ def scatter(
     ticks: bool = True,
     levels: Thresholds = (),
 ) -> Chart:
-    """Points by group, with lines at ``levels`` of y; without ``ticks`` the axes have no numbers."""
+    """Points by group, with lines at ``levels`` of y; without ``ticks`` the axes have no numbers, and along whole
+    numbers they have only such."""
+    from matplotlib.ticker import MaxNLocator
+
     with _figure(height=250, rows=sum(bool(group.name) for group in groups) + len(levels)) as figure:
         axes = figure.add_subplot()
         for group in groups:
@@ -229,6 +232,8 @@ def scatter(
                 markerfacecolor="none" if style.hollow else colour, label=group.name or "_unnamed",
             )  # fmt: skip
         _draw_thresholds(axes, levels, upright=False)
+        if all((group.x == np.round(group.x)).all() for group in groups):
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set(xlabel=x_label, ylabel=y_label)
         if not ticks:
             axes.set(xticks=[], yticks=[])

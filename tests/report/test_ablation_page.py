@@ -125,6 +125,16 @@ def test_nothing_is_cut(browser: Any, page: Path, width: int) -> None:
     assert wider_than_window(browser) == []
 
 
+def test_headings_are_repeated_on_every_sheet_of_paper(browser: Any, page: Path) -> None:
+    """Chromium repeats no heading that holds a button's box."""
+    show(browser, page.as_uri())
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    styles = "const of = s => getComputedStyle(document.querySelector('#combinations ' + s));"
+    shown = browser.execute_script(f"{styles} return [of('thead').display, of('button').display]")
+    assert shown == ["table-header-group", "contents"]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_seven_machines_and_five_axes_fit(browser: Any, tmp_path: Path) -> None:
     axes = {"view": "W1 8192", "features.keep_bands": "false", "scorer": "domain-wise standardised"}
     points = [

@@ -108,7 +108,7 @@ def report_scores(
         description=f"Scored by the detector {folder.resolve().name}. {card.recipe.description}",
         notes=(*filter(None, [note]), *(drift.message for drift in detector.drift(found) if drift.changed)),
         summary=(
-            *([_machines_table(machines)] if machines else []),
+            *([_machines_table(machines)] if len(machines) > 1 else []),
             _recordings_table(found, recordings),
             *([_failures_table(failures, recordings)] if failures else []),
             _problems_table(machines, recordings),
