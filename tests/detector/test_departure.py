@@ -162,3 +162,20 @@ def test_contributions_are_written_as_json(by_band: nearfar.Detector) -> None:
     assert set(tree["contributions"][0]) == {"view", "low_hz", "high_hz", "kind", "share", "difference_db"}
     assert sum(entry["share"] for entry in tree["contributions"]) == pytest.approx(tree["score"], rel=1e-6)
     assert tree["departure"]["share"] == score.departure.share
+
+
+def test_every_window_of_a_long_recording_can_be_explained(by_band: nearfar.Detector, tmp_path: Path) -> None:
+    """Few of its spectrograms are kept: those of a file are computed again, and all of an array are kept."""
+    for second in (0, 7, 18, 29):
+        parts = [noise(200 + number) for number in range(30)]
+        parts[second] = band(parts[second], 1850, 2650, 2.0)
+        samples = np.concatenate(parts, axis=1).astype(np.float32)
+        soundfile.write(tmp_path / "long.wav", samples.T, RATE_HZ, subtype="FLOAT")
+        for source in (tmp_path / "long.wav", samples):
+            score = by_band.score(source)
+            assert len(score.windows) == 30
+            found = score.departure
+            assert found is not None, second
+            assert second <= found.begin_s < found.end_s <= second + 1.1
+            assert (found.low_hz, found.high_hz) == (pytest.approx(1803, abs=1), pytest.approx(2709, abs=1))
+            assert found.sentence.startswith(f"{found.begin_s:.1f} to {found.end_s:.1f} s, 1.8 to 2.7 kHz: ")

@@ -113,6 +113,8 @@ def test_a_long_recording_shows_the_window_that_its_score_is_of(tmp_path: Path, 
     done = report_scores(tmp_path / "detector", new, tmp_path / "page.html")
     assert (done.recordings, done.failed) == (1, 0)
     (chart,) = drawn
+    begin, _, end, _ = chart.figure.axes[0].patches[0].get_bbox().extents
+    assert 80.9 <= begin < end <= 82.2, "where the tone is"
     left, right, *_ = chart.figure.axes[0].images[0].get_extent()
     assert left < 81.5 < right
     assert right - left < 4.1

@@ -73,7 +73,7 @@ def recording_scores(
                 departure=None
                 if made_of is None
                 else departure(
-                    extracted.log_mels.get(int(window)),
+                    extracted.log_mel(int(window)),
                     fitted.patches,
                     made_of[index],
                     begin_s=_begin_s(extracted, int(window)),

@@ -34,7 +34,7 @@ Advance = Callable[[int], None]
 """Called with the number of recordings just finished."""
 
 SPECTROGRAMS = 12
-"""Spectrograms of a recording that are kept, spread evenly over its windows."""
+"""Spectrograms of a file that are kept, spread evenly over its windows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +45,8 @@ class Extracted:
         features: by view of waveforms, features (windows, parts, dim) float32 for each of the settings asked for.
         recording: (windows,) int64, the recording that each window is of; they follow one another.
         begins_s, ends_s: (windows,) float64, where each lies in its recording, in seconds, without padding.
-        log_mels: (frames, 128) float32 of the first view by window, where asked for and at least 16 frames long.
+        log_mels: (frames, 128) float32 of the first view by window, where asked for and at least 16 frames long;
+            of files only some, see :meth:`log_mel`.
         facts: of the signal of every recording, where asked for.
         landmarks: of every recording, where asked for.
         errors: the recordings that cannot be used, where asked for; they have no windows and no facts.
@@ -148,6 +149,7 @@ class _Features:
     wanted: Sequence[Settings]
     device: torch.device
     spectrograms_of: Collection[int]
+    all_spectrograms_of: Collection[int]
 
     def of_piece(self, piece: Piece) -> tuple[Piece, list[_Batch]]:
         """The features of a piece's windows, as many together as the recipe says, and the piece without them."""
@@ -176,7 +178,9 @@ class _Features:
             index
             for index, window in enumerate(windows)
             if window.recording in self.spectrograms_of
-            and window.number % -(-window.of // SPECTROGRAMS) == 0
+            and (
+                window.recording in self.all_spectrograms_of or window.number % -(-window.of // SPECTROGRAMS) == 0
+            )
             and frame_count(window.samples) >= PATCH_FRAMES
         ]
         if not kept:
@@ -227,7 +231,9 @@ def extract(
     extractor.to(device)
     collected = _Collected({view: [[] for _ in wanted] for view in views})
     reader = WindowReader(extractor, views, with_facts or with_landmarks, with_landmarks, keep_errors)
-    compute = _Features(extractor, views, wanted, device, spectrograms_of)
+    # Those of a file can be computed again, those of an array that the caller may change cannot.
+    arrays = {index for index in spectrograms_of if not isinstance(recordings[index].source, Path)}
+    compute = _Features(extractor, views, wanted, device, spectrograms_of, arrays)
     for piece, batches in _computed(reader, recordings, compute):
         for batch in batches:
             collected.add_batch(batch)
