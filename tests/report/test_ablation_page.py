@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.browser import show, wider_than_window
+from tests.pages import body_rows
 
 from nearfar.ablation.grid import Skipped
 from nearfar.ablation.statistics import Ablation, ablation
@@ -92,8 +93,7 @@ def test_a_cell_of_the_heat_map_is_the_best_of_its_combinations(table: Ablation)
 
 
 def test_every_row_is_there_in_order(table: Ablation, page: Path) -> None:
-    body = page.read_text(encoding="utf-8").split('id="combinations"')[1].split("<tbody>")[1].split("</tbody>")[0]
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in body.split("<tr>")[1:]]
+    rows = body_rows(page.read_text(encoding="utf-8").split('id="combinations"')[1])
     assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
     assert [float(row[3]) for row in rows] == [round(100 * row.results.official_score, 2) for row in table.rows]
 

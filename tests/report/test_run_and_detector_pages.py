@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import soundfile
 from tests.browser import labels_on_shapes, show, wider_than_window
+from tests.pages import table_rows
 from typer.testing import CliRunner
 
 from nearfar.challenge.run import run_system
@@ -220,12 +221,6 @@ def test_a_detector_has_a_page_of_its_own(small_factory: Path, tmp_path: Path) -
     assert f"{detector.thresholds[0].value:.4g}" in text
 
 
-def table_rows(text: str, heading: str) -> list[list[str]]:
-    """The cells of the first table below a heading."""
-    body = text.split(f"<h3>{heading}</h3>")[1].split("<tbody>")[1].split("</tbody>")[0]
-    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("<tr>")[1:]]
-
-
 @pytest.fixture(scope="module")
 def detector(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("detectors") / "both"
@@ -256,7 +251,7 @@ def test_a_detectors_page_lists_changes_groups_and_what_thresholds_promise(
     assert "1 normal" in table
     assert "after &lt;the&gt; repair" in table
     assert "1 known fault broken tooth" in table
-    assert table.count("<tr>") == 3
+    assert len(table_rows(text, "Changes")) == 2
     undone = changed.history[1].undone
     assert undone is not None
     assert undone.removesuffix("+00:00").replace("T", " ") in table
@@ -386,6 +381,9 @@ def test_on_a_phone_tables_are_cards_with_the_names_of_their_columns(browser: An
     )
     assert labels
     assert {'""', "none", "normal"}.isdisjoint(labels)
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = [node["role"]["value"] for node in nodes if "role" in node]
+    assert {"table", "row", "rowheader", "cell"} <= set(roles), "they stay tables for screen readers"
     show(browser, shown.as_uri(), 1000)
     assert browser.execute_script(shown_headings) > 0
 
@@ -438,3 +436,20 @@ def test_a_printed_page_holds_the_recipe(browser: Any, page: Path) -> None:
         assert browser.execute_script(sounds) == "none"
     finally:
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_one_microphone_is_not_called_without_problems(small_factory: Path, tmp_path: Path) -> None:
+    data = tmp_path / "mono"
+    for clip in (small_factory / "hummer").glob("*/*.wav"):
+        samples, rate = soundfile.read(clip)
+        (data / "hummer" / clip.parent.name).mkdir(parents=True, exist_ok=True)
+        soundfile.write(data / "hummer" / clip.parent.name / clip.name, samples[:, 0], rate, subtype="PCM_16")
+    Detector.fit(data).save(tmp_path / "detector")
+    text = report_detector(tmp_path / "detector", tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "; only the near microphone is used.</p>" in text
+    run_system(load_recipe("auto"), data, tmp_path / "run")
+    text = report_run(tmp_path / "run", tmp_path / "b.html").read_text(encoding="utf-8")
+    assert "; only the near microphone is used.</p>" in text
+    shutil.rmtree(data)
+    text = report_run(tmp_path / "run", tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "; the microphones could not be checked.</p>" in text

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from tests.browser import labels_on_shapes, show, wider_than_window
 from tests.command import Nearfar
+from tests.pages import table_rows
 from tests.report.test_examples import long_recording
 
 import nearfar
@@ -57,11 +58,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Chart]:
     return charts
 
 
-def cells(text: str, heading: str) -> list[list[str]]:
-    body = text.split(f"<h3>{heading}</h3>")[1].split("<tbody>")[1].split("</tbody>")[0]
-    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in body.split("<tr>")[1:]]
-
-
 def test_the_page_says_what_scores_say(
     detector: Path, recordings: Path, tmp_path: Path, nearfar_command: Nearfar, drawn: list[Chart]
 ) -> None:
@@ -72,7 +68,7 @@ def test_the_page_says_what_scores_say(
     printed = nearfar_command("score", detector, recordings, "--json")
     entries = [entry for entry in json.loads(printed.out) if entry["status"] != "error"]
     assert len(entries) == 8
-    rows = cells(text, "Recordings")
+    rows = table_rows(text, "Recordings")
     assert len(rows) == 8
     assert [float(row[3].replace("\N{MINUS SIGN}", "-")) for row in rows] == pytest.approx(
         sorted((entry["margin"] for entry in entries), reverse=True), rel=5e-3
@@ -88,7 +84,7 @@ def test_the_page_says_what_scores_say(
     assert "1 could not be scored; the thresholds promise about " in said
     assert "from 20 independent groups" in said
     assert "whiner: the far channel is " in said
-    assert "broken.wav" in cells(text, "Not scored")[0][0]
+    assert "broken.wav" in table_rows(text, "Not scored")[0][0]
     # Frames and sentences are those of the scores.
     worst = sorted(entries, key=lambda entry: -entry["margin"])
     shown = [entry for name in ("hummer", "whiner") for entry in worst if entry["machine"] == name]

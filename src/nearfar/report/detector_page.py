@@ -29,7 +29,6 @@ from nearfar.pipeline.windows import Recording
 from nearfar.progress import Progress, silent
 from nearfar.report.examples import PER_KIND, Example, make_examples
 from nearfar.report.machine_charts import (
-    percent,
     percent_above,
     recording_map,
     score_table,
@@ -37,7 +36,7 @@ from nearfar.report.machine_charts import (
     view_chart,
 )
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
-from nearfar.report.verdict import counted, problems_clause, verdict
+from nearfar.report.verdict import NEAR_ALONE, counted, problems_clause, verdict
 from nearfar.scoring import MachineScorer
 from nearfar.thresholds import Calibration, Threshold, threshold_of
 from nearfar.views import combined_features
@@ -108,7 +107,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
     page = Page(
         kind="Detector",
         title=folder.resolve().name,
-        verdict=_verdict(machines, warnings),
+        verdict=_verdict(machines, warnings, card),
         examples_heading="Normal recordings with the highest scores",
         description=card.recipe.description,
         notes=(
@@ -176,12 +175,14 @@ def _recordings(data: Path, banks: tuple[FittedMachine, ...]) -> Dataset:
     return dataset
 
 
-def _verdict(machines: list[DetectorMachine], warnings: Sequence[ChannelWarning]) -> str:
+def _verdict(machines: list[DetectorMachine], warnings: Sequence[ChannelWarning], card: Card) -> str:
     """How much it was fitted on, what its thresholds promise, and what is wrong with the microphones."""
     recordings = sum(len(machine.fitted_on) for machine in machines)
     opening = f"Fitted on {counted(recordings, 'normal recording')} of {counted(len(machines), 'machine')}"
     thresholds = [entry for machine in machines for entry in machine.thresholds]
-    return verdict(opening, thresholds, problems_clause([(entry.machine, entry.message) for entry in warnings]))
+    microphones = problems_clause([(entry.machine, entry.message) for entry in warnings])
+    alone = not warnings and "far" not in card.clip.channels
+    return verdict(opening, thresholds, NEAR_ALONE if alone else microphones)
 
 
 def _thresholds_table(machines: list[DetectorMachine]) -> PageTable:
@@ -305,9 +306,9 @@ def _false_alarms(machine: DetectorMachine) -> PageChart:
     title = f"Fraction of normal recordings of {machine.name} above a threshold"
     drawing = exceedance(groups, machine.named_thresholds(), title)
     sentences = [f"Above the threshold: {', '.join(above)}."] if above else []
-    rates = {entry.false_alarm_rate for entry in machine.thresholds if entry.false_alarm_rate is not None}
-    if rates:
-        sentences.append(f"Requested: {', '.join(percent(rate) for rate in sorted(rates))}.")
+    promises = {entry.promise: None for entry in machine.thresholds if entry.false_alarm_rate is not None}
+    if promises:
+        sentences.append(f"False alarms to expect: {', '.join(promises)}.".replace(" %", "\N{NO-BREAK SPACE}%"))
     sentences.append("To change it: nearfar threshold DETECTOR --false-alarm-rate RATE.")
     return PageChart("Threshold and false alarms", drawing.svg(), " ".join(sentences))
 

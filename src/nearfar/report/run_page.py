@@ -37,7 +37,7 @@ from nearfar.report.machine_charts import (
     view_chart,
 )
 from nearfar.report.page import MachineSection, Page, PageChart, PageTable, channel_table, track, write_page
-from nearfar.report.verdict import NOT_CHECKED, counted, problems_clause, verdict
+from nearfar.report.verdict import NEAR_ALONE, NOT_CHECKED, counted, problems_clause, verdict
 from nearfar.scoring import MachineScorer, Workspace
 from nearfar.thresholds import Threshold
 from nearfar.thresholds.calibration import IN_TRAINING
@@ -150,14 +150,15 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
     if quality:
         tables.append(_quality_table(quality))
     warnings: list[ChannelWarning] = []
-    if dataset is not None and _has_both_channels(dataset, recipe):
+    both = None if dataset is None else _has_both_channels(dataset, recipe)
+    if dataset is not None and both:
         warnings = check_channels(dataset, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
         tables.append(channel_table(warnings, "No problem was found in a sample of the normal recordings."))
         notes += [f"Channels of {warning}" for warning in warnings]
     page = Page(
         kind="Run",
         title=recipe.name,
-        verdict=_verdict(machines, intervals, thresholds, _microphones(warnings, quality, dataset)),
+        verdict=_verdict(machines, intervals, thresholds, _microphones(warnings, quality, both)),
         examples_heading="Worst false alarms and misses",
         description=recipe.description,
         notes=tuple(notes),
@@ -285,17 +286,20 @@ def _unreadable(path: Path, why: object) -> InputError:
     )
 
 
-def _microphones(
-    warnings: Sequence[ChannelWarning], quality: Sequence[dict[str, Any]], dataset: Dataset | None
-) -> str:
-    """What is wrong with the microphones, by the recordings and by the run's ``quality.json``."""
+def _microphones(warnings: Sequence[ChannelWarning], quality: Sequence[dict[str, Any]], both: bool | None) -> str:
+    """What is wrong with the microphones, by the recordings and by the run's ``quality.json``.
+
+    ``both`` is whether there are two channels; None without recordings.
+    """
     found = [(entry.machine, entry.message) for entry in warnings]
     found += [
         (machine["machine"], f"{entry['message']}, in {entry['recordings']} of {machine['recordings']} recordings")
         for machine in quality
         for entry in machine["problems"]
     ]
-    return NOT_CHECKED if dataset is None and not found else problems_clause(found)
+    if found or both:
+        return problems_clause(found)
+    return NOT_CHECKED if both is None else NEAR_ALONE
 
 
 # --- the page ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from nearfar.thresholds import Threshold
 
 NO_PROBLEM = "no problem of the microphones was found"
 NOT_CHECKED = "the microphones could not be checked"
+NEAR_ALONE = "only the near microphone is used"
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
@@ -21,7 +22,7 @@ def verdict(opening: str, thresholds: Sequence[Threshold], microphones: str) -> 
     Args:
         opening: what was counted, without a full stop.
         thresholds: of the machines on the page, with or without values.
-        microphones: the clause of :func:`problems_clause`, or :data:`NOT_CHECKED`.
+        microphones: the clause of :func:`problems_clause`, :data:`NOT_CHECKED` or :data:`NEAR_ALONE`.
     """
     text = f"{opening}; {promise_clause(thresholds)}; {microphones}."
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
