@@ -96,6 +96,10 @@ class Calibration(Settings):
         return tuple(sorted({entry.domain for entry in self.recordings}))
 
 
+_EARLIER = {"method": "rule", "kind": "rule", "training_clips": "recordings"}
+"""Keys of ``thresholds.json`` in earlier versions, and their names now."""
+
+
 class Threshold(Settings):
     """The score above which a recording of one machine and section is called anomalous.
 
@@ -145,9 +149,13 @@ class Threshold(Settings):
     @model_validator(mode="before")
     @classmethod
     def _renamed(cls, tree: Any) -> Any:
-        """Files of earlier versions name the rule ``method``."""
-        if isinstance(tree, dict) and "method" in tree:
-            tree = {("rule" if key == "method" else key): value for key, value in tree.items()}
+        """Files of earlier versions name the rule ``method``; runs named it ``kind``, with a quantile."""
+        if not isinstance(tree, dict):
+            return tree
+        tree = {_EARLIER.get(key, key): value for key, value in tree.items()}
+        if "quantile" in tree:
+            rate = 1.0 - float(tree.pop("quantile"))
+            tree |= {"false_alarm_rate": round(rate, 9), "guaranteed": False}
         return tree
 
 
