@@ -129,6 +129,29 @@ def test_nothing_is_cut(browser: Any, detector: Path, recordings: Path, tmp_path
     assert labels_on_shapes(browser) == []
 
 
+def test_a_dead_microphone_is_a_problem_although_nothing_was_scored(
+    detector: Path, recordings: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hummer"
+    folder.mkdir()
+    for clip in sorted((recordings / "hummer").glob("section*")):
+        samples, rate = soundfile.read(clip)
+        soundfile.write(folder / clip.name, samples * [1, 0], rate, subtype="PCM_16")
+    page = report_scores(detector, folder, tmp_path / "page.html")
+    assert (page.recordings, page.failed) == (4, 4)
+    text = page.out.read_text(encoding="utf-8")
+    (said,) = re.findall(r'<p class="verdict">(.*?)</p>', text)
+    assert said.startswith(
+        "None of 4 recordings is anomalous, 4 could not be scored; the thresholds promise about "
+    )
+    assert (
+        "the microphones have a problem, section_00_source_test_anomaly_0000_noAttribute.wav: a silent far" in said
+    )
+    assert said.endswith(", in 4 of 4 recordings.")
+    (row,) = table_rows(text, "Microphones and recorder")
+    assert row[:3] == ["not scored", "dead", "4 of 4 recordings"]
+
+
 def test_options_that_belong_to_other_pages_are_refused(
     detector: Path, recordings: Path, tmp_path: Path, nearfar_command: Nearfar
 ) -> None:
@@ -139,6 +162,8 @@ def test_options_that_belong_to_other_pages_are_refused(
     assert (done.code, "--score FOLDER" in done.err) == (2, True)
     done = nearfar_command("report", recordings, "--score", recordings, "--out", out)
     assert done.code == 2
+    done = nearfar_command("report", detector, "--score", tmp_path / "gone", "--out", out)
+    assert (done.code, "no such file or folder" in done.err) == (2, True)
     assert not out.exists()
 
 

@@ -16,6 +16,7 @@ from nearfar.data import Clip
 from nearfar.data.walk import recordings_in
 from nearfar.detector.detector import Detector
 from nearfar.detector.store import Card, read_card
+from nearfar.errors import InputError
 from nearfar.extras import require_extras
 from nearfar.files import as_text
 from nearfar.progress import Progress, silent
@@ -89,21 +90,27 @@ def report_scores(
         progress: called as recordings are scored and after each machine.
 
     Raises:
-        InputError: if the folder holds no complete detector, or ``recordings`` no recording.
+        InputError: if the folder holds no complete detector, or ``recordings`` is missing or holds none.
         NearfarError: if the page cannot be written.
     """
     require_extras("a report", "report")
     card = read_card(folder)
+    if not recordings.exists():
+        raise InputError(
+            recordings, found="no such file or folder", expected="recordings to score", remedy="Check the path"
+        )
     files = recordings_in([recordings])
     detector = Detector.load(folder, encoder=encoder)
     entries = list(detector.score_many(files, machine, keep_errors=True, progress=progress))
     found, failures = scored(entries), [entry for entry in entries if isinstance(entry, Failure)]
     machines = _by_machine(detector, found)
+    problems = _problems(machines, failures, len(entries), recordings)
+    thresholds = [one for entry in machines for one in entry.thresholds] or detector.thresholds
     note = data_note(recordings)
     page = Page(
         kind="Scores",
         title=recordings.resolve().name,
-        verdict=_verdict(machines, len(entries), len(failures)),
+        verdict=_verdict(machines, thresholds, problems, len(entries), len(failures)),
         examples_heading="Recordings with the highest scores",
         description=f"Scored by the detector {folder.resolve().name}. {card.recipe.description}",
         notes=(*filter(None, [note]), *(drift.message for drift in detector.drift(found) if drift.changed)),
@@ -111,7 +118,7 @@ def report_scores(
             *([_machines_table(machines)] if len(machines) > 1 else []),
             _recordings_table(found, recordings),
             *([_failures_table(failures, recordings)] if failures else []),
-            _problems_table(machines, recordings),
+            _problems_table(problems),
         ),
         machines=tuple(_section(entry, card, recordings) for entry in track(machines, progress)),
         tables=(specification_table(card),),
@@ -135,11 +142,16 @@ def _by_machine(detector: Detector, found: Sequence[Score]) -> list[NewRecording
 # --- in words ---------------------------------------------------------------------------------------------------
 
 
-def _verdict(machines: Sequence[NewRecordings], recordings: int, failed: int) -> str:
+def _verdict(
+    machines: Sequence[NewRecordings],
+    thresholds: Sequence[Threshold],
+    problems: Sequence[_Problems],
+    recordings: int,
+    failed: int,
+) -> str:
     """How many recordings are anomalous, what the thresholds promise, and what is wrong with the microphones."""
     anomalous = [f"{entry.count('anomalous')} of {entry.name}" for entry in machines if entry.count("anomalous")]
-    total, apart = sum(entry.count("anomalous") for entry in machines), "not comparable"
-    aside = sum(entry.count(apart) for entry in machines)
+    total, aside = (sum(entry.count(status) for entry in machines) for status in ("anomalous", "not comparable"))
     opening = f"{total or 'None'} of {counted(recordings, 'recording')} {'is' if total < 2 else 'are'} anomalous"
     if len(machines) > 1 and anomalous:
         opening += f" ({listed(anomalous)})"
@@ -147,23 +159,46 @@ def _verdict(machines: Sequence[NewRecordings], recordings: int, failed: int) ->
         opening += f", {aside} cannot be compared with the normal ones"
     if failed:
         opening += f", {failed} could not be scored"
-    problems = [
-        (entry.name, f"{message}, in {number}")
-        for entry in machines
-        for _, message, number in _problems(entry).values()
+    said = [(entry.machine or entry.file, f"{entry.message}, in {entry.number}") for entry in problems]
+    return verdict(opening, thresholds, problems_clause(said))
+
+
+@dataclass(frozen=True, slots=True)
+class _Problems:
+    """Recordings that differ from the normal ones by microphone or recorder; those not scored have no machine."""
+
+    machine: str
+    check: str
+    number: str
+    file: str
+    message: str
+
+
+def _problems(
+    machines: Sequence[NewRecordings], failures: Sequence[Failure], recordings: int, folder: Path
+) -> list[_Problems]:
+    """What is wrong with the microphones: dead ones first, then by machine the most frequent first."""
+    cases: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for failure in failures:
+        for problem in failure.quality:
+            cases.setdefault(("", problem.check), []).append((failure.file, failure.error.found))
+    for machine in machines:
+        for entry in machine.scores:
+            for problem in entry.quality:
+                cases.setdefault((machine.name, problem.check), []).append((entry.file, problem.message))
+    names = ["", *(machine.name for machine in machines)]
+    of = {"": recordings} | {machine.name: len(machine.scores) for machine in machines}
+    rows = sorted(cases.items(), key=lambda item: (names.index(item[0][0]), -len(item[1])))
+    return [
+        _Problems(
+            machine,
+            check,
+            f"{len(found)} of {counted(of[machine], 'recording')}",
+            short_name(found[0][0], folder),
+            found[0][1],
+        )
+        for (machine, check), found in rows
     ]
-    return verdict(opening, [one for entry in machines for one in entry.thresholds], problems_clause(problems))
-
-
-def _problems(machine: NewRecordings) -> dict[str, tuple[str, str, str]]:
-    """(first file, message, how many recordings) by check, the most frequent first."""
-    cases: dict[str, list[tuple[str, str]]] = {}
-    for entry in machine.scores:
-        for problem in entry.quality:
-            cases.setdefault(problem.check, []).append((entry.file, problem.message))
-    rows = sorted(cases.items(), key=lambda item: -len(item[1]))
-    number = counted(len(machine.scores), "recording")
-    return {check: (*found[0], f"{len(found)} of {number}") for check, found in rows}
 
 
 # --- tables -----------------------------------------------------------------------------------------------------
@@ -255,15 +290,13 @@ def _failures_table(failures: Sequence[Failure], folder: Path) -> PageTable:
     return PageTable("Not scored", ("recording", "reason"), rows, caption, ("reason",))
 
 
-def _problems_table(machines: Sequence[NewRecordings], folder: Path) -> PageTable:
-    rows = [
-        (entry.name, check, number, short_name(file, folder), message)
-        for entry in machines
-        for check, (file, message, number) in _problems(entry).items()
-    ]
+def _problems_table(problems: Sequence[_Problems]) -> PageTable:
+    rows = tuple(
+        (entry.machine or "not scored", entry.check, entry.number, entry.file, entry.message) for entry in problems
+    )
     columns = ("machine", "problem", "recordings", "first of them", "found in it")
     caption = "" if rows else "No recording differs from the normal ones by the microphones or the recorder."
-    return PageTable("Microphones and recorder", columns, tuple(rows), caption, ("problem", *columns[3:]))
+    return PageTable("Microphones and recorder", columns, rows, caption, ("problem", *columns[3:]))
 
 
 # --- machines ---------------------------------------------------------------------------------------------------
