@@ -453,3 +453,20 @@ def test_one_microphone_is_not_called_without_problems(small_factory: Path, tmp_
     shutil.rmtree(data)
     text = report_run(tmp_path / "run", tmp_path / "c.html").read_text(encoding="utf-8")
     assert "; the microphones could not be checked.</p>" in text
+
+
+def test_a_label_on_a_bar_and_a_wide_element_are_found(browser: Any, page: Path) -> None:
+    """The two checks above can fail."""
+    show(browser, page.as_uri())
+    browser.execute_script(
+        """const svg = document.querySelector('svg.chart'), bar = [...svg.querySelectorAll('path')]
+          .find(p => getComputedStyle(p).fillOpacity < 1 && p.getBBox().height > 20), box = bar.getBBox();
+        let at = null; for (let x = 1; x < box.width && !at; x++) for (let y = 1; y < box.height; y++) {
+          const point = new DOMPoint(box.x + x, box.y + y); if (bar.isPointInFill(point)) { at = point; break; } }
+        const text = document.createElementNS('http://www.w3.org/2000/svg', 'text');
+        text.textContent = 'I'; text.setAttribute('x', at.x); text.setAttribute('y', at.y + 3);
+        text.setAttribute('style', 'font-size: 6px'); bar.parentNode.append(text);
+        document.querySelector('h2').style.width = '2000px';"""
+    )
+    assert labels_on_shapes(browser) == ["I"]
+    assert [entry[0] for entry in wider_than_window(browser)] == ["H2"]

@@ -154,7 +154,7 @@ def with_media(example: Example, view: str, recipe: Recipe, recorded: Recorded |
     region_s = (0.0, 0.0) if found is None else (found.begin_s, found.end_s)
     first, last = shown_samples(samples, window, region_s)
     shown = _cut(recorded, first, last)
-    waveforms: dict[str, NDArray[np.float32]] = {str(name): samples for name, samples in shown.items()}
+    waveforms: dict[str, NDArray[np.float32]] = {str(name): signal for name, signal in shown.items()}
     drawn = _view(shown, view, recipe, clip)
     log_mel = _log_mel(drawn)
     if drawn is None or log_mel is None:
@@ -182,9 +182,9 @@ def _shown(first: int, last: int, samples: int, is_window: bool) -> str:
     """Which part of a longer recording is shown, in words."""
     if last - first >= samples:
         return ""
-    begin_s, end_s, seconds = (number / SAMPLE_RATE_HZ for number in (first, last, samples))
+    begin_s, end_s, seconds = (f"{round(number / SAMPLE_RATE_HZ, 1):g}" for number in (first, last, samples))
     part = "the most anomalous window, " if is_window else ""
-    return f"(Shown: {part}{begin_s:.0f} to {end_s:.0f} s of {seconds:.0f} s.)"
+    return f"(Shown: {part}{begin_s} to {end_s} s of {seconds} s.)"
 
 
 def shown_samples(samples: int, window: tuple[int, int], region_s: tuple[float, float]) -> tuple[int, int]:
