@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,20 +145,12 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
     intervals = uncertainty(labelled, truth) if labelled else None
     rows = [*intervals.machines.items(), ("all machines", intervals.all_machines)] if intervals else []
     environment = json.dumps(_json(run / "environment.json"), indent=1)
-    tables = [_data_table(_json(run / "data.json"))]
-    quality = _json(run / QUALITY) if (run / QUALITY).is_file() else []
-    if quality:
-        tables.append(_quality_table(quality))
-    warnings: list[ChannelWarning] = []
-    both = None if dataset is None else _has_both_channels(dataset, recipe)
-    if dataset is not None and both:
-        warnings = check_channels(dataset, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
-        tables.append(channel_table(warnings, "No problem was found in a sample of the normal recordings."))
-        notes += [f"Channels of {warning}" for warning in warnings]
+    checks = _check(run, dataset, recipe)
+    notes += checks.notes
     page = Page(
         kind="Run",
         title=recipe.name,
-        verdict=_verdict(machines, intervals, thresholds, _microphones(warnings, quality, both)),
+        verdict=_verdict(machines, intervals, thresholds, checks.clause),
         examples_heading="Worst false alarms and misses",
         description=recipe.description,
         notes=tuple(notes),
@@ -167,7 +159,7 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
         resamples=intervals.resamples if intervals else 0,
         machines=tuple(_section(machine, recipe, run / "model") for machine in track(machines, progress)),
         charts=_training_charts(run / "model" / "log.jsonl"),
-        tables=tuple(tables),
+        tables=(_data_table(_json(run / "data.json")), *checks.tables),
         texts=(("Recipe", (run / "recipe.toml").read_text(encoding="utf-8")), ("Environment", environment)),
     )
     return write_page(out, "page.html.j2", page)
@@ -286,20 +278,32 @@ def _unreadable(path: Path, why: object) -> InputError:
     )
 
 
-def _microphones(warnings: Sequence[ChannelWarning], quality: Sequence[dict[str, Any]], both: bool | None) -> str:
-    """What is wrong with the microphones, by the recordings and by the run's ``quality.json``.
+class _Checks(NamedTuple):
+    """What is known of the microphones: the clause of the verdict, tables, and notes on top."""
 
-    ``both`` is whether there are two channels; None without recordings.
-    """
+    clause: str
+    tables: list[PageTable]
+    notes: list[str]
+
+
+def _check(run: Path, dataset: Dataset | None, recipe: Recipe) -> _Checks:
+    """What is wrong with the microphones, by the run's ``quality.json`` and by a sample of the recordings."""
+    quality = _json(run / QUALITY) if (run / QUALITY).is_file() else []
+    tables = [_quality_table(quality)] if quality else []
+    warnings: list[ChannelWarning] = []
+    both = dataset is not None and _has_both_channels(dataset, recipe)
+    if dataset is not None and both:
+        warnings = check_channels(dataset, near=recipe.audio.near_channel, far=recipe.audio.far_channel)
+        tables.append(channel_table(warnings, "No problem was found in a sample of the normal recordings."))
     found = [(entry.machine, entry.message) for entry in warnings]
     found += [
         (machine["machine"], f"{entry['message']}, in {entry['recordings']} of {machine['recordings']} recordings")
         for machine in quality
         for entry in machine["problems"]
     ]
-    if found or both:
-        return problems_clause(found)
-    return NOT_CHECKED if both is None else NEAR_ALONE
+    without = NOT_CHECKED if dataset is None else NEAR_ALONE
+    clause = problems_clause(found) if found or both else without
+    return _Checks(clause, tables, [f"Channels of {warning}" for warning in warnings])
 
 
 # --- the page ---------------------------------------------------------------------------------------------------
