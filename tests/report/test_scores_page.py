@@ -117,6 +117,7 @@ def test_a_long_recording_shows_the_window_that_its_score_is_of(tmp_path: Path, 
     text = done.out.read_text(encoding="utf-8")
     assert re.search(r"\(Shown: the most anomalous window, \d+ to \d+ s of 100 s\.\)", text)
     assert "1 of 1 recording is anomalous" in text
+    assert "<h3>Scores in order</h3>" not in text, "of one there is no order"
 
 
 @pytest.mark.parametrize("width", [1400, 1000, 768, 390])

@@ -310,10 +310,12 @@ def _section(machine: NewRecordings, card: Card, folder: Path) -> MachineSection
         groups.insert(0, ("normal recordings", "normal", normal))
     title = f"Histogram of scores of new and of normal recordings of {machine.name}"
     caption = "Normal recordings are those of the detector, each scored against the others."
-    charts = [PageChart("Scores", histogram(groups, title, lines).svg(), caption), _in_order(machine)]
+    charts = [PageChart("Scores", histogram(groups, title, lines).svg(), caption)]
+    if len(new) > 1:
+        charts.append(_in_order(machine))
     views = {view: np.array([entry.views[view] for entry in machine.scores]) for view in machine.scores[0].views}
     every = np.ones(len(new), dtype=bool)
-    if len(views) > 1:
+    if len(views) > 1 and len(new) > 1:
         charts.append(view_chart(machine.name, views, [("new recordings", "new", every)]))
     windows = sum(len(entry.windows) for entry in machine.scores)
     counts = f"{counted(len(new), 'new recording')} in {counted(windows, 'window')}"
