@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Argument, Option, Typer
 
 from nearfar.cli import options
-from nearfar.cli.messages import Command
+from nearfar.cli.messages import Command, usage_error
 from nearfar.cli.options import channel_numbers, number_pair
 from nearfar.terminal import progress_bars, show
 
@@ -70,25 +70,37 @@ def simulate(
     train_target: Annotated[int, Option(help="Normal training recordings of the target domain.")] = 10,
     test: Annotated[int, Option(help="Test recordings per domain and label.")] = 15,
     seconds: Annotated[float, Option(help="Length of a recording in seconds.")] = 4.0,
+    preset: Annotated[
+        str, Option(help="plain, or dcase2026: channels related as in the real recordings, and faint faults.")
+    ] = "plain",
     snr_db: Annotated[
-        str, Option(help="Lowest and highest signal-to-noise ratio in dB at the near microphone.")
-    ] = "8,18",
-    severity: Annotated[str, Option(help="Lowest and highest severity of the faults, 0 to 1.")] = "0.4,1",
+        str | None,
+        Option(
+            help="Lowest and highest signal-to-noise ratio in dB at the near microphone; default the preset's."
+        ),
+    ] = None,
+    severity: Annotated[
+        str | None, Option(help="Lowest and highest severity of the faults, 0 to 1; default the preset's.")
+    ] = None,
     seed: Annotated[int, Option(help="Seed of all random numbers.")] = 0,
     jobs: options.Jobs = None,
 ) -> None:
     """Simulate recordings of a factory with two microphones in the DCASE 2026 layout, with faults and noise."""
-    from nearfar.data.simulate import FactoryPlan, machine_types, simulate_factory
+    from nearfar.data.simulate import PRESETS, FactoryPlan, machine_types, simulate_factory
 
+    if preset not in PRESETS:
+        raise usage_error("--preset", preset, f"one of {', '.join(PRESETS)}", "Choose one")
+    chosen = PRESETS[preset]
     plan = FactoryPlan(
         machines=tuple(machines.split(",")) if machines else machine_types(),
         train_source=train_source,
         train_target=train_target,
         test_per_group=test,
         clip_seconds=seconds,
-        snr_db=number_pair("--snr-db", snr_db),
-        severity=number_pair("--severity", severity),
+        snr_db=chosen.snr_db if snr_db is None else number_pair("--snr-db", snr_db),
+        severity=chosen.severity if severity is None else number_pair("--severity", severity),
         seed=seed,
+        preset=preset,
     )
     with progress_bars() as progress:
         simulate_factory(plan, out, lambda done, total: progress("simulating recordings", done, total))

@@ -2,5 +2,6 @@
 
 from nearfar.data.simulate.factory import FactoryPlan, simulate_factory
 from nearfar.data.simulate.machines import machine_types
+from nearfar.data.simulate.presets import PRESETS, Preset
 
-__all__ = ["FactoryPlan", "machine_types", "simulate_factory"]
+__all__ = ["PRESETS", "FactoryPlan", "Preset", "machine_types", "simulate_factory"]

@@ -23,8 +23,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from nearfar.data.clips import Domain, Label, Split, attributes_text
+from nearfar.data.simulate.acoustics import Relation, related
 from nearfar.data.simulate.background import NOISES
 from nearfar.data.simulate.machines import MACHINES, Fault, Operation, Trace
+from nearfar.data.simulate.presets import PRESETS
 from nearfar.data.simulate.rooms import PATHS, Images, Room, build_room, convolve_moving
 from nearfar.data.simulate.signals import SAMPLE_RATE_HZ, convolve, decibels, rms, stream
 from nearfar.errors import InputError
@@ -63,6 +65,7 @@ class FactoryPlan:
         snr_db: range of the machine-to-noise ratio at the near microphone in decibels, drawn uniformly.
         severity: range of the faults' severity, drawn uniformly; above 0, up to 1 (obvious).
         seed: the same seed gives the same files, bit for bit.
+        preset: whose acoustics recordings are brought to; see :mod:`nearfar.data.simulate.presets`.
 
     Raises:
         InputError: if a setting is outside its range.
@@ -76,6 +79,7 @@ class FactoryPlan:
     snr_db: tuple[float, float] = (8.0, 18.0)
     severity: tuple[float, float] = (0.4, 1.0)
     seed: int = 0
+    preset: str = "plain"
 
     def __post_init__(self) -> None:
         unknown = [machine for machine in self.machines if machine not in MACHINES]
@@ -93,6 +97,7 @@ class FactoryPlan:
             ("snr_db", self.snr_db, -40 <= low_db <= high_db <= 60, "two ascending ratios from -40 to 60 dB"),
             ("severity", self.severity, 0 < mildest <= worst <= 1, "two ascending severities above 0, up to 1"),
             ("seed", self.seed, self.seed >= 0, "a whole number from 0 up"),
+            ("preset", self.preset, self.preset in PRESETS, f"one of {', '.join(PRESETS)}"),
         ):
             if not valid:
                 raise InputError(f"simulate {name}", found=str(found), expected=expected, remedy=f"Change {name}")
@@ -114,6 +119,7 @@ class Condition:
     path: int
     noise_from: float
     noise_to: float
+    relation: Relation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +169,7 @@ def simulate_factory(plan: FactoryPlan, out: Path, progress: StepProgress | None
         truth.writerow(TRUTH_COLUMNS)
         done = 0
         for machine in plan.machines:
-            rooms = {domain: build_room(plan.seed, machine, domain) for domain in NOISES_OF_DOMAIN}
+            rooms = rooms_of(plan, machine)
             clips = list(plan_clips(plan, machine))
             _write_attributes(out / machine, clips)
             for clip in clips:
@@ -176,6 +182,12 @@ def simulate_factory(plan: FactoryPlan, out: Path, progress: StepProgress | None
                 if progress is not None:
                     progress(done, plan.clips)
     return out
+
+
+def rooms_of(plan: FactoryPlan, machine: str) -> dict[Domain, Room]:
+    """The room of a machine in each domain."""
+    shared = PRESETS[plan.preset].shares_room(machine)
+    return {name: build_room(plan.seed, machine, "source" if shared else name) for name in NOISES_OF_DOMAIN}
 
 
 def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
@@ -200,16 +212,24 @@ def plan_clips(plan: FactoryPlan, machine: str) -> Iterator[ClipPlan]:
 
 def draw_condition(plan: FactoryPlan, machine: str, split: Split, domain: Domain, index: int) -> Condition:
     """The condition of one clip; operating points and noises alternate, so that all are equally frequent."""
-    operations, noises = MACHINES[machine].operations(domain), NOISES_OF_DOMAIN[domain]
+    operations = MACHINES[machine].operations(domain)
+    noises = tuple(NOISES) if PRESETS[plan.preset].shares_room(machine) else NOISES_OF_DOMAIN[domain]
     rng = stream(plan.seed, machine, "condition", split, domain, index)
+    acoustics, relation, level_dbfs = PRESETS[plan.preset].acoustics.get(machine), None, LEVEL_DBFS
+    if acoustics is not None:
+        draw = stream(plan.seed, machine, "relation", split, domain, index).uniform
+        low, middle, high = (float(draw(*band)) for band in acoustics.coherence)
+        relation = Relation((low, middle, high), float(draw(*acoustics.far_to_near)))
+        level_dbfs = acoustics.level_dbfs
     return Condition(
         operation=operations[index % len(operations)],
         snr_db=float(rng.uniform(*plan.snr_db)),
-        level_dbfs=float(rng.uniform(*LEVEL_DBFS)),
+        level_dbfs=float(rng.uniform(*level_dbfs)),
         noise=noises[index // len(operations) % len(noises)],
         path=int(rng.integers(PATHS)),
         noise_from=float(rng.random()),
         noise_to=float(rng.random()),
+        relation=relation,
     )
 
 
@@ -231,6 +251,8 @@ def simulate_clip(plan: FactoryPlan, clip: ClipPlan, room: Room) -> tuple[NDArra
     dry_noise = NOISES[condition.noise](rng, samples)
     noise = convolve_moving(room, dry_noise, condition.path, condition.noise_from, condition.noise_to)
     mixed = mix(convolve(dry, room.machine), noise, room.far_over_near, condition.snr_db)
+    if condition.relation is not None:
+        mixed = related(mixed, condition.relation, stream(plan.seed, *key, "background"))
     mixed += decibels(MICROPHONE_NOISE_DB) * rng.standard_normal(mixed.shape)
     mixed *= decibels(condition.level_dbfs) / rms(mixed[0])
     scaled = np.round(np.clip(mixed, -1.0, 1.0 - 2.0**-15) * 2.0**15)
