@@ -133,7 +133,8 @@ def _background(pair: Pair, spectra: _Spectra, rng: np.random.Generator) -> tupl
 def _within(noise: Pair, low_hz: float, high_hz: float) -> Pair:
     """The part of a noise in a band."""
     hz = _hz(noise.shape[1])
-    return np.fft.irfft(np.fft.rfft(noise) * ((hz >= low_hz) & (hz < high_hz)), noise.shape[1])
+    out: Pair = np.fft.irfft(np.fft.rfft(noise) * ((hz >= low_hz) & (hz < high_hz)), noise.shape[1])
+    return out
 
 
 def _hz(samples: int) -> NDArray[np.float64]:
