@@ -133,9 +133,10 @@ def _background(pair: Pair, spectra: _Spectra, rng: np.random.Generator) -> tupl
 def _within(noise: Pair, low_hz: float, high_hz: float) -> Pair:
     """The part of a noise in a band."""
     hz = _hz(noise.shape[1])
-    out: Pair = np.fft.irfft(np.fft.rfft(noise) * ((hz >= low_hz) & (hz < high_hz)), noise.shape[1])
+    out: Pair = np.asarray(np.fft.irfft(np.fft.rfft(noise) * ((hz >= low_hz) & (hz < high_hz)), noise.shape[1]))
     return out
 
 
 def _hz(samples: int) -> NDArray[np.float64]:
-    return np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ)
+    hz: NDArray[np.float64] = np.asarray(np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ), np.float64)
+    return hz
