@@ -22,7 +22,7 @@ from tests.command import Nearfar
 import nearfar
 from nearfar import cli
 from nearfar.challenge import demo
-from nearfar.challenge.reproduce import SUITES
+from nearfar.challenge.suites import SUITES
 from nearfar.cli.messages import in_flags
 from nearfar.data.simulate import FactoryPlan
 from nearfar.errors import InputError, MultipleInputError, NearfarError

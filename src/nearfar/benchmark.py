@@ -121,6 +121,19 @@ def benchmark(
     return Benchmark(name, _processor(), threads, versions, encoder, tuple(rows))
 
 
+def product_rate(device: torch.device, seconds: float = 0.5) -> float:
+    """Operations per second of a plain matrix product: bfloat16 on a GPU, float32 on a CPU.
+
+    Raises:
+        InputError: if the device is not there.
+    """
+    require_device(device)
+    with several_threads():
+        found = _product(_Clock(device, seconds), torch.bfloat16 if device.type == "cuda" else torch.float32)
+    assert found.gflops is not None
+    return 1e9 * found.gflops
+
+
 def require_device(device: torch.device) -> None:
     """Raise an InputError if there is no such device here."""
     there = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())

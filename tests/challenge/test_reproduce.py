@@ -14,7 +14,8 @@ import pytest
 import torch
 from tests.command import Nearfar
 
-from nearfar.challenge.reproduce import SUITES, Reproduction, reproduce, suite_recipes
+from nearfar.challenge.reproduce import Reproduction, reproduce
+from nearfar.challenge.suites import SUITES, suite_recipes
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import read_dataset
 from nearfar.encoders import EAT, Tokens
@@ -71,7 +72,7 @@ def interrupted(small_factory: Path, recipes: list[Recipe], tmp_path_factory: py
 
 
 def test_suites_are_the_report_s_systems() -> None:
-    assert [name for name in SUITES["report"] if name.startswith("eat")] == [
+    assert [name for name in SUITES["report"].recipes if name.startswith("eat")] == [
         "eat-fusion",
         "eat-lora-fusion",
         "eat-near",
@@ -79,9 +80,9 @@ def test_suites_are_the_report_s_systems() -> None:
     ]
     for suite in SUITES:
         by_name = {recipe.name: recipe for recipe in suite_recipes(suite)}
-        assert tuple(by_name) == SUITES[suite]
+        assert tuple(by_name) == SUITES[suite].recipes
         keys = {name: recipe.model_key() for name, recipe in by_name.items()}
-        short = "eat" if suite == "report" else suite
+        short = "tiny" if suite == "tiny" else "eat"
         assert keys[f"{short}-fusion"] == keys[f"{short}-near"]
         assert keys[f"{short}-lora-fusion"] == keys[f"{short}-lora-near"]
         assert keys[f"{short}-fusion"] != keys[f"{short}-lora-fusion"]
@@ -90,7 +91,7 @@ def test_suites_are_the_report_s_systems() -> None:
 
 
 def test_unknown_suite_and_system_are_refused() -> None:
-    with pytest.raises(InputError, match="suite: found 'other'; expected 'report' or 'tiny'"):
+    with pytest.raises(InputError, match="suite: found 'other'; expected 'report', 'tiny' or 'frontier'"):
         suite_recipes("other")
     with pytest.raises(InputError, match=r"systems: found 'eat-near'.*not in the suite tiny"):
         suite_recipes("tiny", ["eat-near"])

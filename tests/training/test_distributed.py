@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from tests.command import LAUNCH
 
-from nearfar.challenge.reproduce import reproduce, suite_recipes
+from nearfar.challenge.reproduce import reproduce
+from nearfar.challenge.suites import suite_recipes
 from nearfar.config import Recipe, load_recipe
 from nearfar.evaluation.scorefiles import read_scores
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from nearfar.challenge.reproduce import Reproduction, reproduce, suite_recipes
+from nearfar.challenge.reproduce import Reproduction, reproduce
+from nearfar.challenge.suites import suite_recipes
 from nearfar.config import FbankNormalisation, load_recipe
 from nearfar.data.simulate import FactoryPlan, simulate_factory
 from nearfar.errors import InputError

@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from nearfar.challenge.run import SystemRun, data_note, run_system
-from nearfar.config import Recipe, load_recipe
-from nearfar.errors import InputError, did_you_mean, one_of
+from nearfar.config import Recipe
+from nearfar.data import read_dataset
+from nearfar.errors import InputError
 from nearfar.evaluation.results import Results
-from nearfar.evaluation.tables import ResultsTable, results_table, write_table
+from nearfar.evaluation.tables import (
+    ResultsTable,
+    comparison_to_text,
+    comparison_to_tree,
+    results_table,
+    write_table,
+)
+from nearfar.evaluation.truth import GroundTruth
+from nearfar.evaluation.uncertainty import Comparison, compare
 from nearfar.executors import Executor, LocalExecutor, default_executor
 from nearfar.extras import require_extras
-from nearfar.files import write_json
+from nearfar.files import write_json, write_text
 from nearfar.pipeline.training import needed_extras
 from nearfar.progress import Progress, silent
-
-SUITES: dict[str, tuple[str, ...]] = {
-    "report": ("ae-mse", "ae-mahala", "eat-fusion", "eat-lora-fusion", "eat-near", "eat-lora-near"),
-    "tiny": ("ae-mse", "ae-mahala", "tiny-fusion", "tiny-lora-fusion", "tiny-near", "tiny-lora-near"),
-}
-"""Recipes by suite, in the report's order: the challenge's two baselines and the report's systems 1 to 4, with
-EAT-base (``report``) or a randomly initialised tiny encoder (``tiny``)."""
+from nearfar.rendering import markdown
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The table, None if the test clips hide their labels, and the runs of each system in the order of seeds."""
+    """The table, None if the test clips hide their labels, and the runs of each system in the order of seeds.
+
+    ``comparisons`` are of each other system minus the reference, if one was asked for.
+    """
 
     table: ResultsTable | None
     runs: dict[str, tuple[SystemRun, ...]]
-
-
-def suite_recipes(suite: str, systems: Sequence[str] | None = None) -> list[Recipe]:
-    """The recipes of a suite, or those of them that are named, in the suite's order.
-
-    Raises:
-        InputError: if there is no such suite, or a name is not in it.
-    """
-    if suite not in SUITES:
-        raise InputError("suite", found=repr(suite), expected=one_of(SUITES, suite), remedy="Correct the name")
-    names = SUITES[suite]
-    for system in systems or ():
-        if system not in names:
-            raise InputError(
-                "systems",
-                found=f"{system!r}, which is not in the suite {suite}",
-                expected=f"some of {', '.join(names)}{did_you_mean(system, names)}",
-                remedy="Correct it, or choose another suite",
-            )
-    return [load_recipe(name) for name in names if systems is None or name in systems]
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
 
 
 def reproduce(
@@ -64,6 +51,7 @@ def reproduce(
     remarks: Mapping[str, str] | None = None,
     progress: Progress = silent,
     executor: Executor | None = None,
+    reference: str | None = None,
 ) -> Reproduction | None:
     """Run systems that share models, for every seed, and write the table into ``out``.
 
@@ -82,6 +70,8 @@ def reproduce(
         progress: called during long steps.
         executor: as of :func:`nearfar.challenge.run.run_system`. On a cluster, systems that share no model, and
             seeds, are whole tasks.
+        reference: name of the system that the others are compared with on the same clips, in
+            ``comparison.{md,json}``, over all seeds.
 
     Returns:
         the table and the runs, or None on the helper processes of a distributed launch.
@@ -120,7 +110,24 @@ def reproduce(
     notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
     table = results_table(results, notes=notes)
     write_table(table, out, "table")
-    return Reproduction(table, finished)
+    comparisons = {} if reference is None else _compared(finished, reference, data)
+    if reference is not None and comparisons:
+        texts = [markdown(comparison_to_text(each, name, reference)) for name, each in comparisons.items()]
+        write_text(out / "comparison.md", "\n\n".join(texts) + "\n")
+        trees = [comparison_to_tree(each, name, reference) for name, each in comparisons.items()]
+        write_json(out / "comparison.json", trees)
+    return Reproduction(table, finished, comparisons)
+
+
+def _compared(finished: Mapping[str, Sequence[SystemRun]], reference: str, data: Path) -> dict[str, Comparison]:
+    """Every other system minus the reference, by name; none without the reference."""
+    others = [name for name in finished if name != reference]
+    if reference not in finished or not others:
+        return {}
+    dataset = read_dataset(data)
+    truth = GroundTruth.from_clips(dataset.clips, dataset.layout)
+    scores = {name: [truth.evaluable(run.scores) for run in runs] for name, runs in finished.items()}
+    return dict(zip(others, compare([scores[name] for name in others], scores[reference], truth), strict=True))
 
 
 @dataclass(frozen=True)

@@ -121,22 +121,46 @@ def _run_seeds(
 
 
 def reproduce(
-    data: options.Data,
     out: options.Out,
+    data: Annotated[
+        Path | None, Option("--data", help="Folder of recordings; --dry-run does without.", show_default=False)
+    ] = None,
     suite: Annotated[
-        str, Option(help="report (EAT-base, as published) or tiny (a small encoder from a random start).")
+        str,
+        Option(
+            help="report (EAT-base, as published), tiny (a small encoder from a random start) or frontier "
+            "(report, the leader's recipe and noise-aware layers, three seeds)."
+        ),
     ] = "report",
     systems: Annotated[
         str | None, Option(help="Run only these systems of the suite, comma-separated: eat-near,eat-fusion")
     ] = None,
     encoder: options.Encoder = None,
+    layers: Annotated[
+        str | None,
+        Option(
+            help="Noise-aware layers: a folder that nearfar pretrain wrote, or a recipe to pre-train them by on "
+            "the training recordings; default: the suite's recipe."
+        ),
+    ] = None,
     seeds: Annotated[
         str | None,
         Option(
             help="Seeds of all systems, 0,1,2 or 0-4; several give mean ± deviation. "
-            "Default: every recipe's own seed."
+            "Default: the suite's, or every recipe's own."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Print the plan of time and memory, and run nothing.")
+    ] = False,
+    device: Annotated[
+        str | None, Option(help="Device of the plan: cpu, cuda; default: a GPU if there is one.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        Option(help="Also write a submission, with this label and a number: <LastName>_<INST>_task2."),
+    ] = None,
+    authors: Annotated[Path | None, Option(help="TOML file with the authors of --label.")] = None,
     settings: options.Set = None,
     near: options.Near = None,
     far: options.Far = None,
@@ -146,28 +170,60 @@ def reproduce(
     ray: options.Ray = None,
     dask: options.Dask = None,
 ) -> None:
-    """Train and score the report's four systems and the two baselines, and print its Table 1."""
+    """Train and score the report's four systems and the two baselines, and print its Table 1; or another suite."""
     from nearfar.challenge.reproduce import reproduce as run_suite
-    from nearfar.challenge.reproduce import suite_recipes
+    from nearfar.challenge.suites import find_suite, prepare_layers, submit_suite, suite_recipes
     from nearfar.executors import default_executor
 
+    wanted = find_suite(suite)
     chosen = suite_recipes(suite, None if systems is None else systems.split(","))
+    if (label is None) != (authors is None):
+        raise usage_error("nearfar reproduce", "--label or --authors alone", "both", "Add the other one")
     with_default = DefaultEncoder(encoder, settings)
     started = [folder for recipe in chosen for folder in (out / recipe.name, *out.glob(f"seed_*/{recipe.name}"))]
-    recipes = [with_default(changed(recipe, encoder, None, settings, near, far), *started) for recipe in chosen]
+    recipes = [changed(recipe, encoder, None, settings, near, far) for recipe in chosen]
+    if not dry_run:
+        recipes = [with_default(recipe, *started) for recipe in recipes]
+    all_seeds = wanted.seeds if seeds is None else options.whole_numbers("--seeds", seeds)
+    if dry_run or wanted.plans:
+        _print_plan(recipes, data, len(all_seeds or (None,)), device)
+    if dry_run:
+        return
+    if data is None:
+        raise usage_error(
+            "nearfar reproduce", "no --data", "a folder of recordings", "Add --data DIR, or --dry-run"
+        )
     with progress_bars() as progress:
+        recipes = prepare_layers(recipes, layers or wanted.layers, data, out / "layers", encoder, progress)
         finished = run_suite(
             recipes,
             data,
             out,
-            seeds=None if seeds is None else options.whole_numbers("--seeds", seeds),
+            seeds=all_seeds,
             note=note,
             remarks={recipe.name: NOTE for recipe in recipes if noted(None, recipe)},
             progress=progress,
             executor=default_executor(ray=ray, dask=dask),
+            reference=wanted.reference,
         )
-    if finished is not None:
-        print_table(finished.table, as_json, out)
+    if finished is None:
+        return
+    if label is not None and authors is not None:
+        submit_suite(wanted, out, all_seeds, label, authors)
+    print_table(finished.table, as_json, out)
+
+
+def _print_plan(recipes: Sequence[Recipe], data: Path | None, seeds: int, device: str | None) -> None:
+    import torch
+
+    from nearfar.benchmark import product_rate
+    from nearfar.challenge.plan import amount_of, amount_of_archives, plan_rows, plan_table
+    from nearfar.data import read_dataset
+    from nearfar.pipeline.extraction import default_device
+
+    target = default_device() if device is None else torch.device(device)
+    amount, rate = amount_of_archives() if data is None else amount_of(read_dataset(data)), product_rate(target)
+    show(plan_table(plan_rows(recipes, amount, rate), amount, seeds, str(target), rate))
 
 
 def evaluate(

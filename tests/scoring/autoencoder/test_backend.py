@@ -14,8 +14,9 @@ import soundfile as sf
 import torch
 from typer.testing import CliRunner
 
-from nearfar.challenge.reproduce import reproduce, suite_recipes
+from nearfar.challenge.reproduce import reproduce
 from nearfar.challenge.run import run_system
+from nearfar.challenge.suites import suite_recipes
 from nearfar.cli import app
 from nearfar.config import Recipe, load_recipe
 from nearfar.data.clips import Clip

@@ -61,9 +61,9 @@ PRESETS: dict[str, Preset] = {
         "a clearly audible machine, and faults from half-developed to obvious", (8.0, 18.0), (0.4, 1.0)
     ),
     "dcase2026": Preset(
-        "near and far related as on the real DCASE 2026 development machines, in much noise, with faint faults",
-        (-6.0, 6.0),
-        (0.1, 0.5),
+        "near and far related as on the real DCASE 2026 development machines, with faint faults",
+        (8.0, 18.0),
+        (0.15, 0.5),
         _DCASE2026,
         tuple(machine for machine in _DCASE2026 if machine != "pump"),
     ),
