@@ -170,8 +170,6 @@ def report_run(run: Path, out: Path, *, data: Path | None = None, progress: Prog
 
 def _thresholds(run: Path) -> tuple[Threshold, ...]:
     rows = [checked(run / THRESHOLDS, row) for row in _json(run / THRESHOLDS)]
-    if any("rule" not in row for row in rows):
-        return ()  # of an earlier version, without a rate
     try:
         return tuple(Threshold.model_validate(row) for row in rows)
     except ValueError as error:
