@@ -293,7 +293,7 @@ def test_settings_that_do_not_fit_are_refused(setting: str, nearfar_command: Nea
 
 
 ARGUMENTS = {
-    "an unknown suite": (["reproduce", "--suite", "other"], "--suite: found 'other'; expected 'report', 'tiny' or 'frontier'"),
+    "an unknown suite": (["reproduce", "--suite", "other"], "--suite: found 'other'; expected 'report', 'tiny'"),
     "a misspelt suite": (["reproduce", "--suite", "tinny"], "did you mean 'tiny'?"),
     "an unknown system": (["reproduce", "--suite", "tiny", "--systems", "x"], "--systems: found 'x'"),
     "seeds that are no numbers": (["reproduce", "--seeds", "0,a"], "--seeds: found 0,a; expected whole numbers"),
