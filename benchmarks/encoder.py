@@ -17,8 +17,7 @@ from statistics import median
 import torch
 from reference import interleaved, plain_encoder
 
-from nearfar.benchmark import encoder_flops
-from nearfar.encoders.eat import build_encoder
+from nearfar.encoders.eat import build_encoder, encoder_flops
 from nearfar.encoders.linear import onednn_product
 
 FRAMES = 1600

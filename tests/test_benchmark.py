@@ -9,9 +9,9 @@ import pytest
 import torch
 from tests.command import Nearfar
 
-from nearfar.benchmark import Benchmark, benchmark, encoder_flops, require_device
+from nearfar.benchmark import Benchmark, benchmark, require_device
 from nearfar.devices import moved
-from nearfar.encoders.eat import EAT, EAT_BASE, EATConfig
+from nearfar.encoders.eat import EAT, EAT_BASE, EATConfig, encoder_flops
 from nearfar.errors import InputError
 from nearfar.frontends import KaldiFbank
 

@@ -20,7 +20,7 @@ import nearfar
 from nearfar.config import load_recipe
 from nearfar.devices import moved
 from nearfar.encoders import load_encoder
-from nearfar.encoders.eat import EAT, EATConfig
+from nearfar.encoders.eat import EAT, EATConfig, encoder_flops
 from nearfar.encoders.speedups import FAST, SPEEDUPS, faster
 from nearfar.errors import InputError
 from nearfar.frontends import KaldiFbank
@@ -69,15 +69,6 @@ class Benchmark:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
-
-
-def encoder_flops(config: EATConfig, frames: int) -> int:
-    """Floating-point operations of the matrix products alone: patches, linear layers and attention."""
-    patches = frames // config.patch_size * config.bands
-    tokens, dim, hidden = patches + 1, config.embed_dim, int(config.embed_dim * config.mlp_ratio)
-    linear = 2 * tokens * dim * (3 * dim + dim + 2 * hidden)
-    attention = 2 * 2 * tokens * tokens * dim
-    return config.depth * (linear + attention) + 2 * patches * config.patch_size**2 * dim
 
 
 def benchmark(

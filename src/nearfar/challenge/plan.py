@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nearfar.benchmark import encoder_flops
 from nearfar.config import Recipe
 from nearfar.data import Dataset
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
 from nearfar.data.download.catalogue import ARCHIVES
 from nearfar.encoders import load_encoder
-from nearfar.encoders.eat import EAT_BASE, EATConfig
+from nearfar.encoders.eat import EAT_BASE, EATConfig, encoder_flops
 from nearfar.errors import InputError
 from nearfar.rendering import TextRow, TextTable
 

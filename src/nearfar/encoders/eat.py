@@ -41,6 +41,15 @@ class EATConfig:
         return self.mel_bins // self.patch_size
 
 
+def encoder_flops(config: EATConfig, frames: int) -> int:
+    """Floating-point operations of the matrix products alone: patches, linear layers and attention."""
+    patches = frames // config.patch_size * config.bands
+    tokens, dim, hidden = patches + 1, config.embed_dim, int(config.embed_dim * config.mlp_ratio)
+    linear = 2 * tokens * dim * (3 * dim + dim + 2 * hidden)
+    attention = 2 * 2 * tokens * tokens * dim
+    return config.depth * (linear + attention) + 2 * patches * config.patch_size**2 * dim
+
+
 EAT_BASE, EAT_LARGE = EATConfig(), EATConfig(embed_dim=1024, depth=24, num_heads=16)
 SIZES = {"base": EAT_BASE, "large": EAT_LARGE, "tiny": EATConfig(embed_dim=192, depth=4, num_heads=3)}
 
