@@ -21,6 +21,7 @@ from nearfar.data import Dataset
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
 from nearfar.data.download.catalogue import ARCHIVES
 from nearfar.encoders import load_encoder
+from nearfar.encoders.adaptation import LoraSettings
 from nearfar.encoders.eat import EAT_BASE, EATConfig, encoder_flops
 from nearfar.errors import InputError
 from nearfar.rendering import TextRow, TextTable
@@ -28,7 +29,8 @@ from nearfar.rendering import TextRow, TextTable
 EFFICIENCY = 0.5
 """Rate of training and of embedding relative to that of a plain matrix product."""
 FRAMES_PER_SECOND = 100
-BASE_PARAMETERS = 88_000_000
+BASE_PARAMETERS, LORA_SHARE = 88_000_000, 0.05
+"""Of EAT-base, and the part of parameters that LoRA trains, about."""
 _AE_PARAMETERS, _AE_FRAMES_PER_SECOND = 270_000, 31.25
 _TRAINING, _TEST = 1_000, 200
 """Clips of a machine in the DCASE 2026 archives."""
@@ -109,7 +111,7 @@ def _of_encoder(recipe: Recipe, amount: Amount, rate: float, is_shared: bool) ->
     clips = (amount.training + amount.test) * views * streams
     embedding = clips * encoder_flops(config, round(seconds * FRAMES_PER_SECOND))
     trains = recipe.trains and not is_shared
-    share = 1.0 if training.adaptation == "full" else 0.05
+    share = LORA_SHARE if isinstance(recipe.adaptation_settings(), LoraSettings) else 1.0
     tokens = round(in_training * FRAMES_PER_SECOND) // config.patch_size * config.bands + 1
     per_block = tokens * config.embed_dim * (34 + 5 * config.num_heads * tokens / config.embed_dim)
     activations = 2 * streams * training.batch_size * config.depth * per_block
