@@ -20,6 +20,7 @@ from nearfar.scoring.autoencoder.scores import (
 )
 from nearfar.scoring.contributions import ExplainingScorer, divided, symmetric_root
 from nearfar.scoring.settings import NearestSettings
+from nearfar.scoring.tolerant import TolerantNeighbours, TolerantSettings
 
 
 def features(clips: int, parts: int = 3, dim: int = 4, seed: int = 0) -> torch.Tensor:
@@ -201,3 +202,21 @@ def test_a_fusion_that_is_no_sum_has_no_contributions(monkeypatch: pytest.Monkey
     plan = ScoringPlan("nearest-neighbours", NearestSettings(), "highest")
     scorer = MachineScorer({"near": features(5)}, torch.zeros(5, dtype=torch.bool), plan)
     assert scorer.contributions({"near": features(2)}) is None
+
+
+def test_contributions_need_no_second_search_with_the_scores_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(1)
+    normals, others = ({"near": torch.randn(count, 3, 128, generator=random)} for count in (30, 4))
+    plan = ScoringPlan("tolerant-neighbours", TolerantSettings(), "mean")
+    scorer = MachineScorer(normals, torch.zeros(30, dtype=torch.bool), plan)
+    expected = scorer.contributions(others)
+    scored = scorer.score(others)
+    monkeypatch.setattr(TolerantNeighbours, "match", None)  # fails when called
+    found = [
+        scorer.contributions({"near": others["near"][row : row + 1]}, scored.rows(slice(row, row + 1)))
+        for row in range(4)
+    ]
+    assert expected is not None
+    for row, own in enumerate(found):
+        assert own is not None
+        torch.testing.assert_close(own["near"].shares[0], expected["near"].shares[row], rtol=1e-6, atol=1e-9)

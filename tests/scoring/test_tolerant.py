@@ -199,3 +199,17 @@ def test_contributions_add_up_to_the_score() -> None:
     np.testing.assert_allclose(found.shares.sum(dim=(1, 2)).numpy(), scorer.score(others), rtol=1e-9)
     assert float(found.shares[-1, 0, 0]) > 0  # louder than the tolerance allows
     assert float(found.shares[0, 0].abs().sum()) == 0
+
+
+def test_contributions_are_the_same_with_the_choices_of_an_earlier_score() -> None:
+    random = torch.Generator().manual_seed(0)
+    normals, others = (torch.randn(count, 3, 128, generator=random) for count in (40, 10))
+    scorer = TolerantNeighbours(speed_tolerance=0.06).fit(normals)
+    found = scorer.match(others)
+    assert len(set(found.choices.tolist())) > 1
+    again, given = scorer.contributions(others), scorer.contributions(others, found.choices)
+    torch.testing.assert_close(given.shares, again.shares, rtol=0, atol=0)
+    torch.testing.assert_close(given.difference, again.difference, rtol=0, atol=0)
+    fixed = scorer.contributions(others, np.full(10, 3))  # the middle of seven speeds
+    changed = torch.from_numpy(found.choices != 3)
+    assert bool((fixed.shares != again.shares).flatten(1).any(dim=1)[changed].all())

@@ -12,7 +12,7 @@ from nearfar.explain.attribution import Contribution, Part, cause, parts_of
 from nearfar.explain.dimensions import Dimensions
 from nearfar.explain.explanation import Explanation, explain
 from nearfar.explain.localisation import PatchBank
-from nearfar.scoring import MachineScorer
+from nearfar.scoring import MachineScorer, ViewScores
 
 Describe = Callable[[tuple[int, int]], Dimensions]
 """From the shape (parts, dim) of features to what their dimensions describe."""
@@ -57,6 +57,7 @@ def contributions_of(
     windows: Sequence[int],
     scores: Sequence[float],
     dimensions: Dimensions,
+    scored: ViewScores | None = None,
 ) -> list[tuple[Part, ...]]:
     """The contributions to the scores of some windows, largest first.
 
@@ -66,6 +67,7 @@ def contributions_of(
         windows: indices of the windows.
         scores: of these windows, fused.
         dimensions: of the features of views of waveforms.
+        scored: the scores of all windows, if at hand: they are not scored again then.
 
     Returns:
         for every window the parts that its score is made of; none where the fusion of views is no sum.
@@ -73,7 +75,11 @@ def contributions_of(
     out = []
     # Each alone, so that the result does not depend on the others, not even by rounding.
     for window, score in zip(windows, scores, strict=True):
-        found = scorer.contributions({view: values[window : window + 1] for view, values in features.items()})
+        rows = slice(window, window + 1)
+        found = scorer.contributions(
+            {view: values[rows] for view, values in features.items()},
+            None if scored is None else scored.rows(rows),
+        )
         out.append(() if found is None else parts_of(found, dimensions, 0, score))
     return out
 

@@ -42,7 +42,7 @@ def recording_scores(
     values = scored.fused[worst].tolist()
     made_of = None
     if describe is not None:
-        made_of = contributions_of(fitted.scorer, features, worst.tolist(), values, describe((parts, dim)))
+        made_of = contributions_of(fitted.scorer, features, worst.tolist(), values, describe((parts, dim)), scored)
     like = likes(fitted, features, worst.tolist())
     out = []
     for index, window in enumerate(worst):

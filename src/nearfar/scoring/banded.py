@@ -111,14 +111,16 @@ class BandedNeighbours:
         each = [self._nearest.score_without(self._values(features, speed), clips) for speed in at]
         return self.units(np.stack(each))
 
-    def contributions(self, features: Tensor, speed: int) -> Contributions:
-        """The parts of scores at one speed, (clips, statistics, 128), at least 0 and in proportion to the shares.
+    def contributions(self, features: Tensor, speed: int) -> tuple[Contributions, Scores]:
+        """The parts of scores at one speed, (clips, statistics, 128), and these scores, (clips,).
 
-        Differences of decorrelated statistics are decorrelated.
+        The parts are at least 0 and in proportion to the shares. Differences of decorrelated statistics are
+        decorrelated.
         """
         found = self._nearest.contributions(self._values(features, speed))
+        scores = self.units(found.shares.sum(dim=(1, 2)).numpy())
         shares = found.shares.abs() if bool((found.shares < 0).any()) else found.shares
-        return Contributions(unbanded(shares) / self.units.spread, unbanded(found.difference))
+        return Contributions(unbanded(shares) / self.units.spread, unbanded(found.difference)), scores
 
     def _values(self, features: Tensor, *speeds: int) -> Tensor:
         """What is compared of clips at some speeds, one after the other: (speeds * clips, bands, dim)."""

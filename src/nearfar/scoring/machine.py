@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -27,11 +27,22 @@ class ViewScores:
         views: (clips,) float64 of every scored view, before fusion.
         nearest: (clips,) int64, the nearest normal clip in the first scored view; None for back-ends without
             nearest clips, and for the normal clips themselves.
+        choices: (clips,) int64 of each view whose back-end chooses among several comparisons, such as speeds.
     """
 
     fused: Scores
     views: dict[str, Scores]
     nearest: Indices | None = None
+    choices: Mapping[str, Indices] = field(default_factory=dict)
+
+    def rows(self, rows: slice) -> ViewScores:
+        """Those of some of the clips."""
+        return ViewScores(
+            self.fused[rows],
+            {view: values[rows] for view, values in self.views.items()},
+            None if self.nearest is None else self.nearest[rows],
+            {view: values[rows] for view, values in self.choices.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +101,28 @@ class MachineScorer:
         """Score clips from their features, (clips, parts, dim) of every scored view."""
         nearest: Indices | None = None
         views: dict[str, Scores] = {}
+        choices: dict[str, Indices] = {}
         for view, scorer in self.scorers.items():
-            if not views and hasattr(scorer, "score_and_nearest"):
+            if hasattr(scorer, "match"):
+                found = scorer.match(features[view])
+                nearest = nearest if views else found.nearest
+                views[view], choices[view] = found.scores, found.choices
+            elif not views and hasattr(scorer, "score_and_nearest"):
                 views[view], nearest = scorer.score_and_nearest(features[view])
             else:
                 views[view] = scorer.score(features[view])
         normals = self.normal.views if self._fusion.uses_normals else {}
-        return ViewScores(self._fused(views, normals), views, nearest)
+        return ViewScores(self._fused(views, normals), views, nearest, choices)
 
     @one_thread()
-    def contributions(self, features: Mapping[str, Tensor]) -> dict[str, ViewContributions] | None:
+    def contributions(
+        self, features: Mapping[str, Tensor], scored: ViewScores | None = None
+    ) -> dict[str, ViewContributions] | None:
         """The parts of the fused scores of :meth:`score`, by view; None where the fusion is no sum over views.
 
         Args:
             features: (clips, parts, dim) of every scored view.
+            scored: the result of :meth:`score` for these clips, if it is at hand: nothing is scored again then.
         """
         terms = self.terms
         if terms is None:
@@ -111,12 +130,14 @@ class MachineScorer:
         out = {}
         for view, scorer in self.scorers.items():
             weight, constant = terms[view]
-            explain: Callable[[Tensor], Contributions] | None = getattr(scorer, "contributions", None)
+            explain: Callable[..., Contributions] | None = getattr(scorer, "contributions", None)
             if explain is not None:
-                found = explain(features[view])
+                chosen = () if scored is None or view not in scored.choices else (scored.choices[view],)
+                found = explain(features[view], *chosen)
                 out[view] = ViewContributions(weight * found.shares, found.difference, constant, found.reference)
             else:
-                whole = torch.from_numpy(weight * scorer.score(features[view])).reshape(-1, 1, 1)
+                scores = scorer.score(features[view]) if scored is None else scored.views[view]
+                whole = torch.from_numpy(weight * scores).reshape(-1, 1, 1)
                 out[view] = ViewContributions(whole, None, constant)
         return out
 

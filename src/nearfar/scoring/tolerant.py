@@ -15,6 +15,7 @@ It compares level and log-mel statistics (``features.source = "scaled-log-mel"``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -58,6 +59,21 @@ class TolerantSettings(Settings):
     mel_smoothing: NotNegative = 1.5
     level_tolerance_db: NotNegative = 3.0
     level_spread_db: NotNegative = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """The nearest normal clips of some clips, at the speed with the lowest score.
+
+    Attributes:
+        scores: (clips,) float64.
+        nearest: (clips,) int64, indices of normal clips.
+        choices: (clips,) int64, indices of speeds.
+    """
+
+    scores: Scores
+    nearest: Indices
+    choices: Indices
 
 
 class TolerantNeighbours:
@@ -135,12 +151,18 @@ class TolerantNeighbours:
         Raises:
             ValueError: if the features have other sizes than the normal clips', or one is not finite.
         """
+        found = self.match(features)
+        return found.scores, found.nearest
+
+    def match(self, features: Features) -> Match:
+        """Score clips as :meth:`score_and_nearest`, with the speed that was chosen for each."""
         features = as_features(features, like=self._features)
         (first, nearest), *others = [comparison.score_and_nearest(features) for comparison in self._comparisons]
         scores = np.mean([first, *(scores for scores, _ in others)], axis=0)
-        lowest = scores.argmin(axis=0)[None]
-        scores = np.take_along_axis(scores, lowest, axis=0)[0]
-        return self._in_units(scores, level_db(features)), np.take_along_axis(nearest, lowest, axis=0)[0]
+        speed = scores.argmin(axis=0)
+        lowest = np.take_along_axis(scores, speed[None], axis=0)[0]
+        chosen = np.take_along_axis(nearest, speed[None], axis=0)[0]
+        return Match(self._in_units(lowest, level_db(features)), chosen, speed)
 
     def leave_one_out(self) -> Scores:
         """The score of every normal clip by nearest clips without it, (normals,) float64.
@@ -156,22 +178,27 @@ class TolerantNeighbours:
         each = [comparison.score_without(self._features, clips) for comparison in self._comparisons]
         return self._in_units(np.mean(each, axis=0).min(axis=0), self.levels)
 
-    def contributions(self, features: Features) -> Contributions:
+    def contributions(self, features: Features, choices: Indices | None = None) -> Contributions:
         """The parts of the scores of clips, (clips, 1 + statistics, 128) float32.
 
         Those of the nearest clips at the speed with the lowest score, in proportion, and the level's. Differences
         are from the nearest clips of the statistics as they are.
+
+        Args:
+            features: (clips, 1 + statistics, 128) float32.
+            choices: (clips,) int64 of :meth:`match`, if these clips were scored before; None: clips are compared
+                at all speeds again.
         """
         features = as_features(features, like=self._features)
-        scores = np.mean([comparison.score_and_nearest(features)[0] for comparison in self._comparisons], axis=0)
-        which, units = scores.argmin(axis=0), self._in_units(scores.min(axis=0), np.full(len(features), -np.inf))
+        which = self.match(features).choices if choices is None else choices
         shares, difference = (torch.zeros(features.shape, dtype=torch.float64) for _ in range(2))
         for number in sorted(set(which.tolist())):
             rows = torch.from_numpy(np.flatnonzero(which == number))
             found = [comparison.contributions(features[rows], number) for comparison in self._comparisons]
-            weights = torch.stack([each.shares for each in found]).sum(dim=0)
-            own = divided(torch.from_numpy(units)[rows], weights.flatten(1)).reshape(weights.shape)
-            shares[rows, 1:], difference[rows, 1:] = own, found[0].difference
+            weights = torch.stack([each.shares for each, _ in found]).sum(dim=0)
+            units = self._in_units(np.mean([scores for _, scores in found], axis=0), np.full(len(rows), -np.inf))
+            own = divided(torch.from_numpy(units), weights.flatten(1)).reshape(weights.shape)
+            shares[rows, 1:], difference[rows, 1:] = own, found[0][0].difference
         levels = level_db(features)
         if self.uses_level:
             shares[:, 0, 0] = torch.from_numpy(LEVEL_SLOPE * np.maximum(levels - self._loudest, 0.0))
