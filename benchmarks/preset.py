@@ -40,7 +40,7 @@ SYSTEMS: dict[str, Sequence[str]] = {
     "log-spectral nearest neighbour": ("nearest.toml",),
     "ae-mse": ("ae-mse",),
     "ae-mahala": ("ae-mahala",),
-    "frozen-eat of eat-tiny, VarMin": ("frozen-eat", *TINY, *VARMIN),
+    "frozen-eat of eat-tiny with VarMin": ("frozen-eat", *TINY, *VARMIN),
     "tiny-near": ("tiny-near",),
     "frozen-near": ("frozen-near",),
     "nearfar-best": ("nearfar-best",),
@@ -104,7 +104,7 @@ def main() -> None:
     print("\n| system | seed | source AUC | target AUC | pAUC | official score |\n|---|---|---|---|---|---|")
     for name in options.systems.split(","):
         for seed in seeds:
-            run = options.out / f"run-{seed}-{name.replace(' ', '-').replace(',', '')}"
+            run = options.out / f"run-{seed}-{name.replace(' ', '-')}"
             recipe, *rest = SYSTEMS[name]
             recipe = str(options.out / recipe) if recipe.endswith(".toml") else recipe
             own = [entry for entry in options.set if recipe.startswith(entry.split(":")[0])]

@@ -78,6 +78,11 @@ SETTINGS = [
         ("none", "memmix"),
     )
     if (o, n) != ("standardised", "ratio") and (o, n) != ("standardised", "varmin")
+] + [
+    {"distance": d, "neighbours": k, "normalisation": n, "over_parts": how, "varmin_scale": 0.5}
+    for d, k, n, how in itertools.product(
+        ("cosine", "standardised"), (1, 3), ("none", "varmin"), ("max", "softmax")
+    )
 ]
 
 

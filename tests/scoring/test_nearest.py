@@ -122,7 +122,13 @@ class Naive:
         """The score of scaled x by the entries of one domain."""
         every = list(range(len(x)))
         together = [every] if self.scoring.shared_neighbour else [[part] for part in every]
-        return float(np.mean([self.of_part(x, [e.vector for e in entries], k, parts) for parts in together]))
+        scores = np.array([self.of_part(x, [e.vector for e in entries], k, parts) for parts in together])
+        if self.scoring.over_parts == "max":
+            return float(scores.max())
+        if self.scoring.over_parts == "softmax" and scores.std() > 0:
+            weights = np.exp((scores - scores.mean()) / scores.std())
+            return float((weights * scores).sum() / weights.sum())
+        return float(np.mean(scores))
 
     def of_part(self, x: np.ndarray, bank: list[np.ndarray], k: int, parts: list[int]) -> float:
         return float(np.mean(sorted(self.rescaled(x, bank, k, parts))[: self.scoring.neighbours]))
@@ -140,7 +146,8 @@ class Naive:
         alpha = (
             1.0 if how == "difference" else np.cov(d, b, bias=True)[0, 1] / np.var(b) if np.var(b) > 1e-12 else 0
         )
-        return [p - alpha * q for p, q in zip(plain, b, strict=True)]
+        scale = 1.0 if how == "difference" else self.scoring.varmin_scale
+        return [p - scale * alpha * q for p, q in zip(plain, b, strict=True)]
 
     def score(self, clip: np.ndarray, left_out: int | None = None) -> float:
         """Of (parts, dim) features."""
@@ -181,7 +188,14 @@ BACK_ENDS = [
     for normalisation, domains, neighbours in itertools.product(
         ("none", "ratio", "difference", "varmin"), ("pooled", "separate"), (1, 3)
     )
-] + [{"domains": "standardised"}, {"domains": "standardised", "neighbours": 2}]
+] + [
+    {"domains": "standardised"},
+    {"domains": "standardised", "neighbours": 2},
+    {"normalisation": "varmin", "varmin_scale": 0.4},
+    {"normalisation": "varmin", "varmin_scale": 0.0, "domains": "separate"},
+    *({"normalisation": "varmin", "over_parts": how, "neighbours": 2} for how in ("max", "softmax")),
+    *({"domains": "standardised", "over_parts": how} for how in ("max", "softmax")),
+]
 BANKS = [
     {"enrichment": "memmix"},
     {"enrichment": "memmix", "memmix_sources": 3},
@@ -455,7 +469,7 @@ def test_a_clip_is_at_no_distance_from_its_twin(distance):
 def test_a_bank_of_one_clip_scores_plain_distances(settings, of_target):
     bank, queries = features(1, 2), features(4, 2, seed=1)
     scoring = NearestSettings(**settings)
-    plain = NearestSettings(distance=scoring.distance)
+    plain = NearestSettings(distance=scoring.distance, over_parts=scoring.over_parts)
     expected = NearestNeighbours(plain).fit(bank, targets(1, of_target)).score(queries)
     scores, which = NearestNeighbours(scoring).fit(bank, targets(1, of_target)).score_and_nearest(queries)
     np.testing.assert_allclose(scores, expected, rtol=1e-12)

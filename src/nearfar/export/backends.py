@@ -73,6 +73,8 @@ class Nearest(nn.Module):
 
     def __init__(self, scorer: NearestNeighbours) -> None:
         super().__init__()
+        if scorer.settings.over_parts != "mean":
+            raise cannot("scoring.over_parts", f"{scorer.settings.over_parts!r}")
         self.cosine = scorer.settings.distance == "cosine"
         self.register_buffer("mean", scorer.scaling.mean)
         self.register_buffer("factor", scorer.scaling.factor)

@@ -7,7 +7,7 @@ entries, a distance is rescaled as
   arXiv 2509.10951);
 * ``varmin``: D - alpha b_i with alpha = Cov(d, b) / Var(b) over the bank, where d_i is the distance of i to its
   nearest other entry; 0 if Var(b) <= 1e-12 (Matsumoto et al., DCASE Workshop 2025). This alpha minimises the
-  variance of d - alpha b.
+  variance of d - alpha b. A scale lambda below 1 keeps a part of the distance's own differences.
 
 A score is the mean of the smallest ``neighbours`` rescaled distances. Densities and alpha of a bank without a clip
 are computed from that bank.
@@ -36,6 +36,7 @@ class DensityBank:
         normalisation: the rescaling of distances.
         density_neighbours: K of b_i.
         neighbours: number of smallest rescaled distances that a score is the mean of.
+        varmin_scale: lambda.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class DensityBank:
         normalisation: Normalisation,
         density_neighbours: int,
         neighbours: int,
+        varmin_scale: float = 1.0,
     ) -> None:
+        self._varmin_scale = varmin_scale
         self.normalisation: Normalisation = normalisation
         self._active, self._neighbours, self._all_present = active, neighbours, bool(active.all())
         self._counts = {"density": density_neighbours} | ({"nearest": 1} if normalisation == "varmin" else {})
@@ -110,7 +113,8 @@ class DensityBank:
         density = density.nan_to_num(nan=0.0)
         if self.normalisation == "difference":
             return density
-        return slope(means["nearest"].nan_to_num(nan=0.0), density, present)[..., None] * density
+        alpha = slope(means["nearest"].nan_to_num(nan=0.0), density, present)
+        return self._varmin_scale * alpha[..., None] * density
 
 
 def _lowest(distances: Tensor, neighbours: int) -> Tensor:

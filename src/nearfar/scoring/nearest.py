@@ -35,6 +35,7 @@ from nearfar.scoring.distances import (
     pairwise_distance,
     without_itself,
 )
+from nearfar.scoring.parts import WEIGHTS, over_parts
 from nearfar.scoring.settings import NearestSettings
 
 
@@ -77,7 +78,8 @@ class _Domain:
         self._points = self._together.by_part()
         of_target = settings.domains != "pooled" and bool(bank.target[members[0]])
         count = settings.target_density_neighbours if of_target else settings.density_neighbours
-        parts, rescaling = len(self._points), (settings.normalisation, count, settings.neighbours)
+        parts = len(self._points)
+        rescaling = (settings.normalisation, count, settings.neighbours, settings.varmin_scale)
         self._groups = [slice(parts)] if settings.shared_neighbour else [slice(i, i + 1) for i in range(parts)]
         self._banks = [
             DensityBank(self._pairs(self._points, group, without_itself), self._active, *rescaling)
@@ -100,15 +102,15 @@ class _Domain:
         """
         if present is None:
             scores, rescaled = self._rescaled(centred(scaled, self._centres))
-            return scores.mean(dim=0), self.members[rescaled.sum(dim=0).argmin(dim=1)]
+            return over_parts(scores, self._settings.over_parts), self.members[rescaled.sum(dim=0).argmin(dim=1)]
         mask, queries = present[:, self.members], centred(scaled, self._centres).by_part()
-        total, overall = torch.zeros(len(scaled), dtype=torch.float64), None
+        of_parts, overall = [], None
         for bank, parts in zip(self._banks, self._groups, strict=True):
             scores, rescaled = bank.score(self._mean_distance(queries, parts), mask)
-            total += scores
+            of_parts.append(scores)
             overall = rescaled if overall is None else overall.add_(rescaled)
         assert overall is not None, "features have one part or more"
-        return total / len(self._banks), self.members[overall.argmin(dim=1)]
+        return over_parts(torch.stack(of_parts), self._settings.over_parts), self.members[overall.argmin(dim=1)]
 
     def _rescaled(self, queries: CentredPoints) -> tuple[Tensor, Tensor]:
         """Scores (banks, clips) and rescaled distances (banks, clips, entries) of all banks in one pass."""
@@ -129,7 +131,8 @@ class _Domain:
         _, rescaled = self._rescaled(queries)
         nearest = rescaled.topk(min(self._settings.neighbours, rescaled.shape[2]), dim=2, largest=False)
         there = torch.isfinite(nearest.values)
-        value = nearest.values.masked_fill(~there, 0.0) / there.sum(dim=2, keepdim=True) / len(self._banks)
+        value = nearest.values.masked_fill(~there, 0.0) / there.sum(dim=2, keepdim=True)
+        value = value * WEIGHTS[self._settings.over_parts](value.sum(dim=2))[:, :, None]
         chosen = torch.where(there, nearest.indices, nearest.indices[:, :, :1])  # (banks, clips, neighbours)
         parts = torch.arange(len(self._points))[:, None, None]
         of_parts = chosen.expand(len(parts), -1, -1)  # parts that share a bank have the same neighbours
@@ -152,7 +155,8 @@ class _Domain:
 
     def median(self) -> Tensor:
         """The median leave-one-out score of the domain's normal clips, (1,); NaN if there is none."""
-        return _median(torch.stack([mean for mean, _ in self._leave_one_out]).mean(dim=0)[None])
+        scores = torch.stack([mean for mean, _ in self._leave_one_out])
+        return _median(over_parts(scores, self._settings.over_parts)[None])
 
     def medians_without(self, clips: Tensor, present: Tensor) -> Tensor:
         """The median for the bank without each of ``clips`` in turn: (clips,); ``present`` as in :meth:`score`."""
@@ -161,7 +165,8 @@ class _Domain:
             lists.means_without(self._active, mask, count, leave_one_out)
             for lists, leave_one_out in zip(self._lists, self._leave_one_out, strict=True)
         ]
-        mean = torch.stack(scores).mean(dim=0)
+        stacked = torch.stack(scores)  # (parts, clips left out, clips)
+        mean = over_parts(stacked.flatten(1), self._settings.over_parts).reshape(stacked.shape[1:])
         return _median(mean.masked_fill(self.clips == clips[:, None], torch.nan))
 
     def _mean_distance(self, queries: list[CentredPoints], parts: slice) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from nearfar.scoring.parts import OverParts
 from nearfar.settings import Fraction, PositiveFloat, PositiveInt, Settings, refusal
 
 Distance = Literal["cosine", "standardised"]
@@ -22,7 +23,10 @@ class NearestSettings(Settings):
         neighbours: K; the score is the mean distance to the K nearest normal clips.
         shared_neighbour: all parts have the same nearest clips, by mean distance, instead of each its own.
         normalisation: rescaling of a distance D by the density b around the normal clip: ``ratio`` D / b,
-            ``difference`` D - b, ``varmin`` D - alpha b.
+            ``difference`` D - b, ``varmin`` D - lambda alpha b.
+        varmin_scale: lambda, from 0, the distance alone, to 1.
+        over_parts: the score of a clip is the mean of its parts' scores, the largest, or their mean weighted by
+            the softmax of these in units of their deviation.
         density_neighbours: K of b, the mean distance to the K nearest other normals.
         target_density_neighbours: K of b in the target domain, if ``domains`` is not ``pooled``.
         domains: ``pooled`` is one bank; ``separate`` a bank per domain and the lower score; ``standardised`` also
@@ -35,10 +39,14 @@ class NearestSettings(Settings):
         prototypes: use only this many source clips, nearest to the centres of k-means; None uses all.
     """
 
+    added_later: ClassVar[frozenset[str]] = frozenset({"varmin_scale", "over_parts"})
+
     distance: Distance = "cosine"
     neighbours: PositiveInt = 1
     shared_neighbour: bool = False
     normalisation: Normalisation = "none"
+    varmin_scale: Annotated[float, Field(ge=0, le=1)] = 1.0
+    over_parts: OverParts = "mean"
     density_neighbours: PositiveInt = 4
     target_density_neighbours: PositiveInt = 9
     domains: Domains = "pooled"
@@ -64,6 +72,8 @@ class NearestSettings(Settings):
             for key in type(self).model_fields
             if key.startswith(f"{kind}_") and self.enrichment != kind
         }
+        if self.normalisation != "varmin":
+            unused.add("varmin_scale")
         if self.normalisation == "none":
             unused |= {"density_neighbours", "target_density_neighbours"}
         elif self.domains == "pooled":
