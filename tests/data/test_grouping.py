@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
+from nearfar.data import grouping
 from nearfar.data.clips import Clip, normal_clip
 from nearfar.data.grouping import GROUPINGS, caution_of, find_groups
 from nearfar.errors import InputError
@@ -121,3 +123,28 @@ def test_what_groups_do_not_show_is_said_unless_names_give_them(name: str, words
     assert words in (caution_of(GROUPINGS[name].description) or "")
     assert caution_of(GROUPINGS["folder"].description) is None
     assert caution_of("the pattern (.*)_") is None
+
+
+def test_distances_in_blocks_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(4).normal(size=(50, 6))
+    monkeypatch.setattr(grouping, "_TOGETHER", 7 * 50)
+    found = list(grouping._distances(values))
+    assert [distances.shape for _, distances in found] == [(7, 50)] * 7 + [(1, 50)]
+    every = cdist(values, values)
+    for rows, distances in found:
+        np.testing.assert_allclose(distances, every[rows], atol=1e-7)
+    runs = np.repeat([3, 1, 2], [20, 1, 29])
+    same = np.triu(runs[:, None] == runs[None], 1)
+    expected = np.diagonal(every, 1)[np.diagonal(same, 1)].mean() / every[same].mean()
+    assert grouping._ratio(values, runs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("sessions", [1, 12])
+def test_runs_do_not_depend_on_the_size_of_blocks(sessions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    session = np.repeat(np.arange(sessions), 120 // sessions)
+    features = 2 * random.normal(size=(sessions, 20))[session] + random.normal(size=(120, 20))
+    whole = find_groups(numbered(120), features=features)
+    assert whole.count == 120 if sessions == 1 else 10 <= whole.count < 30
+    monkeypatch.setattr(grouping, "_TOGETHER", 11 * 120)
+    assert find_groups(numbered(120), features=features) == whole

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +56,8 @@ _ALIKE = 0.98
 _RUNS, _SIGNIFICANT = 0.95, 0.01
 """Successive recordings form runs where they are at most this fraction as far apart as others, and by chance with
 at most this probability."""
+_TOGETHER = 1 << 22
+"""Distances in memory at a time, 32 MB: up to 2,048 recordings are compared in one block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +278,7 @@ def _by_order(clips: Sequence[Clip], features: Features | None) -> Labels | None
 
 
 def _runs_in_order(clips: Sequence[Clip], features: Features) -> Labels | None:
+    from scipy.sparse import diags_array
     from sklearn.cluster import AgglomerativeClustering
 
     count = len(clips)
@@ -285,13 +288,12 @@ def _runs_in_order(clips: Sequence[Clip], features: Features) -> Labels | None:
     values = _principal(values[:, spread > 0] / spread[spread > 0])
     if not values.shape[1] or not _has_runs(values):
         return None
-    values = _without_like(values, _distances(values))
-    chain = np.eye(count, k=1) + np.eye(count, k=-1)
-    distances = _distances(values)
+    values = _without_like(values)
+    chain = diags_array([1.0, 1.0], offsets=[-1, 1], shape=(count, count), format="csr")
     runs = np.arange(count)
     for number in np.unique(np.geomspace(_FEWEST, count // 2, 24).astype(int)):
         runs = AgglomerativeClustering(int(number), connectivity=chain, linkage="ward").fit_predict(values)
-        if _ratio(distances, runs) >= _ALIKE:
+        if _ratio(values, runs) >= _ALIKE:
             break
     labels: Labels = [""] * count
     for index, run in zip(order, runs, strict=True):
@@ -306,12 +308,20 @@ def _principal(values: Features) -> Features:
     return components
 
 
-def _ratio(distances: Features, runs: NDArray[np.int64]) -> float:
-    """The mean distance of successive recordings of a run over that of all pairs in its run; 1 without pairs."""
-    same = runs[:, None] == runs[None]
-    every = distances[np.triu(same, 1)]
-    successive = np.diagonal(distances, 1)[np.diagonal(same, 1)]
-    return float(successive.mean() / every.mean()) if every.size and every.mean() > 0 else 1.0
+def _ratio(values: Features, runs: NDArray[np.int64]) -> float:
+    """The mean distance of successive recordings of a run over that of all pairs in its run; 1 without pairs.
+
+    Args:
+        values: (recordings, dim), in order.
+        runs: (recordings,), the number of each recording's run; a run is without gaps.
+    """
+    members = np.split(values, np.flatnonzero(np.diff(runs)) + 1)
+    pairs = sum(len(own) * (len(own) - 1) // 2 for own in members)
+    every = sum(_sum_of_pairs(own) for own in members)
+    if every <= 0:
+        return 1.0
+    steps = np.concatenate([np.linalg.norm(np.diff(own, axis=0), axis=1) for own in members])
+    return float(steps.mean() / (every / pairs))
 
 
 def _without_conditions(features: Features, conditions: Sequence[Hashable]) -> Features:
@@ -325,20 +335,20 @@ def _without_conditions(features: Features, conditions: Sequence[Hashable]) -> F
     return out
 
 
-def _without_like(values: Features, distances: Features) -> Features:
+def _without_like(values: Features) -> Features:
     """Rows minus the mean of the rows that are most like them, of those that are far from them in the order.
 
     What rows share because of an unknown operating condition is gone; what a session has of its own stays.
 
     Args:
         values: (rows, dim), in order.
-        distances: (rows, rows) of all pairs.
     """
-    count = len(values)
-    place = np.arange(count)
-    near = np.abs(place[:, None] - place[None]) <= int(_APART * count)
-    like = np.argpartition(np.where(near, np.inf, distances), _LIKE, axis=1)[:, :_LIKE]
-    out: Features = values - values[like].mean(axis=1)
+    place, reach = np.arange(len(values)), int(_APART * len(values))
+    out = np.empty_like(values)
+    for rows, distances in _distances(values):
+        distances[np.abs(place[rows, None] - place[None]) <= reach] = np.inf
+        like = np.argpartition(distances, _LIKE, axis=1)[:, :_LIKE]
+        out[rows] = values[rows] - values[like].mean(axis=1)
     return out
 
 
@@ -347,14 +357,14 @@ def _has_runs(values: Features, draws: int = 99) -> bool:
 
     A permutation test: what is compared is computed anew in every random order.
     """
-    distances, count = _distances(values), len(values)
-    if distances.max() == 0:
+    count = len(values)
+    if _sum_of_pairs(values) == 0:
         return False
 
     def apart(order: NDArray[np.int64]) -> float:
         """The mean distance of successive rows over that of all."""
-        rest = _without_like(values[order], distances[np.ix_(order, order)])
-        every = _distances(rest).sum() / (count * (count - 1))
+        rest = _without_like(values[order])
+        every = 2.0 * _sum_of_pairs(rest) / (count * (count - 1))
         return float(np.linalg.norm(np.diff(rest, axis=0), axis=1).mean() / every) if every else 1.0
 
     found = apart(np.arange(count))
@@ -369,10 +379,26 @@ def _has_runs(values: Features, draws: int = 99) -> bool:
     return True
 
 
-def _distances(values: Features) -> Features:
+def _sum_of_pairs(values: Features) -> float:
+    """The sum of the distances of all pairs of rows, each counted once."""
+    return sum(float(distances.sum()) for _, distances in _distances(values)) / 2.0
+
+
+def _distances(values: Features) -> Iterator[tuple[slice, Features]]:
+    """The distances of all rows (rows, dim) to all rows, a block of rows at a time, to bound the memory.
+
+    Yields:
+        the rows of a block, and their distances (rows of the block, rows) float64, which may be changed.
+    """
     squares = np.einsum("ij,ij->i", values, values)
-    distances: Features = np.sqrt(np.maximum(squares[:, None] + squares - 2 * (values @ values.T), 0.0))
-    return distances
+    size = max(1, _TOGETHER // max(1, len(values)))
+    for begin in range(0, len(values), size):
+        rows = slice(begin, begin + size)
+        distances = values[rows] @ values.T
+        distances *= -2.0
+        distances += squares[rows, None]
+        distances += squares
+        yield rows, np.sqrt(np.maximum(distances, 0.0, out=distances), out=distances)
 
 
 def natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:
