@@ -24,6 +24,7 @@ from nearfar.detector.machine import (
     Unit,
     explained_recordings,
     fit_machine,
+    normal_patches,
     require_no_delayed_copy,
     scored_features,
 )
@@ -138,11 +139,13 @@ class Fitting:
         groups = find_groups(clips, recipe.calibration.group_by, first_view[windows])
         labels = joined_groups(groups.labels, shared)
         groups = replace(groups, labels=labels, remark=remark or groups.remark)
+        patches = normal_patches(extracted, held)
+        extracted = replace(extracted, log_mels={})  # most of the memory, and of no further use
         space = self._workspace(unit, progress)
         fitted, calibration = fit_machine(unit, clips, held, groups, extracted, features, recipe, space, repeats)
         # What is fitted is handed to another process, which a progress callback cannot be.
         kept = None if space is None else replace(space, progress=silent)
-        return replace(fitted, workspace=kept), calibration
+        return replace(fitted, workspace=kept, patches=patches), calibration
 
     def _extracted(self, clips: Sequence[Clip], progress: Progress) -> Extracted:
         """The windows of one machine and section's recordings."""

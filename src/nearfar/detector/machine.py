@@ -187,6 +187,14 @@ def _require_residual(unit: Unit, clips: Sequence[Clip], residual_db: float) -> 
 
 
 @one_thread()
+def normal_patches(extracted: Extracted, held: NDArray[np.bool_]) -> PatchBank | None:
+    """Patches of the normal recordings that are not held out, (clips,) bool; None where they are too short."""
+    out = held[extracted.recording]
+    log_mels = [log_mel for window, log_mel in extracted.log_mels.items() if not out[window]]
+    return fit_patches(log_mels) if log_mels else None
+
+
+@one_thread()
 def fit_machine(
     unit: Unit,
     clips: Sequence[Clip],
@@ -198,7 +206,7 @@ def fit_machine(
     workspace: Workspace | None = None,
     repeats: tuple[tuple[str, str], ...] = (),
 ) -> tuple[FittedMachine, Calibration]:
-    """Fit one machine and section, and score normal recordings for thresholds.
+    """Fit one machine and section but for its patches, and score normal recordings for thresholds.
 
     Args:
         unit: machine and section.
@@ -228,7 +236,6 @@ def fit_machine(
     plan = recipe.scoring_plan()
     uses_normals = FUSIONS[plan.fusion].uses_normals
     normals = MachineScorer(bank_features, flags, plan, workspace=workspace).normal.views if uses_normals else {}
-    log_mels = [log_mel for window, log_mel in extracted.log_mels.items() if inside[window]]
     fitted = FittedMachine(
         *unit,
         tuple(clip.name for clip in in_bank),
@@ -238,7 +245,7 @@ def fit_machine(
         recording,
         extracted.begins_s[inside.numpy()],
         normals,
-        fit_patches(log_mels) if log_mels else None,
+        None,
         plan,
         workspace,
         normal_profile,
