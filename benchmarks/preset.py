@@ -1,6 +1,6 @@
 """The simulated preset dcase2026 beside the real recordings: how channels are related, and how systems rank.
 
-    python benchmarks/preset.py --out FOLDER [--seeds 11,12] [--systems ...]
+    python benchmarks/preset.py --out FOLDER [--seeds 11,12] [--systems NAME,NAME]
 
 Prints two tables. The first: 10 %, 50 % and 90 % quantiles of the coherence of near and far by band and of the
 ratio of their energies, of simulated test recordings and, with --real dev_per_clip.csv of NADUNGVN/care-asd, of
