@@ -31,8 +31,9 @@ def test_time_of_training_is_that_of_three_forward_passes_a_step_once_for_each_m
     forward = encoder_flops(EAT_BASE, 1_600)
     assert fusion.training_s == pytest.approx(20_000 * 16 * 3 * forward / (RATE * EFFICIENCY))
     assert (near.trains, near.training_s, near.steps) == (False, 0.0, 0)
-    assert near.scoring_s == pytest.approx(1_200 * forward / (RATE * EFFICIENCY))
-    assert fusion.scoring_s == pytest.approx(2 * near.scoring_s)
+    assert fusion.scoring_s == pytest.approx(2 * 1_200 * forward / (RATE * EFFICIENCY))
+    assert near.scoring_s == 0.0, "near is embedded for the fusion"
+    assert lora.scoring_s == pytest.approx(fusion.scoring_s / 2)
     assert fusion.memory_bytes > 88e6 * 16
     assert lora.memory_bytes < fusion.memory_bytes
     assert lora.disk_bytes < 0.1 * fusion.disk_bytes
@@ -56,11 +57,25 @@ def test_a_dry_run_needs_no_data_and_writes_nothing(nearfar_command: Nearfar, tm
         "reproduce", "--suite", "frontier", "--dry-run", "--device", "cpu", "--out", tmp_path / "out"
     )
     assert finished.code == 0
-    for name in (*SUITES["frontier"].recipes, "3 seeds", "listing of the archives"):
+    for name in (*SUITES["frontier"].recipes, "noise-aware layers", "3 seeds", "listing of the archives"):
         assert name in finished.out
+    arguments = ("reproduce", "--suite", "frontier", "--dry-run", "--device", "cpu", "--json", "--out", tmp_path)
+    tree = json.loads(nearfar_command(*arguments).out)
+    assert [row["name"] for row in tree["systems"]] == ["noise-aware layers", *SUITES["frontier"].recipes]
+    assert [row["once"] for row in tree["systems"]] == [True] + [False] * 8
     assert not (tmp_path / "out").exists()
     refused = nearfar_command("reproduce", "--suite", "tiny", "--out", tmp_path / "out")
     assert (refused.code, "no --data" in refused.err) == (2, True)
+
+
+def test_label_and_authors_are_checked_before_anything_is_computed(
+    nearfar_command: Nearfar, small_factory: Path, tmp_path: Path
+) -> None:
+    arguments = ("reproduce", "--suite", "tiny", "--data", small_factory, "--out", tmp_path / "out")
+    for label, words in (("Lovelace", "label: found Lovelace"), ("Lovelace_EX_task2", "authors.toml")):
+        refused = nearfar_command(*arguments, "--label", label, "--authors", tmp_path / "authors.toml")
+        assert (refused.code, words in refused.err) == (2, True), refused.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_layers_are_given_to_the_recipes_that_have_them(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from nearfar.config import Recipe
@@ -24,6 +25,7 @@ from nearfar.encoders import load_encoder
 from nearfar.encoders.adaptation import LoraSettings
 from nearfar.encoders.eat import EAT_BASE, EATConfig, encoder_flops
 from nearfar.errors import InputError
+from nearfar.pretraining.noise_aware.recipe import NoiseAwareRecipe
 from nearfar.rendering import TextRow, TextTable
 
 EFFICIENCY = 0.5
@@ -71,7 +73,7 @@ def amount_of_archives() -> Amount:
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """What one system takes for one seed. Seconds of training are 0 where it shares the model of another one."""
+    """What a system takes for one seed, or ``once`` for all; no training where another one has trained the model."""
 
     name: str
     trains: bool
@@ -80,31 +82,57 @@ class PlanRow:
     scoring_s: float
     memory_bytes: float
     disk_bytes: float
+    once: bool = False
 
 
-def plan_rows(recipes: Sequence[Recipe], amount: Amount, flops_per_second: float) -> list[PlanRow]:
+def plan_rows(
+    recipes: Sequence[Recipe], amount: Amount, flops_per_second: float, layers: NoiseAwareRecipe | None = None
+) -> list[PlanRow]:
     """The rows of a plan, for one seed.
 
     Args:
         recipes: the systems.
         amount: of recordings.
         flops_per_second: rate of a plain matrix product on the device.
+        layers: the recipe by which noise-aware layers are pre-trained before.
     """
-    rows, trained = [], set()
+    rows = [] if layers is None else [_of_layers(layers, flops_per_second)]
+    embedded: dict[str, set[str]] = {}  # views by model
     for recipe in recipes:
         key = recipe.model_key()
-        is_shared = key in trained and (recipe.trains or recipe.backend.trains)
-        trained.add(key)
-        row = _of_autoencoder if recipe.backend.trains else _of_encoder
+        is_shared = key in embedded and (recipe.trains or recipe.backend.trains)
+        views = set(recipe.scoring.views) - embedded.setdefault(key, set())
+        embedded[key] |= views
+        row = _of_autoencoder if recipe.backend.trains else partial(_of_encoder, views=len(views))
         rows.append(row(recipe, amount, flops_per_second, is_shared))
     return rows
 
 
-def _of_encoder(recipe: Recipe, amount: Amount, rate: float, is_shared: bool) -> PlanRow:
-    config, parameters = _sizes(recipe)
+def _of_layers(recipe: NoiseAwareRecipe, rate: float) -> PlanRow:
+    """Near, far and clean sound pass the frozen blocks, gradients those of near: five forward passes a step."""
+    config, parameters = _sizes(recipe.encoder.weights)
+    steps, batch = recipe.training.steps, recipe.training.batch_size
+    forward = encoder_flops(config, round(recipe.crop_seconds * FRAMES_PER_SECOND))
+    tokens = round(recipe.crop_seconds * FRAMES_PER_SECOND) // config.patch_size * config.bands + 1
+    per_block = tokens * config.embed_dim * (34 + 5 * config.num_heads * tokens / config.embed_dim)
+    return PlanRow(
+        name="noise-aware layers",
+        trains=True,
+        steps=steps,
+        training_s=steps * batch * 5 * forward / (rate * EFFICIENCY),
+        scoring_s=0.0,
+        memory_bytes=parameters * (4 + 16) + 4 * batch * config.depth * per_block,
+        disk_bytes=parameters * 4 * 4,
+        once=True,
+    )
+
+
+def _of_encoder(recipe: Recipe, amount: Amount, rate: float, is_shared: bool, views: int) -> PlanRow:
+    """``views`` is the number of those that no system before has embedded with this model."""
+    config, parameters = _sizes(recipe.encoder.weights)
     clip = recipe.audio.clip_seconds
     seconds = amount.longest_seconds if clip == "longest" else float(clip)
-    training, views = recipe.training, len(recipe.scoring.views)
+    training = recipe.training
     in_training = recipe.augmentation.crop_seconds or seconds
     streams = 2 if "pair" in recipe.scoring.views else 1
     step = 3 * streams * training.batch_size * encoder_flops(config, round(in_training * FRAMES_PER_SECOND))
@@ -140,9 +168,8 @@ def _of_autoencoder(recipe: Recipe, amount: Amount, rate: float, is_shared: bool
     )
 
 
-def _sizes(recipe: Recipe) -> tuple[EATConfig, int]:
-    """Of the recipe's encoder; of EAT-base where its weights are not there yet."""
-    weights = recipe.encoder.weights
+def _sizes(weights: str) -> tuple[EATConfig, int]:
+    """Of an encoder; of EAT-base where its weights are not there yet."""
     if weights.startswith("random:") or "/" not in weights:
         try:
             network = load_encoder(weights)
@@ -170,9 +197,11 @@ def plan_table(
         )
         for row in rows
     ]
-    training, scoring = (seeds * sum(getattr(row, name) for row in rows) for name in ("training_s", "scoring_s"))
+    times = [1 if row.once else seeds for row in rows]
+    training = sum(count * row.training_s for count, row in zip(times, rows, strict=True))
+    scoring = sum(count * row.scoring_s for count, row in zip(times, rows, strict=True))
     memory = max((row.memory_bytes for row in rows), default=0.0)
-    steps = seeds * sum(row.steps for row in rows)
+    steps = sum(count * row.steps for count, row in zip(times, rows, strict=True))
     total = (
         f"{seeds} seed{'s' if seeds > 1 else ''}",
         f"{steps:,}",
@@ -181,7 +210,7 @@ def plan_table(
         _size(memory),
     )
     body[-1] = body[-1]._replace(ends_group=True)
-    disk = seeds * sum(row.disk_bytes for row in rows)
+    disk = sum(count * row.disk_bytes for count, row in zip(times, rows, strict=True))
     notes = (
         f"Estimated for {amount.training:,} training and {amount.test:,} test clips of {amount.machines} machines "
         f"({amount.source}) on {device}, whose plain matrix product takes {flops_per_second / 1e9:,.0f} GFLOP/s; "

@@ -9,6 +9,7 @@ from pathlib import Path
 from nearfar.config import Recipe, load_recipe
 from nearfar.data import read_dataset
 from nearfar.errors import InputError, did_you_mean, one_of
+from nearfar.pretraining.noise_aware.recipe import NoiseAwareRecipe, load_noise_aware_recipe
 from nearfar.progress import Progress, silent
 
 NOISE_AWARE = "eat-noise-aware"
@@ -91,6 +92,33 @@ def suite_recipes(suite: str, systems: Sequence[str] | None = None) -> list[Reci
     return [load_recipe(name) for name in names if systems is None or name in systems]
 
 
+def layers_recipe(
+    recipes: Sequence[Recipe], layers: str | None, encoder: str | None = None
+) -> NoiseAwareRecipe | None:
+    """The recipe by which layers are pre-trained for some systems; None where none is.
+
+    Arguments and errors are those of :func:`prepare_layers`.
+    """
+    if layers is None or Path(layers).is_dir() or all(r.encoder.family != NOISE_AWARE for r in recipes):
+        return None
+    recipe = load_noise_aware_recipe(layers)
+    return recipe if encoder is None else recipe.with_changes(**{"encoder.weights": encoder})
+
+
+def check_submitted(label: str, authors: Path) -> None:
+    """Check the label and the authors of a submission before anything is computed.
+
+    Raises:
+        InputError: if they are of another form.
+    """
+    from nearfar.challenge.submission import LABEL
+    from nearfar.challenge.submission_meta import read_authors
+
+    if not LABEL.fullmatch(f"{label}_1"):
+        raise InputError("label", found=label, expected="<LastName>_<INST>_task2", remedy="Correct it")
+    read_authors(authors)
+
+
 def prepare_layers(
     recipes: Sequence[Recipe],
     layers: str | None,
@@ -115,14 +143,10 @@ def prepare_layers(
     needing = {recipe.name for recipe in recipes if recipe.encoder.family == NOISE_AWARE}
     if layers is None or not needing:
         return list(recipes)
-    folder = Path(layers)
-    if not folder.is_dir():
-        from nearfar.pretraining.noise_aware.recipe import load_noise_aware_recipe
+    folder, recipe = Path(layers), layers_recipe(recipes, layers, encoder)
+    if recipe is not None:
         from nearfar.pretraining.noise_aware.run import pretrain_layers
 
-        recipe = load_noise_aware_recipe(layers)
-        if encoder is not None:
-            recipe = recipe.with_changes(**{"encoder.weights": encoder})
         dataset = read_dataset(data)
         folders = sorted({clip.path.parent for clip in dataset.clips if clip.split == "train"})
         pretrain_layers(recipe, folders, out, progress=progress)

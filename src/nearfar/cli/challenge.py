@@ -172,13 +172,15 @@ def reproduce(
 ) -> None:
     """Train and score the report's four systems and the two baselines, and print its Table 1; or another suite."""
     from nearfar.challenge.reproduce import reproduce as run_suite
-    from nearfar.challenge.suites import find_suite, prepare_layers, submit_suite, suite_recipes
+    from nearfar.challenge.suites import check_submitted, find_suite, prepare_layers, submit_suite, suite_recipes
     from nearfar.executors import default_executor
 
     wanted = find_suite(suite)
     chosen = suite_recipes(suite, None if systems is None else systems.split(","))
     if (label is None) != (authors is None):
         raise usage_error("nearfar reproduce", "--label or --authors alone", "both", "Add the other one")
+    if label is not None and authors is not None:
+        check_submitted(label, authors)
     with_default = DefaultEncoder(encoder, settings)
     started = [folder for recipe in chosen for folder in (out / recipe.name, *out.glob(f"seed_*/{recipe.name}"))]
     recipes = [changed(recipe, encoder, None, settings, near, far) for recipe in chosen]
@@ -186,7 +188,15 @@ def reproduce(
         recipes = [with_default(recipe, *started) for recipe in recipes]
     all_seeds = wanted.seeds if seeds is None else options.whole_numbers("--seeds", seeds)
     if dry_run or wanted.plans:
-        _print_plan(recipes, data, len(all_seeds or (None,)), device)
+        _print_plan(
+            recipes,
+            data,
+            len(all_seeds or (None,)),
+            device,
+            layers or wanted.layers,
+            encoder,
+            as_json=dry_run and as_json,
+        )
     if dry_run:
         return
     if data is None:
@@ -213,17 +223,32 @@ def reproduce(
     print_table(finished.table, as_json, out)
 
 
-def _print_plan(recipes: Sequence[Recipe], data: Path | None, seeds: int, device: str | None) -> None:
+def _print_plan(
+    recipes: Sequence[Recipe],
+    data: Path | None,
+    seeds: int,
+    device: str | None,
+    layers: str | None,
+    encoder: str | None,
+    *,
+    as_json: bool,
+) -> None:
     import torch
 
     from nearfar.benchmark import product_rate
     from nearfar.challenge.plan import amount_of, amount_of_archives, plan_rows, plan_table
+    from nearfar.challenge.suites import layers_recipe
     from nearfar.data import read_dataset
     from nearfar.pipeline.extraction import default_device
 
     target = default_device() if device is None else torch.device(device)
     amount, rate = amount_of_archives() if data is None else amount_of(read_dataset(data)), product_rate(target)
-    show(plan_table(plan_rows(recipes, amount, rate), amount, seeds, str(target), rate))
+    rows = plan_rows(recipes, amount, rate, layers_recipe(recipes, layers, encoder))
+    if as_json:
+        tree = {"device": str(target), "operations_per_second": rate, "seeds": seeds, "data": amount._asdict()}
+        print(json_text(tree | {"systems": [asdict(row) for row in rows]}), end="")
+    else:
+        show(plan_table(rows, amount, seeds, str(target), rate))
 
 
 def evaluate(
