@@ -73,7 +73,7 @@ def amount_of_archives() -> Amount:
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """What a system takes for one seed, or ``once`` for all; no training where another one has trained the model."""
+    """What a system takes for one seed, or ``once`` for all; nothing to train where another one has the model."""
 
     name: str
     trains: bool
