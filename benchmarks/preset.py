@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="11,12")
     parser.add_argument("--real", type=Path)
     parser.add_argument("--systems", default=",".join(SYSTEMS))
-    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the autoencoders and tiny-near")
+    parser.add_argument("--set", action="append", default=[], metavar="RECIPE:KEY=VALUE")
     options = parser.parse_args()
     seeds = options.seeds.split(",")
     options.out.mkdir(parents=True, exist_ok=True)

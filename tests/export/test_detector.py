@@ -51,6 +51,8 @@ SLOW_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mahalanobis": ("nearfar-best", {"scoring.backend": "mahalanobis"}),
     "domains": ("nearfar-best", {"scoring.domains": "separate", "scoring.neighbours": 2}),
     "standardised": ("nearfar-best", {"scoring.domains": "standardised", "scoring.normalisation": "none"}),
+    "largest band": ("nearfar-best", {"scoring.over_parts": "max"}),
+    "softmax of bands": ("nearfar-best", {"scoring.over_parts": "softmax", "scoring.varmin_scale": 0.5}),
     "memmix": ("nearfar-best", {"scoring.enrichment": "memmix"}),
     "fusion": ("nearfar-best", {"scoring.views": ["near", "residual"], "scoring.fusion": "standardised"}),
 }

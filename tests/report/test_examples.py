@@ -11,7 +11,7 @@ import soundfile
 
 import nearfar
 from nearfar.challenge.run import run_system
-from nearfar.charts import Chart, spectrogram
+from nearfar.charts import Chart
 from nearfar.config import load_recipe
 from nearfar.explain.localisation import band_edges_hz
 from nearfar.report import examples
@@ -20,19 +20,6 @@ from nearfar.report.examples import Example
 from nearfar.report.run_page import report_run
 
 RATE_HZ = 16_000
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Chart]:
-    """The spectrograms of the pages that a test writes."""
-    charts: list[Chart] = []
-
-    def keep(*arguments: Any, **settings: Any) -> Chart:
-        charts.append(spectrogram(*arguments, **settings))
-        return charts[-1]
-
-    monkeypatch.setattr(examples, "spectrogram", keep)
-    return charts
 
 
 @pytest.fixture

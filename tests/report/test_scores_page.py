@@ -17,8 +17,7 @@ from tests.pages import table_rows
 from tests.report.test_examples import long_recording
 
 import nearfar
-from nearfar.charts import Chart, spectrogram
-from nearfar.report import examples
+from nearfar.charts import Chart
 from nearfar.report.scores_page import report_scores, short_name
 
 RATE_HZ = 16_000
@@ -44,18 +43,6 @@ def recordings(small_factory: Path, tmp_path_factory: pytest.TempPathFactory) ->
     soundfile.write(first, samples * np.array([1.0, 0.001]), rate, subtype="PCM_16")
     (folder / "hummer" / "broken.wav").write_bytes(b"no sound")
     return folder
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Chart]:
-    charts: list[Chart] = []
-
-    def keep(*arguments: Any, **settings: Any) -> Chart:
-        charts.append(spectrogram(*arguments, **settings))
-        return charts[-1]
-
-    monkeypatch.setattr(examples, "spectrogram", keep)
-    return charts
 
 
 def test_the_page_says_what_scores_say(

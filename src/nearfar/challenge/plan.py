@@ -21,11 +21,12 @@ from nearfar.config import Recipe
 from nearfar.data import Dataset
 from nearfar.data.audio import SAMPLE_RATE_HZ, AudioHeader
 from nearfar.data.download.catalogue import ARCHIVES
-from nearfar.encoders import load_encoder
+from nearfar.encoders import ENCODERS, load_encoder
 from nearfar.encoders.adaptation import LoraSettings
 from nearfar.encoders.eat import EAT_BASE, EATConfig, encoder_flops
 from nearfar.errors import InputError
 from nearfar.pretraining.noise_aware.recipe import NoiseAwareRecipe
+from nearfar.progress import duration
 from nearfar.rendering import TextRow, TextTable
 
 EFFICIENCY = 0.5
@@ -112,16 +113,15 @@ def _of_layers(recipe: NoiseAwareRecipe, rate: float) -> PlanRow:
     """Near, far and clean sound pass the frozen blocks, gradients those of near: five forward passes a step."""
     config, parameters = _sizes(recipe.encoder.weights)
     steps, batch = recipe.training.steps, recipe.training.batch_size
-    forward = encoder_flops(config, round(recipe.crop_seconds * FRAMES_PER_SECOND))
-    tokens = round(recipe.crop_seconds * FRAMES_PER_SECOND) // config.patch_size * config.bands + 1
-    per_block = tokens * config.embed_dim * (34 + 5 * config.num_heads * tokens / config.embed_dim)
+    frames = round(recipe.crop_seconds * FRAMES_PER_SECOND)
+    forward = encoder_flops(config, frames)
     return PlanRow(
         name="noise-aware layers",
         trains=True,
         steps=steps,
         training_s=steps * batch * 5 * forward / (rate * EFFICIENCY),
         scoring_s=0.0,
-        memory_bytes=parameters * (4 + 16) + 4 * batch * config.depth * per_block,
+        memory_bytes=parameters * (4 + 16) + 2 * batch * _activations(config, frames),
         disk_bytes=parameters * 4 * 4,
         once=True,
     )
@@ -133,16 +133,14 @@ def _of_encoder(recipe: Recipe, amount: Amount, rate: float, is_shared: bool, vi
     clip = recipe.audio.clip_seconds
     seconds = amount.longest_seconds if clip == "longest" else float(clip)
     training = recipe.training
-    in_training = recipe.augmentation.crop_seconds or seconds
-    streams = 2 if "pair" in recipe.scoring.views else 1
-    step = 3 * streams * training.batch_size * encoder_flops(config, round(in_training * FRAMES_PER_SECOND))
-    clips = (amount.training + amount.test) * views * streams
+    frames = round((recipe.augmentation.crop_seconds or seconds) * FRAMES_PER_SECOND)
+    signals = ENCODERS[recipe.encoder.family].signals
+    step = 3 * signals * training.batch_size * encoder_flops(config, frames)
+    clips = (amount.training + amount.test) * views * signals
     embedding = clips * encoder_flops(config, round(seconds * FRAMES_PER_SECOND))
     trains = recipe.trains and not is_shared
     share = LORA_SHARE if isinstance(recipe.adaptation_settings(), LoraSettings) else 1.0
-    tokens = round(in_training * FRAMES_PER_SECOND) // config.patch_size * config.bands + 1
-    per_block = tokens * config.embed_dim * (34 + 5 * config.num_heads * tokens / config.embed_dim)
-    activations = 2 * streams * training.batch_size * config.depth * per_block
+    activations = signals * training.batch_size * _activations(config, frames)
     return PlanRow(
         name=recipe.name,
         trains=trains,
@@ -152,6 +150,12 @@ def _of_encoder(recipe: Recipe, amount: Amount, rate: float, is_shared: bool, vi
         memory_bytes=parameters * (4 + 12 * share) + activations if recipe.trains else 8 * parameters,
         disk_bytes=parameters * 4 * share * (4 if trains else 0),
     )
+
+
+def _activations(config: EATConfig, frames: int) -> float:
+    """Bytes that one sample keeps for the backward pass, in 32 bits."""
+    tokens, dim = frames // config.patch_size * config.bands + 1, config.embed_dim
+    return 2 * config.depth * tokens * dim * (34 + 5 * config.num_heads * tokens / dim)
 
 
 def _of_autoencoder(recipe: Recipe, amount: Amount, rate: float, is_shared: bool) -> PlanRow:
@@ -190,8 +194,8 @@ def plan_table(
             (
                 row.name,
                 f"{row.steps:,}" if row.trains else "",
-                _duration(row.training_s) if row.trains else "",
-                _duration(row.scoring_s),
+                duration(row.training_s) if row.trains else "",
+                duration(row.scoring_s),
                 _size(row.memory_bytes),
             )
         )
@@ -205,8 +209,8 @@ def plan_table(
     total = (
         f"{seeds} seed{'s' if seeds > 1 else ''}",
         f"{steps:,}",
-        _duration(training),
-        _duration(scoring),
+        duration(training),
+        duration(scoring),
         _size(memory),
     )
     body[-1] = body[-1]._replace(ends_group=True)
@@ -215,17 +219,11 @@ def plan_table(
         f"Estimated for {amount.training:,} training and {amount.test:,} test clips of {amount.machines} machines "
         f"({amount.source}) on {device}, whose plain matrix product takes {flops_per_second / 1e9:,.0f} GFLOP/s; "
         f"training is taken to reach {EFFICIENCY:.0%} of it.",
-        f"In all about {_duration(training + scoring)}, and {_size(disk)} of disk space for models and states.",
+        f"In all about {duration(training + scoring)}, and {_size(disk)} of disk space for models and states.",
     )
     return TextTable(
         ("system", "steps", "training", "scoring", "memory"), (*body, TextRow(total, "strong")), notes=notes
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 0.0):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _size(count: float) -> str:

@@ -17,15 +17,13 @@ from nearfar.data.audio import AudioHeader
 from nearfar.data.clips import Clip
 from nearfar.data.copies import SAME_SHARE, Copy, Landmarks, find_copies, joined_groups, without_copies
 from nearfar.data.layouts import Dataset
+from nearfar.detector.machine import Unit
 from nearfar.errors import InputError
 from nearfar.pipeline.windows import Recording, read_landmarks, read_samples
 from nearfar.threads import parallel_map
 from nearfar.thresholds import FEWEST_GROUPS
 
 logger = logging.getLogger(__name__)
-
-Unit = tuple[str, str]
-"""Machine and section."""
 
 
 class Distinct(NamedTuple):
@@ -111,13 +109,14 @@ def without_repeats(dataset: Dataset, recipe: Recipe) -> tuple[Dataset, Mapping[
         that cannot be read are kept: others list them together with those that have other defects.
     """
     headers = dataset.headers()
-    if not all(isinstance(header, AudioHeader) and header.channels > 0 for header in headers.values()):
+    seconds = {path: header.seconds for path, header in headers.items() if isinstance(header, AudioHeader)}
+    if len(seconds) < len(headers):
         return dataset, {}
     found: dict[Unit, Distinct] = {}
     left_out: set[Path] = set()
     for unit, (clips, _) in dataset.groups().items():
-        lengths = {header.seconds for clip in clips if isinstance(header := headers[clip.path], AudioHeader)}
-        if not (recipe.trains or recipe.backend.trains or len(lengths) > 1):
+        has_one_length = len({seconds[clip.path] for clip in clips}) == 1
+        if has_one_length and not (recipe.trains or recipe.backend.trains):
             continue
         marks = list(parallel_map(partial(_landmarks_or_none, recipe=recipe), clips))
         if any(mark is None for mark in marks):

@@ -18,6 +18,7 @@ from nearfar.scoring.backends import Scorer
 from nearfar.scoring.banded import BANDS, BandedNeighbours
 from nearfar.scoring.mahalanobis import Mahalanobis
 from nearfar.scoring.nearest import BankTables, NearestNeighbours
+from nearfar.scoring.parts import REDUCTIONS
 from nearfar.scoring.tolerant import DECIBELS, LEVEL_SLOPE, TYPICAL, TolerantNeighbours
 
 Scored = tuple[Tensor, Tensor, Tensor]
@@ -45,6 +46,7 @@ class _Bank(nn.Module):
         self.register_buffer("terms", None if tables.terms is None else tables.terms[:, None])
         self.register_buffer("clips", tables.clips)
         self.count = min(settings.neighbours, len(tables.clips))
+        self.reduction = REDUCTIONS[settings.over_parts]
 
     def forward(self, scaled: Tensor) -> Scored:
         queries = scaled.transpose(0, 1) - self.centres[:, None]
@@ -61,7 +63,7 @@ class _Bank(nn.Module):
         else:
             scores = distances.topk(self.count, dim=2, largest=False).values.mean(dim=2)
         nearest = self.clips[distances.sum(dim=0).argmin(dim=1)]
-        parts = scores.transpose(0, 1) / scores.shape[0] / self.scale
+        parts = (self.reduction.weights(scores) * scores).transpose(0, 1) / self.scale
         return parts.sum(dim=1), parts, nearest
 
 
@@ -73,8 +75,6 @@ class Nearest(nn.Module):
 
     def __init__(self, scorer: NearestNeighbours) -> None:
         super().__init__()
-        if scorer.settings.over_parts != "mean":
-            raise cannot("scoring.over_parts", f"{scorer.settings.over_parts!r}")
         self.cosine = scorer.settings.distance == "cosine"
         self.register_buffer("mean", scorer.scaling.mean)
         self.register_buffer("factor", scorer.scaling.factor)

@@ -126,7 +126,7 @@ def report_detector(folder: Path, out: Path, *, data: Path | None = None, progre
 
 
 def specification_table(card: Card) -> PageTable:
-    """What a detector hears and compares."""
+    """What a detector reads and compares."""
     clip, encoder = card.clip, card.encoder
     rows = (
         ("recipe", card.recipe.name),

@@ -35,7 +35,7 @@ from nearfar.scoring.distances import (
     pairwise_distance,
     without_itself,
 )
-from nearfar.scoring.parts import WEIGHTS, over_parts
+from nearfar.scoring.parts import REDUCTIONS
 from nearfar.scoring.settings import NearestSettings
 
 
@@ -70,7 +70,7 @@ class _Domain:
     def __init__(
         self, scaled: Tensor, bank: NormalBank, members: Tensor, clips: Tensor, settings: NearestSettings
     ) -> None:
-        self._bank, self._settings = bank, settings
+        self._bank, self._settings, self._reduction = bank, settings, REDUCTIONS[settings.over_parts]
         self.members, self.clips, self._active = members, clips, bank.active[members]
         entries = bank.entries if len(members) == len(bank.entries) else bank.entries[members]
         self._centres = bank.entries[members[self._active]].mean(dim=0)
@@ -102,7 +102,7 @@ class _Domain:
         """
         if present is None:
             scores, rescaled = self._rescaled(centred(scaled, self._centres))
-            return over_parts(scores, self._settings.over_parts), self.members[rescaled.sum(dim=0).argmin(dim=1)]
+            return self._reduction.score(scores), self.members[rescaled.sum(dim=0).argmin(dim=1)]
         mask, queries = present[:, self.members], centred(scaled, self._centres).by_part()
         of_parts, overall = [], None
         for bank, parts in zip(self._banks, self._groups, strict=True):
@@ -110,7 +110,7 @@ class _Domain:
             of_parts.append(scores)
             overall = rescaled if overall is None else overall.add_(rescaled)
         assert overall is not None, "features have one part or more"
-        return over_parts(torch.stack(of_parts), self._settings.over_parts), self.members[overall.argmin(dim=1)]
+        return self._reduction.score(torch.stack(of_parts)), self.members[overall.argmin(dim=1)]
 
     def _rescaled(self, queries: CentredPoints) -> tuple[Tensor, Tensor]:
         """Scores (banks, clips) and rescaled distances (banks, clips, entries) of all banks in one pass."""
@@ -132,7 +132,7 @@ class _Domain:
         nearest = rescaled.topk(min(self._settings.neighbours, rescaled.shape[2]), dim=2, largest=False)
         there = torch.isfinite(nearest.values)
         value = nearest.values.masked_fill(~there, 0.0) / there.sum(dim=2, keepdim=True)
-        value = value * WEIGHTS[self._settings.over_parts](value.sum(dim=2))[:, :, None]
+        value = value * self._reduction.weights(value.sum(dim=2))[:, :, None]
         chosen = torch.where(there, nearest.indices, nearest.indices[:, :, :1])  # (banks, clips, neighbours)
         parts = torch.arange(len(self._points))[:, None, None]
         of_parts = chosen.expand(len(parts), -1, -1)  # parts that share a bank have the same neighbours
@@ -156,7 +156,7 @@ class _Domain:
     def median(self) -> Tensor:
         """The median leave-one-out score of the domain's normal clips, (1,); NaN if there is none."""
         scores = torch.stack([mean for mean, _ in self._leave_one_out])
-        return _median(over_parts(scores, self._settings.over_parts)[None])
+        return _median(self._reduction.score(scores)[None])
 
     def medians_without(self, clips: Tensor, present: Tensor) -> Tensor:
         """The median for the bank without each of ``clips`` in turn: (clips,); ``present`` as in :meth:`score`."""
@@ -165,8 +165,7 @@ class _Domain:
             lists.means_without(self._active, mask, count, leave_one_out)
             for lists, leave_one_out in zip(self._lists, self._leave_one_out, strict=True)
         ]
-        stacked = torch.stack(scores)  # (parts, clips left out, clips)
-        mean = over_parts(stacked.flatten(1), self._settings.over_parts).reshape(stacked.shape[1:])
+        mean = self._reduction.score(torch.stack(scores))
         return _median(mean.masked_fill(self.clips == clips[:, None], torch.nan))
 
     def _mean_distance(self, queries: list[CentredPoints], parts: slice) -> Tensor:
