@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nearfar.challenge.run import SystemRun, data_note, run_system
 from nearfar.config import Recipe
@@ -89,7 +90,23 @@ def reproduce(
     if not where.is_main:
         return None
     finished = {recipe.name: tuple(run for run in runs if run.recipe.name == recipe.name) for recipe in recipes}
-    timing = {
+    write_json(out / "timing.json", _timing(finished))
+    results: dict[str, Sequence[Results]] = {
+        name: [run.results for run in of_seeds if run.results is not None] for name, of_seeds in finished.items()
+    }
+    if any(len(results[name]) < len(of_seeds) for name, of_seeds in finished.items()):
+        return Reproduction(None, finished)
+    notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
+    table = results_table(results, notes=notes)
+    write_table(table, out, "table")
+    comparisons = {} if reference is None else _compared(finished, reference, data)
+    if comparisons:
+        _write_comparisons(comparisons, str(reference), out)
+    return Reproduction(table, finished, comparisons)
+
+
+def _timing(finished: Mapping[str, Sequence[SystemRun]]) -> dict[str, list[dict[str, Any]]]:
+    return {
         name: [
             {
                 "seed": run.recipe.seed,
@@ -101,22 +118,13 @@ def reproduce(
         ]
         for name, of_seeds in finished.items()
     }
-    write_json(out / "timing.json", timing)
-    results: dict[str, Sequence[Results]] = {
-        name: [run.results for run in of_seeds if run.results is not None] for name, of_seeds in finished.items()
-    }
-    if any(len(results[name]) < len(of_seeds) for name, of_seeds in finished.items()):
-        return Reproduction(None, finished)
-    notes = [*filter(None, (note, *dict.fromkeys(remarks.values())))]
-    table = results_table(results, notes=notes)
-    write_table(table, out, "table")
-    comparisons = {} if reference is None else _compared(finished, reference, data)
-    if reference is not None and comparisons:
-        texts = [markdown(comparison_to_text(each, name, reference)) for name, each in comparisons.items()]
-        write_text(out / "comparison.md", "\n\n".join(texts) + "\n")
-        trees = [comparison_to_tree(each, name, reference) for name, each in comparisons.items()]
-        write_json(out / "comparison.json", trees)
-    return Reproduction(table, finished, comparisons)
+
+
+def _write_comparisons(comparisons: Mapping[str, Comparison], reference: str, out: Path) -> None:
+    texts = [markdown(comparison_to_text(each, name, reference)) for name, each in comparisons.items()]
+    write_text(out / "comparison.md", "\n\n".join(texts) + "\n")
+    trees = [comparison_to_tree(each, name, reference) for name, each in comparisons.items()]
+    write_json(out / "comparison.json", trees)
 
 
 def _compared(finished: Mapping[str, Sequence[SystemRun]], reference: str, data: Path) -> dict[str, Comparison]:
